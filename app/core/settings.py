@@ -1,0 +1,105 @@
+"""Every option of the service, read from the environment here alone; the command line sets the same variables."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MiB, GiB = 1 << 20, 1 << 30
+
+
+class Settings(BaseSettings):
+    """`DATABASE_URL`, `BROKER_URL` and `BLOBS_URL` have the usual names; every other field is `ANAMORPH_<FIELD>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ANAMORPH_", env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
+    )
+
+    # where things are kept: empty URLs mean the embedded ones inside data_dir
+    data_dir: Path = Path("anamorph-data")
+    database_url: str = Field("", validation_alias="DATABASE_URL")
+    broker_url: str = Field("", validation_alias="BROKER_URL")
+    blobs_url: str = Field("", validation_alias="BLOBS_URL")
+    blob_cache_bytes: int = Field(20 * GiB, gt=0)
+    database_pool: int = Field(10, ge=1)
+
+    # the web front
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    public_url: str = ""
+    allowed_hosts: list[str] = ["*"]
+    require_keys: bool = False
+    bootstrap_key: SecretStr | None = None
+    log_level: str = "info"
+    log_json: bool = False
+
+    # what a request may bring
+    max_body_bytes: int = Field(2 * GiB, gt=0)
+    max_json_bytes: int = Field(32 * MiB, gt=0)
+    max_image_bytes: int = Field(20 * MiB, gt=0)
+    max_pixels: int = Field(16_000_000, gt=0)
+    max_side: int = Field(8192, gt=0)
+    max_archive_members: int = Field(200_000, gt=0)
+    max_archive_bytes: int = Field(8 * GiB, gt=0)
+    rate_limit: str = "6000/minute"
+    max_jobs_per_tenant: int = Field(1000, ge=1)
+    max_bytes_per_tenant: int = Field(100 * GiB, gt=0)
+    idempotency_hours: float = Field(24, gt=0)
+
+    # durable jobs
+    lease_seconds: float = Field(60, gt=0)
+    sweep_seconds: float = Field(1, gt=0)
+    max_failures: int = Field(3, ge=1)
+    cancel_grace_seconds: float = Field(20, gt=0)
+    release_grace_seconds: float = Field(60, gt=0)
+    checkpoint_seconds: float = Field(30, gt=0)
+    job_niceness: int = Field(10, ge=0, le=19)
+    job_memory_bytes: int | None = Field(None, gt=0)
+
+    # calls: image in, image out while the client waits
+    call_timeout_seconds: float = Field(30, gt=0)
+    call_queue_limit: int = Field(2048, ge=1)
+    call_batch: int = Field(64, ge=1)
+    calls_in_flight: int = Field(2, ge=1)
+
+    # compute; 0 threads means "as many as there are cores, less those that answer requests"
+    device: str = "auto"
+    train_threads: int = Field(0, ge=0)
+    infer_threads: int = Field(0, ge=0)
+    resident_bytes: int = Field(2 * GiB, gt=0)
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().absolute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_redis(cls, values: dict) -> dict:
+        """Valkey speaks Redis's protocol, and kombu knows it under that name alone."""
+        for key in ("BROKER_URL", "broker_url"):
+            if str(values.get(key, "")).startswith("valkey"):
+                values[key] = "redis" + values[key].removeprefix("valkey")
+        return values
+
+    @model_validator(mode="after")
+    def _embedded(self) -> "Settings":
+        for field, default in {
+            "database_url": f"sqlite:///{self.data_dir}/anamorph.db",
+            "broker_url": f"redis+socket://{self.data_dir}/broker.sock",
+            "blobs_url": f"file://{self.data_dir}/blobs",
+        }.items():
+            if not getattr(self, field):
+                object.__setattr__(self, field, default)  # frozen for everyone but this line
+        return self
+
+    @property
+    def redis_url(self) -> str:
+        """The broker in redis-py's spelling of a unix socket."""
+        return self.broker_url.replace("redis+socket://", "unix://", 1)
+
+
+@lru_cache
+def settings() -> Settings:
+    return Settings()
