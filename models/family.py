@@ -1,0 +1,191 @@
+"""The base of every model family, and the capabilities that say in a class line what a trained model can do.
+
+A family is one file in `models/families`: networks built in `__init__`, a flat typed `Config`, and the update of one
+mini-batch. Training, checkpoints, progress and reports are the engine's (models/training.py).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.data import Columns
+from models.moment import Moment
+from models.types import Batch, DataError, DataSpec, Metrics, ModelError
+
+
+class Config(BaseModel):
+    """Fields every family shares. An empty (null) value is decided from the data by `Family.resolve`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    images: int | None = Field(None, ge=1, le=10**9, description="Training length in images shown.")
+    epochs: float | None = Field(None, gt=0, le=10**5, description="The same in passes over the data.")
+    batch_size: int | None = Field(None, ge=2, le=4096, description="Images per update.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Step size of the optimiser at the start.")
+
+
+class Family(nn.Module, ABC):
+    """A kind of model: its networks are submodules, and every tensor of a checkpoint is theirs or a buffer."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    lecture: ClassVar[str] = ""
+    """The part of the lecture this family implements."""
+    layouts: ClassVar[tuple[str, ...]] = ("plain", "labelled", "attributes", "segmentation")
+    needs: ClassVar[tuple[str, ...]] = ("images",)
+    """Columns without which training cannot start."""
+    Config: ClassVar[type[Config]] = Config
+
+    default_epochs: ClassVar[float] = 30
+    default_batch: ClassVar[int] = 64
+
+    def __init__(self, config: Config, data: DataSpec):
+        super().__init__()
+        self.config, self.data = config, data
+
+    @classmethod
+    def create(cls, config: dict, data: DataSpec) -> Self:
+        """A new model from a config with gaps. Raises ConfigError or DataError when config and data do not fit."""
+        missing = [name for name in cls.needs if name not in data.columns.get("train", {name: 1})]
+        if missing:
+            raise DataError(f"{cls.name} needs the column {missing[0]}, which this dataset lacks", field="dataset")
+        return cls(cls.resolve(cls.Config(**config), data), data)
+
+    @classmethod
+    def resolve(cls, config: Config, data: DataSpec) -> Config:
+        """The config with everything the data decides filled in; families extend it. Resolving again changes nothing."""
+        count = max(data.count, 1)
+        batch = config.batch_size or max(2, min(cls.default_batch, count))
+        length = config.images or round((config.epochs or cls.length(data)) * count)
+        return config.model_copy(update={"batch_size": batch, "images": max(length, batch), "epochs": None})
+
+    @classmethod
+    def length(cls, data: DataSpec) -> float:
+        """Epochs to train when nobody says: more for a small dataset, so that the count of updates stays sensible."""
+        return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
+
+    def prepare(self, images: int) -> None:
+        """Bring the structure to what it is after `images` images: grow layers, enter a stage. Does nothing twice.
+
+        Called before every update, before a checkpoint is loaded and before serving.
+        """
+
+    @abstractmethod
+    def optimisers(self) -> dict[str, Optimizer]:
+        """New optimisers over the present parameters; moments carry over by parameter name."""
+
+    @abstractmethod
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+        """One update of all networks, in place. Returns scalars to report, without waiting for the device."""
+
+    def schedule(self, progress: float) -> float:
+        """Factor on every learning rate at `progress` in [0, 1]: a cosine from 1 to 0.01."""
+        return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+
+    def finish(self, train: Columns, moment: Moment) -> None:
+        """After the last update: fit what is fitted on the trained networks (a mixture over codes, thresholds)."""
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Numbers for the result, on validation data, with the trivial baseline beside each."""
+        return {}
+
+    def snapshot(self, probe: Batch, moment: Moment) -> Tensor | None:
+        """Images (k, c, h, w) that show the state of training, the same inputs and latents every time."""
+        return None
+
+    @property
+    def total(self) -> int:
+        """Images of a whole training: the configured length, in whole batches."""
+        return -(-self.config.images // self.config.batch_size) * self.config.batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def served_state(self) -> dict[str, Tensor]:
+        """What a published model keeps: the whole state, less modules marked `training_only` (history pools)."""
+        dropped = tuple(f"{name}." for name, module in self.named_modules() if getattr(module, "training_only", False))
+        return {key: value for key, value in self.state_dict().items() if not (dropped and key.startswith(dropped))}
+
+    def serve(self, state: dict[str, Tensor]) -> Self:
+        """Take over what `served_state` of a finished training gave: frozen, in eval mode."""
+        self.prepare(self.total - self.config.batch_size)
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        if unexpected or set(missing) & self.served_state().keys():
+            raise ModelError("the weights do not belong to this family and config")
+        return self.eval().requires_grad_(False)
+
+
+class OneLoss(Family):
+    """A family trained by descending one loss with Adam: it only says what the loss is."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+        """The scalar to descend, and scalars to report."""
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        return {"adam": torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)}
+
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+        loss, metrics = self.loss(batch, moment)
+        for optimiser in optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        for optimiser in optimisers.values():
+            optimiser.step()
+        return {"loss": loss.detach(), **metrics}
+
+
+class Encodes(ABC):
+    """Maps images to codes; the same image gives the same code."""
+
+    latent_dim: int
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, latent_dim)."""
+
+
+class Decodes(ABC):
+    """Maps codes to images."""
+
+    latent_dim: int
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, latent_dim) -> (B, C, H, W) in [0, 1]."""
+
+
+class HasPrior(ABC):
+    """Draws codes to decode: `/samples` works."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Codes (B, latent_dim) from standard normal `noise` (B, latent_dim) and `uniform` (B,) in [0, 1).
+
+        Row i depends on row i alone, so a sample does not change with the number drawn beside it.
+        """
+
+
+class Denoises(ABC):
+    """Removes noise from images."""
+
+    @abstractmethod
+    def denoise(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape and range."""
+
+
+class Scores(ABC):
+    """Gives one logit per class."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
+
+
+class Conditional(ABC):  # noqa: B024
+    """Marks a model whose decode and draw take a label: see the family for how."""

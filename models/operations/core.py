@@ -1,0 +1,82 @@
+"""What an operation is: rows in, rows out, one row independent of the next, with typed parameters.
+
+An operation is one class in a file of this folder. The host (workers/host.py) runs `compute` on batches of one fixed
+shape that mix the rows of many requests; `rows` and `result` see one request.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from models.family import Family
+
+Rows = dict[str, Tensor]
+"""Tensors with one common leading dimension: row i of all of them belongs together."""
+
+
+class Params(BaseModel):
+    """Parameters of an operation: query parameters of its endpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answer to one request: images (n, c, h, w) and latents (n, d), with facts for JSON.
+
+    `facts["items"]` holds one dict per row where there is something to say of each. `pictures` are further images by
+    name, such as the perturbation of an attack, to be encoded like `images`.
+    """
+
+    images: Tensor | None = None
+    latents: Tensor | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    pictures: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Operation(ABC):
+    """One thing a model can be asked to do."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs: ClassVar[tuple[type, ...]]
+    """Capabilities, all of which a family must have."""
+    takes: ClassVar[Literal["images", "latents", "nothing"]] = "images"
+    gives: ClassVar[Literal["images", "latents", "facts"]] = "images"
+    method: ClassVar[Literal["GET", "POST"]] = "POST"
+    sheet: ClassVar[bool] = False
+    """Several images are answered as one contact sheet by default, not as a zip."""
+    gradients: ClassVar[bool] = False
+    """`compute` differentiates with respect to its input."""
+    Params: ClassVar[type[Params]] = Params
+
+    @classmethod
+    def fits(cls, family: type[Family]) -> bool:
+        """Whether models of `family` can do this."""
+        return all(issubclass(family, capability) for capability in cls.needs)
+
+    def rows(self, model: Family, inputs: Tensor | None, params: Params) -> Rows:
+        """The rows of one request. `inputs` are its images (n, c, h, w), its latents (n, d), or None."""
+        return {"inputs": inputs}
+
+    def agreement(self, params: Params) -> tuple:
+        """What requests must have in common to share a batch; by default every parameter."""
+        return (params.model_dump_json(),)
+
+    @abstractmethod
+    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+        """The answer for each row, from that row alone."""
+
+    @abstractmethod
+    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+        """The answer to one request, from its rows and what `compute` found for them."""
+
+
+def fitting(family: type[Family]) -> list[str]:
+    """Names of the operations that models of `family` can do."""
+    from models.registry import operations
+
+    return [name for name, operation in operations().items() if operation.fits(family)]
