@@ -1,0 +1,57 @@
+# Everything a fresh machine needs: `make demo` and `make test` make .venv, install pinned versions, and run.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(name))))
+VENV ?= .venv
+# For example TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu" for the small build without CUDA.
+TORCH_FLAGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: demo up test lint bench install clean
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)
+	@$(BIN)/anamorph demo $(ARGS)
+
+up: $(STAMP)
+	@$(BIN)/anamorph up $(ARGS)
+
+test: $(DEV_STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: $(DEV_STAMP)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+install: $(STAMP)
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Anamorph needs Python 3.11, 3.12 or 3.13 and none was found (python3 here is:" \
+		"$$(python3 --version 2>&1)). Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment;" \
+		"on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing torch into $(VENV) (once; this is the long one) ..."
+	@$(PIP) -c constraints.txt $(TORCH_FLAGS) torch==2.13.0
+	@echo "Installing Anamorph and the rest ..."
+	@$(PIP) -c constraints.txt -e '.[worker,data]'
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@echo "Installing what the tests need ..."
+	@$(PIP) -c constraints.txt -e '.[worker,data,dev]'
+	@touch $@
+
+# The models you trained (anamorph-data/) are not touched.
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	find app workers models tests -name __pycache__ -type d -prune -exec rm -rf {} +
