@@ -1,0 +1,28 @@
+"""Bytes become arrays and arrays become bytes here and nowhere else. Images are uint8 (C, H, W) with 1 or 3 channels,
+batches uint8 (N, C, H, W); nothing in here needs torch, though tensors are welcome wherever arrays are."""
+
+from workers.codecs.decode import decode, decode_batch, decode_for, decode_mask
+from workers.codecs.encode import encode, encode_masks, encode_png, encode_webp, grid_png
+from workers.codecs.header import Header, read_header
+from workers.codecs.npy import decode_npy, encode_npy
+from workers.codecs.pixels import fit, to_tensor, to_uint8, with_channels
+
+__all__ = [
+    "Header",
+    "decode",
+    "decode_batch",
+    "decode_for",
+    "decode_mask",
+    "decode_npy",
+    "encode",
+    "encode_masks",
+    "encode_npy",
+    "encode_png",
+    "encode_webp",
+    "fit",
+    "grid_png",
+    "read_header",
+    "to_tensor",
+    "to_uint8",
+    "with_channels",
+]
