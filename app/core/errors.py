@@ -2,7 +2,7 @@
 problem (RFC 9457) and comes back as the same class.
 
 AnamorphError
-├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · IdempotencyMismatch      422
+├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch      422
 ├─ Unauthorized 401 · Forbidden 403 · NotFound 404 · NotAcceptable 406
 ├─ Conflict · UnsupportedOperation · ModelNotReady                                           409
 ├─ TooLarge 413 · UnsupportedMedia 415 · QuotaExceeded · RateLimited 429
@@ -63,6 +63,10 @@ class InvalidDataset(AnamorphError):
 
 class InvalidConfig(AnamorphError):
     status, code, title = 422, "invalid-config", "The configuration is not valid"
+
+
+class Diverged(AnamorphError):
+    status, code, title = 422, "diverged", "The training diverged"
 
 
 class IdempotencyMismatch(AnamorphError):
