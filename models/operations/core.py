@@ -1,7 +1,7 @@
 """What an operation is: rows in, rows out, one row independent of the next, with typed parameters.
 
 An operation is one class in a file of this folder. The host (workers/host.py) runs `compute` on batches of one fixed
-shape that mix the rows of many requests; `rows` and `result` see one request.
+shape that mix the rows of many requests, on the model's device; `rows` and `result` see one request, on the CPU.
 """
 
 from abc import ABC, abstractmethod
@@ -44,7 +44,8 @@ class Operation(ABC):
     summary: ClassVar[str]
     needs: ClassVar[tuple[type, ...]]
     """Capabilities, all of which a family must have."""
-    takes: ClassVar[Literal["images", "latents", "nothing"]] = "images"
+    takes: ClassVar[Literal["images", "latents", "either", "nothing"]] = "images"
+    """What a request brings; `either`: latents, or images of a model that encodes them."""
     gives: ClassVar[Literal["images", "latents", "facts"]] = "images"
     method: ClassVar[Literal["GET", "POST"]] = "POST"
     sheet: ClassVar[bool] = False
@@ -63,12 +64,12 @@ class Operation(ABC):
         return {"inputs": inputs}
 
     def agreement(self, params: Params) -> tuple:
-        """What requests must have in common to share a batch; by default every parameter."""
+        """What requests must have in common to share a batch: every parameter that `compute` looks at."""
         return (params.model_dump_json(),)
 
     @abstractmethod
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
-        """The answer for each row, from that row alone."""
+        """The answer for each row, from that row alone. `params` are those of any request of the batch."""
 
     @abstractmethod
     def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:

@@ -1,0 +1,29 @@
+"""Codes to images."""
+
+from torch import Tensor
+
+from models.family import Decodes, Family
+from models.operations.core import Operation, Result, Rows
+from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
+
+
+class Decode(Operation):
+    """The inverse of `encode`, and of the latents that `samples` reports."""
+
+    name = "decode"
+    summary = "Maps latent codes to images."
+    needs = (Decodes,)
+    takes = "latents"
+    Params = LabelParams
+
+    def rows(self, model: Family, inputs: Tensor, params: LabelParams) -> Rows:
+        return {"inputs": fitting_latents(model, inputs), **label_rows(model, params.label, len(inputs))}
+
+    def agreement(self, params: LabelParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: LabelParams) -> Rows:
+        return {"images": decode(model, rows["inputs"], rows)}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: LabelParams) -> Result:
+        return Result(images=found["images"])

@@ -1,0 +1,21 @@
+"""Noise out of an image."""
+
+from models.family import Denoises, Family
+from models.operations.core import Operation, Params, Result, Rows
+
+
+class Denoise(Operation):
+    """Images come in as noisy as they are; nothing is added here."""
+
+    name = "denoise"
+    summary = "Removes noise from images."
+    needs = (Denoises,)
+
+    def agreement(self, params: Params) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+        return {"images": model.denoise(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+        return Result(images=found["images"])

@@ -1,0 +1,22 @@
+"""Images to codes."""
+
+from models.family import Encodes, Family
+from models.operations.core import Operation, Params, Result, Rows
+
+
+class Encode(Operation):
+    """The same image gives the same code: a family that encodes to a distribution gives its mean."""
+
+    name = "encode"
+    summary = "Maps images to their latent codes."
+    needs = (Encodes,)
+    gives = "latents"
+
+    def agreement(self, params: Params) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+        return {"latents": model.encode(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+        return Result(latents=found["latents"])

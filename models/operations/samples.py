@@ -1,0 +1,55 @@
+"""New images from the prior."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.family import Decodes, Family, HasPrior
+from models.operations.core import Operation, Result, Rows
+from models.operations.latents import LabelParams, decode, label_rows
+from models.seeds import derive, normal_rows
+
+MAX_SAMPLES = 1024
+
+
+class SamplesParams(LabelParams):
+    """Sample i is a function of (seed, i): the first k of n are the same whatever n is."""
+
+    n: int = Field(16, ge=1, le=MAX_SAMPLES, description="How many images.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
+    truncation: float = Field(
+        1.0, ge=0, le=2, description="Factor on the random draw: below 1 more typical images, above 1 more varied ones."
+    )
+
+
+class Samples(Operation):
+    """A conditional model goes through its classes in turn when no label is given."""
+
+    name = "samples"
+    summary = "Draws new images from the model's prior."
+    needs = (HasPrior, Decodes)
+    takes = "nothing"
+    method = "GET"
+    sheet = True
+    Params = SamplesParams
+
+    def rows(self, model: Family, inputs: Tensor | None, params: SamplesParams) -> Rows:
+        seeds = [derive(params.seed, "sample", row) for row in range(params.n)]
+        noise = normal_rows(seeds, model.latent_dim) * params.truncation
+        # 24 bits are all that a float32 below 1 can hold
+        uniform = torch.tensor([derive(seed, "uniform") >> 39 for seed in seeds], dtype=torch.float32) / 2**24
+        return {"noise": noise, "uniform": uniform, **label_rows(model, params.label, params.n, cycle=True)}
+
+    def agreement(self, params: SamplesParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: SamplesParams) -> Rows:
+        condition = (rows["labels"],) if "labels" in rows else ()
+        latents = model.draw(rows["noise"], rows["uniform"], *condition)
+        return {"images": decode(model, latents, rows), "latents": latents}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: SamplesParams) -> Result:
+        facts = {"seed": params.seed}
+        if "labels" in rows:
+            facts["items"] = [{"label": model.data.classes[index], "index": index} for index in rows["labels"].tolist()]
+        return Result(images=found["images"], latents=found["latents"], facts=facts)
