@@ -65,13 +65,15 @@ jobs = Table(
     Column("error", Null()),
     Column("last_event", Integer, nullable=False, default=0),
     Column("created_at", Double, nullable=False),
-    Column("started_at", Double),
+    Column("started_at", Double),  # of the first attempt
+    Column("claimed_at", Double),  # of the latest attempt
     Column("finished_at", Double),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')", name="state"),
     CheckConstraint("(state = 'running') = (token IS NOT NULL)", name="token"),
-    Index(None, "state", "queue", "created_at"),
+    Index(None, "state", "queue", "tenant", "id"),
     Index(None, "tenant", "state"),
     Index(None, "tenant", "id"),
+    Index(None, "tenant", "queue", "claimed_at"),
 )
 
 job_events = Table(

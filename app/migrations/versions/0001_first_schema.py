@@ -91,6 +91,7 @@ def upgrade() -> None:
         sa.Column("last_event", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True),
+        sa.Column("claimed_at", sa.Double(), nullable=True),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.CheckConstraint("(state = 'running') = (token IS NOT NULL)", name=op.f("ck_jobs_token")),
         sa.CheckConstraint(
@@ -100,7 +101,10 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_jobs_state_queue_created_at"), ["state", "queue", "created_at"], unique=False
+            batch_op.f("ix_jobs_state_queue_tenant_id"), ["state", "queue", "tenant", "id"], unique=False
+        )
+        batch_op.create_index(
+            batch_op.f("ix_jobs_tenant_queue_claimed_at"), ["tenant", "queue", "claimed_at"], unique=False
         )
         batch_op.create_index(batch_op.f("ix_jobs_tenant_id"), ["tenant", "id"], unique=False)
         batch_op.create_index(batch_op.f("ix_jobs_tenant_state"), ["tenant", "state"], unique=False)
