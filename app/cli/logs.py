@@ -1,0 +1,48 @@
+"""The output of the service's processes: one prefixed stream on the terminal, one file each in the data folder."""
+
+import contextlib
+import logging
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+FILE_BYTES, OLD_FILES = 10 << 20, 2
+COLOURS = ("36", "33", "35", "32", "34")
+
+
+class Logs:
+    """`quiet` keeps the processes' lines off the terminal; the files have them in any case."""
+
+    def __init__(self, folder: Path, quiet: bool = False):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.quiet = folder, quiet
+        self.names: list[str] = []
+        self.lock = Lock()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    def say(self, sentence: str) -> None:
+        """A line of the supervisor's own."""
+        self._print("anamorph", sentence)
+
+    def follow(self, name: str, stream: IO[bytes]) -> None:
+        """Copies `stream` line by line until it ends; a terminal that went away does not stop the file."""
+        handler = RotatingFileHandler(self.path(name), maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
+        with contextlib.closing(handler), stream:
+            for raw in stream:
+                line = raw.decode("utf-8", "replace").rstrip()
+                handler.emit(logging.makeLogRecord({"msg": line}))
+                if not self.quiet:
+                    self._print(name, line)
+
+    def _print(self, name: str, line: str) -> None:
+        with self.lock, contextlib.suppress(OSError, ValueError):
+            if name not in self.names:
+                self.names.append(name)
+            prefix = f"{name:<8} |"
+            if sys.stderr.isatty():
+                prefix = f"\033[{COLOURS[self.names.index(name) % len(COLOURS)]}m{prefix}\033[0m"
+            print(prefix, line, file=sys.stderr, flush=True)

@@ -1,0 +1,157 @@
+"""Keeps the processes of one service alive: starts them in order, waits until they are ready, restarts what dies,
+stops them in reverse."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+from app.cli.guard import Guard, send
+from app.cli.logs import Logs
+
+POLL_SECONDS = 0.05
+READY_SECONDS = 60
+DEATHS, DEATHS_WINDOW_SECONDS = 5, 60
+LONGEST_BACKOFF_SECONDS = 30
+
+
+class GaveUp(Exception):
+    """A part cannot be kept alive; the sentence says which and where its log is."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process to keep. `ready` is asked with its id; a `first` part must be ready before the next one starts."""
+
+    name: str
+    command: Sequence[str]
+    ready: Callable[[int], bool]
+    first: bool = False
+    grace_seconds: float = 10
+    descriptors: tuple[int, ...] = ()
+
+
+class Child:
+    """A part and the process that plays it now."""
+
+    def __init__(self, part: Part, logs: Logs, guard: Guard):
+        self.part, self.logs, self.guard = part, logs, guard
+        self.process: subprocess.Popen | None = None
+        self.deaths: list[float] = []
+        self.start_at = 0.0
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self.part.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
+            pass_fds=self.part.descriptors,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
+        self.guard.add(self.process.pid)
+        Thread(target=self.logs.follow, args=(self.part.name, self.process.stdout), daemon=True).start()
+
+    def died(self) -> bool:
+        """True once for each death. What is left of its process group goes with it."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        self.bury()
+        return True
+
+    def bury(self) -> None:
+        process, self.process = self.process, None
+        send({process.pid}, signal.SIGKILL)
+        self.guard.remove(process.pid)
+        self.status = process.wait()
+
+    def plan_restart(self) -> float:
+        """Seconds to wait before the next start; raises when the part dies too often."""
+        now = time.monotonic()
+        self.deaths = [death for death in self.deaths if now - death < DEATHS_WINDOW_SECONDS] + [now]
+        if len(self.deaths) >= DEATHS:
+            raise GaveUp(f"{self.part.name} ended {DEATHS} times within {DEATHS_WINDOW_SECONDS} s; see {self.log}.")
+        pause = min(2.0 ** (len(self.deaths) - 1), LONGEST_BACKOFF_SECONDS)
+        self.start_at = now + pause
+        return pause
+
+    @property
+    def log(self) -> Path:
+        return self.logs.path(self.part.name)
+
+
+class Supervisor:
+    """`run()` blocks until a signal (status 0) or until a part cannot be kept alive (status 1)."""
+
+    def __init__(self, parts: Sequence[Part], logs: Logs):
+        self.logs = logs
+        self.guard = Guard()
+        self.children = [Child(part, logs, self.guard) for part in parts]
+        self.stop_requests = 0
+
+    def run(self, when_ready: Callable[[], None]) -> int:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._request_stop)
+        try:
+            self._start()
+            if not self.stop_requests:
+                when_ready()
+            while not self.stop_requests:
+                self._tend()
+                time.sleep(POLL_SECONDS)
+            return 0
+        except GaveUp as reason:
+            self.logs.say(str(reason))
+            return 1
+        finally:
+            self._stop()
+
+    def _request_stop(self, *_) -> None:
+        self.stop_requests += 1
+
+    def _start(self) -> None:
+        unready = []
+        for child in self.children:
+            child.start()
+            unready.append(child)
+            if child.part.first:
+                unready = self._wait(unready)
+        self._wait(unready)
+
+    def _wait(self, unready: list[Child]) -> list[Child]:
+        deadline = time.monotonic() + READY_SECONDS
+        while unready and not self.stop_requests:
+            for child in self.children:
+                if child.process is not None and child.died():
+                    raise GaveUp(f"{child.part.name} ended with status {child.status} while starting; see {child.log}.")
+            unready = [child for child in unready if not child.part.ready(child.process.pid)]
+            if unready and time.monotonic() > deadline:
+                names = ", ".join(child.part.name for child in unready)
+                raise GaveUp(f"Not ready after {READY_SECONDS} s: {names}; see {unready[0].log}.")
+            time.sleep(POLL_SECONDS)
+        return unready
+
+    def _tend(self) -> None:
+        self.guard.tend()
+        for child in self.children:
+            if child.died():
+                pause = child.plan_restart()
+                self.logs.say(f"{child.part.name} ended with status {child.status}; it starts again in {pause:.0f} s.")
+            elif child.process is None and time.monotonic() >= child.start_at:
+                child.start()
+
+    def _stop(self) -> None:
+        for child in reversed(self.children):
+            if child.process is None:
+                continue
+            child.process.terminate()
+            deadline = time.monotonic() + child.part.grace_seconds
+            while child.process.poll() is None and time.monotonic() < deadline and self.stop_requests < 2:
+                time.sleep(POLL_SECONDS)
+            child.bury()
+        self.guard.close()

@@ -1,0 +1,96 @@
+"""Where a running service is found: the lock on its data folder, its address, the socket of its broker."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+UNIX_PATH_BYTES = 100  # the kernel's limit is 104 on macOS and 108 on Linux
+
+
+class CannotStart(Exception):
+    """Something about this machine or these options forbids a start; the sentence says what to do (exit status 2)."""
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, **facts: Any) -> Iterator[None]:
+    """Holds the data folder for this process. `facts` tell other commands how to reach the service."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _lock_file(folder).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = running(folder) or {}
+            raise CannotStart(
+                f"Anamorph is already running on {folder} (process {other.get('pid', '?')}, {other.get('url', '?')}). "
+                "Stop that one, or give this one a folder of its own: --data DIR."
+            ) from None
+        file.truncate(0)
+        file.write(json.dumps({"pid": os.getpid(), **facts}))
+        file.flush()
+        yield
+
+
+def running(folder: Path) -> dict[str, Any] | None:
+    """How to reach the service that holds this data folder: pid, url, broker_url; None when there is none."""
+    try:
+        with _lock_file(folder).open() as file:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None  # nobody holds it
+            return json.loads(file.read() or "{}")
+    except FileNotFoundError:
+        return None
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder / "service.lock"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen_on(host: str, port: int) -> socket.socket:
+    """The bound socket of the web front. The supervisor keeps it, so a restarted front loses no connection."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise CannotStart(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another: --port 0 takes any free one."
+        ) from error
+    return listener
+
+
+def broker_socket(folder: Path) -> Path:
+    """A path for the broker's socket: in the data folder, or in a private short one where that is too long."""
+    path = folder / "broker.sock"
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        name = f"anamorph-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
+        short = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
+        if len(os.fsencode(short)) > UNIX_PATH_BYTES - 12:
+            short = Path("/tmp") / name
+        short.mkdir(mode=0o700, exist_ok=True)
+        if short.stat().st_uid != os.getuid() or short.stat().st_mode & 0o077:
+            raise CannotStart(f"{short} is open to other users. Remove it, or use a data folder with a shorter path.")
+        path = short / "broker.sock"
+    return path
+
+
+def address(host: str, port: int) -> str:
+    """Where this machine's browser finds the web front."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

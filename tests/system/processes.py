@@ -1,0 +1,39 @@
+"""What the system tests ask about processes and wait for."""
+
+import subprocess
+import time
+from collections.abc import Callable
+
+import psutil
+
+
+def eventually(truth: Callable[[], object], seconds: float = 20) -> object:
+    """The first true answer of `truth`; fails the test after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := truth()):
+        assert time.monotonic() < deadline, f"still not so after {seconds} s: {truth}"
+        time.sleep(0.05)
+    return answer
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every process below `pid`, in whatever session."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; a zombie waits for its parent only."""
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def end(process: subprocess.Popen, seconds: float = 20) -> int:
+    """Stops what a test started, by TERM and then by force."""
+    process.terminate()
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
