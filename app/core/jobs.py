@@ -188,6 +188,13 @@ def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float
     return None
 
 
+def held(conn: Connection, job_id: str, token: str) -> Claim | None:
+    """The claim again, for the process that was given the token. None: it is not the holder any more."""
+    columns = (jobs.c[name] for name in Claim.__dataclass_fields__)
+    row = conn.execute(select(*columns).where(_held(job_id, token))).mappings().one_or_none()
+    return None if row is None else Claim(**row)
+
+
 def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | None = None) -> Beat | None:
     """Extends the lease. None: the lease is lost, stop computing."""
     extended = clock() + (lease_seconds or settings().lease_seconds)

@@ -1,0 +1,77 @@
+"""The Celery worker: `celery -A workers.main worker --pool=threads -Q train,light` (jobs), `-Q infer` (calls).
+
+Messages for jobs are doorbells; slots do the work. This module imports no torch: it would cost every worker its start.
+"""
+
+import threading
+
+import structlog
+from celery.signals import celeryd_after_setup, worker_shutting_down
+
+from app.core import jobs, presence
+from app.core.database import migrate, transaction
+from app.core.errors import AnamorphError
+from app.core.queue import celery
+from app.core.settings import settings
+from app.core.sweeper import Sweeper
+from workers.slots import Slot
+
+log = structlog.get_logger(__name__)
+
+slots: list[Slot] = []
+
+
+@celery.task(name="workers.main.run_job")
+def run_job(job_id: str) -> None:
+    """The doorbell. Which job is next, the table decides: the id is only a hint, and a forged one is only a ring."""
+    for slot in slots:
+        slot.ring()
+
+
+@celery.task(name="workers.main.run_calls")
+def run_calls(payload: bytes) -> None:
+    from workers.lane import run_batch
+
+    run_batch(payload)
+
+
+class Presence(threading.Thread):
+    """Keeps this worker's row fresh."""
+
+    def __init__(self, queues: list[str]):
+        super().__init__(name="presence", daemon=True)
+        self.queues, self.id = queues, presence.worker_id()
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            self._write(lambda conn: presence.beat(conn, self.id, self.queues, settings().device))
+            self.stopping.wait(presence.BEAT_SECONDS)
+        self._write(lambda conn: presence.leave(conn, self.id))
+
+    @staticmethod
+    def _write(change) -> None:
+        try:
+            with transaction(durable=False) as conn:
+                change(conn)
+        except AnamorphError as error:
+            log.warning("presence_not_written", error=error.detail)
+
+
+@celeryd_after_setup.connect
+def start(instance, **_) -> None:
+    """Slots, sweeper and presence run beside Celery's own loop and do not wait for the broker."""
+    queues = sorted(instance.app.amqp.queues.consume_from)
+    migrate()
+    slots.extend(Slot(queue, presence.worker_id()) for queue in jobs.QUEUES if queue in queues)
+    threads = [*slots, Sweeper(), here := Presence(queues)]
+    worker_shutting_down.connect(lambda **_: stop(here), weak=False)
+    for thread in threads:
+        thread.start()
+
+
+def stop(here: Presence) -> None:
+    """Jobs are asked to save and go; the interpreter ends when the slots have."""
+    here.stopping.set()
+    for slot in slots:
+        slot.stop()
