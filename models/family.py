@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from models.data import Columns
 from models.moment import Moment
-from models.types import Batch, DataError, DataSpec, Metrics, ModelError
+from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 
 class Config(BaseModel):
@@ -73,6 +73,18 @@ class Family(nn.Module, ABC):
 
         Called before every update, before a checkpoint is loaded and before serving.
         """
+
+    def adopt(self, other: "Family") -> None:
+        """Start from the weights of a trained model: every tensor of the same name and shape. Raises ConfigError."""
+        mine, theirs = self.state_dict(), other.state_dict()
+        common = {name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape}
+        if not any(name in common for name, _ in self.named_parameters()):
+            raise ConfigError(
+                f"{self.name} shares no weights with this {other.name}",
+                field="init_from",
+                remedy="start from a model of the same family and layer sizes",
+            )
+        self.load_state_dict(common, strict=False)
 
     @abstractmethod
     def optimisers(self) -> dict[str, Optimizer]:
@@ -188,4 +200,4 @@ class Scores(ABC):
 
 
 class Conditional(ABC):  # noqa: B024
-    """Marks a model whose decode and draw take a label: see the family for how."""
+    """Marks a model whose `draw` and `decode` take the labels (B,) int64 as a further argument."""

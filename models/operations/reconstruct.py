@@ -1,6 +1,6 @@
 """An image through the code and back."""
 
-import torch
+import math
 
 from models.family import Decodes, Encodes, Family
 from models.operations.core import Operation, Params, Result, Rows
@@ -18,10 +18,10 @@ class Reconstruct(Operation):
 
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
         latents = model.encode(rows["inputs"])
-        return {"images": model.decode(latents), "latents": latents}
+        images = model.decode(latents)
+        errors = (images - rows["inputs"]).square().flatten(1).mean(1)
+        return {"images": images, "latents": latents, "errors": errors}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
-        errors = (found["images"] - rows["inputs"]).double().square().flatten(1).mean(1)
-        psnr = -10 * torch.log10(errors.clamp_min(1e-10))
-        items = [{"mse": mse, "psnr": decibel} for mse, decibel in zip(errors.tolist(), psnr.tolist(), strict=True)]
+        items = [{"mse": mse, "psnr": -10 * math.log10(max(mse, 1e-10))} for mse in found["errors"].tolist()]
         return Result(images=found["images"], latents=found["latents"], facts={"items": items})
