@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 
+from app.core import logs
 from app.core.settings import settings
 from workers import lifecycle
 from workers.running import LEASE_LOST
@@ -27,6 +28,7 @@ def main() -> int:
     token = os.environ.pop("ANAMORPH_JOB_TOKEN")
     die_with(parent)
     faulthandler.enable()
+    logs.configure()
     os.nice(int(os.environ.pop("ANAMORPH_JOB_NICE", 0)))
     if limit := settings().job_memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,4 +1,4 @@
-"""A job's process from claim to end: runs the runner, writes exactly one ending. Holds the one map exception -> error."""
+"""A process of one job from claim to end: runs its runner, writes one ending. Holds the one map exception -> error."""
 
 import errno
 import signal

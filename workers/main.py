@@ -6,9 +6,9 @@ Messages for jobs are doorbells; slots do the work. This module imports no torch
 import threading
 
 import structlog
-from celery.signals import celeryd_after_setup, worker_shutting_down
+from celery.signals import celeryd_after_setup, setup_logging, worker_shutting_down
 
-from app.core import jobs, presence
+from app.core import jobs, logs, presence
 from app.core.database import migrate, transaction
 from app.core.errors import AnamorphError
 from app.core.queue import celery
@@ -56,6 +56,11 @@ class Presence(threading.Thread):
                 change(conn)
         except AnamorphError as error:
             log.warning("presence_not_written", error=error.detail)
+
+
+@setup_logging.connect
+def configure_logging(**_) -> None:
+    logs.configure()
 
 
 @celeryd_after_setup.connect

@@ -114,14 +114,14 @@ class Heart(threading.Thread):
         self.job, self.parent = job, parent
         self.lease = settings().lease_seconds
         self.extended = time.monotonic()
-        self._stop = threading.Event()
+        self._over = threading.Event()
 
     def stop(self) -> None:
-        self._stop.set()
+        self._over.set()
         self.join(timeout=5)
 
     def run(self) -> None:
-        while not self._stop.wait(min(1.0, self.lease / 6)):
+        while not self._over.wait(min(1.0, self.lease / 6)):
             if self.parent is not None and os.getppid() != self.parent:
                 os.kill(os.getpid(), signal.SIGKILL)  # systems without a parent-death signal
             self.beat()

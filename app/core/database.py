@@ -11,8 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import (
     Connection,
     Double,
@@ -182,6 +180,9 @@ def upsert(conn: Connection, table: Table, row: dict[str, Any], key: list[str]) 
 
 def migrate(bind: Engine | None = None) -> None:
     """Brings the schema up to date. Safe when several processes start at once, and when there is nothing to do."""
+    from alembic import command  # a quarter of a second that a job's process need not spend
+    from alembic.config import Config
+
     with transaction(bind) as conn:
         if conn.dialect.name == "postgresql":
             conn.execute(text("SELECT pg_advisory_xact_lock(4242424242)"))

@@ -73,10 +73,6 @@ class IdempotencyMismatch(AnamorphError):
     status, code, title = 422, "idempotency-mismatch", "The idempotency key was used for another request"
 
 
-class Diverged(AnamorphError):
-    status, code, title = 422, "diverged", "The training diverged"
-
-
 class Unauthorized(AnamorphError):
     status, code, title = 401, "unauthorized", "A valid API key is needed"
 
