@@ -201,3 +201,21 @@ class Scores(ABC):
 
 class Conditional(ABC):  # noqa: B024
     """Marks a model whose `draw` and `decode` take the labels (B,) int64 as a further argument."""
+
+
+class Translates(ABC):
+    """Maps images of one domain to another. A direction is `ab` (input to target, A to B) or `ba`."""
+
+    directions: tuple[str, ...]
+
+    @abstractmethod
+    def translate(self, images: Tensor, direction: str) -> Tensor:
+        """(B, C, H, W) in [0, 1], of any height and width -> the same shape and range."""
+
+
+class Refines(ABC):
+    """Makes simulated images look real while keeping what they show."""
+
+    @abstractmethod
+    def refine(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape and range."""
