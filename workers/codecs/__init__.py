@@ -4,11 +4,12 @@ batches uint8 (N, C, H, W); nothing in here needs torch, though tensors are welc
 from workers.codecs.decode import decode, decode_batch, decode_for, decode_mask
 from workers.codecs.encode import encode, encode_masks, encode_png, encode_webp, grid_png
 from workers.codecs.header import Header, read_header
-from workers.codecs.npy import decode_npy, encode_npy
+from workers.codecs.npy import NpyHead, decode_npy, encode_npy, read_npy_head
 from workers.codecs.pixels import fit, to_tensor, to_uint8, with_channels
 
 __all__ = [
     "Header",
+    "NpyHead",
     "decode",
     "decode_batch",
     "decode_for",
@@ -22,6 +23,7 @@ __all__ = [
     "fit",
     "grid_png",
     "read_header",
+    "read_npy_head",
     "to_tensor",
     "to_uint8",
     "with_channels",

@@ -1,10 +1,32 @@
-"""Latent codes as npy: float32, little-endian, row by row. No pickle is ever read."""
+"""npy files: latent codes as float32 rows, and the head that says what an array holds. No pickle is ever read."""
 
 import io
+import math
+from typing import IO, NamedTuple
 
 import numpy as np
 
 from app.core.errors import InvalidRequest
+
+
+class NpyHead(NamedTuple):
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def read_npy_head(stream: IO[bytes]) -> NpyHead:
+    """Leaves the stream at the first number. Raises whatever numpy's parser meets; the caller names the error."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    head = NpyHead(*read(stream))
+    if any(length < 0 for length in head.shape):
+        raise ValueError("negative length")
+    return head
 
 
 def encode_npy(array) -> bytes:
@@ -17,19 +39,20 @@ def encode_npy(array) -> bytes:
 
 
 def decode_npy(data: bytes, shape: tuple[int | None, ...] | None = None, field: str = "latents") -> np.ndarray:
-    """Reads an npy file of numbers as float32; `None` in `shape` allows any length there."""
+    """Reads an npy file of finite numbers as float32; `None` in `shape` allows any length there."""
+    stream = io.BytesIO(data)
     try:
-        dtype, given, fortran, start = _read_head(data)
-    except Exception as error:  # numpy's header parser raises whatever its syntax tree meets
+        head = read_npy_head(stream)
+    except Exception as error:
         raise InvalidRequest("The body is not an npy file.", field=field, remedy="Write it with numpy.save.") from error
-    if dtype.kind not in "fiu":
-        raise InvalidRequest(f"The npy file holds {dtype.name}; numbers are needed.", field=field)
-    if len(data) - start != dtype.itemsize * _product(given):
+    if head.dtype.kind not in "fiu":
+        raise InvalidRequest("The npy file does not hold numbers.", field=field)
+    if len(data) - stream.tell() != head.bytes:
         raise InvalidRequest("The npy file is shorter or longer than its header says.", field=field)
-    if shape and (len(shape) != len(given) or any(n not in (None, m) for n, m in zip(shape, given, strict=True))):
-        wanted = ", ".join("any" if n is None else str(n) for n in shape)
-        raise InvalidRequest(f"The npy file has the shape {list(given)}; ({wanted}) is needed.", field=field)
-    array = np.frombuffer(data, dtype, offset=start).reshape(given, order="F" if fortran else "C")
+    if shape and not _allowed(head.shape, shape):
+        wanted = ", ".join("any" if length is None else str(length) for length in shape)
+        raise InvalidRequest(f"The npy file has the shape {list(head.shape)}; ({wanted}) is needed.", field=field)
+    array = np.frombuffer(data, head.dtype, offset=stream.tell()).reshape(head.shape, order="CF"[head.fortran])
     with np.errstate(over="ignore"):
         array = np.array(array, dtype=np.float32, order="C")
     if not np.isfinite(array).all():
@@ -37,18 +60,5 @@ def decode_npy(data: bytes, shape: tuple[int | None, ...] | None = None, field: 
     return array
 
 
-def _read_head(data: bytes) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return dtype, shape, fortran, file.tell()
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        if n < 0:
-            return -1
-        total *= n
-    return total
+def _allowed(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(given) == len(shape) and all(n in (None, m) for n, m in zip(shape, given, strict=True))

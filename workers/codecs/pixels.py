@@ -16,7 +16,7 @@ def to_uint8(images: "Images") -> np.ndarray:
     if isinstance(images, np.ndarray):
         if images.dtype == np.uint8:
             return images
-        return np.clip(np.rint(np.nan_to_num(images) * 255), 0, 255).astype(np.uint8)
+        return np.rint(np.nan_to_num(np.clip(images, 0, 1)) * 255).astype(np.uint8)
     if images.is_floating_point():
         # quantised where the tensor lives: a quarter of the bytes leave the accelerator
         images = images.detach().nan_to_num().mul(255).round_().clamp_(0, 255).byte()

@@ -1,0 +1,137 @@
+"""An npz as rows: which array is which column, of which split, in which layout."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from app.core.errors import InvalidDataset
+from workers.data import levels
+from workers.data.archive import Archive
+from workers.data.layouts import SPLITS
+from workers.data.npz import Array, read_arrays
+from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Options, Report, Row
+from workers.data.values import name_classes, read_values
+
+COLUMNS = {
+    "plain": ("images",),
+    "labelled": ("images", "labels"),
+    "paired": ("input", "target"),
+    "unpaired": ("a", "b"),
+    "segmentation": ("images", "masks"),
+    "attributes": ("images",),
+}
+NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks")} | {"x": "images", "y": "labels"}
+CLASS_NAMES = ("classes", "class_names", "label_names")
+REMEDY = "Save with numpy.savez(file, images=..., labels=...)."
+
+Part = dict[str, Array]
+
+
+class NpzSource:
+    """Like ZipSource: `total`, `layout`, `classes` and `rows()`."""
+
+    def __init__(self, file: Path, options: Options, report: Report):
+        self.archive = Archive(file, report)
+        self.classes: list[str] | None = None
+        self.parts: dict[str | None, Part] = {}
+        for array in read_arrays(self.archive):
+            split, column = _parse(array.name)
+            if array.name in CLASS_NAMES:
+                self.classes = [str(name)[:200] for name in array.whole().ravel().tolist()]
+            elif column is None:
+                report.warn(f"The array {array.name} was not used.")
+            else:
+                self.parts.setdefault(split, {})[column] = array
+        self.layout = options.layout or _detect(self._names())
+        self.columns = self._columns()
+        self.total = sum(part[name].shape[0] for part in self.parts.values() for name in self.columns[:1])
+        if self.layout == "unpaired":
+            self.total += sum(part["b"].shape[0] for part in self.parts.values())
+        self._read_values()
+
+    def close(self) -> None:
+        self.archive.close()
+
+    def rows(self) -> Iterator[Row]:
+        names = tuple(name for name in self.columns if name in IMAGE_COLUMNS)
+        for split in self.parts:
+            for group in [(name,) for name in names] if self.layout == "unpaired" else [names]:
+                yield from self._rows(split, group)
+
+    def _rows(self, split: str | None, names: tuple[str, ...]) -> Iterator[Row]:
+        part, values = self.parts[split], self.values[split]
+        streams = [levels.pixels(part[name]) for name in names]
+        masks = levels.masks(part["masks"]) if "masks" in self.columns else None
+        for index, images in enumerate(zip(*streams, strict=True)):
+            yield Row(
+                f"{part[names[0]].name}[{index}]",
+                dict(zip(names, images, strict=True)),
+                next(masks) if masks else None,
+                {name: column[index] for name, column in values.items()},
+                split,
+            )
+
+    def _names(self) -> set[str]:
+        return {name for part in self.parts.values() for name in part}
+
+    def _columns(self) -> tuple[str, ...]:
+        columns = COLUMNS[self.layout]
+        if self.layout == "attributes":
+            columns += tuple(name for name in VALUE_TYPES if name in self._names())
+        for split, part in self.parts.items():
+            for name in columns:
+                if name not in part:
+                    where = f" for {split}" if split else ""
+                    raise InvalidDataset(
+                        f"The layout {self.layout} has the arrays {' and '.join(columns)}; there is no {name}{where}.",
+                        field="layout",
+                        remedy=REMEDY,
+                    )
+        if columns == ("images",) and self.layout == "attributes":
+            raise InvalidDataset("The layout attributes has one of the arrays labels, targets, ages and identities.")
+        return columns
+
+    def _read_values(self) -> None:
+        self.values: dict[str | None, dict[str, list]] = {}
+        for split, part in self.parts.items():
+            lengths = {part[name].name: part[name].shape[0] for name in self.columns}
+            if self.layout != "unpaired" and len(set(lengths.values())) > 1:
+                stated = ", ".join(f"{name} {length}" for name, length in lengths.items())
+                raise InvalidDataset(f"The arrays differ in length: {stated}.")
+            names = [name for name in self.columns if name in VALUE_TYPES]
+            self.values[split] = {name: read_values(part[name], name) for name in names}
+        if "labels" in self.columns:
+            labels = chain.from_iterable(values["labels"] for values in self.values.values())
+            self.classes = name_classes(list(labels), self.classes)
+
+
+def _detect(names: set[str]) -> str:
+    if not names:
+        raise InvalidDataset(
+            "The npz has no array with a known name: images, labels, targets, ages, identities, masks, input, target, "
+            "a, b; or x_train, y_train, train_images, train_labels and the like.",
+            remedy=REMEDY,
+        )
+    for layout in ("unpaired", "paired"):
+        if set(COLUMNS[layout]) <= names:
+            return layout
+    if "masks" in names and names & VALUE_TYPES.keys():
+        raise InvalidDataset(
+            "The npz has masks and labels.", field="layout", remedy="Say layout=segmentation or another."
+        )
+    if "masks" in names:
+        return "segmentation"
+    if names & VALUE_TYPES.keys() - {"labels"}:
+        return "attributes"
+    return "labelled" if "labels" in names else "plain"
+
+
+def _parse(name: str) -> tuple[str | None, str | None]:
+    """(split, column) of names such as images, x_train (Keras) and train_images (MedMNIST); column None: unknown."""
+    words = name.lower().split("_")
+    if len(words) == 1:
+        return None, NAMES.get(words[0])
+    for split, column in (words, words[::-1]) if len(words) == 2 else ():
+        if split in SPLITS and column in NAMES:
+            return SPLITS[split], NAMES[column]
+    return None, None

@@ -1,0 +1,149 @@
+"""A zip of images as rows: every layout's folders, one decoded image at a time."""
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from app.core.errors import InvalidDataset, InvalidImage
+from app.core.settings import settings
+from workers import codecs
+from workers.data.archive import Archive, Member
+from workers.data.attributes import MAX_BYTES, Attributes, read_labels
+from workers.data.layouts import ROLES, Arrangement, Place, arrange
+from workers.data.rows import Options, Report, Row
+
+# Pillow decodes outside the interpreter's lock, which pays for images that take longer than handing them over.
+POOL_FROM_BYTES = 16 << 10
+LOOK_AHEAD = 8
+MAX_PIXELS = 50_000_000_000  # some ten minutes of decoding
+
+
+class ZipSource:
+    """`total` images, of which `rows()` yields the usable ones as rows and None for each that was refused."""
+
+    def __init__(self, file: Path, options: Options, report: Report):
+        self.report = report
+        self.pixels = 0
+        self.archive = Archive(file, report)
+        self.arrangement: Arrangement = arrange(self.archive.members, options.layout, report)
+        self.layout = self.arrangement.layout
+        self.total = len(self.arrangement.places)
+        self.classes = self._class_names() if self.layout == "segmentation" else None
+
+    def close(self) -> None:
+        self.archive.close()
+
+    def rows(self) -> Iterator[Row | None]:
+        if self.layout == "attributes":
+            return self._attributes()
+        if self.layout in ("paired", "segmentation"):
+            return self._pairs(*ROLES[self.layout])
+        return self._single(self.arrangement.places)
+
+    def _single(self, places: Iterable[Place]) -> Iterator[Row | None]:
+        for place, image in self._decoded(places):
+            values = {} if place.label is None else {"labels": place.label}
+            yield image if image is None else Row(place.member.name, {place.role: image}, None, values, place.split)
+
+    def _attributes(self) -> Iterator[Row | None]:
+        sidecar = self.arrangement.sidecars.get("labels.csv")
+        if sidecar is None:
+            raise InvalidDataset("The layout attributes has a labels.csv at the top; there is none.", field="layout")
+        lines = read_labels(self._sidecar(sidecar, MAX_BYTES), self.report)
+        known: dict[Place, Attributes] = {}
+        for place in self.arrangement.places:
+            # names in the table start at the archive's top or inside images/
+            line = lines.pop(place.key, None) or lines.pop(place.key.removeprefix("images/"), None)
+            if line is not None:
+                known[place] = line
+                continue
+            self.report.refuse(place.member.name, "labels.csv has no usable line for the file.")
+            yield None
+        for name in lines:
+            self.report.refuse(name, "labels.csv names the file, but the archive lacks it.")
+        for place, image in self._decoded(known):
+            line = known[place]
+            yield image if image is None else Row(place.member.name, {"images": image}, None, line.values, line.split)
+
+    def _pairs(self, first: str, second: str) -> Iterator[Row | None]:
+        sides: dict[str, dict[str, Place]] = {first: {}, second: {}}
+        for place in self.arrangement.places:
+            if place.key in sides[place.role]:
+                self.report.refuse(place.member.name, "Another file has the same name but for its ending.")
+                yield None
+            else:
+                sides[place.role][place.key] = place
+        for here, there in ((first, second), (second, first)):
+            for key in [key for key in sides[here] if key not in sides[there]]:
+                self.report.refuse(sides[here][key].member.name, f"There is no file of the same name in {there}/.")
+                yield None
+        both = [key for key in sides[first] if key in sides[second]]
+        decoded = self._decoded(chain.from_iterable((sides[first][key], sides[second][key]) for key in both))
+        for (place, one), (_, two) in zip(decoded, decoded, strict=True):
+            yield None
+            yield self._pair(place, one, two, second)
+
+    def _pair(self, place: Place, one: np.ndarray | None, two: np.ndarray | None, second: str) -> Row | None:
+        if one is None or two is None:
+            return None
+        name = place.member.name
+        if second == "masks":
+            return Row(name, {"images": one}, two, {}, place.split)
+        return Row(name, {place.role: one, second: two}, None, {}, place.split)
+
+    def _decoded(self, places: Iterable[Place]) -> Iterator[tuple[Place, np.ndarray | None]]:
+        """The places in order with their pixels, None for those that were refused."""
+        large = self.archive.bytes > POOL_FROM_BYTES * self.total
+        for place, pixels in (_ahead if large else map)(self._load, places):
+            if isinstance(pixels, InvalidImage):
+                self.report.refuse(place.member.name, pixels.detail)
+                yield place, None
+                continue
+            self.pixels += pixels.shape[-1] * pixels.shape[-2]
+            if self.pixels > MAX_PIXELS:
+                raise InvalidDataset(f"The images have more than {MAX_PIXELS:,} pixels.", remedy="Scale them down.")
+            yield place, pixels
+
+    def _load(self, place: Place) -> tuple[Place, np.ndarray | InvalidImage]:
+        try:
+            data = self.archive.read(place.member, settings().max_image_bytes)
+            return place, codecs.decode_mask(data) if place.role == "masks" else codecs.decode(data)
+        except InvalidImage as error:
+            return place, error
+
+    def _class_names(self) -> list[str] | None:
+        sidecar = self.arrangement.sidecars.get("classes.json")
+        if sidecar is None:
+            return None
+        try:
+            names = json.loads(self._sidecar(sidecar, 1 << 20))
+        except (ValueError, RecursionError):
+            names = None
+        if isinstance(names, dict):
+            names = [names.get(str(index)) for index in range(len(names))]
+        if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= 200 for name in names):
+            raise InvalidDataset('classes.json is a list of names, or an object such as {"0": "sky", "1": "tree"}.')
+        return names
+
+    def _sidecar(self, member: Member, limit: int) -> bytes:
+        try:
+            return self.archive.read(member, limit)
+        except InvalidImage as error:
+            raise InvalidDataset(f"{member.path[-1]} cannot be read. {error.detail}") from error
+
+
+def _ahead(function, items: Iterable) -> Iterator:
+    """map() that works a few items ahead, on two threads."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= LOOK_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

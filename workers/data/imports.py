@@ -1,0 +1,152 @@
+"""The job of kind "dataset", and built-in datasets on demand: from an upload or a package to a row in the table."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from app.core import blobs
+from app.core.builtins import BUILTINS
+from app.core.database import new_id, now, reading, transaction
+from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound
+from app.core.tables import datasets, jobs
+from workers.builtins import BuiltinSource
+from workers.data.arrays import NpzSource
+from workers.data.folders import ZipSource
+from workers.data.publish import Published, publish
+from workers.data.rows import Options, Report, Source
+from workers.data.table import Table
+from workers.running import Result, RunningJob
+
+SOURCES = {"zip": ZipSource, "npz": NpzSource}
+Progress = Callable[[int, int], None]
+
+
+def run_dataset(job: RunningJob) -> Result:
+    """Imports `spec["upload"]`, or the built-in `spec["builtin"]`, as the dataset `spec["name"]`."""
+    spec, report = job.spec, Report()
+    builtin = spec.get("builtin")
+    name = spec.get("name") or builtin
+    with reading(job.bind) as conn:
+        if find(conn, job.tenant, name):
+            raise taken(name)
+    try:
+        source = BuiltinSource(builtin) if builtin else open_upload(spec, report)
+        published = read_source(source, Options.read(spec), report, job.progress, job.stop_if_asked)
+    except AnamorphError as error:
+        if error.status < 500:  # another attempt would read the same bytes
+            with transaction(job.bind) as conn:
+                forget_upload(conn, job)
+        raise
+
+    def also(conn: Connection) -> None:
+        register(conn, job.tenant, name, published, builtin)
+        forget_upload(conn, job)
+
+    return Result(result_of(name, published, report), also)
+
+
+def open_upload(spec: dict[str, Any], report: Report) -> Source:
+    if spec.get("format") not in SOURCES:
+        raise InvalidDataset("format is zip or npz.", field="format")
+    try:
+        path = blobs.path(spec["upload"])
+    except FileNotFoundError:
+        raise InvalidDataset("The upload is gone.", remedy="Upload the file again.") from None
+    return SOURCES[spec["format"]](path, Options.read(spec), report)
+
+
+def read_source(
+    source: Source, options: Options, report: Report, progress: Progress, tick: Callable[[], None]
+) -> Published:
+    """From rows to a stored dataset; `tick` is called between rows and may raise to stop."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="anamorph-import-") as folder:
+            table = Table(Path(folder), options, source.classes, report)
+            for done, row in enumerate(source.rows(), start=1):
+                tick()
+                if row is not None:
+                    table.add(row)
+                progress(min(done, source.total), source.total)
+            return publish(table, source.layout, Path(folder), report, tick)
+    finally:
+        source.close()
+
+
+def ensure_builtin(bind: Engine | None, tenant: str, builtin: str) -> dict[str, Any]:
+    """The row of a built-in dataset for a tenant, imported here and now if it is not there yet."""
+    with reading(bind) as conn:
+        row = find(conn, tenant, builtin)
+    if row is None:
+        source = BuiltinSource(builtin)
+        published = read_source(source, Options(), Report(), lambda *_: None, lambda: None)
+        try:
+            with transaction(bind) as conn:
+                register(conn, tenant, builtin, published, builtin)
+        except Conflict:
+            pass  # another worker was first
+        with reading(bind) as conn:
+            row = find(conn, tenant, builtin)
+    if row is None:
+        raise NotFound(f"The dataset {builtin!r} was deleted just now.")
+    return row
+
+
+def find(conn: Connection, tenant: str, name: str) -> dict[str, Any] | None:
+    here = (datasets.c.tenant == tenant) & (datasets.c.name == name) & datasets.c.deleted_at.is_(None)
+    row = conn.execute(select(datasets).where(here)).mappings().first()
+    return dict(row) if row else None
+
+
+def register(conn: Connection, tenant: str, name: str, published: Published, builtin: str | None) -> None:
+    about = BUILTINS.get(builtin or "")
+    row = {
+        "id": new_id(),
+        "tenant": tenant,
+        "name": name,
+        "digest": published.digest,
+        "layout": published.facts["layout"],
+        "facts": published.facts,
+        "source": f"builtin:{builtin}" if builtin else "upload",
+        "licence": about and about.licence,
+        "attribution": about and about.attribution,
+        "bytes": published.bytes,
+        "created_at": now(conn),
+    }
+    try:
+        conn.execute(insert(datasets).values(row))
+    except IntegrityError as error:
+        raise taken(name) from error
+
+
+def taken(name: str) -> Conflict:
+    return Conflict(f"There is a dataset {name!r} already.", field="name", remedy="Choose another name, or delete it.")
+
+
+def forget_upload(conn: Connection, job: RunningJob) -> None:
+    """Deletes the uploaded file unless another job is still to read it: equal uploads share a blob."""
+    upload = job.spec.get("upload")
+    waiting = (jobs.c.kind == "dataset") & jobs.c.state.in_(("queued", "running")) & (jobs.c.id != job.id)
+    if upload and not any(
+        spec.get("upload") == upload for spec in conn.execute(select(jobs.c.spec).where(waiting)).scalars()
+    ):
+        blobs.delete_prefix(upload)
+
+
+def result_of(name: str, published: Published, report: Report) -> dict[str, Any]:
+    columns = published.facts["columns"]
+    return {
+        "dataset": name,
+        "digest": published.digest,
+        "facts": published.facts,
+        "layout": published.facts["layout"],
+        "classes": published.facts["classes"],
+        "count": sum(max(side.values(), default=0) for side in columns.values()),
+        "bytes": published.bytes,
+        "refused": report.refused,
+        "refused_count": report.refused_count,
+        "warnings": report.warnings,
+    }

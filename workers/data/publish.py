@@ -1,0 +1,171 @@
+"""The last steps of an import: split, arrays as .npy files, facts, digest, upload."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from app.core import blobs
+from workers.codecs import fit, grid_png
+from workers.data.attributes import check_classes
+from workers.data.doctor import advise, advise_on_classes, examine
+from workers.data.rows import VALUE_TYPES, Report, natural
+from workers.data.split import TRAIN, VALIDATION, split
+from workers.data.table import Column, Table, chunk_rows
+
+THUMBNAILS, THUMBNAIL_SIDE = 64, 64
+
+
+class Published(NamedTuple):
+    digest: str
+    facts: dict[str, Any]
+    bytes: int
+
+
+def publish(table: Table, layout: str, folder: Path, report: Report, tick: Callable[[], None]) -> Published:
+    """Turns a table into a stored dataset. `tick` is called between pieces of work and may raise to stop."""
+    table.check_sizes()
+    if not table.records:
+        why = report.reasons.most_common(1)
+        reason = f" {report.refused_count} files were refused, most often because: {why[0][0]}" if why else ""
+        raise report.invalid(f"The upload has no usable image.{reason}")
+    findings = {name: examine(column.array(), tick) for name, column in table.columns.items()}
+    keys = [[findings[name].keys[record.index] for name in record.columns] for record in table.records]
+    groups = [[record.group.encode()] if record.group else [] for record in table.records]
+    sides = split(
+        [[*row, *group] for row, group in zip(keys, groups, strict=True)],
+        ["+".join(record.columns) for record in table.records],
+        [record.split for record in table.records],
+    )
+    advise(table, findings, sides, report)
+    values, classes = _values(table, layout, report)
+    if "labels" in values:
+        advise_on_classes(values["labels"].tolist(), [row[0] for row in keys], classes, report)
+    columns = {side: _write(table, side, sides, values, folder / side, tick) for side in (TRAIN, VALIDATION)}
+    facts = {
+        "layout": layout,
+        "height": table.size.height,
+        "width": table.size.width,
+        "channels": table.channels,
+        "classes": classes,
+        "columns": columns,
+    }
+    _thumbnails(table, folder / "thumbnails.png")
+    table.close()
+    return _upload(folder, facts, tick)
+
+
+def _values(table: Table, layout: str, report: Report) -> tuple[dict[str, np.ndarray], list[str] | None]:
+    """The columns that are not pixels, and the class names; names become indices in natural order."""
+    values, classes = {}, None
+    for column in table.records[0].values:
+        given = [record.values[column] for record in table.records]
+        if column == "labels":
+            classes = table.classes or sorted(set(given), key=natural)
+            given = given if table.classes else _indices(given, classes)
+        elif column == "identities":
+            given = [str(value) for value in given]
+            given = _indices(given, sorted(set(given), key=natural))
+        values[column] = np.array(given, VALUE_TYPES[column])
+    if layout == "segmentation":
+        classes = table.classes or _mask_classes(table, report)
+    return values, classes and check_classes(classes, report)
+
+
+def _indices(names: list[str], order: list[str]) -> list[int]:
+    index = {name: position for position, name in enumerate(order)}
+    return [index[name] for name in names]
+
+
+def _mask_classes(table: Table, report: Report) -> list[str]:
+    found = np.flatnonzero(table.mask_values).tolist()
+    if set(found) == {0, 255}:
+        return ["0", "1"]  # the usual way to save a yes/no mask that people can look at
+    if 255 in found:
+        raise report.invalid(
+            f"The masks use {len(found)} values and 255 among them, which often means 'ignore'.",
+            remedy="Add classes.json with the names of the classes 0, 1, ...; masks with other values are refused.",
+        )
+    return [str(index) for index in range(found[-1] + 1)]
+
+
+def _write(
+    table: Table,
+    side: str,
+    sides: list[str | None],
+    values: dict[str, np.ndarray],
+    folder: Path,
+    tick: Callable[[], None],
+) -> dict[str, int]:
+    """The .npy files of one side of the split; gives the number of rows by column."""
+    rows = [index for index, here in enumerate(sides) if here == side]
+    folder.mkdir()
+    counts = {}
+    for name, column in table.columns.items():
+        order = [table.records[row].index for row in rows if name in table.records[row].columns]
+        counts[name] = _gather(column, order, folder / f"{name}.npy", tick)
+    if table.masks:
+        binary = not table.classes and table.mask_values[255]
+        order = [table.records[row].index for row in rows]
+        counts["masks"] = _gather(table.masks, order, folder / "masks.npy", tick, binary)
+    for name, column in values.items():
+        counts[name] = len(rows)
+        np.save(folder / f"{name}.npy", column[rows], allow_pickle=False)
+    if not rows:
+        for file in folder.iterdir():
+            file.unlink()
+        return {}
+    return counts
+
+
+def _gather(column: Column, order: list[int], path: Path, tick: Callable[[], None], binary: bool = False) -> int:
+    source = column.array()
+    with path.open("wb") as file:
+        head = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *column.shape)}
+        np.lib.format.write_array_header_1_0(file, head)
+        step = chunk_rows(source)
+        for start in range(0, len(order), step):
+            tick()
+            piece = source[order[start : start + step]]
+            file.write(((piece > 0).astype(np.uint8) if binary else piece).data)
+    return len(order)
+
+
+def _thumbnails(table: Table, path: Path) -> None:
+    per_column = THUMBNAILS // len(table.columns)
+    scale = min(1, THUMBNAIL_SIDE / max(table.size))
+    height, width = (max(1, round(side * scale)) for side in table.size)
+    pictures = []
+    for column in table.columns.values():
+        array = column.array()
+        chosen = np.linspace(0, len(array) - 1, min(per_column, len(array))).astype(int)
+        pictures.append([fit(image, height, width) for image in array[chosen]])
+    longest = max(map(len, pictures))
+    # pairs side by side
+    mixed = [images[index] for index in range(longest) for images in pictures if index < len(images)]
+    path.write_bytes(grid_png(np.stack(mixed), columns=8))
+
+
+def _upload(folder: Path, facts: dict[str, Any], tick: Callable[[], None]) -> Published:
+    """Stores the files under the digest of arrays and facts; facts.json comes last and says that all is there."""
+    head = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    digest, files = hashlib.sha256(head), sorted(folder.glob("*/*.npy"))
+    for file in files:
+        tick()
+        with file.open("rb") as stream:
+            digest.update(f"{file.parent.name}/{file.name}".encode())
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    prefix = f"datasets/{digest.hexdigest()}"
+    size = len(head) + sum(file.stat().st_size for file in files)
+    if not blobs.exists(f"{prefix}/facts.json"):
+        for file in [folder / "thumbnails.png", *files]:
+            tick()
+            with suppress(FileExistsError):
+                blobs.put(f"{prefix}/{file.relative_to(folder)}", file)
+        with suppress(FileExistsError):
+            blobs.put(f"{prefix}/facts.json", head)
+    return Published(digest.hexdigest(), facts, size)

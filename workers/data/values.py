@@ -1,0 +1,52 @@
+"""Labels, targets, ages and identities of an uploaded array as plain lists, checked."""
+
+import numpy as np
+
+from app.core.errors import InvalidDataset
+from workers.data.attributes import MAX_NAME
+from workers.data.npz import Array
+from workers.data.rows import MAX_CLASSES
+
+
+def read_values(array: Array, column: str) -> list:
+    """Numbers for targets and ages, whole numbers or names for labels and identities."""
+    values = array.whole()
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        remedy = "Use numpy.argmax(labels, axis=1)." if column == "labels" and values.ndim == 2 else None
+        raise InvalidDataset(f"The array {array.name} has the shape {list(values.shape)}; one value per image is read.",
+                             remedy=remedy)  # fmt: skip
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InvalidDataset(f"The array {array.name} holds NaN or infinity.")
+    return _numbers(array.name, values) if column in ("targets", "ages") else _names(array.name, values)
+
+
+def _numbers(name: str, values: np.ndarray) -> list[float]:
+    if values.dtype.kind not in "buif":
+        raise InvalidDataset(f"The array {name} does not hold numbers.")
+    if values.size and np.abs(values.astype(np.float64)).max() > 1e30:
+        raise InvalidDataset(f"The array {name} holds numbers that float32 cannot.")
+    return values.astype(np.float64).tolist()
+
+
+def _names(name: str, values: np.ndarray) -> list[int] | list[str]:
+    if values.dtype.kind in "US":
+        if values.dtype.itemsize > MAX_NAME * 4:
+            raise InvalidDataset(f"The array {name} has names longer than {MAX_NAME} characters.")
+        return np.char.decode(values, "utf-8", "replace").tolist() if values.dtype.kind == "S" else values.tolist()
+    if values.dtype.kind == "f" and (values != np.rint(values)).any():
+        raise InvalidDataset(f"The array {name} has fractions.", remedy="Call it targets if it holds measurements.")
+    return [int(value) for value in values.tolist()]
+
+
+def name_classes(labels: list[int] | list[str], names: list[str] | None) -> list[str] | None:
+    """The class names by index for labels that are indices; None for labels that are names themselves."""
+    if not labels or not all(isinstance(label, int) for label in labels):
+        return None
+    count = len(names) if names else MAX_CLASSES
+    if min(labels) < 0 or max(labels) >= count:
+        raise InvalidDataset(
+            f"The labels go from {min(labels)} to {max(labels)}; with {count} classes 0 to {count - 1} are possible."
+        )
+    return names or [str(index) for index in range(max(labels) + 1)]
