@@ -37,7 +37,10 @@ def restore_moments(optimisers: Mapping[str, Optimizer], module: nn.Module, tens
             continue
         label, name, slot = key.removeprefix(OPTIMISER).split("/")
         if label in optimisers and name in parameters and value.shape in (parameters[name].shape, ()):
-            where = "cpu" if value.ndim == 0 and not value.is_cuda else parameters[name].device
+            beside = (
+                value.ndim or optimisers[label].defaults.get("fused") or optimisers[label].defaults.get("capturable")
+            )
+            where = parameters[name].device if beside else "cpu"  # other optimisers count their steps on the host
             optimisers[label].state[parameters[name]][slot] = value.to(where).clone()
 
 

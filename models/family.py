@@ -4,11 +4,12 @@ A family is one file in `models/families`: networks built in `__init__`, a flat 
 mini-batch. Training, checkpoints, progress and reports are the engine's (models/training.py).
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -42,6 +43,8 @@ class Family(nn.Module, ABC):
 
     default_epochs: ClassVar[float] = 30
     default_batch: ClassVar[int] = 64
+    warm_up: ClassVar[int] = 0
+    """Updates over which the learning rate rises to its full height, at most a tenth of the run."""
 
     def __init__(self, config: Config, data: DataSpec):
         super().__init__()
@@ -50,16 +53,21 @@ class Family(nn.Module, ABC):
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
         """A new model from a config with gaps. Raises ConfigError or DataError when config and data do not fit."""
+        try:
+            asked = cls.Config(**config)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(first["msg"], field=".".join(map(str, first["loc"])) or None) from None
         missing = [name for name in cls.needs if name not in data.columns.get("train", {name: 1})]
         if missing:
             raise DataError(f"{cls.name} needs the column {missing[0]}, which this dataset lacks", field="dataset")
-        return cls(cls.resolve(cls.Config(**config), data), data)
+        return cls(cls.resolve(asked, data), data)
 
     @classmethod
     def resolve(cls, config: Config, data: DataSpec) -> Config:
-        """The config with everything the data decides filled in; families extend it. Resolving again changes nothing."""
+        """The config with all that the data decides filled in; families extend it. Resolving again changes nothing."""
         count = max(data.count, 1)
-        batch = config.batch_size or max(2, min(cls.default_batch, count))
+        batch = config.batch_size or min(cls.default_batch, max(8, count))
         length = config.images or round((config.epochs or cls.length(data)) * count)
         return config.model_copy(update={"batch_size": batch, "images": max(length, batch), "epochs": None})
 
@@ -95,8 +103,10 @@ class Family(nn.Module, ABC):
         """One update of all networks, in place. Returns scalars to report, without waiting for the device."""
 
     def schedule(self, progress: float) -> float:
-        """Factor on every learning rate at `progress` in [0, 1]: a cosine from 1 to 0.01."""
-        return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * progress))))
+        """Factor on every learning rate at `progress` in [0, 1]: the warm-up, times a cosine from 1 to 0.01."""
+        updates = self.total / self.config.batch_size
+        rise = min(1.0, (progress * updates + 1) / max(1.0, min(self.warm_up, updates / 10)))
+        return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def finish(self, train: Columns, moment: Moment) -> None:
         """After the last update: fit what is fitted on the trained networks (a mixture over codes, thresholds)."""
@@ -135,6 +145,9 @@ class Family(nn.Module, ABC):
 class OneLoss(Family):
     """A family trained by descending one loss with Adam: it only says what the loss is."""
 
+    clip: ClassVar[float | None] = None
+    """Longest gradient of an update, where the first updates of a family can be wild."""
+
     @abstractmethod
     def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
         """The scalar to descend, and scalars to report."""
@@ -147,6 +160,8 @@ class OneLoss(Family):
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip)
         for optimiser in optimisers.values():
             optimiser.step()
         return {"loss": loss.detach(), **metrics}
@@ -219,3 +234,11 @@ class Refines(ABC):
     @abstractmethod
     def refine(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> the same shape and range."""
+
+
+class Judges(ABC):
+    """Says how real an image looks beside what the model itself makes."""
+
+    @abstractmethod
+    def realness(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model."""

@@ -1,0 +1,147 @@
+"""What every autoencoder shares: a body for the size of the images, codes, a mixture over the codes to sample from, and
+the measures of a reconstruction. The families add what they descend.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models import metrics
+from models.data import Columns
+from models.family import Config, Decodes, Encodes, HasPrior, OneLoss
+from models.moment import Moment
+from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid
+from models.nn.mixture import Mixture
+from models.types import Batch, ConfigError, DataSpec
+
+CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+PAIRS = 16
+Layer = Annotated[int, Field(ge=1, le=8192)]
+
+
+class CodingConfig(Config):
+    """Fields of every autoencoder."""
+
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
+    latent_dim: int | None = Field(None, ge=1, le=4096, description="Numbers in a code. Empty: from the image size.")
+    body: Literal["auto", "linear", "mlp", "conv"] = Field(
+        "auto", description="Kind of network. auto: conv from 12 pixels a side, mlp below."
+    )
+    width: int | None = Field(
+        None, ge=1, le=512, description="Channels of the first stage of conv, doubled twice. Empty: from the data."
+    )
+    hidden: tuple[Layer, ...] | None = Field(
+        None, max_length=8, description="Sizes of the hidden layers of mlp, from the image to the code."
+    )
+    code: Literal["linear", "relu", "sigmoid"] = Field("linear", description="Activation of the code.")
+
+
+class Coding(Encodes, Decodes, HasPrior, OneLoss):
+    """An encoder, a decoder, and a mixture over the codes. `decode` shows the decoder's output through `pixels`."""
+
+    Config = CodingConfig
+    default_batch = 32
+    default_epochs = 20
+    warm_up = 50
+    outputs: ClassVar[int] = 1
+    """Numbers the encoder gives for each dimension of the code."""
+
+    def __init__(self, config: CodingConfig, data: DataSpec):
+        super().__init__(config, data)
+        self.latent_dim = config.latent_dim
+        self.encoder = encoder(config, data.shape, config.latent_dim * self.outputs)
+        self.decoder = decoder(config, data.shape)
+        self.code = CODES[config.code]()
+        self.mixture = Mixture(config.latent_dim)
+
+    @classmethod
+    def resolve(cls, config: CodingConfig, data: DataSpec) -> CodingConfig:
+        config = super().resolve(config, data)
+        body = default_body(data.shape) if config.body == "auto" else config.body
+        if body == "conv" and len(pyramid(data.height, data.width)) == 1:
+            raise ConfigError(
+                f"a convolutional body needs a side of 5 pixels or more; the images are {data.width}x{data.height}",
+                field="body",
+                remedy="use body mlp or linear",
+            )
+        latent_dim = config.latent_dim or default_latents(data)
+        hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
+        width = config.width or (32 if data.count >= 20_000 else 16)
+        return config.model_copy(update={"body": body, "latent_dim": latent_dim, "hidden": hidden, "width": width})
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.code(self.encoder(images))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.pixels(self.decoder(latents))
+
+    def pixels(self, output: Tensor) -> Tensor:
+        """Decoder output -> images in [0, 1]."""
+        return output.clamp(0, 1)
+
+    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        return self.mixture.draw(noise, uniform)
+
+    def finish(self, train: Columns, moment: Moment) -> None:
+        self.mixture.fit(metrics.gather(train, self.encode, self.device), moment.generator)
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Reconstruction beside PCA with the same numbers in its code and beside the mean image; kNN where labelled."""
+        error = reconstruction_mse(self, validation)
+        found = {"mse": error, "psnr": metrics.psnr(error)}
+        found["mse_pca"] = metrics.pca_mse(train, validation, self.latent_dim)
+        found["mse_mean_image"] = metrics.mean_image_mse(train, validation)
+        return found | self._neighbours(train, validation)
+
+    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+        """Pairs of an image and its reconstruction."""
+        images = probe["images"][:PAIRS]
+        return torch.stack([images, self.decode(self.encode(images))], 1).flatten(0, 1)
+
+    def _neighbours(self, train: Columns, validation: Columns) -> dict[str, float]:
+        if "labels" not in train or "labels" not in validation:
+            return {}
+        labels = torch.cat(list(metrics.spread(train, "labels", 5000)))
+        truth = torch.cat(list(metrics.spread(validation, "labels", 1000)))
+        codes = [
+            metrics.gather(split, self.encode, self.device, rows) for split, rows in ((train, 5000), (validation, 1000))
+        ]
+        return {"knn_accuracy": metrics.knn_accuracy(codes[0], labels, codes[1], truth)}
+
+
+def reconstruction_mse(model: Coding, split: Columns) -> float:
+    """Mean squared error per pixel of decode(encode(x)) over at most 10 000 rows."""
+    total, count = 0.0, 0
+    for images in metrics.spread(split):
+        images = images.to(model.device)
+        error = (model.decode(model.encode(images)) - images).square().double().sum()
+        total, count = total + float(error), count + images.numel()
+    return total / count
+
+
+def default_latents(data: DataSpec) -> int:
+    """The power of two nearest to the root of the pixels, from 8 to 256: 32 for 28x28."""
+    return min(256, max(8, 2 ** round(math.log2(math.sqrt(data.pixels)))))
+
+
+def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:
+    """Two layers that narrow from the image to the code."""
+    first = min(512, max(128, 2 ** math.floor(math.log2(data.pixels))))
+    return first, max(first // 2, min(512, latent_dim))
+
+
+def encoder(config: CodingConfig, shape: tuple[int, int, int], out: int) -> nn.Module:
+    """The network from images (b, c, h, w) to (b, out) that the config asks for."""
+    if config.body == "conv":
+        return ConvEncoder(shape, out, config.width)
+    return FlatEncoder(shape, out, config.hidden if config.body == "mlp" else ())
+
+
+def decoder(config: CodingConfig, shape: tuple[int, int, int]) -> nn.Module:
+    """Its mirror, from codes to (b, c, h, w) without a final activation."""
+    if config.body == "conv":
+        return ConvDecoder(config.latent_dim, shape, config.width)
+    return FlatDecoder(config.latent_dim, shape, config.hidden[::-1] if config.body == "mlp" else ())

@@ -1,0 +1,124 @@
+"""Encoder and decoder bodies for images of any size: linear, MLP and convolutional.
+
+Nothing here keeps batch statistics, so a row's result never depends on the rows beside it.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+Size = tuple[int, int]
+SMALLEST = 4
+
+
+def pyramid(height: int, width: int, smallest: int = SMALLEST) -> list[Size]:
+    """Grid sizes from the image down: each stage halves (rounding up) every side longer than `smallest`.
+
+    28x28 -> [(28, 28), (14, 14), (7, 7), (4, 4)]; a long image is halved along its long side alone in the end.
+    """
+    sizes = [(height, width)]
+    while max(sizes[-1]) > smallest:
+        sizes.append(tuple(-(-side // 2) if side > smallest else side for side in sizes[-1]))
+    return sizes
+
+
+def stage_widths(sizes: Sequence[Size], width: int, most: int = 4) -> list[int]:
+    """Channels of each stage: doubled while the grid shrinks, up to `most` times the first."""
+    return [width * min(most, 2**index) for index in range(len(sizes) - 1)]
+
+
+def default_body(shape: tuple[int, int, int]) -> str:
+    """Convolutions where there is something to convolve: from 12 pixels a side."""
+    return "conv" if min(shape[1:]) >= 12 else "mlp"
+
+
+def stack(*widths: int) -> nn.Sequential:
+    """Linear layers of the given widths with SiLU between them, none at the end."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.SiLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class Centre(nn.Module):
+    """Pixels from [0, 1] to about unit scale around zero."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - 0.5) * 2
+
+
+class FlatEncoder(nn.Module):
+    """(b, c, h, w) -> (b, out) through linear layers; no hidden layer makes it linear."""
+
+    def __init__(self, shape: tuple[int, int, int], out: int, hidden: Sequence[int] = ()):
+        super().__init__()
+        self.layers = stack(math.prod(shape), *hidden, out)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.flatten(1))
+
+
+class FlatDecoder(nn.Module):
+    """(b, d) -> (b, c, h, w) through linear layers."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], hidden: Sequence[int] = ()):
+        super().__init__()
+        self.shape = shape
+        self.layers = stack(latent_dim, *hidden, math.prod(shape))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents).unflatten(1, self.shape)
+
+
+class ConvEncoder(nn.Module):
+    """Strided 3x3 convolutions down to about 4x4, then one linear layer to the code."""
+
+    def __init__(self, shape: tuple[int, int, int], out: int, width: int = 32):
+        super().__init__()
+        sizes = pyramid(*shape[1:])
+        widths = [shape[0], *stage_widths(sizes, width)]
+        layers: list[nn.Module] = [Centre()]
+        for (before, after), (big, small) in zip(pairwise(widths), pairwise(sizes), strict=True):
+            strides = tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True))
+            layers += [nn.Conv2d(before, after, 3, strides, 1), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.code = nn.Linear(widths[-1] * math.prod(sizes[-1]), out)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.code(self.features(images).flatten(1))
+
+
+class Upsample(nn.Module):
+    """A 3x3 convolution at the small grid whose channels unfold into the pixels of the larger one (Shi et al. 2016)."""
+
+    def __init__(self, before: int, after: int, small: Size, big: Size):
+        super().__init__()
+        self.big, self.factors = big, tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True))
+        self.conv = nn.Conv2d(before, after * math.prod(self.factors), 3, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows, columns = self.factors
+        maps = self.conv(features)
+        maps = maps.unflatten(1, (-1, rows, columns))  # (b, c, r, s, h, w)
+        maps = maps.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)  # (b, c, h*r, w*s)
+        return maps[:, :, : self.big[0], : self.big[1]]
+
+
+class ConvDecoder(nn.Module):
+    """The mirror of ConvEncoder: a linear layer to the smallest grid, then one Upsample a stage, cropped to size."""
+
+    def __init__(self, latent_dim: int, shape: tuple[int, int, int], width: int = 32):
+        super().__init__()
+        sizes = pyramid(*shape[1:])
+        widths = [shape[0], *stage_widths(sizes, width)]
+        self.grid = widths[-1], *sizes[-1]
+        self.spread = nn.Sequential(nn.Linear(latent_dim, math.prod(self.grid)), nn.SiLU())
+        layers: list[nn.Module] = []
+        for index in range(len(sizes) - 1, 0, -1):
+            layers += [Upsample(widths[index], widths[index - 1], sizes[index], sizes[index - 1]), nn.SiLU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(self.spread(latents).unflatten(1, self.grid))
