@@ -1,0 +1,158 @@
+"""When an image counts as adversarial: a margin per image, below zero exactly then, and losses to climb towards it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from models.types import InputError
+
+
+def others(logits: Tensor, index: Tensor) -> Tensor:
+    """The logits with class `index` (N,) of each row at minus infinity."""
+    return logits.scatter(1, index[:, None], -torch.inf)
+
+
+def pick(logits: Tensor, index: Tensor) -> Tensor:
+    """(N, K), (N,) -> (N,): one class of each row."""
+    return logits.gather(1, index[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Criterion(ABC):
+    """Fields are tensors with one entry per image, or plain settings."""
+
+    @abstractmethod
+    def margin(self, logits: Tensor) -> Tensor:
+        """(N,), below 0 exactly when the image is adversarial."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor) -> Tensor:
+        """(N,), to be climbed."""
+
+    def surfaces(self, logits: Tensor, count: int) -> Tensor:
+        """(N, at most `count`) functions; the image is adversarial when one of them is below 0."""
+        return self.margin(logits)[:, None]
+
+    def take(self, index: Tensor) -> Self:
+        """The criterion of the rows at `index`."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: row[index] for name, row in rows.items() if isinstance(row, Tensor) and row.ndim})
+
+    def repeat(self, count: int) -> Self:
+        """Each row `count` times in a row."""
+        rows = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: row for name, row in rows.items() if isinstance(row, Tensor) and row.ndim}
+        return replace(self, **{name: row.repeat_interleave(count, 0) for name, row in tensors.items()})
+
+    def check(self, logits: Tensor) -> None:  # noqa: B027
+        """Raises InputError when the criterion cannot apply to such outputs."""
+
+
+def check_classes(logits: Tensor, index: Tensor, field: str) -> None:
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise InputError("only a model with at least two classes can be made to misclassify", field="model")
+    if bool(((index < 0) | (index >= logits.shape[1])).any()):
+        raise InputError(f"a class is out of range; allowed is 0 to {logits.shape[1] - 1}", field=field)
+
+
+@dataclass(frozen=True)
+class Misclassified(Criterion):
+    """Any class but the right one: margin = z_y - max of the others."""
+
+    labels: Tensor
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return pick(logits, self.labels) - others(logits, self.labels).amax(1)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """log((1 - p_y) / p_y).
+
+        Its gradient is that of cross-entropy divided by 1 - p_y: the same direction for every image, without dying in
+        float32 on images of which the model is sure.
+        """
+        return others(logits, self.labels).logsumexp(1) - pick(logits, self.labels)
+
+    def dlr(self, logits: Tensor) -> Tensor:
+        """Difference of logits ratio (Croce & Hein 2020, eq. 6); the bare margin where there are only 2 classes."""
+        if logits.shape[1] < 3:
+            return -self.margin(logits)
+        ordered = logits.topk(3, 1).values
+        return -self.margin(logits) / (ordered[:, 0] - ordered[:, 2] + 1e-12)
+
+    def surfaces(self, logits: Tensor, count: int) -> Tensor:
+        rest = others(logits, self.labels).topk(min(count, logits.shape[1] - 1), 1).values
+        return pick(logits, self.labels)[:, None] - rest
+
+    def check(self, logits: Tensor) -> None:
+        check_classes(logits, self.labels, "label")
+
+
+@dataclass(frozen=True)
+class Targeted(Criterion):
+    """One wanted class: margin = max of the others - z_t."""
+
+    targets: Tensor
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return others(logits, self.targets).amax(1) - pick(logits, self.targets)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """log(p_t / (1 - p_t))."""
+        return pick(logits, self.targets) - others(logits, self.targets).logsumexp(1)
+
+    def check(self, logits: Tensor) -> None:
+        check_classes(logits, self.targets, "target")
+
+
+@dataclass(frozen=True)
+class FractionOfPixels(Criterion):
+    """Segmentation: at least `threshold` of the pixels wrong (or, with `targets`, turned to their target).
+
+    Logits are (N, K, H, W), labels and targets (N, H, W) int64; pixels labelled `ignore_index` do not count.
+    """
+
+    labels: Tensor
+    targets: Tensor | None = None
+    threshold: float = 0.99
+    ignore_index: int = 255
+
+    def counted(self) -> Tensor:
+        """(N, H, W): the pixels that count."""
+        return self.labels != self.ignore_index
+
+    def right(self, logits: Tensor) -> Tensor:
+        """(N, H, W): counted pixels not yet as the attacker wants them."""
+        guess = logits.argmax(1)
+        return self.counted() & (guess == self.labels if self.targets is None else guess != self.targets)
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Fraction still right - (1 - threshold), a hair below so that reaching the threshold is enough."""
+        total = self.counted().flatten(1).sum(1).clamp_min(1)
+        return self.right(logits).flatten(1).sum(1) / total - (1 - self.threshold) - 1e-6
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Cross-entropy summed over the counted pixels (away from the labels, or towards the targets)."""
+        aim = self.labels if self.targets is None else self.targets
+        aim = torch.where(self.counted(), aim, 0)
+        entropy = torch.nn.functional.cross_entropy(logits, aim, reduction="none") * self.counted()
+        return entropy.flatten(1).sum(1) * (1 if self.targets is None else -1)
+
+
+@dataclass(frozen=True)
+class NoDetection(Criterion):
+    """Detection: no proposal above `score` is left. Outputs are scores (N, proposals) in logits."""
+
+    proposals: Tensor
+    """(N, proposals) bool: the ones that find a true object on the clean image."""
+    score: float = 0.0
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """The best surviving score over the threshold; minus infinity where there was nothing to find."""
+        return logits.masked_fill(~self.proposals, -torch.inf).amax(1) - self.score
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How far the surviving proposals fell, summed."""
+        return -(torch.relu(logits - self.score) * self.proposals).sum(1)

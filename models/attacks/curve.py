@@ -1,0 +1,81 @@
+"""Many radii at once: success of an attack as a function of eps, and random noise of equal size to hold against it."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from models.attacks.access import Access
+from models.attacks.core import Attack
+from models.attacks.criterion import Criterion
+from models.attacks.draws import Draws
+from models.attacks.norms import wide
+from models.attacks.settle import AttackResult, inside
+from models.attacks.threat import ThreatModel
+from models.attacks.trial import COUNTS, Clean
+
+
+def curve(
+    attack: Attack,
+    access: Access,
+    x: Tensor,
+    criterion: Criterion,
+    threat: ThreatModel,
+    epsilons: Tensor,
+    seeds: Tensor,
+    *,
+    compact: bool = True,
+    clean: Clean | None = None,
+    found: AttackResult | None = None,
+) -> list[AttackResult]:
+    """One result per column of `epsilons` (N, E), which ascends along each row.
+
+    A minimum-norm attack answers every radius from one run: `found`, when that has been made already. Others go on from
+    the image of the radius before, and rows that are fooled already keep it, so success can only grow with eps.
+    """
+    if attack.minimal:
+        one = found or attack.run(access, x, criterion, threat.at(None), seeds, compact=compact, clean=clean)
+        return [_within(one, x, threat.at(eps)) for eps in epsilons.unbind(1)]
+    runs: list[AttackResult] = []
+    for eps in epsilons.unbind(1):
+        before = runs[-1] if runs else None
+        again = attack.run(
+            access, x, criterion, threat.at(eps), seeds, compact=compact, clean=clean,
+            start=before.floats if before else None, rest=before.success if before and attack.warm else None,
+        )  # fmt: skip
+        runs.append(merge(before, again, before.success) if before and attack.warm else again)
+    return runs
+
+
+def merge(first: AttackResult, second: AttackResult, keep: Tensor) -> AttackResult:
+    """Rows of `first` where `keep`, else of `second`; the counts add up."""
+    pairs = {name: (getattr(first, name), new) for name, new in vars(second).items()}
+    counts = {name: old + new for name, (old, new) in pairs.items() if name in COUNTS}
+    return AttackResult(
+        **({name: torch.where(wide(keep, new), old, new) for name, (old, new) in pairs.items()} | counts)
+    )
+
+
+def _within(result: AttackResult, x: Tensor, threat: ThreatModel) -> AttackResult:
+    """What a minimum-norm result says about one radius: its image where that fits in, else the clean one."""
+    fits = result.success & inside(threat, x, result.images)
+    return replace(
+        result,
+        success=fits,
+        success_float=result.success_float & inside(threat, x, result.floats),
+        images=torch.where(wide(fits, x), result.images, x),
+        floats=torch.where(wide(fits, x), result.floats, x),
+        logits=torch.where(wide(fits, result.logits), result.logits, result.clean_logits),
+        distance=torch.where(fits, result.distance, 0),
+    )
+
+
+def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
+    """`x` with random signs of size eps on every pixel: the control that an attack has to beat by far."""
+    signs = threat.masked(Draws(seeds).signs(tuple(x.shape[1:]), "control"))
+    if threat.norm == "l0":
+        signs = threat.geometry.project(signs * Draws(seeds).uniform(tuple(x.shape[1:]), "place"), threat.radius(x))
+        signs = signs.sign()
+    else:
+        signs = signs * wide(threat.radius(x) / threat.geometry.size(signs).clamp_min(1e-12), x)
+    return threat.snap(x, threat.project(x, x + signs))

@@ -1,0 +1,45 @@
+"""Fast gradient sign method (Goodfellow et al. 2015): one step along the gradient, as long as eps allows."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.norms import NORMS, wide
+from models.attacks.trial import Trial
+
+
+def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
+    """The step that gains most to first order inside the L1 ball and the pixel range.
+
+    The budget goes to the pixels with the largest gradient, each as far as its range allows.
+    """
+    flat = gradient.flatten(1)
+    room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)) * (flat != 0)
+    order = flat.abs().argsort(1, descending=True, stable=True)
+    sorted_room = room.gather(1, order)
+    spent = sorted_room.cumsum(1) - sorted_room
+    given = torch.minimum(sorted_room, (eps[:, None] - spent).clamp_min(0))
+    return (torch.zeros_like(flat).scatter(1, order, given) * flat.sign()).view_as(x)
+
+
+class FGSM(core.Attack):
+    name = "fgsm"
+    summary = "One step along the sign of the gradient (Goodfellow et al. 2015); with l2 or l1 the fast gradient method"
+    norms = ("linf", "l2", "l1")
+    warm = False
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        _, gradient = trial.slope(trial.x)
+        if trial.threat.norm == "l1":
+            step = fill(trial.x, gradient, trial.radius)
+        else:
+            step = NORMS[trial.threat.norm].steepest(gradient) * wide(trial.radius, trial.x)
+        trial.propose(trial.threat.project(trial.x, trial.x + step))
+        yield

@@ -1,0 +1,127 @@
+"""Geometry of a threat model, one class per norm: size, steepest step, projection, largest free start.
+
+A perturbation `delta` is (N, C, H, W); every size, radius and length is (N,).
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def wide(values: Tensor, like: Tensor) -> Tensor:
+    """(N,) -> (N, 1, 1, 1), to multiply images row by row."""
+    return values.reshape(-1, *([1] * (like.ndim - 1)))
+
+
+class Norm(ABC):
+    """One way to measure a perturbation."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """The length of each perturbation."""
+
+    @abstractmethod
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of length 1 that climbs fastest; zero where the gradient is zero."""
+
+    @abstractmethod
+    def project(self, delta: Tensor, radius: Tensor) -> Tensor:
+        """The perturbation inside the ball."""
+
+    @abstractmethod
+    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        """A random point of the ball, from standard normal and uniform draws of the image's shape."""
+
+
+class Linf(Norm):
+    name = "linf"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.abs().flatten(1).amax(1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
+
+    def project(self, delta: Tensor, radius: Tensor) -> Tensor:
+        radius = wide(radius, delta)
+        return torch.clamp(delta, -radius, radius)
+
+    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        return (2 * uniform - 1) * wide(radius, uniform)
+
+
+class L2(Norm):
+    name = "l2"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.flatten(1).norm(dim=1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        # Scaling by the largest entry first keeps the squares of tiny gradients from vanishing.
+        gradient = gradient / wide(gradient.abs().flatten(1).amax(1).clamp_min(TINY), gradient)
+        return gradient / wide(self.size(gradient).clamp_min(TINY), gradient)
+
+    def project(self, delta: Tensor, radius: Tensor) -> Tensor:
+        return delta * wide((radius / self.size(delta).clamp_min(TINY)).clamp_max(1), delta)
+
+    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        length = uniform.flatten(1)[:, 0] ** (1 / normal[0].numel()) if len(normal) else radius
+        return self.steepest(normal) * wide(radius * length, normal)
+
+
+class L1(Norm):
+    name = "l1"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return delta.abs().flatten(1).sum(1)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """All of the step on the largest entry."""
+        flat = gradient.flatten(1)
+        top = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).view_as(gradient)
+
+    def project(self, delta: Tensor, radius: Tensor) -> Tensor:
+        """Euclidean projection (Duchi et al. 2008): shrink every entry by one threshold."""
+        flat = delta.flatten(1)
+        sizes = flat.abs().sort(1, descending=True).values
+        excess = sizes.cumsum(1) - radius[:, None]
+        rank = torch.arange(1, flat.shape[1] + 1, device=flat.device)
+        kept = (sizes * rank > excess).sum(1, keepdim=True).clamp_min(1)
+        threshold = (excess.gather(1, kept - 1) / kept).clamp_min(0)
+        return (flat.sign() * (flat.abs() - threshold).clamp_min(0)).view_as(delta)
+
+    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        laplace = normal.sign() * -torch.log(uniform.clamp_min(TINY))
+        return laplace * wide(radius / self.size(laplace).clamp_min(TINY), laplace)
+
+
+class L0(Norm):
+    """Counts pixels: a pixel is changed when any of its channels is."""
+
+    name = "l0"
+
+    def size(self, delta: Tensor) -> Tensor:
+        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return L1().steepest(gradient)
+
+    def project(self, delta: Tensor, radius: Tensor) -> Tensor:
+        """Keep the pixels that move most."""
+        strength = delta.abs().sum(1).flatten(1)
+        order = strength.argsort(1, descending=True, stable=True).argsort(1)
+        kept = (order < radius[:, None]).view(len(delta), 1, *delta.shape[2:])
+        return delta * kept
+
+    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        return self.project(2 * uniform - 1, radius)
+
+
+NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1(), L0())}

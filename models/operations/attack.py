@@ -1,0 +1,202 @@
+"""Adversarial images: an attack on a classifier, tested on the 8-bit image that is sent."""
+
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.core import Attack, Eps
+from models.attacks.criterion import Criterion, Misclassified, Targeted
+from models.attacks.curve import curve, noise
+from models.attacks.settle import AttackResult
+from models.attacks.trial import Clean, as_logits
+from models.family import Family, Scores
+from models.operations.core import Operation, Params, Result, Rows
+from models.operations.verdicts import items, perturbation
+from models.registry import attacks
+from models.seeds import derive
+from models.types import ConfigError, InputError
+
+LEVELS_8BIT = 256
+FINE, COARSE = 41, 9
+"""Radii of a sweep by default: an attack of one pass affords a slider's worth, one of many steps a few."""
+NO_EPS = -1.0
+KEPT = "_white_box"
+"""Where a resident model keeps its frozen copy, so that the copy goes when the model goes."""
+
+
+class AttackParams(Params):
+    """What every attack takes; the settings of the chosen `method` come beside these."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    method: str = Field("fgsm", description="The attack; the catalog lists them.")
+    label: int | str | None = Field(None, description="True class by name or index; empty: what the model says.")
+    target: int | str | None = Field(None, description="Class to be taken for, by name or index; empty: any other.")
+    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
+    control: bool = Field(False, description="Also try random signs of the same size.")
+    sweep: bool | list[Eps] = Field(
+        False, description="Also try a whole curve of eps: yes (0 to twice eps), or up to 64 ascending values."
+    )
+
+    def attack(self) -> Attack:
+        """The attack these describe. Raises ConfigError naming the setting that cannot stay."""
+        known = attacks()
+        if self.method not in known:
+            raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="method")
+        return known[self.method](**(self.model_extra or {}))
+
+    def epsilons(self, attack: Attack, eps: float) -> list[float]:
+        """The radii of the sweep; none without one."""
+        if isinstance(self.sweep, list):
+            if not 1 <= len(self.sweep) <= 64:
+                raise ConfigError("a sweep takes 1 to 64 values of eps", field="sweep")
+            return self.sweep
+        if not self.sweep:
+            return []
+        count = COARSE if attack.warm and not attack.minimal else FINE
+        top = 2 * eps if attack.threat().norm != "linf" else min(1.0, 2 * eps)
+        return [top * step / (count - 1) for step in range(count)]
+
+
+def params_schema(attack: type[Attack]) -> dict[str, Any]:
+    """JSON schema of all parameters of a request that uses `attack`."""
+    common, own = AttackParams.model_json_schema(), attack.Config.model_json_schema()
+    method = {"const": attack.name, "default": attack.name, "type": "string", "title": "Method"}
+    schema = {
+        "title": attack.name,
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {**common["properties"], "method": method, **own.get("properties", {})},
+    }
+    definitions = common.get("$defs", {}) | own.get("$defs", {})
+    return schema | ({"$defs": definitions} if definitions else {})
+
+
+class AttackOperation(Operation):
+    """Labels default to the model's own answers. Images the model already gets wrong come back unchanged."""
+
+    name = "attack"
+    summary = "Changes images a little so that the model misclassifies them."
+    needs = (Scores,)
+    gradients = True
+    Params = AttackParams
+
+    def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
+        attack = params.attack()
+        label, target = params.label, params.target
+        if target is not None and not attack.targeted:
+            raise ConfigError(f"{attack.name} cannot aim at a class", field="target", remedy="leave target out")
+        label = -1 if label is None else _index(model, label, "label")
+        target = -1 if target is None else _index(model, target, "target")
+        if label == target != -1:
+            raise InputError("target is the label itself", field="target", remedy="give another class, or none")
+        threat, count = attack.threat(), len(inputs)
+        eps = NO_EPS if threat.eps is None else on_grid(threat.norm, threat.eps)
+        curve_top = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
+        epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, curve_top)})
+        if epsilons:
+            threat.at(torch.tensor(epsilons))  # refuses radii that make no sense
+        return {
+            "inputs": inputs,
+            "labels": torch.full((count,), label),
+            "targets": torch.full((count,), target),
+            "eps": torch.full((count,), eps, dtype=torch.float32),
+            "seeds": torch.tensor([derive(params.seed, "attack", row) for row in range(count)], dtype=torch.int64),
+            "sweep": torch.tensor(epsilons, dtype=torch.float32).expand(count, -1),
+        }
+
+    def agreement(self, params: AttackParams) -> tuple:
+        attack = params.attack()
+        config = attack.config.model_dump_json(exclude={"eps"})
+        return params.method, config, attack.config.eps is None, params.target is None, params.control
+
+    def compute(self, model: Family, rows: Rows, params: AttackParams) -> Rows:
+        attack = params.attack()
+        x, seeds = rows["inputs"], rows["seeds"]
+        access, copies = access_of(model, attack), _copies(rows)
+        with torch.no_grad():
+            clean = Clean.of(access, x)
+            criterion = _criterion(rows, clean.logits, targeted=params.target is not None)
+            threat = attack.threat(LEVELS_8BIT)
+            threat = threat.at(rows["eps"]) if threat.bounded else threat
+            one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, rest=copies != _places(x))
+            found = _found(one)
+            if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
+                found |= {"clean": as_logits(model.logits(x)), "adversarial": as_logits(model.logits(one.images))}
+            if params.control:
+                size = one.distance if attack.minimal else threat.radius(x)
+                found["control"] = as_logits(model.logits(noise(x, threat.at(size), seeds)))
+            if rows["sweep"].shape[1]:
+                radii = rows["sweep"]
+                how = {"compact": False, "clean": clean, "found": None if threat.bounded else one}
+                runs = curve(attack, access, x, criterion, threat, radii, seeds, **how)
+                found["sweep"] = torch.stack([run.logits for run in runs], 1)
+                found["sweep_success"] = torch.stack([run.success for run in runs], 1)
+        found["labels"] = getattr(criterion, "labels", rows["labels"])
+        return {name: tensor[copies] for name, tensor in found.items()}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: AttackParams) -> Result:
+        if bool(found["broken"].any()):
+            raise InputError(
+                "the model's answer to this image is not a finite number, so nothing can be said of an attack on it",
+                field="model",
+                remedy="train the model again with a lower learning rate",
+            )
+        pictures, scales = perturbation(rows["inputs"], found["images"])
+        facts = {"method": params.method, "seed": params.seed, "items": items(model, rows, found, params, scales)}
+        return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures})
+
+
+def access_of(model: Family, attack: Attack) -> Access:
+    """The model as `attack` may see it; the frozen copy of a resident model is made once."""
+    budget = attack.config.budget
+    if attack.access == "gradients":
+        kept = vars(model)
+        if KEPT not in kept:
+            kept[KEPT] = WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape)
+        return kept[KEPT].within(budget)
+    return (ScoreOracle if attack.access == "scores" else LabelOracle)(model.logits, budget)
+
+
+def on_grid(norm: str, eps: float) -> float:
+    """The largest radius that 8-bit pixels can use up: for linf a whole number of 255ths, rounded down."""
+    return int(eps * 255 + 1e-3) / 255 if norm == "linf" else eps
+
+
+def _index(model: Family, label: str | int, field: str) -> int:
+    try:
+        return model.data.class_index(label)
+    except InputError as error:
+        raise InputError(error.detail, field=field, remedy=error.remedy) from None
+
+
+def _criterion(rows: Rows, logits: Tensor, targeted: bool) -> Criterion:
+    if targeted:
+        return Targeted(rows["targets"])
+    own = logits.nan_to_num(-torch.inf).argmax(1)
+    return Misclassified(torch.where(rows["labels"] < 0, own, rows["labels"]))
+
+
+def _places(x: Tensor) -> Tensor:
+    return torch.arange(len(x), device=x.device)
+
+
+def _copies(rows: Rows) -> Tensor:
+    """(N,): for each row the first of the equal rows right before it, itself when there is none.
+
+    A batch is padded with copies of its last row; attacking one of them is enough.
+    """
+    index = _places(rows["inputs"])
+    new = torch.ones_like(index, dtype=torch.bool)
+    repeats = [(part[1:] == part[:-1]).unsqueeze(1).flatten(1).all(1) for part in rows.values()]
+    new[1:] = ~torch.stack(repeats).all(0)
+    return torch.where(new, index, 0).cummax(0).values
+
+
+def _found(one: AttackResult) -> Rows:
+    names = ("images", "success", "success_float", "queries", "gradients", "steps", "broken", "soft", "flat")
+    rows = {name: getattr(one, name) for name in names}
+    return rows | {"clean": one.clean_logits, "adversarial": one.logits, "wrong": one.initially_wrong}

@@ -1,0 +1,126 @@
+"""The attack operation: the facts of DESIGN section 4, and errors that name the field."""
+
+import pytest
+import torch
+
+from models.operations.attack import AttackOperation, AttackParams, params_schema
+from models.registry import attacks
+from models.types import ConfigError, InputError
+from tests.models.attacks.nets import Victim, cnn, digits, victims
+
+OPERATION = AttackOperation()
+
+
+def attack(images, model=None, **params):
+    model = model or Victim(cnn()).eval()
+    params = AttackParams.model_validate(params)
+    rows = OPERATION.rows(model, images, params)
+    return OPERATION.result(model, rows, OPERATION.compute(model, rows, params), params)
+
+
+def test_an_answer_says_everything_about_the_bytes_sent():
+    images, labels = victims()
+    result = attack(images[:8], method="fgsm", eps="32/255", control=True, sweep=True)
+    sent = (result.images * 255).round() / 255
+    assert torch.equal(sent, result.images)
+    again = cnn()(sent).argmax(1)
+    for row, item in enumerate(result.facts["items"]):
+        assert item["success"] == (int(again[row]) != int(labels[row]))
+        assert item["adversarial"]["index"] == int(again[row])
+        assert item["clean"]["index"] == int(labels[row])
+        assert item["linf_255"] == 32
+        assert item["labels_from"] == "model"
+        assert item["norms"]["linf"] <= 32 / 255 + 1e-6
+        assert item["queries"] == 2
+        eps = [point["eps"] for point in item["sweep"]]
+        assert eps == sorted(eps)
+        assert eps[0] == 0
+        flips = [point["eps"] for point in item["sweep"] if point["success"]]
+        assert item["flip_eps"] == (flips[0] if flips else None)
+    items = result.facts["items"]
+    assert sum(item["success"] for item in items) > 4 * sum(item["control"]["success"] for item in items)
+    assert result.pictures["perturbation"].shape == images[:8].shape
+
+
+def test_eps_between_two_levels_is_rounded_down_and_the_neighbours_are_named():
+    item = attack(victims()[0][:1], method="fgsm", eps=0.1).facts["items"][0]
+    assert item["linf_255"] == 25
+    assert item["eps"] == pytest.approx(25 / 255)
+    assert any("25.5/255" in note and "25/255" in note and "26/255" in note for note in item["notes"])
+
+
+def test_an_image_that_is_wrong_already_comes_back_unchanged():
+    images, labels = victims()
+    other = (int(labels[0]) + 1) % 10
+    result = attack(images[:1], method="fgsm", label=str(other))
+    item = result.facts["items"][0]
+    assert item["initially_wrong"]
+    assert not item["success"]
+    assert item["labels_from"] == "request"
+    assert item["queries"] == 1
+    assert torch.equal(result.images, images[:1])
+
+
+def test_a_target_is_hit_or_not_as_the_picture_says():
+    images, _ = victims()
+    result = attack(images[:8], method="fgsm", eps=0.3, target="3")
+    for item in result.facts["items"]:
+        assert item["success"] == (item["adversarial"]["label"] == "3" and item["clean"]["label"] != "3")
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({"method": "nonsense"}, "method"),
+        ({"method": "fgsm", "eps": -0.1}, "eps"),
+        ({"method": "fgsm", "eps": 1.5}, "eps"),
+        ({"method": "fgsm", "eps": "8/254"}, "eps"),
+        ({"method": "fgsm", "norm": "l0"}, "norm"),
+        ({"method": "fgsm", "label": "17"}, "label"),
+        ({"method": "fgsm", "target": "x"}, "target"),
+        ({"method": "fgsm", "label": 3, "target": 3}, "target"),
+        ({"method": "fgsm", "budget": 0}, "budget"),
+        ({"method": "fgsm", "stepz": 3}, "stepz"),
+        ({"method": "fgsm", "sweep": [0.1, 3.0]}, "eps"),
+    ],
+)
+def test_bad_parameters_are_refused_by_name(params, field):
+    with pytest.raises((ConfigError, InputError)) as caught:
+        attack(victims()[0][:1], **params)
+    assert caught.value.field == field
+
+
+def test_a_model_without_finite_answers_is_not_called_robust():
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :10] * torch.nan
+
+    with pytest.raises(InputError, match="finite"):
+        attack(victims()[0][:1], Victim(Broken()).eval(), method="fgsm")
+
+
+def test_rows_of_different_requests_share_a_batch_without_a_trace():
+    images = digits()[0][:8]
+    model = Victim(cnn()).eval()
+    requests = [
+        AttackParams.model_validate({"method": "fgsm", "eps": eps, "seed": seed, "label": label})
+        for seed, (eps, label) in enumerate([(0.1, None), (0.2, 3), (0.3, None)])
+    ]
+    assert len({OPERATION.agreement(params) for params in requests}) == 1
+    parts = [OPERATION.rows(model, images[i : i + 2], params) for i, params in enumerate(requests)]
+    together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    padded = {name: tensor[torch.arange(8).clamp(max=5)] for name, tensor in together.items()}
+    shared = OPERATION.compute(model, padded, requests[0])
+    for place, (part, params) in enumerate(zip(parts, requests, strict=True)):
+        alone = OPERATION.compute(
+            model, {name: tensor[torch.arange(8).clamp(max=1)] for name, tensor in part.items()}, params
+        )
+        for name, tensor in alone.items():
+            assert torch.equal(tensor[:2], shared[name][2 * place : 2 * place + 2]), name
+
+
+def test_the_schema_of_every_attack_lists_common_and_own_settings():
+    for kind in attacks().values():
+        schema = params_schema(kind)
+        assert {"method", "label", "target", "seed", "control", "sweep", "eps"} <= set(schema["properties"])
+        assert schema["additionalProperties"] is False
