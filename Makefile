@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo up test lint bench install clean
+.PHONY: demo up test lint catalog bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -27,6 +27,11 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+# After adding a family, an attack or an operation: what the front end and the reference know of it.
+catalog: $(STAMP)
+	$(BIN)/python -m models.catalog
+	$(BIN)/python docs/reference.py
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -36,8 +36,9 @@ def parts(options: Settings, listener: socket.socket, own_broker: bool) -> list[
 
 def worker_command(queues: list[str]) -> list[str]:
     """The Celery worker for these queues; threads, because torch never runs in a forked process."""
+    python = [sys.executable, "-W", "ignore:You're running the worker with superuser privileges"]  # as in containers
     flags = ["--pool=threads", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
-    return [sys.executable, "-m", "celery", "-A", "workers.main", "worker", "-Q", ",".join(queues), *flags]
+    return [*python, "-m", "celery", "-q", "-A", "workers.main", "worker", "-Q", ",".join(queues), *flags]
 
 
 def _broker_command(options: Settings) -> list[str]:
@@ -53,7 +54,7 @@ def _broker_command(options: Settings) -> list[str]:
     Path(path).unlink(missing_ok=True)  # we hold the lock: a socket that is still there is stale
     # the queue is disposable by design, so it is never written to disk
     flags = {"--port": "0", "--unixsocket": path, "--unixsocketperm": "700", "--save": "", "--appendonly": "no"}
-    flags |= {"--maxmemory-policy": "noeviction", "--dir": str(options.data_dir), "--loglevel": "notice"}
+    flags |= {"--maxmemory-policy": "noeviction", "--dir": str(options.data_dir), "--loglevel": "warning"}
     return [binary, *(word for flag in flags.items() for word in flag)]
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ class CannotStart(Exception):
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, **facts: Any) -> Iterator[None]:
-    """Holds the data folder for this process. `facts` tell other commands how to reach the service."""
+def claimed(folder: Path) -> Iterator[Callable[..., None]]:
+    """Holds the data folder for this process; the function given publishes how to reach the service, for `running`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _lock_file(folder).open("a+") as file:
         try:
@@ -32,14 +32,18 @@ def claimed(folder: Path, **facts: Any) -> Iterator[None]:
                 f"Anamorph is already running on {folder} (process {other.get('pid', '?')}, {other.get('url', '?')}). "
                 "Stop that one, or give this one a folder of its own: --data DIR."
             ) from None
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), **facts}))
-        file.flush()
-        yield
+
+        def publish(**facts: Any) -> None:
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), **facts}))
+            file.flush()
+
+        publish()
+        yield publish
 
 
 def running(folder: Path) -> dict[str, Any] | None:
-    """How to reach the service that holds this data folder: pid, url, broker_url; None when there is none."""
+    """What the service on this data folder published: pid, url, broker_url, ready; None when there is none."""
     try:
         with _lock_file(folder).open() as file:
             with contextlib.suppress(BlockingIOError):

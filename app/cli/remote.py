@@ -1,0 +1,139 @@
+"""Commands that ask a running service: train, sample, denoise, attack. Each prints JSON with --json."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.client import Client
+from app.cli.progress import bars, console, metrics_table, watch
+
+Url = Annotated[str | None, typer.Option("--url", envvar="ANAMORPH_URL", help="Address of the service.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="ANAMORPH_KEY", help="API key.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the picture.")]
+MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+
+
+def train(
+    family: Annotated[str, typer.Argument(help="Kind of model, e.g. vae; GET /v1/families lists them.")],
+    dataset: Annotated[str, typer.Argument(help="Name of a dataset, e.g. mnist5k.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new model.", show_default="FAMILY-DATASET")] = None,
+    options: Annotated[list[str] | None, typer.Option("--set", help="A setting of the family: --set epochs=5.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
+    init_from: Annotated[str | None, typer.Option(help="Model to start from.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Submit only; follow it with `anamorph jobs show`.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Submit a training and follow it to its end."""
+    client = Client(url, key)
+    body = {"family": family, "dataset": dataset, "name": name or f"{family}-{dataset}", "config": config_of(options)}
+    body |= {field: value for field, value in {"seed": seed, "init_from": init_from}.items() if value is not None}
+    job = client.ask("POST", "/v1/trainings", json=body).json()
+    if not detach:
+        with bars() as progress:
+            job = watch(client, job, body["name"], progress)
+    if as_json:
+        typer.echo(json.dumps(job))
+    elif detach:
+        typer.echo(job["id"])
+    else:
+        console.print(
+            metrics_table(f"{job['result']['model']} ({job['result']['version'][:12]})", job["result"]["metrics"])
+        )
+
+
+def sample(
+    model: Annotated[str, typer.Argument(help="Name of a model that samples, e.g. vae-mnist5k.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 16,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same images.")] = None,
+    label: Annotated[str | None, typer.Option(help="Class, for a conditional model.")] = None,
+    output: Output = Path("samples.png"),
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Draw images from a model's latent space into one picture."""
+    query = {name: value for name, value in {"n": count, "seed": seed, "label": label}.items() if value is not None}
+    answer = Client(url, key).ask("GET", f"/v1/models/{model}/samples", params=query, headers={"Accept": "image/png"})
+    save(output, answer.content, as_json, seed=answer.headers.get("X-Seed"))
+
+
+def denoise(
+    model: Annotated[str, typer.Argument(help="Name of a denoising model.")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    output: Output = Path("denoised.png"),
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Remove the noise from an image."""
+    answer = post_image(Client(url, key), f"/v1/models/{model}/denoise", image, "image/png")
+    save(output, answer.content, as_json)
+
+
+def attack(
+    model: Annotated[str, typer.Argument(help="Name of a classifier.")],
+    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    method: Annotated[str, typer.Option(help="GET /v1/attacks lists them.")] = "fgsm",
+    eps: Annotated[str | None, typer.Option(help="Size of the perturbation: 0.1 or 8/255.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2, l1 or l0.")] = None,
+    label: Annotated[str | None, typer.Option(help="True class, by name or index.")] = None,
+    target: Annotated[str | None, typer.Option(help="Class the model should be made to say.")] = None,
+    output: Output = Path("adversarial.png"),
+    as_json: Json = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Change an image so that a classifier errs, as little as the norm allows."""
+    query = {"method": method, "eps": eps, "norm": norm, "label": label, "target": target}
+    query = {name: value for name, value in query.items() if value is not None}
+    answer = post_image(Client(url, key), f"/v1/models/{model}/attack", image, "application/json", **query).json()
+    save(output, from_base64(answer["image"]), quiet=True)
+    if as_json:
+        typer.echo(json.dumps(answer))
+        return
+    clean, adversarial = answer["clean"], answer["adversarial"]
+    console.print(
+        f"{clean['label']} ({clean['probability']:.0%}) -> {adversarial['label']} ({adversarial['probability']:.0%})"
+    )
+    console.print(
+        f"{'fooled' if answer['success'] else 'not fooled'}, L-infinity {answer['norms']['linf']:.4f}; {output}"
+    )
+
+
+def config_of(options: list[str] | None) -> dict[str, Any]:
+    """`["epochs=5"]` as {"epochs": 5}: JSON where it is JSON, else a word."""
+    config = {}
+    for option in options or []:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"--set takes NAME=VALUE, not {option!r}.")
+        try:
+            config[name] = json.loads(value)
+        except ValueError:
+            config[name] = value
+    return config
+
+
+def post_image(client: Client, path: str, image: Path, accept: str, **query: Any):
+    media = MEDIA.get(image.suffix.lower(), "application/octet-stream")
+    headers = {"Content-Type": media, "Accept": accept}
+    return client.ask("POST", path, content=image.read_bytes(), params=query, headers=headers)
+
+
+def from_base64(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text)
+
+
+def save(output: Path, data: bytes, as_json: bool = False, quiet: bool = False, **facts: Any) -> None:
+    output.write_bytes(data)
+    if as_json:
+        typer.echo(json.dumps({"file": str(output), "bytes": len(data), **facts}))
+    elif not quiet:
+        typer.echo(str(output))

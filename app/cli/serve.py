@@ -1,0 +1,133 @@
+"""`anamorph up`, `web` and `worker`: the service on one machine, or its parts one by one."""
+
+import os
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.whereabouts import CannotStart, address, broker_socket, claimed, is_loopback, listen_on
+from app.core.settings import settings
+
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the database, blobs and logs.", show_default="./anamorph-data")
+]
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.", show_default="8000")]
+
+
+def up(
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the studio in a browser.")] = False,
+    quiet: Annotated[
+        bool, typer.Option(help="Keep the processes' output off the terminal (it is in DATA/logs).")
+    ] = False,
+) -> None:
+    """Run the whole service here: broker, workers and web front. Ctrl-C stops it."""
+    choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
+    options = settings()
+    listener = listen_on(options.host, options.port)
+    own_broker = not os.environ.get("BROKER_URL")
+    choose(
+        ANAMORPH_PORT=listener.getsockname()[1],
+        BROKER_URL=f"redis+socket://{broker_socket(options.data_dir)}" if own_broker else None,
+        ANAMORPH_REQUIRE_KEYS=None if is_loopback(options.host) else "true",
+    )
+    options = settings()
+    with claimed(options.data_dir) as publish:
+        raise typer.Exit(_supervise(options, listener, own_broker, publish, quiet, open_browser))
+
+
+def _supervise(options, listener: socket.socket, own_broker: bool, publish, quiet: bool, open_browser: bool) -> int:
+    from app.cli.embedded import parts
+    from app.cli.logs import Logs
+    from app.cli.supervisor import Supervisor
+    from app.core.database import migrate
+
+    url = options.public_url or address(options.host, options.port)
+    facts = {"url": address(options.host, options.port), "broker_url": options.broker_url}
+    publish(**facts, ready=False)
+
+    migrate()
+    if not is_loopback(options.host):
+        _insist_on_a_key(options)
+    logs = Logs(options.data_dir / "logs", quiet)
+    logs.say(f"data     {options.data_dir}")
+    logs.say(f"address  {url}  (starting ...)")
+    supervisor = Supervisor(parts(options, listener, own_broker), logs)
+
+    def when_ready() -> None:
+        publish(**facts, ready=True)
+        logs.say(f"ready    {url}  Ctrl-C stops it.")
+        if open_browser:
+            webbrowser.open(url)
+
+    return supervisor.run(when_ready)
+
+
+def web(
+    host: Host = None,
+    port: Port = None,
+    data: Data = None,
+    fd: Annotated[int | None, typer.Option(help="Take over this listening socket.", hidden=True)] = None,
+) -> None:
+    """Run the web front alone, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
+    import uvicorn
+
+    from app.core.database import migrate
+
+    choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
+    options = settings()
+    migrate()
+    if fd is None and not is_loopback(options.host):
+        _insist_on_a_key(options)
+        choose(ANAMORPH_REQUIRE_KEYS="true")
+    listener = socket.socket(fileno=fd) if fd is not None else listen_on(options.host, options.port)
+    config = uvicorn.Config(
+        "app.main:create_app",
+        factory=True,
+        log_level=options.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def worker(
+    queues: Annotated[str, typer.Option(help="Comma-separated: infer (calls), train, light (imports and the like).")],
+    data: Data = None,
+) -> None:
+    """Run one worker for the named queues, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
+    from app.cli.embedded import QUEUES, worker_command
+    from app.core.database import migrate
+
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    if not names or not set(names) <= set(QUEUES):
+        raise CannotStart(f"--queues is {queues!r}; it takes a comma-separated choice of {', '.join(QUEUES)}.")
+    choose(ANAMORPH_DATA_DIR=data)
+    migrate()
+    sys.stdout.flush()
+    command = worker_command(names)
+    os.execv(command[0], command)
+
+
+def choose(**variables: object) -> None:
+    """Command-line choices become environment variables, which every process started here inherits."""
+    os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
+    settings.cache_clear()
+    settings()
+
+
+def _insist_on_a_key(options) -> None:
+    from app.cli.keys import any_key
+
+    if not any_key() and options.bootstrap_key is None:
+        raise CannotStart(
+            f"Listening on {options.host} lets the network in, and there is no API key yet. Make one with "
+            f"`anamorph keys create --data {options.data_dir}`, or stay on this machine with --host 127.0.0.1."
+        )

@@ -1,0 +1,116 @@
+"""One embedded service for the whole test run: `service.url`, `service.client()`, `service.train(...)`."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from app.cli.client import Client
+from app.cli.whereabouts import running
+from app.core.errors import NotFound
+from tests.system.processes import eventually
+
+START_SECONDS = 60  # of a machine that runs other tests meanwhile; alone it is a few
+
+
+def start_service(data: Path, *options: str, **variables: str) -> subprocess.Popen:
+    """`anamorph up` on any free port, in a session of its own."""
+    command = [sys.executable, "-m", "app.cli", "up", "--quiet", "--port", "0", "--data", str(data), *options]
+    names = ("DATABASE_URL", "BROKER_URL", "BLOBS_URL")
+    environment = {name: value for name, value in os.environ.items() if name not in names} | variables
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "up.log").open("ab") as log:
+        return subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log, env=environment)
+
+
+def ready_service(data: Path, process: subprocess.Popen) -> dict[str, Any]:
+    """What the service published about itself once it was ready."""
+
+    def ready() -> dict[str, Any] | None:
+        assert process.poll() is None, (data / "up.log").read_text()
+        found = running(data)
+        return found if found and found.get("ready") else None
+
+    return eventually(ready, START_SECONDS)
+
+
+@dataclass(frozen=True)
+class Service:
+    """The shared service. Tests must not stop it, and name what they create after themselves."""
+
+    url: str
+    data: Path
+    pid: int
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def train(self, family: str, dataset: str, name: str, config: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """The model of that name; the first test that wants it trains it, the others wait for it."""
+        client = Client(self.url)
+        with locked(self.data / f"train-{name}.lock"):
+            try:
+                return client.get(f"/v1/models/{name}")
+            except NotFound:
+                body = {"family": family, "dataset": dataset, "name": name, "config": config, "seed": 0, **more}
+                client.wait(client.ask("POST", "/v1/trainings", json=body).json()["id"])
+                return client.get(f"/v1/models/{name}")
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[Any]:
+    with file.open("a+") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory, worker_id) -> Iterator[Service]:
+    """Started by the first test process that needs it, stopped by the last that used it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "service"
+    shared.mkdir(exist_ok=True)
+    with locked(shared / "users") as users:
+        _change_users(users, +1)
+        if not running(shared / "data"):
+            ready_service(shared / "data", start_service(shared / "data"))
+    found = running(shared / "data")
+    yield Service(found["url"], shared / "data", found["pid"])
+    with locked(shared / "users") as users:
+        if _change_users(users, -1) == 0:
+            _stop(found["pid"])
+
+
+def _change_users(file: Any, by: int) -> int:
+    file.seek(0)
+    count = json.loads(file.read() or "0") + by
+    file.truncate(0)
+    file.write(str(count))
+    file.flush()
+    return count
+
+
+def _stop(pid: int, seconds: float = 30) -> None:
+    """The process may be another test process's child, so it is only watched, not waited for."""
+    try:
+        process = psutil.Process(pid)
+        process.send_signal(signal.SIGTERM)
+    except psutil.NoSuchProcess:
+        return
+    deadline = time.monotonic() + seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            process.kill()
+        time.sleep(0.1)

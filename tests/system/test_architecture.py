@@ -1,0 +1,65 @@
+"""The house: imports go one way, the front end is light, bytes become tensors in one place, files stay small."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("app", "workers", "models")
+HEAVY = {"torch", "onnxruntime", "sklearn", "models", "workers"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py")) if file.stat().st_size]
+
+
+def imported(file: Path) -> set[str]:
+    """Top names of every module that the file imports, at its head or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_the_import_contracts_hold():
+    linter = Path(sys.executable).with_name("lint-imports")
+    found = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("module", ["app.main", "app.cli.main", "workers.main"])
+def test_loads_nothing_heavy(module):
+    question = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", question], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = HEAVY - {module.split(".")[0]}
+    assert not heavy & set(loaded.stdout.split())
+
+
+def test_bytes_become_tensors_in_one_place():
+    """In the workers only the codecs open images; the built-in sets draw theirs from packages."""
+    elsewhere = [file for file in sources("workers") if "codecs" not in file.parts and "PIL" in imported(file)]
+    assert not elsewhere
+    assert not [file for file in sources("app/core", "app/api") if "PIL" in imported(file)]
+
+
+def test_options_are_read_in_settings_alone():
+    """A worker's own process also takes what its parent tells it; nobody else looks into the environment."""
+    readers = {
+        str(file.relative_to(ROOT))
+        for file in sources("app/api", "app/core", "models")
+        if "os.environ" in file.read_text() or "os.getenv" in file.read_text()
+    }
+    assert readers <= {"app/core/settings.py"}
+
+
+def test_files_are_small():
+    lengths = {file: len(file.read_text().splitlines()) for file in sources(*ROOMS)}
+    assert statistics.median(lengths.values()) <= 145
+    assert not {str(file): length for file, length in lengths.items() if length > 400}
