@@ -1,0 +1,62 @@
+"""What the models can do, as data: families, attacks, operations and the JSON schemas of their settings.
+
+`catalog.json` is written by `python -m models.catalog`. With it a wrong setting is refused at the edge of the service,
+by name, without torch.
+"""
+
+import json
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from app.core.errors import InvalidConfig, NotFound
+from app.core.phrases import joined
+from app.core.schemas import complete
+
+FILE = Path(__file__).with_name("catalog.json")
+Catalog = dict[str, dict[str, dict[str, Any]]]
+
+
+@lru_cache
+def load() -> Catalog:
+    """The catalog this release was built with."""
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """A sentence for a name nobody knows: the likeliest meant ones, else all there are."""
+    close = get_close_matches(name[:100], known, n=3, cutoff=0.5)
+    if close:
+        return f"Did you mean {joined(close, 'or')}?"
+    return f"There is {joined(sorted(known)[:20])}." if known else "There is none yet."
+
+
+def family(catalog: Catalog, name: str) -> dict[str, Any]:
+    """The entry of a family. Raises InvalidConfig with the nearest names."""
+    if name not in catalog["families"]:
+        remedy = nearest(name, list(catalog["families"]))
+        raise InvalidConfig("There is no such family of models.", field="/family", remedy=remedy)
+    return catalog["families"][name]
+
+
+def attack(catalog: Catalog, name: str) -> dict[str, Any]:
+    """The entry of an attack. Raises NotFound with the nearest names."""
+    if name not in catalog["attacks"]:
+        raise NotFound("There is no such attack.", field="method", remedy=nearest(name, list(catalog["attacks"])))
+    return catalog["attacks"][name]
+
+
+def operations_of(catalog: Catalog, capabilities: list[str]) -> list[str]:
+    """The operations a model with these capabilities can do."""
+    able = set(capabilities)
+    return [name for name, entry in catalog["operations"].items() if able.issuperset(entry["needs"])]
+
+
+def branches(catalog: Catalog, operation: str) -> dict[str, dict[str, Any]] | None:
+    """The alternatives of an operation whose parameters depend on a discriminator, by its value; None for others."""
+    params = catalog["operations"][operation]["params"]
+    return catalog[params["branches"]] if "branches" in params else None
+
+
+__all__ = ["Catalog", "attack", "branches", "complete", "family", "load", "nearest", "operations_of"]
