@@ -46,3 +46,12 @@ def operations() -> dict[str, type]:
     from models.operations.core import Operation
 
     return discover(package, Operation)
+
+
+@cache
+def reports() -> dict[str, type]:
+    """Every kind of report by name."""
+    import models.reports as package
+    from models.reports.core import Report
+
+    return discover(package, Report)

@@ -1,0 +1,132 @@
+"""Reports against answers known beforehand: codes that are their own classes, images that stand out."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.data import Columns
+from models.family import Decodes, Encodes, Family
+from models.registry import reports
+from models.reports.anomaly import AnomalyReport, pca_errors
+from models.reports.cluster import ClusterReport
+from models.reports.core import Subject
+from models.types import DataError, DataSpec
+
+SIZE = 8
+
+
+class Halves(Encodes, Decodes, Family):
+    """Encodes an image as the means of its left and right half, and decodes flat halves: exact on flat halves only."""
+
+    name = "halves"
+    summary = "for tests"
+    latent_dim = 2
+
+    def __init__(self, config, data):
+        super().__init__(config, data)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def optimisers(self):
+        return {}
+
+    def step(self, batch, optimisers, moment):
+        return {}
+
+    def encode(self, images):
+        return torch.stack([images[..., : SIZE // 2].mean((1, 2, 3)), images[..., SIZE // 2 :].mean((1, 2, 3))], 1)
+
+    def decode(self, latents):
+        halves = latents.repeat_interleave(SIZE // 2, 1)  # (b, width)
+        return halves[:, None, None, :].expand(-1, 1, SIZE, -1)
+
+
+def flat_halves(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Class k shows brightness 40 + 60 k on the left and 220 - 60 k on the right, give or take a little."""
+    noise = np.random.default_rng(seed).integers(-5, 6, (len(labels), 2))
+    halves = np.stack([40 + 60 * labels, 220 - 60 * labels], 1) + noise
+    return np.repeat(halves, SIZE // 2, 1)[:, None, None, :].repeat(SIZE, 2).astype(np.uint8)
+
+
+def subject(images: np.ndarray, labels: np.ndarray, home: np.ndarray | None = None) -> Subject:
+    columns = Columns({"images": images, "labels": labels})
+    rows = {"images": len(images), "labels": len(images)}
+    data = DataSpec("labelled", SIZE, SIZE, 1, ("0", "1", "2"), {"train": rows, "validation": rows})
+    model = Halves.create({}, data).eval()
+    known = Columns({"images": home, "labels": np.zeros(len(home), np.int64)}) if home is not None else columns
+    return Subject(model, data, columns, columns, known, seed=0)
+
+
+def finish(report, who: Subject, **params):
+    run = report().run(who, report.Params(**params))
+    done = 0
+    with torch.no_grad():
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as end:
+                return end.value
+            assert done <= step.done <= step.total
+            done = step.done
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_classes_that_lie_apart_are_found_again(method):
+    labels = np.arange(90) % 3
+    found = finish(ClusterReport, subject(flat_halves(labels), labels), method=method)
+    assert found.facts["accuracy"] == found.facts["nmi"] == pytest.approx(1) == found.facts["ari"]
+    assert found.facts["accuracy_one_cluster"] == pytest.approx(1 / 3)
+    assert found.facts["silhouette"] > 0.8
+    assert sorted(row["label"] for row in found.tables["clusters"]) == ["0", "1", "2"]
+    assert found.pictures["clusters"].shape[1:] == (1, SIZE, SIZE)
+
+
+def test_more_clusters_than_images_are_refused_by_name():
+    labels = np.arange(6) % 3
+    with pytest.raises(DataError, match="7 clusters need more than 7 images") as caught:
+        finish(ClusterReport, subject(flat_halves(labels), labels), clusters=7)
+    assert caught.value.field == "params/clusters"
+
+
+def test_constant_images_have_no_silhouette_and_do_not_fail():
+    images = np.full((30, 1, SIZE, SIZE), 128, np.uint8)
+    with pytest.warns(Warning):  # the library says that it found fewer clusters than asked
+        found = finish(ClusterReport, subject(images, np.arange(30) % 3))
+    assert found.facts["silhouette"] is None
+
+
+def test_images_that_the_model_cannot_draw_come_first():
+    labels = np.array([0] * 57 + [1] * 3)
+    images = flat_halves(labels)
+    images[57:] = np.random.default_rng(1).integers(0, 256, (3, 1, SIZE, SIZE))
+    found = finish(AnomalyReport, subject(images, labels, home=flat_halves(np.zeros(200, int), 5)), normal=["0"])
+    assert {row["index"] for row in found.tables["most_unusual"][:3]} == {57, 58, 59}
+    assert found.facts["model_auroc"] == 1
+    assert {"pca_auroc", "knn_auroc", "model_ap"} <= found.facts.keys()
+    assert sum(found.curves[0].series["this dataset"]) == pytest.approx(1)
+
+
+def test_normal_must_leave_something_to_find():
+    labels = np.zeros(20, int)
+    with pytest.raises(DataError, match="both normal images and anomalies"):
+        finish(AnomalyReport, subject(flat_halves(labels), labels), normal=["0"])
+
+
+def test_pca_errors_vanish_inside_the_span_and_survive_constant_data():
+    known = torch.randn(50, 1, 1, 2) @ torch.randn(2, 6)
+    assert pca_errors(known, known[:5], 2).max() < 1e-8
+    assert pca_errors(torch.ones(9, 1, 2, 2), torch.ones(3, 1, 2, 2), 3).max() < 1e-12
+
+
+def test_a_dataset_of_another_size_is_refused_with_the_remedy():
+    who = subject(flat_halves(np.arange(9) % 3), np.arange(9) % 3)
+    other = DataSpec("labelled", 16, 16, 3, None, who.data.columns)
+    with pytest.raises(DataError, match="3x16x16") as caught:
+        ClusterReport.check(who.model, other)
+    assert "image_size=8x8&channels=1" in caught.value.remedy
+
+
+def test_every_report_says_what_it_does():
+    assert {"anomaly", "cluster"} <= reports().keys()
+    for report in reports().values():
+        assert report.summary.endswith(".") and report.needs and report.Params.model_json_schema()
