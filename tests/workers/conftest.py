@@ -1,0 +1,35 @@
+"""Fixtures of the worker tests: storage of their own, and a database where one is needed."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.core import blobs, database
+from app.core.settings import settings
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A data folder of the test's own; settings and blob store point there."""
+    monkeypatch.setenv("ANAMORPH_DATA_DIR", str(tmp_path / "data"))
+    settings.cache_clear()
+    blobs.store.cache_clear()
+    yield tmp_path / "data"
+    settings.cache_clear()
+    blobs.store.cache_clear()
+
+
+@pytest.fixture
+def place(storage, sqlite_template, monkeypatch) -> Iterator[Path]:
+    """The same with a migrated database in it; this process and its children find both."""
+    for name in ("DATABASE_URL", "BROKER_URL", "BLOBS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    storage.mkdir(exist_ok=True)
+    shutil.copy(sqlite_template, storage / "anamorph.db")
+    for cache in (settings, blobs.store, database.engine):
+        cache.cache_clear()
+    yield storage
+    database.engine().dispose()
+    database.engine.cache_clear()

@@ -1,0 +1,166 @@
+"""Computing the rows of many requests together, in batches of fixed shapes, so that company never shows in an answer.
+
+The kernels of a framework choose their order of summation by batch size: the same row gives other bits in a batch of 3
+than in one of 8. Here every batch has the model's own chunk size, padded; larger ones, and the sharing of a chunk, are
+used only where a trial shows that they change no bit.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.family import Decodes, Family, Scores
+from models.operations.core import Operation, Params, Rows
+
+# Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
+CHUNKS = ((4_096, 8), (16_384, 4), (65_536, 2))
+LARGER = (2, 4, 8)
+VERDICTS = 256
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Batch sizes that give the same bits, and whether a row's bits are free of its place among other rows."""
+
+    sizes: tuple[int, ...]
+    shares: bool
+
+
+@dataclass
+class Resident:
+    """A model in memory, ready to compute."""
+
+    digest: str
+    model: Family
+    bytes: int
+    verdicts: dict[tuple, Verdict] = field(default_factory=dict)
+
+    @property
+    def chunk(self) -> int:
+        return next((rows for pixels, rows in CHUNKS if self.model.data.pixels <= pixels), 1)
+
+
+def compute(resident: Resident, operation: Operation, params: Params, requests: list[Rows]) -> list[Rows]:
+    """What `operation` finds for the rows of each request, on the CPU."""
+    verdict = verdict_on(resident, operation, params, requests[0])
+    if not verdict.shares:
+        return [_in_chunks(resident, operation, params, rows, verdict.sizes) for rows in requests]
+    found = _in_chunks(resident, operation, params, _joined(requests), verdict.sizes)
+    lengths = [_length(rows) for rows in requests]
+    parts = {name: tensor.split(lengths) for name, tensor in found.items()}
+    return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
+
+
+def verdict_on(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+    """The outcome of the trial for requests like this one, made at the first of them."""
+    shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in rows.items())
+    key = ("gradients",) if operation.gradients else (operation.name, operation.agreement(params), shapes)
+    if key not in resident.verdicts:
+        if len(resident.verdicts) >= VERDICTS:
+            resident.verdicts.clear()
+        trial = _try_gradients if operation.gradients else _try_forward
+        resident.verdicts[key] = trial(resident, operation, params, rows)
+    return resident.verdicts[key]
+
+
+def _in_chunks(resident: Resident, operation: Operation, params: Params, rows: Rows, sizes: tuple[int, ...]) -> Rows:
+    parts = []
+    for start, stop, size in cut(_length(rows), sizes):
+        part = _run(resident.model, operation, params, _padded(rows, start, stop, size))
+        parts.append({name: tensor[: stop - start].cpu() for name, tensor in part.items()})
+    return _joined(parts)
+
+
+def cut(total: int, sizes: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, batch size) of the batches for `total` rows; only the last may have fewer rows than its size."""
+    start = 0
+    while start < total:
+        size = max((size for size in sizes if size <= total - start), default=min(sizes))
+        yield start, min(start + size, total), size
+        start += size
+
+
+def _padded(rows: Rows, start: int, stop: int, size: int) -> Rows:
+    """Rows start..stop, the last one repeated up to `size`: whatever an operation does with it, it is used to."""
+    index = torch.arange(start, start + size).clamp_(max=stop - 1)
+    whole = stop - start == size
+    return {name: tensor[start:stop] if whole else tensor[index] for name, tensor in rows.items()}
+
+
+def _run(model: Family, operation: Operation, params: Params, rows: Rows) -> Rows:
+    rows = {name: tensor.to(model.device) for name, tensor in rows.items()}
+    mode: AbstractContextManager = torch.enable_grad() if operation.gradients else torch.inference_mode()
+    with mode:
+        found = operation.compute(model, rows, params)
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _try_forward(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+    chunk = resident.chunk
+    many = _trial_rows(rows, chunk * max(LARGER))
+
+    def run(start: int, stop: int, turn: int = 0) -> Rows:
+        part = {name: tensor[start:stop].roll(turn, 0) for name, tensor in many.items()}
+        found = _run(resident.model, operation, params, part)
+        return {name: tensor.roll(-turn, 0).cpu() for name, tensor in found.items()}
+
+    first = run(0, chunk)
+    if not all(_same(first, run(0, chunk, turn)) for turn in range(1, chunk)):
+        return Verdict((chunk,), shares=False)
+    if chunk < CHUNKS[0][1]:  # large images fill the machine already
+        return Verdict((chunk,), shares=True)
+    wanted = _joined([run(start, start + chunk) for start in range(0, _length(many), chunk)])
+    larger = [chunk * factor for factor in LARGER]
+    equal = [size for size in larger if _same({name: part[:size] for name, part in wanted.items()}, run(0, size))]
+    return Verdict((chunk, *equal), shares=True)
+
+
+def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+    """Operations that differentiate may take long: what is tried is the model's derivative, in chunks alone."""
+    model, chunk = resident.model, resident.chunk
+    if isinstance(model, Scores):
+        network, inputs = model.logits, torch.rand(chunk, *model.data.shape)
+    elif isinstance(model, Decodes):
+        network, inputs = model.decode, torch.randn(chunk, model.latent_dim)
+    else:
+        return Verdict((chunk,), shares=False)
+
+    def slope(turn: int) -> Tensor:
+        leaf = inputs.roll(turn, 0).to(model.device).requires_grad_()
+        (gradient,) = torch.autograd.grad(network(leaf).square().sum(), leaf)
+        return gradient.roll(-turn, 0)
+
+    with torch.enable_grad():
+        first = slope(0)
+        return Verdict((chunk,), shares=all(torch.equal(first, slope(turn)) for turn in range(1, chunk)))
+
+
+def _trial_rows(rows: Rows, count: int) -> Rows:
+    """`count` rows of the same form: random images in [0, 1], codes from a Gaussian, integers as they were given."""
+    draws = torch.Generator().manual_seed(0)
+    found = {}
+    for name, tensor in rows.items():
+        shape = (count, *tensor.shape[1:])
+        if not tensor.is_floating_point():
+            found[name] = tensor[torch.arange(count) % len(tensor)]
+        else:
+            draw = torch.randn if tensor.ndim == 2 else torch.rand
+            found[name] = draw(shape, generator=draws, dtype=tensor.dtype)
+    return found
+
+
+def _same(one: Rows, other: Rows) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def _joined(parts: list[Rows]) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _length(rows: Rows) -> int:
+    return len(next(iter(rows.values())))
