@@ -1,41 +1,55 @@
-"""Fixtures of all rooms: a database of either kind, fresh for each test, and a private broker."""
+"""Fixtures of all rooms: an empty database of either kind and a private broker."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
 from app.core.database import make_engine, migrate
-from tests.servers import Valkey, drop_database, new_database, postgres_url
+from app.core.tables import metadata
+from tests.servers import Valkey, new_database, postgres_url
+
+
+def migrated(url: str) -> str:
+    engine = make_engine(url)
+    migrate(engine)
+    engine.dispose()
+    return url
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[tuple[str, str]]:
-    """(server URL, name of a migrated database to copy)."""
-    server = postgres_url()
-    template = new_database(server)
-    engine = make_engine(template)
-    migrate(engine)
-    engine.dispose()
-    yield server, template.split("?")[0].rsplit("/", 1)[1]
+def sqlite_template(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "anamorph.db"
+    migrated(f"sqlite:///{path}")
+    return path
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request, tmp_path) -> Iterator[str]:
-    """A migrated database of its own, once on SQLite and once on PostgreSQL."""
-    if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path}/anamorph.db"
-        engine = make_engine(url)
-        migrate(engine)
-        engine.dispose()
-        yield url
-        return
-    server, template = request.getfixturevalue("postgres")
-    url = new_database(server, template)
-    yield url
-    drop_database(server, url)
+@pytest.fixture(scope="session")
+def postgres_template() -> str:
+    return migrated(new_database(postgres_url()))
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template, tmp_path) -> str:
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path / 'anamorph.db')}"
+
+
+@pytest.fixture
+def postgres_database(postgres_template) -> str:
+    """Emptied, which takes 10 ms; making a fresh one takes 400."""
+    with psycopg.connect(postgres_template, autocommit=True) as conn:
+        conn.execute(f"TRUNCATE {', '.join(metadata.tables)}")
+    return postgres_template
+
+
+@pytest.fixture(params=["sqlite_url", "postgres_database"], ids=["sqlite", "postgres"])
+def database_url(request) -> str:
+    """A migrated, empty database: once on SQLite and once on PostgreSQL."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture

@@ -20,22 +20,20 @@ RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:12]
 
 
 def postgres_url() -> str:
-    """The maintenance database of the server that all processes of this test run share; the last one removes it."""
-    return get_server(Path(tempfile.gettempdir()) / f"anamorph-postgres-{RUN}", cleanup_mode="delete").get_uri()
+    """The server that all processes of this test run share; the last one stops and removes it."""
+    url = get_server(Path(tempfile.gettempdir()) / f"anamorph-postgres-{RUN}", cleanup_mode="delete").get_uri()
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("ALTER SYSTEM SET fsync = off")
+        conn.execute("SELECT pg_reload_conf()")
+    return url
 
 
-def new_database(server: str, template: str = "template1") -> str:
+def new_database(server: str) -> str:
     """The URL of a fresh database."""
     name = f"t{uuid.uuid4().hex[:16]}"
     with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        conn.execute(f"CREATE DATABASE {name}")
     return server.replace("/postgres?", f"/{name}?")
-
-
-def drop_database(server: str, url: str) -> None:
-    name = url.split("?")[0].rsplit("/", 1)[1]
-    with psycopg.connect(server, autocommit=True) as conn:
-        conn.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 class Valkey:

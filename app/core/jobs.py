@@ -313,7 +313,8 @@ def to_sweep(conn: Connection) -> bool:
 def take_rings(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
     """(id, queue) of due jobs nobody was told of, or was told too long ago; marks them as told."""
     silent = select(jobs.c.id).where(due(), _unheard()).order_by(jobs.c.id).limit(limit)
-    told = update(jobs).where(jobs.c.id.in_(silent), jobs.c.state == "queued")
+    # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper
+    told = update(jobs).where(jobs.c.id.in_(silent), due(), _unheard())
     told = told.values(published_at=clock(), rings=jobs.c.rings + 1)
     return [tuple(row) for row in conn.execute(told.returning(jobs.c.id, jobs.c.queue))]
 

@@ -132,7 +132,7 @@ def test_a_full_disk_is_storage_full_and_passes_when_there_is_room(tmp_path):
     engine.dispose()
 
 
-def test_a_locked_database_is_unavailable_not_a_crash(tmp_path, monkeypatch):
+def test_a_locked_database_is_unavailable_not_a_crash(tmp_path):
     engine = make_engine(f"sqlite:///{tmp_path}/busy.db")
     migrate(engine)
     with engine.connect() as conn:

@@ -1,0 +1,61 @@
+"""Events in order, curves without doubles."""
+
+import threading
+
+import pytest
+
+from app.core import events, jobs
+from app.core.database import reading, transaction
+from app.core.jobs import LeaseLost
+
+
+@pytest.fixture
+def claim(engine):
+    with transaction(engine, durable=False) as conn:
+        job, _ = jobs.accept(conn, tenant="t", kind="training", spec={})
+        return jobs.claim(conn, job["id"], "w")
+
+
+def test_numbers_have_no_gap_and_no_double_when_many_write(engine, claim):
+    def write():
+        for _ in range(10):
+            with transaction(engine, durable=False) as conn:
+                jobs.add_event(conn, claim.id, claim.token, "log", {})
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with reading(engine) as conn:
+        seen = events.events_after(conn, claim.id)
+        assert [event["seq"] for event in seen] == list(range(1, 83))
+        assert [event["seq"] for event in events.events_after(conn, claim.id, 80)] == [81, 82]
+        assert len(events.events_after(conn, claim.id, limit=5)) == 5
+        assert sorted(event["at"] for event in seen) == [event["at"] for event in seen]
+
+
+def test_a_resumed_attempt_overwrites_its_curve(engine, claim):
+    def record(claim, *points):
+        with transaction(engine, durable=False) as conn:
+            for images, values in points:
+                events.add_metrics(conn, claim.id, claim.token, images, values)
+
+    record(claim, (10, {"loss": 3.0}), (20, {"loss": 2.0}), (20, {"fid": 9.0}))
+    with transaction(engine, durable=False) as conn:
+        jobs.release(conn, claim.id, claim.token)
+        second = jobs.claim(conn, claim.id, "w")
+    record(second, (20, {"loss": 2.5}), (30, {"loss": float("nan")}))
+    with reading(engine) as conn:
+        assert events.metrics(conn, claim.id) == [
+            {"images": 10, "values": {"loss": 3.0}},
+            {"images": 20, "values": {"loss": 2.5}},
+            {"images": 30, "values": {"loss": None}},
+        ]
+        assert [point["images"] for point in events.metrics(conn, claim.id, after=10, limit=1)] == [20]
+        assert [event["attempt"] for event in events.events_after(conn, claim.id)] == [0, 1, 1, 1, 1, 1, 2, 2, 2]
+
+
+def test_events_with_a_wrong_token_are_refused(engine, claim):
+    with pytest.raises(LeaseLost), transaction(engine, durable=False) as conn:
+        jobs.add_event(conn, claim.id, "0" * 32, "log", {})

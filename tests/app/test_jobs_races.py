@@ -1,0 +1,111 @@
+"""Many at once: every job is claimed by exactly one, and sweepers may double."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from app.core import jobs
+from app.core.database import clock, new_id, reading, transaction
+from app.core.tables import jobs as table
+
+THREADS = 16
+
+
+def fill(engine, count, **columns):
+    row = {"tenant": "t", "kind": "training", "queue": "train", "spec": {}, "spec_sha256": "", "state": "queued"}
+    row |= {"max_failures": 3, "run_after": 0.0, "created_at": 0.0} | columns
+    with transaction(engine, durable=False) as conn:
+        conn.execute(insert(table), [row | {"id": new_id()} for _ in range(count)])
+
+
+def together(act):
+    """Runs `act(index)` in all threads at the same moment."""
+    gate = threading.Barrier(THREADS)
+
+    def go(index):
+        gate.wait()
+        return act(index)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(go, range(THREADS)))
+
+
+@pytest.mark.parametrize("count", [200])
+def test_sixteen_threads_claim_each_job_exactly_once(engine, count):
+    fill(engine, count)
+
+    def work(index):
+        mine = []
+        while True:
+            with transaction(engine, durable=False) as conn:
+                claim = jobs.claim_oldest(conn, "train", f"w{index}")
+            if claim is None:
+                return mine
+            mine.append(claim.id)
+            with transaction(engine, durable=False) as conn:
+                jobs.finish(conn, claim.id, claim.token, {"by": index})
+
+    claims = [job_id for mine in together(work) for job_id in mine]
+    assert len(claims) == len(set(claims)) == count
+    with reading(engine) as conn:
+        rows = conn.execute(select(table.c.state, table.c.attempt)).all()
+    assert Counter(rows) == {("succeeded", 1): count}
+
+
+def test_all_threads_after_the_same_job_and_one_gets_it(engine):
+    fill(engine, 20)
+    with reading(engine) as conn:
+        ids = conn.execute(select(table.c.id)).scalars().all()
+
+    def work(index):
+        won = 0
+        for job_id in ids:
+            with transaction(engine, durable=False) as conn:
+                won += jobs.claim(conn, job_id, f"w{index}") is not None
+        return won
+
+    assert sum(together(work)) == 20
+
+
+def test_sixteen_sweepers_do_the_work_of_one(engine):
+    lost = {"state": "running", "token": "x", "lease_until": 1.0, "attempt": 1}
+    fill(engine, 40, **lost)
+    fill(engine, 5, **lost, failures=2)
+
+    def sweep(_):
+        with transaction(engine, durable=False) as conn:
+            swept = jobs.sweep(conn)
+        with transaction(engine, durable=False) as conn:
+            return swept, [job_id for job_id, _ in jobs.take_rings(conn, limit=1000)]
+
+    answers = together(sweep)
+    rung = [job_id for _, ids in answers for job_id in ids]
+    assert sum(swept for swept, _ in answers) == 45
+    assert len(rung) == len(set(rung)) == 40
+    with reading(engine) as conn:
+        rows = conn.execute(select(table.c.state, table.c.failures)).all()
+    assert Counter(rows) == {("queued", 1): 40, ("failed", 3): 5}
+
+
+def test_a_cancel_is_never_forgotten_by_a_concurrent_release(engine):
+    """Whichever comes first, the job that was canceled does not run again."""
+    fill(engine, 60)
+    with transaction(engine, durable=False) as conn:
+        claims = [jobs.claim_oldest(conn, "train", "w") for _ in range(60)]
+
+    def act(index):
+        for claim in claims[index // 2 :: THREADS // 2]:
+            with transaction(engine, durable=False) as conn:
+                if index % 2:
+                    jobs.cancel(conn, "t", claim.id)
+                else:
+                    jobs.release(conn, claim.id, claim.token)
+
+    together(act)
+    with transaction(engine, durable=False) as conn:
+        conn.execute(update(table).where(table.c.state == "running").values(lease_until=clock() - 1))
+        jobs.sweep(conn)
+        assert set(conn.execute(select(table.c.state)).scalars()) == {"canceled"}
