@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from app.cli.whereabouts import CannotStart, address, broker_socket, claimed, is_loopback, listen_on
-from app.core.settings import settings
+from app.core.settings import Settings, settings
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the database, blobs and logs.", show_default="./anamorph-data")
@@ -43,7 +43,9 @@ def up(
         raise typer.Exit(_supervise(options, listener, own_broker, publish, quiet, open_browser))
 
 
-def _supervise(options, listener: socket.socket, own_broker: bool, publish, quiet: bool, open_browser: bool) -> int:
+def _supervise(
+    options: Settings, listener: socket.socket, own_broker: bool, publish, quiet: bool, open_browser: bool
+) -> int:
     from app.cli.embedded import parts
     from app.cli.logs import Logs
     from app.cli.supervisor import Supervisor
@@ -54,11 +56,12 @@ def _supervise(options, listener: socket.socket, own_broker: bool, publish, quie
     publish(**facts, ready=False)
 
     migrate()
-    if not is_loopback(options.host):
-        _insist_on_a_key(options)
+    keys = "" if is_loopback(options.host) else _insist_on_a_key(options)
     logs = Logs(options.data_dir / "logs", quiet)
     logs.say(f"data     {options.data_dir}")
     logs.say(f"address  {url}  (starting ...)")
+    if keys:
+        logs.say(f"API key  {keys}")
     supervisor = Supervisor(parts(options, listener, own_broker), logs)
 
     def when_ready() -> None:
@@ -123,11 +126,20 @@ def choose(**variables: object) -> None:
     settings()
 
 
-def _insist_on_a_key(options) -> None:
-    from app.cli.keys import any_key
+def _insist_on_a_key(options: Settings) -> str:
+    """Where the keys are, for a service that others can reach. Raises CannotStart when there is none."""
+    from app.core.database import now, reading
+    from app.core.keys import every
 
-    if not any_key() and options.bootstrap_key is None:
+    if options.bootstrap_key is not None:
+        return "the one in ANAMORPH_BOOTSTRAP_KEY"
+    with reading() as conn:
+        time = now(conn)
+        valid = [key for key in every(conn) if not key["revoked_at"] and (key["expires_at"] or time + 1) > time]
+    if not valid:
         raise CannotStart(
             f"Listening on {options.host} lets the network in, and there is no API key yet. Make one with "
-            f"`anamorph keys create --data {options.data_dir}`, or stay on this machine with --host 127.0.0.1."
+            f"`anamorph keys create NAME --data {options.data_dir}`, or stay on this machine with --host 127.0.0.1."
         )
+    file = options.data_dir / "key"
+    return f"in {file}" if file.exists() else f"{len(valid)} valid; `anamorph keys create NAME` makes another"

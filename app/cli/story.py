@@ -26,6 +26,8 @@ def denoise_digits(client: Client, model: str, picture: Path) -> dict[str, float
     noisy = to_bytes(clean / 255 + noise)
     denoised = np.concatenate([post(client, f"/v1/models/{model}/denoise", part) for part in batches(noisy)])
     sheets.rows(picture, ["clean", "noisy", "denoised"], [clean[:SHOWN], noisy[:SHOWN], denoised[:SHOWN]], [])
+    for name, images in (("digit.png", clean), ("noisy.png", noisy)):
+        picture.with_name(name).write_bytes(png(images[0]))  # to try the README's commands with
     return {"noisy": psnr(noisy, clean), "denoised": psnr(denoised, clean)}
 
 

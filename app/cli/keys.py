@@ -1,0 +1,80 @@
+"""`anamorph keys create | list | revoke`: works on the database itself, so the first key needs no key."""
+
+import json
+import os
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.serve import Data, choose
+from app.core import keys as store
+from app.core.database import migrate, reading, transaction
+from app.core.settings import settings
+
+keys = typer.Typer(help="API keys.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    tenant: Annotated[str, typer.Option(help="Whose datasets, models and jobs it sees.")] = store.LOCAL,
+    scope: Annotated[list[str] | None, typer.Option(help="read, write, admin.", show_default="read, write")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires.", show_default="never")] = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep it in DATA/key, for the commands on this machine.")
+    ] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it, this once."""
+    choose(ANAMORPH_DATA_DIR=data)
+    settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    migrate()
+    with transaction() as conn:
+        token, row = store.mint(conn, tenant, name, scope or ("read", "write"), days)
+    if save:
+        file = settings().data_dir / "key"
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+            handle.write(token)
+    typer.echo(json.dumps({"key": token} | row) if as_json else token)
+
+
+@keys.command("list")
+def list_(data: Data = None, as_json: Json = False) -> None:
+    """List all keys, without their secrets."""
+    choose(ANAMORPH_DATA_DIR=data)
+    migrate()
+    with reading() as conn:
+        rows = store.every(conn)
+    if as_json:
+        typer.echo(json.dumps({"data": rows}))
+        return
+    table = Table("id", "name", "tenant", "scopes", "made", "last used", "state")
+    for row in rows:
+        times = (_day(row["created_at"]), _day(row["last_used_at"]))
+        table.add_row(row["id"], row["name"], row["tenant"], ", ".join(row["scopes"]), *times, _state(row))
+    Console().print(table)
+
+
+@keys.command()
+def revoke(ident: Annotated[str, typer.Argument(metavar="ID")], data: Data = None, as_json: Json = False) -> None:
+    """Refuse a key from now on."""
+    choose(ANAMORPH_DATA_DIR=data)
+    migrate()
+    with transaction() as conn:
+        row = store.revoke(conn, ident)
+    typer.echo(json.dumps(row) if as_json else f"{row['id']} ({row['name']}) is revoked.")
+
+
+def _day(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d") if seconds else ""
+
+
+def _state(row: dict[str, Any]) -> str:
+    if row["revoked_at"]:
+        return "revoked"
+    return f"until {_day(row['expires_at'])}" if row["expires_at"] else "valid"

@@ -1,0 +1,101 @@
+"""The documentation is true: the reference is what the program says, the README's commands name things that exist."""
+
+import json
+import re
+import runpy
+import shlex
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from app.core import catalog
+from app.core.settings import Settings
+from app.main import create_app
+from tests.system.test_compose import check_command
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
+
+
+def test_the_reference_is_up_to_date():
+    written = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+    assert written["main"]() == REFERENCE, "run `make catalog` and commit docs/reference.md"
+
+
+def test_every_setting_has_a_sentence():
+    described = runpy.run_path(str(ROOT / "docs" / "reference.py"))["SETTINGS"]
+    assert set(described) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("kind", ["families", "attacks", "operations"])
+def test_everything_in_the_catalog_is_in_the_reference(kind):
+    assert [name for name in catalog.load()[kind] if f"`{name}`" not in REFERENCE] == []
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("make ")])
+def test_make_targets_exist(line):
+    target = shlex.split(line, comments=True)[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("anamorph ")])
+def test_commands_parse(line, tmp_path, monkeypatch):
+    words = shlex.split(line, comments=True)[1:]
+    monkeypatch.chdir(tmp_path)
+    for word in words:
+        if word.startswith("demo-output/"):
+            (tmp_path / "demo-output").mkdir(exist_ok=True)
+            (tmp_path / word).touch()
+    check_command(words)
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("curl ")])
+def test_curl_lines_name_routes_that_exist(line):
+    request = curl(line)
+    path, methods = next(
+        (path, methods)
+        for path, methods in create_app().openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", path), request["path"])
+    )
+    assert request["method"].lower() in methods, path
+    if request["path"] == "/v1/trainings":
+        body = json.loads(request["data"])
+        schema = catalog.family(catalog.load(), body["family"])["config"]
+        catalog.complete(schema, body["config"], "/config")
+    if operation := catalog.load()["operations"].get(request["path"].rsplit("/", 1)[1]):
+        known = operation["params"].get("properties")
+        assert known is None or set(request["query"]) <= set(known) | {"n"}
+
+
+def curl(line: str) -> dict:
+    """What a curl line asks for. Only the options that the README uses are known here."""
+    words, found = shlex.split(line)[1:], {"method": "GET", "headers": {}, "data": None, "file": None}
+    while words:
+        word = words.pop(0)
+        if word == "-H":
+            name, value = words.pop(0).split(": ", 1)
+            found["headers"][name] = value
+        elif word in ("-d", "--data-binary"):
+            value = words.pop(0)
+            found |= {"method": "POST", "file" if value.startswith("@") else "data": value.removeprefix("@")}
+        elif word == "-o":
+            words.pop(0)
+        else:
+            url = urlsplit(word)
+            found |= {"path": url.path, "query": dict(parse_qsl(url.query))}
+    return found
+
+
+def test_every_command_and_route_named_in_prose_exists():
+    for words in re.findall(r"`anamorph ([a-z][^`]*)`", README):
+        check_command(shlex.split(words))
+    for folder in re.findall(r"`((?:app|workers|models|tests|docs|docker)/[\w./]+)`", README):
+        assert (ROOT / folder).exists(), folder
