@@ -1,0 +1,107 @@
+"""Writes what the models can do as JSON for those who import no torch: `python -m models.catalog`.
+
+With `--check` nothing is written; the exit status says whether the committed file is fresh.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from models import family as base
+from models import registry
+from models.attacks.core import Attack
+from models.family import Family
+from models.operations.attack import params_schema
+from models.operations.core import Operation, fitting
+
+FILE = Path(__file__).parents[1] / "app" / "core" / "catalog.json"
+
+
+def capabilities(family: type[Family]) -> list[str]:
+    """Names of the capabilities in the class line of a family, in the order models/family.py defines them."""
+    found = [item for item in vars(base).values() if isinstance(item, type) and item.__module__ == base.__name__]
+    return [item.__name__ for item in found if issubclass(family, item) and is_capability(item)]
+
+
+def is_capability(item: type) -> bool:
+    """Whether a class of models/family.py says what a model can do, rather than what a family is."""
+    return not issubclass(item, Family | base.Config)
+
+
+def catalog() -> dict[str, Any]:
+    """Everything, in alphabetical order, as plain JSON."""
+    found = {
+        "families": {name: describe_family(item) for name, item in registry.families().items()},
+        "attacks": {name: describe_attack(item) for name, item in registry.attacks().items()},
+        "operations": {name: describe_operation(item) for name, item in registry.operations().items()},
+        "reports": {name: describe_report(item) for name, item in registry.reports().items()},
+    }
+    return json.loads(json.dumps(found))
+
+
+def describe_family(family: type[Family]) -> dict[str, Any]:
+    return {
+        "summary": family.summary,
+        "lecture": family.lecture,
+        "layouts": family.layouts,
+        "needs": family.needs,
+        "capabilities": capabilities(family),
+        "operations": fitting(family),
+        "config": family.Config.model_json_schema(),
+    }
+
+
+def describe_attack(attack: type[Attack]) -> dict[str, Any]:
+    return {
+        "summary": attack.summary,
+        "norms": attack.norms,
+        "access": attack.access,
+        "targeted": attack.targeted,
+        "minimal": attack.minimal,
+        "params": params_schema(attack),
+    }
+
+
+def describe_operation(operation: type[Operation]) -> dict[str, Any]:
+    branches = {"discriminator": "method", "branches": "attacks"}
+    return {
+        "summary": operation.summary,
+        "needs": [item.__name__ for item in operation.needs],
+        "takes": operation.takes,
+        "gives": operation.gives,
+        "method": operation.method,
+        "sheet": operation.sheet,
+        "params": branches if operation.name == "attack" else operation.Params.model_json_schema(),
+    }
+
+
+def describe_report(report: type) -> dict[str, Any]:
+    return {
+        "summary": report.summary,
+        "needs": [item.__name__ for item in report.needs],
+        "columns": report.columns,
+        "params": report.Params.model_json_schema(),
+    }
+
+
+def text() -> str:
+    """The file's content."""
+    return json.dumps(catalog(), indent=1, ensure_ascii=False) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m models.catalog", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, say whether the file is fresh")
+    if not parser.parse_args(arguments).check:
+        FILE.write_text(text(), encoding="utf-8")
+        return 0
+    fresh = FILE.exists() and FILE.read_text(encoding="utf-8") == text()
+    if not fresh:
+        print(f"{FILE.name} is stale: run `python -m models.catalog` and commit it", file=sys.stderr)
+    return 0 if fresh else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
