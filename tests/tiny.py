@@ -108,7 +108,17 @@ class TinyClassifier(Scores, OneLoss):
         return nn.functional.cross_entropy(self.logits(batch["images"]), batch["labels"]), {}
 
 
+class TinyExploding(TinyClassifier):
+    """Its loss leaves the numbers."""
+
+    name = "tiny_exploding"
+
+    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+        return self.logits(batch["images"]).sum() * 10.0 ** (moment.step * 10), {}
+
+
 FAMILIES = {kind.name: kind for kind in (TinyAutoencoder, TinyGenerator, TinyClassifier)}
+TRAINABLE = FAMILIES | {TinyExploding.name: TinyExploding}
 
 
 def build(kind: type[Family], seed: int = 0, **shape) -> Family:

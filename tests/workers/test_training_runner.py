@@ -1,0 +1,274 @@
+"""One training job from row to published model, and what it tells and keeps on the way."""
+
+import pytest
+import torch
+from sqlalchemy import select
+
+from app.core import blobs, events, jobs
+from app.core.database import reading, transaction
+from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, NotFound
+from app.core.tables import model_names, models
+from models.types import Diverged
+from tests import tiny
+from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
+from workers import artifacts, codecs, training
+from workers.journal import snapshot_steps, window_of
+from workers.lifecycle import error_of
+from workers.running import RunningJob, Stopped
+from workers.training import run_training
+
+CONFIG = {"images": 24 * 8, "batch_size": 8}  # 24 updates
+
+
+@pytest.fixture(autouse=True)
+def registered(place, monkeypatch):
+    for module in (artifacts, training):
+        monkeypatch.setattr(module, "families", lambda: tiny.TRAINABLE)
+    monkeypatch.setattr(training.devices, "use_threads", lambda wanted: None)
+
+
+class Interrupted(RunningJob):
+    """Is told to stop before update `at`."""
+
+    at = 5
+
+    @property
+    def stopping(self):
+        self.asked = getattr(self, "asked", 0) + 1
+        return "release" if self.asked == self.at else None
+
+
+def curve(job_id: str) -> dict[int, dict]:
+    with reading() as conn:
+        return {point["images"]: point["values"] for point in events.metrics(conn, job_id)}
+
+
+def happened(job_id: str, kind: str) -> list[dict]:
+    with reading() as conn:
+        return [event["data"] for event in events.events_after(conn, job_id) if event["kind"] == kind]
+
+
+def stop_at(job_id: str, update: int) -> None:
+    job = attempt(job_id, type("Stopping", (Interrupted,), {"at": update}))
+    with pytest.raises(Stopped):
+        run_training(job)
+    with transaction() as conn:
+        jobs.release(conn, job.id, job.token)
+
+
+def complete(job_id: str) -> dict:
+    job = attempt(job_id)
+    return finish(job, run_training(job))
+
+
+def test_a_training_ends_as_a_model_that_can_be_loaded_by_name():
+    digest = store_dataset()
+    row = complete(accept(config=CONFIG))
+    result = row["result"]
+    assert result["model"] == "mine" and result["images"] == 192 and result["config"]["batch_size"] == 8
+    assert result["metrics"]["mse"] > 0 and row["progress"]["images"] == row["progress"]["total"] == 192
+    with reading() as conn:
+        named = conn.execute(select(model_names.c.digest).where(model_names.c.name == "mine")).scalar_one()
+        model = conn.execute(select(models)).mappings().one()
+    assert named == result["version"] == model["digest"]
+    assert model["dataset_digest"] == digest and model["job_id"] == row["id"] and model["tenant"] == TENANT
+    assert model["card"]["attribution"] == "nobody" and "Encodes" in model["capabilities"]
+    loaded = artifacts.load_model(named)
+    assert not loaded.training and loaded.data.classes == ("one", "two", "three")
+
+
+def test_the_same_training_twice_is_the_same_model():
+    store_dataset()
+    first, second = (complete(accept(config=CONFIG))["result"]["version"] for _ in range(2))
+    assert first == second != complete(accept(config=CONFIG, seed=2))["result"]["version"]
+
+
+@pytest.mark.parametrize("stops", [[5], [1, 2, 20], [24]])
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(stops):
+    store_dataset()
+    wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
+    wanted = complete(wanted_id)
+    for update in stops:
+        stop_at(job_id, update)
+        assert row_of(job_id)["failures"] == 0
+    row = complete(job_id)
+    assert row["attempt"] == len(stops) + 1
+    assert row["result"] == wanted["result"]
+    assert curve(job_id) == curve(wanted_id)
+
+
+def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attempt(monkeypatch):
+    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    store_dataset()
+    wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
+    complete(wanted_id)
+    stop_at(job_id, 10)
+    complete(job_id)
+    assert list(curve(job_id)) == [56, 112, 168, 192]
+    assert curve(job_id) == curve(wanted_id)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
+    store_dataset()
+    wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
+    wanted = complete(wanted_id)
+    job, save = attempt(job_id), training.Journal.save
+
+    def note(journal, step):
+        original(journal, step)
+        if step.images == 48:
+            save(journal)
+        if step.images == 80:
+            journal.report()
+            raise KeyboardInterrupt  # nothing is saved
+
+    original = training.Journal.note
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Journal, "note", note)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(job)
+    assert max(curve(job_id)) == 80 and row_of(job_id)["checkpoint"]["images"] == 48
+    with transaction() as conn:
+        jobs.release(conn, job.id, job.token)
+    assert complete(job_id)["result"] == wanted["result"]
+    assert curve(job_id) == curve(wanted_id)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
+    store_dataset()
+    wanted, job_id = complete(accept(config=CONFIG)), accept(config=CONFIG)
+    stop_at(job_id, 5)
+    stop_at(job_id, 5)
+    newest, older = row_of(job_id)["checkpoint"]["kept"]
+    assert (newest["images"], older["images"]) == (80, 40)
+    blobs.put(newest["key"], b"half of it", create_only=False)
+    assert artifacts.load_checkpoint([newest, older]).facts["images"] == 40
+    assert complete(job_id)["result"] == wanted["result"]
+
+
+def test_without_any_checkpoint_the_training_starts_over_and_says_so():
+    store_dataset()
+    wanted, job_id = complete(accept(config=CONFIG)), accept(config=CONFIG)
+    stop_at(job_id, 5)
+    for entry in row_of(job_id)["checkpoint"]["kept"]:
+        blobs.delete_prefix(entry["key"])
+    assert complete(job_id)["result"] == wanted["result"]
+    assert happened(job_id, "restarted")
+
+
+def test_two_checkpoints_are_kept(monkeypatch):
+    monkeypatch.setenv("ANAMORPH_CHECKPOINT_SECONDS", "0.0001")
+    training.settings.cache_clear()
+    store_dataset()
+    job_id = accept(config=CONFIG)
+    complete(job_id)
+    kept = [key for key, _ in blobs.list(f"jobs/{job_id}") if key.endswith(".safetensors")]
+    assert sorted(kept) == sorted(entry["key"] for entry in row_of(job_id)["checkpoint"]["kept"])
+    assert len(kept) == 2 and len(happened(job_id, "checkpoint")) == 24
+
+
+def test_snapshots_are_sheets_named_by_images():
+    store_dataset()
+    job_id = accept(config=CONFIG)
+    complete(job_id)
+    told = [event["images"] for event in happened(job_id, "snapshot")]
+    assert told == sorted(set(told)) and told[0] == 0 and told[-1] == 192
+    for images in told:
+        assert codecs.decode(blobs.get(f"jobs/{job_id}/snapshots/{images}.png")).shape == (1, 18, 18)
+
+
+def test_a_canceled_training_keeps_its_last_snapshot_and_checkpoint():
+    store_dataset()
+    job_id = accept(config=CONFIG)
+    stop_at(job_id, 3)
+    assert blobs.exists(f"jobs/{job_id}/snapshots/24.png")
+    assert row_of(job_id)["checkpoint"]["images"] == 24
+
+
+@pytest.mark.parametrize("steps", [1, 2, 63, 64, 127, 128, 500, 1023, 5000, 77_777, 10**6, 10**7])
+def test_snapshots_and_points_are_many_enough_and_not_too_many(steps):
+    looks, points = snapshot_steps(steps), -(-steps // window_of(steps))
+    assert {0, 1, steps} <= looks and len(looks) <= 96 and max(looks) == steps
+    assert len(looks) >= min(steps, 64) / 2 and (steps < 5000 or len(looks) >= 64)
+    assert min(steps, 128) <= points <= 1000
+
+
+def test_progress_carries_an_estimate():
+    store_dataset()
+    told = []
+
+    class Listening(RunningJob):
+        def progress(self, images, total, eta_seconds=None):
+            told.append((images, total, eta_seconds))
+
+    run_training(attempt(accept(config=CONFIG), Listening))
+    assert told[0][:2] == (0, 192) and told[-1][:2] == (192, 192)
+    assert told[-1][2] == 0 and all(eta is None or eta >= 0 for *_, eta in told)
+
+
+def test_a_builtin_dataset_is_imported_on_first_use():
+    row = complete(accept("tiny_classifier", dataset="digits8", config={"images": 64, "batch_size": 32}))
+    assert row["result"]["dataset"] == "digits8"
+
+
+def test_a_dataset_that_is_not_there_is_named():
+    with pytest.raises(NotFound, match="no dataset 'nowhere'"):
+        run_training(attempt(accept(dataset="nowhere")))
+
+
+def test_a_dataset_deleted_while_the_training_waits_to_go_on_is_a_clear_error():
+    digest, job_id = store_dataset(), accept(config=CONFIG)
+    stop_at(job_id, 5)
+    blobs.delete_prefix(f"datasets/{digest}")
+    with pytest.raises(InvalidDataset, match="deleted, and this training cannot go on"):
+        run_training(attempt(job_id))
+
+
+def test_a_resumed_training_takes_its_own_dataset_not_the_new_one_of_that_name():
+    store_dataset()
+    wanted, job_id = complete(accept(config=CONFIG)), accept(config=CONFIG)
+    stop_at(job_id, 5)
+    with transaction() as conn:
+        conn.exec_driver_sql("UPDATE datasets SET deleted_at = 1")
+    store_dataset(seed=1)
+    assert complete(job_id)["result"] == wanted["result"]
+
+
+def test_a_diverged_training_fails_with_its_code_and_a_remedy():
+    store_dataset()
+    with pytest.raises(Diverged) as caught:
+        run_training(attempt(accept(config=CONFIG | {"learning_rate": 1.0}, family="tiny_exploding")))
+    problem = error_of(caught.value).problem()
+    assert problem["code"] == "diverged" and "learning_rate" in problem["remedy"]
+
+
+def test_init_from_starts_with_the_weights_of_a_model():
+    store_dataset()
+    version = complete(accept(config=CONFIG))["result"]["version"]
+    short = {"images": 8, "batch_size": 8, "learning_rate": 1e-8}
+    job_id = accept(config=short, name="child", init_from="mine", seed=5)
+    child = artifacts.load_model(complete(job_id)["result"]["version"])
+    torch.testing.assert_close(
+        child.outward[0].weight, artifacts.load_model(version).outward[0].weight, atol=1e-6, rtol=0
+    )
+    for reference in (version, f"mine@{version}", f"mine@{version[:12]}"):
+        complete(accept(config=short, init_from=reference))
+    for reference in ("nobody", f"yours@{version}", "0" * 64):
+        with pytest.raises(NotFound, match="no model"):
+            run_training(attempt(accept(config=short, init_from=reference)))
+    with pytest.raises(ValueError, match="shares no weights"):
+        run_training(attempt(accept("tiny_classifier", config=short, init_from="mine")))
+
+
+def test_fork_from_goes_on_where_another_job_stopped():
+    store_dataset()
+    origin, longer = accept(config=CONFIG), CONFIG | {"images": 400}
+    complete(origin)
+    row = complete(accept(config=longer, fork_from=origin))
+    assert min(curve(row["id"])) > 192 and row["result"]["images"] == 400
+    with pytest.raises(InvalidConfig, match="starts at 192 images"):
+        run_training(attempt(accept(config=CONFIG, fork_from=origin)))
+    with pytest.raises(InvalidConfig, match="does not fit"):
+        run_training(attempt(accept("tiny_classifier", config=longer, fork_from=origin)))
+    with pytest.raises(AnamorphError):
+        run_training(attempt(accept(config=longer, fork_from="no job")))

@@ -1,0 +1,64 @@
+"""A small stored dataset, and training jobs run in this process."""
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+
+from app.core import blobs, jobs
+from app.core.database import clock, encode_json, new_id, transaction
+from app.core.tables import datasets
+from workers.running import Result, RunningJob
+
+TENANT = "tests"
+
+
+def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int = 0) -> str:
+    """Blurred random images of three classes; returns the digest."""
+    draws = np.random.default_rng(seed)
+    columns = {"train": count, "validation": count // 3}
+    facts = {
+        "layout": "labelled", "height": size, "width": size, "channels": 1, "classes": ["one", "two", "three"],
+        "columns": {side: {"images": rows, "labels": rows} for side, rows in columns.items()},
+    }  # fmt: skip
+    digest = hashlib.sha256(encode_json([facts, seed]).encode()).hexdigest()
+    for side, rows in columns.items():
+        labels = draws.integers(0, 3, rows)
+        images = (draws.random((rows, 1, size, size)) * 80 + 80 * labels[:, None, None, None]).astype(np.uint8)
+        for column, array in {"images": images, "labels": labels}.items():
+            file = io.BytesIO()
+            np.save(file, array)
+            blobs.put(f"datasets/{digest}/{side}/{column}.npy", file.getvalue())
+    blobs.put(f"datasets/{digest}/facts.json", encode_json(facts).encode())
+    row = {"id": new_id(), "tenant": TENANT, "name": name, "digest": digest, "layout": "labelled", "facts": facts}
+    row |= {"source": "upload", "bytes": 1, "licence": "CC0", "attribution": "nobody"}
+    with transaction() as conn:
+        conn.execute(datasets.insert().values(**row, created_at=clock()))
+    return digest
+
+
+def accept(family: str = "tiny_autoencoder", *, kind: str = "training", **spec: Any) -> str:
+    """A queued job; returns its id."""
+    spec = {"family": family, "dataset": "small", "name": "mine", "seed": 1} | spec
+    with transaction() as conn:
+        job, _ = jobs.accept(conn, tenant=TENANT, kind=kind, spec=spec)
+    return job["id"]
+
+
+def attempt(job_id: str, job_class: type[RunningJob] = RunningJob) -> RunningJob:
+    """Claims the job for this process."""
+    with transaction() as conn:
+        return job_class(jobs.claim(conn, job_id, "here"))
+
+
+def finish(job: RunningJob, result: Result) -> dict[str, Any]:
+    """Ends the job as its process would; returns the row."""
+    job.flush()
+    job.write(lambda conn: jobs.finish(conn, job.id, job.token, result.value, result.also))
+    return row_of(job.id)
+
+
+def row_of(job_id: str) -> dict[str, Any]:
+    with transaction() as conn:
+        return jobs.get(conn, TENANT, job_id)

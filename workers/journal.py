@@ -1,0 +1,125 @@
+"""What a running training tells and keeps: progress, curves, snapshots and checkpoints.
+
+Curves and snapshots sit at points that depend on the length of the training alone, so an attempt that starts from a
+checkpoint passes the points of the one before and overwrites them with equal values.
+"""
+
+import time
+from collections import deque
+
+from app.core import blobs
+from app.core.settings import settings
+from models.checkpoint import State
+from models.training import Meter, Step, Training
+from workers import codecs
+from workers.artifacts import save_checkpoint
+from workers.running import RunningJob
+
+REPORT_SECONDS = 0.5
+POINTS = 200, 1000
+"""Points of a curve: this many, in long trainings one each 50 updates, up to the second number."""
+SNAPSHOTS = 72
+SNAPSHOT_SHARE = 0.02
+"""Snapshots that would take more than this share of the time are left out."""
+METER = "meter/"
+
+
+def window_of(steps: int) -> int:
+    """Updates that one point of a curve is the mean of."""
+    return max(1, -(-steps // POINTS[1]), min(50, -(-steps // POINTS[0])))
+
+
+def snapshot_steps(steps: int) -> set[int]:
+    """Updates after which to look: none, 1, 2, 4, 8 ... and, once these are too far apart, at even distances."""
+    regular = range(0, steps + 1, max(1, -(-steps // SNAPSHOTS)))
+    return {*regular, *(2**power for power in range(steps.bit_length()) if 2**power < regular.step), steps}
+
+
+class Journal:
+    """Belongs to one attempt; `note` is called after each update."""
+
+    def __init__(self, job: RunningJob, training: Training, dataset: str):
+        """`dataset` is the digest that each checkpoint names, for the attempt that starts from it."""
+        self.job, self.training, self.dataset = job, training, dataset
+        self.meter, self.pending = Meter(), []
+        self.kept: list[dict] = (job.last_checkpoint or {}).get("kept", [])
+        steps = -(-training.total // training.batch_size)
+        self.window, self.looks = window_of(steps), snapshot_steps(steps)
+        self.started = self.reported = self.saved = time.monotonic()
+        self.looking_seconds = 0.0
+        self.looked_at: int | None = None
+        self.saved_at: int | None = None
+        self.recent: deque[tuple[float, int]] = deque([(self.started, training.images)], maxlen=40)
+
+    def begin(self, state: State | None) -> None:
+        """Before the first update: takes over the half-filled point of the attempt before."""
+        self.report()
+        if state:
+            counts = state.facts.get("meter", {})
+            device = self.training.family.device
+            self.meter.counts = dict(counts)
+            self.meter.sums = {name: state.tensors[METER + name].to(device).clone() for name in counts}
+        elif self.training.step == 0:
+            self.training.prepare(0)
+            self.look()
+
+    def note(self, step: Step) -> None:
+        """After an update. Reads the clock and adds to sums; the rest happens twice a second or at its points."""
+        self.meter.add(step.metrics)
+        number, now = self.training.step, time.monotonic()
+        if number % self.window == 0 or step.images >= step.total:
+            self.pending.append((step.images, self.meter.take()))
+        if number in self.looks and self._affordable(now):
+            self.look()
+        if now - self.reported >= REPORT_SECONDS:
+            self.report()
+        if now - self.saved >= settings().checkpoint_seconds:
+            self.save()
+
+    def look(self) -> None:
+        """A snapshot: a contact sheet of what the model makes of the same inputs as ever."""
+        start, images = time.monotonic(), self.training.images
+        if self.looked_at == images:
+            return
+        pictures = self.training.snapshot()
+        self.looked_at = images
+        if pictures is not None:
+            blobs.put(f"jobs/{self.job.id}/snapshots/{images}.png", codecs.grid_png(pictures), create_only=False)
+            self.job.event("snapshot", {"images": images})
+        self.looking_seconds += time.monotonic() - start
+
+    def report(self) -> None:
+        """Progress, and the points of the curves since the last report."""
+        now, images, total = time.monotonic(), self.training.images, self.training.total
+        self.recent.append((now, images))
+        (then, before), *_ = self.recent
+        rate = (images - before) / max(now - then, 1e-9)
+        self.job.progress(images, total, round((total - images) / rate, 1) if rate else None)
+        for point in self.pending:
+            self.job.metrics(*point)
+        self.pending = []
+        self.reported = time.monotonic()
+
+    def save(self) -> None:
+        """A checkpoint, from which another attempt goes on as if nothing had happened."""
+        self.report()
+        if self.saved_at == self.training.images:
+            return
+        state = self.training.state()
+        sums = {METER + name: value for name, value in self.meter.sums.items()}
+        facts = state.facts | {"meter": self.meter.counts}
+        key = self.job.artifact_key(f"checkpoint-{state.facts['images']}.safetensors")
+        before, self.kept = self.kept, save_checkpoint(key, State(state.tensors | sums, facts), self.kept)
+        self.job.checkpoint({"images": state.facts["images"], "dataset": self.dataset, "kept": self.kept})
+        for entry in before:
+            if entry not in self.kept:
+                blobs.delete_prefix(entry["key"])
+        self.saved, self.saved_at = time.monotonic(), self.training.images
+
+    def close(self) -> None:
+        """Leaves everything that the next attempt, or a curious eye, needs."""
+        self.look()
+        self.save()
+
+    def _affordable(self, now: float) -> bool:
+        return self.looking_seconds <= 0.1 + SNAPSHOT_SHARE * (now - self.started)

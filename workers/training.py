@@ -1,0 +1,127 @@
+"""The job kind "training": from a dataset's name and a config to a published model."""
+
+from functools import partial
+
+import torch
+
+from app.core.database import reading
+from app.core.errors import InvalidConfig
+from app.core.settings import settings
+from models.checkpoint import State
+from models.data import Columns
+from models.registry import families
+from models.seeds import derive
+from models.training import Training
+from models.types import DataSpec
+from workers import devices, records
+from workers.artifacts import load_checkpoint, load_model, publish
+from workers.journal import Journal
+from workers.running import Result, RunningJob, Stopped
+from workers.sources import Source, open_source
+
+RESIDENT_SHARE = 0.25
+"""Share of an accelerator's free memory that a dataset may take to be kept there."""
+
+
+def run_training(job: RunningJob) -> Result:
+    """Trains from where the last attempt stopped, publishes, and gives the model's name, version and metrics."""
+    devices.use_threads(settings().train_threads)
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], (job.last_checkpoint or {}).get("dataset"))
+    training = build(job, source)
+    state = resume(job, training)
+    journal = Journal(job, training, source.data.digest)
+    journal.begin(state)
+    for step in training.run():
+        journal.note(step)
+        if job.stopping:
+            journal.close()
+            raise Stopped(job.stopping)
+    journal.close()
+    return conclude(job, training, source)
+
+
+def build(job: RunningJob, source: Source) -> Training:
+    """A training with fresh weights, the same for the same spec; or with the weights that `init_from` names."""
+    kind, seed, device = families()[job.spec["family"]], seed_of(job), devices.device()
+    torch.manual_seed(derive(seed, "init"))
+    family = kind.create(job.spec.get("config") or {}, DataSpec.from_facts(source.data.facts)).to(device)
+    if origin := job.spec.get("init_from"):
+        with reading(job.bind) as conn:
+            digest = records.digest_of(conn, job.tenant, origin)
+        family.adopt(load_model(digest).to(device))
+    train, validation = Columns(source.data.train), Columns(source.data.validation)
+    if device.type == "cuda" and source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        train, validation = train.to(device), validation.to(device)
+    return Training(family, train, validation, seed)
+
+
+def resume(job: RunningJob, training: Training) -> State | None:
+    """Continues from the job's checkpoint, or starts from that of the job it forks. None: at the beginning."""
+    if job.last_checkpoint:
+        state = load_checkpoint(job.last_checkpoint["kept"])
+        if state is None:  # the same seed leads to the same model, only later
+            job.event("restarted", {"why": "no checkpoint could be read"})
+        else:
+            training.restore(state)
+        return state
+    if origin := job.spec.get("fork_from"):
+        fork(job, training, origin)
+    return None
+
+
+def fork(job: RunningJob, training: Training, origin: str) -> None:
+    """Takes over weights, moments and position from the last checkpoint of job `origin`."""
+    with reading(job.bind) as conn:
+        kept = records.checkpoints_of(conn, job.tenant, origin)
+    state = load_checkpoint(kept)
+    if state is None:
+        raise InvalidConfig(f"Job {origin} has no checkpoint to fork from.", field="fork_from")
+    if state.facts["images"] >= training.total:
+        raise InvalidConfig(
+            f"The fork starts at {state.facts['images']} images and the config ends at {training.total}.",
+            field="config/images",
+            remedy="Ask for more images.",
+        )
+    try:
+        training.restore(state)
+    except (RuntimeError, KeyError) as error:
+        raise InvalidConfig(
+            f"The checkpoint of job {origin} does not fit this family and config.",
+            field="fork_from",
+            remedy="Use the same family, dataset and layer sizes; batch, length and learning rate may differ.",
+        ) from error
+
+
+def conclude(job: RunningJob, training: Training, source: Source) -> Result:
+    """Measures, publishes, and gives the result with the rows that appear when the job ends."""
+    family, spec = training.family, job.spec
+    metrics = training.finish()
+    name = spec.get("name") or f"{family.name}-{spec['dataset']}"
+    facts = {
+        "name": name,
+        "seed": training.seed,
+        "metrics": metrics,
+        "dataset": spec["dataset"],
+        "dataset_digest": source.data.digest,
+        "licence": source.licence,
+        "attribution": source.attribution,
+        "images": training.images,
+        "init_from": spec.get("init_from"),
+        "fork_from": spec.get("fork_from"),
+    }
+    digest, card = publish(family, source.data.facts, facts)
+    value = {
+        "model": name,
+        "version": digest,
+        "metrics": metrics,
+        "family": family.name,
+        "dataset": spec["dataset"],
+        "config": card["config"],
+        "images": training.images,
+    }
+    return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
+
+
+def seed_of(job: RunningJob) -> int:
+    """The spec's seed, 0 when it has none."""
+    return job.spec.get("seed") or 0
