@@ -95,8 +95,7 @@ class Journal:
         (then, before), *_ = self.recent
         rate = (images - before) / max(now - then, 1e-9)
         self.job.progress(images, total, round((total - images) / rate, 1) if rate else None)
-        for point in self.pending:
-            self.job.metrics(*point)
+        self.job.curve(self.pending)
         self.pending = []
         self.reported = time.monotonic()
 

@@ -171,11 +171,15 @@ def _translated() -> Iterator[None]:
         raise Unavailable("All database connections are in use.", retry_after=1) from error
 
 
-def upsert(conn: Connection, table: Table, row: dict[str, Any], key: list[str]) -> None:
-    """Inserts `row`, or overwrites the row with the same `key` columns."""
-    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(table).values(**row)
-    rest = {name: insert.excluded[name] for name in row if name not in key}
-    conn.execute(insert.on_conflict_do_update(index_elements=key, set_=rest))
+def upsert(conn: Connection, table: Table, row: dict[str, Any] | list[dict[str, Any]], key: list[str]) -> None:
+    """Inserts `row`, or overwrites the row with the same `key` columns. Several rows at once have the same columns."""
+    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(table)
+    first = row[0] if isinstance(row, list) else row
+    rest = {name: insert.excluded[name] for name in first if name not in key}
+    if isinstance(row, list):
+        conn.execute(insert.on_conflict_do_update(index_elements=key, set_=rest), row)
+    else:
+        conn.execute(insert.values(**row).on_conflict_do_update(index_elements=key, set_=rest))
 
 
 def migrate(bind: Engine | None = None) -> None:

@@ -56,6 +56,19 @@ def test_a_resumed_attempt_overwrites_its_curve(engine, claim):
         assert [event["attempt"] for event in events.events_after(conn, claim.id)] == [0, 1, 1, 1, 1, 1, 2, 2, 2]
 
 
+def test_many_points_at_once_are_told_and_kept_like_single_ones(engine, claim):
+    with transaction(engine, durable=False) as conn:
+        events.add_curve(conn, claim.id, claim.token, [(8, {"loss": 3.0}), (16, {"loss": float("nan")})])
+        events.add_metrics(conn, claim.id, claim.token, 24, {"loss": 1.0})
+        events.add_curve(conn, claim.id, claim.token, [(16, {"loss": 2.0}), (32, {"loss": 0.5})])
+    with reading(engine) as conn:
+        points = [(point["images"], point["values"]["loss"]) for point in events.metrics(conn, claim.id)]
+        told = [event for event in events.events_after(conn, claim.id) if event["kind"] == "metrics"]
+    assert points == [(8, 3.0), (16, 2.0), (24, 1.0), (32, 0.5)]
+    assert [event["seq"] for event in told] == [3, 4, 5, 6, 7] and {event["attempt"] for event in told} == {1}
+    assert [event["data"]["images"] for event in told] == [8, 16, 24, 16, 32]
+
+
 def test_events_with_a_wrong_token_are_refused(engine, claim):
     with pytest.raises(LeaseLost), transaction(engine, durable=False) as conn:
         jobs.add_event(conn, claim.id, "0" * 32, "log", {})

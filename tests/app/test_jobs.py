@@ -80,6 +80,7 @@ def test_kinds_have_their_queues(conn):
 WRITES = {
     "progress": lambda conn, c: jobs.progress(conn, c.id, c.token, {"images": 9}),
     "metrics": lambda conn, c: events.add_metrics(conn, c.id, c.token, 1, {"loss": 1.0}),
+    "curve": lambda conn, c: events.add_curve(conn, c.id, c.token, [(1, {"loss": 1.0})]),
     "event": lambda conn, c: jobs.add_event(conn, c.id, c.token, "log", {}),
     "checkpoint": lambda conn, c: jobs.add_checkpoint(conn, c.id, c.token, {"images": 1}),
     "finish": lambda conn, c: jobs.finish(conn, c.id, c.token, {"zombie": True}),
