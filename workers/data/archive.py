@@ -106,7 +106,7 @@ def _worth_reading(infos: list[zipfile.ZipInfo], report: Report) -> Iterator[Mem
         # macOS decomposes accents, others do not; backslashes come from old Windows packers
         name = unicodedata.normalize("NFC", info.filename).replace("\\", "/")
         path = tuple(part for part in name.split("/") if part not in ("", "."))
-        if info.is_dir() or not path or any(part.startswith(".") and part != ".." for part in path):
+        if name.endswith("/") or not path or any(part.startswith(".") and part != ".." for part in path):
             continue
         if any(part.lower() in JUNK for part in path):
             continue

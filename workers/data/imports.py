@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,13 @@ def read_source(
     """From rows to a stored dataset; `tick` is called between rows and may raise to stop."""
     try:
         with tempfile.TemporaryDirectory(prefix="anamorph-import-") as folder:
-            table = Table(Path(folder), options, source.classes, report)
-            for done, row in enumerate(source.rows(), start=1):
-                tick()
-                if row is not None:
-                    table.add(row)
-                progress(min(done, source.total), source.total)
-            return publish(table, source.layout, Path(folder), report, tick)
+            with closing(Table(Path(folder), options, source.classes, report)) as table:
+                for done, row in enumerate(source.rows(), start=1):
+                    tick()
+                    if row is not None:
+                        table.add(row)
+                    progress(min(done, source.total), source.total)
+                return publish(table, source.layout, Path(folder), report, tick)
     finally:
         source.close()
 
@@ -130,9 +131,8 @@ def forget_upload(conn: Connection, job: RunningJob) -> None:
     """Deletes the uploaded file unless another job is still to read it: equal uploads share a blob."""
     upload = job.spec.get("upload")
     waiting = (jobs.c.kind == "dataset") & jobs.c.state.in_(("queued", "running")) & (jobs.c.id != job.id)
-    if upload and not any(
-        spec.get("upload") == upload for spec in conn.execute(select(jobs.c.spec).where(waiting)).scalars()
-    ):
+    specs = conn.execute(select(jobs.c.spec).where(waiting)).scalars()
+    if upload and not any(spec.get("upload") == upload for spec in specs):
         blobs.delete_prefix(upload)
 
 

@@ -115,6 +115,12 @@ def _detect(paths: list[Path], report: Report) -> str:
 
 def _by_folder(layout: str, paths: dict[Member, Path], splits: dict[Member, str], report: Report) -> list[Place]:
     places = []
+    if layout == "labelled" and not any(len(path) > 1 for path in paths.values()):
+        raise InvalidDataset(
+            "The layout labelled has a folder for each of at least two classes; all files lie in one folder.",
+            field="layout",
+            remedy="Import with layout=plain.",
+        )
     for member, path in paths.items():
         if layout == "labelled" and len(path) < 2:
             report.refuse(member.name, "The file lies outside the class folders.")

@@ -55,7 +55,7 @@ def publish(table: Table, layout: str, folder: Path, report: Report, tick: Calla
         "columns": columns,
     }
     _thumbnails(table, folder / "thumbnails.png")
-    table.close()
+    table.close()  # the disk need not hold the rows twice while they are uploaded
     return _upload(folder, facts, tick)
 
 

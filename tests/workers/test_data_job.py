@@ -1,0 +1,129 @@
+"""The job of kind "dataset" with a real database and a real state machine, from queued row to dataset row."""
+
+import numpy as np
+import pytest
+from sqlalchemy import select, update
+
+from app.core import blobs, jobs
+from app.core.builtins import BUILTINS
+from app.core.database import reading, transaction
+from app.core.errors import Conflict
+from app.core.tables import datasets
+from app.core.tables import jobs as jobs_table
+from tests.workers.pictures import npz_file, pixels, png, zip_file
+from workers.data import ensure_builtin, open_dataset, run_dataset
+from workers.data.imports import register
+from workers.data.publish import Published
+from workers.lifecycle import end
+from workers.running import RunningJob, Stopped
+
+pytestmark = pytest.mark.usefixtures("storage")
+
+
+def started(engine, spec: dict, tenant: str = "t") -> RunningJob:
+    with transaction(engine) as conn:
+        job, _ = jobs.accept(conn, tenant=tenant, kind="dataset", spec=spec)
+        return RunningJob(jobs.claim(conn, job["id"], "worker"), engine)
+
+
+def ended(engine, job: RunningJob) -> dict:
+    end(job)
+    with reading(engine) as conn:
+        return dict(conn.execute(select(jobs_table).where(jobs_table.c.id == job.id)).mappings().one())
+
+
+def rows(engine) -> list[dict]:
+    with reading(engine) as conn:
+        return [dict(row) for row in conn.execute(select(datasets)).mappings()]
+
+
+@pytest.fixture
+def upload(tmp_path) -> dict:
+    members = {f"{'ab'[index % 2]}x/{index}.png": png(index) for index in range(10)} | {"ax/bad.png": b"no"}
+    blobs.put("uploads/1", zip_file(tmp_path / "u.zip", members))
+    return {"upload": "uploads/1", "format": "zip", "name": "letters"}
+
+
+def test_an_upload_becomes_a_dataset(engine, upload):
+    job = ended(engine, started(engine, upload))
+    assert job["state"] == "succeeded"
+    result = job["result"]
+    assert result["dataset"] == "letters" and result["count"] == 10 and result["classes"] == ["ax", "bx"]
+    assert result["refused"] == [{"file": "ax/bad.png", "reason": result["refused"][0]["reason"]}]
+    assert job["progress"]["images"] == job["progress"]["total"] == 11
+    (row,) = rows(engine)
+    assert (row["tenant"], row["name"], row["layout"], row["source"]) == ("t", "letters", "labelled", "upload")
+    assert row["digest"] == result["digest"] and row["facts"] == result["facts"] == open_dataset(row["digest"]).facts
+    assert row["bytes"] == sum(size for key, size in blobs.list(f"datasets/{row['digest']}") if "thumb" not in key)
+    assert not blobs.exists("uploads/1")
+
+
+def test_an_npz_becomes_a_dataset(engine, tmp_path):
+    images = np.stack([pixels(index)[0] for index in range(6)])
+    blobs.put("uploads/2", npz_file(tmp_path / "u.npz", images=images))
+    job = ended(engine, started(engine, {"upload": "uploads/2", "format": "npz", "name": "n"}))
+    assert job["state"] == "succeeded" and job["result"]["facts"]["columns"]["train"] == {"images": 5}
+
+
+def test_a_useless_upload_fails_with_the_reasons_and_is_deleted(engine, tmp_path):
+    blobs.put("uploads/3", zip_file(tmp_path / "u.zip", {"a.png": b"no"}))
+    job = ended(engine, started(engine, {"upload": "uploads/3", "format": "zip", "name": "n"}))
+    assert job["state"] == "failed" and job["error"]["code"] == "invalid-dataset"
+    assert job["error"]["refused"][0]["file"] == "a.png"
+    assert rows(engine) == [] and not blobs.exists("uploads/3")
+
+
+def test_a_taken_name_is_a_conflict_also_when_it_is_taken_meanwhile(engine, upload, monkeypatch):
+    late = started(engine, upload)
+    result = run_dataset(late)
+    with transaction(engine) as conn:
+        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), None)
+    monkeypatch.setattr("workers.lifecycle.runner_of", lambda kind: lambda job: result)
+    assert ended(engine, late)["error"]["code"] == "conflict"
+    monkeypatch.undo()
+    assert len(rows(engine)) == 1
+
+
+def test_a_name_taken_before_is_a_conflict_at_once_and_free_again_once_deleted(engine, upload):
+    with transaction(engine) as conn:
+        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), None)
+    job = started(engine, upload)
+    with pytest.raises(Conflict, match="letters"):
+        run_dataset(job)
+    with transaction(engine) as conn:
+        conn.execute(update(datasets).values(deleted_at=1.0))
+    assert ended(engine, job)["state"] == "succeeded"
+
+
+def test_other_tenants_may_use_the_same_name_and_share_the_arrays(engine, upload):
+    second = started(engine, upload, tenant="other")
+    assert ended(engine, started(engine, upload))["state"] == "succeeded"
+    assert blobs.exists("uploads/1")  # the other job still reads it
+    assert ended(engine, second)["state"] == "succeeded" and not blobs.exists("uploads/1")
+    assert len({row["digest"] for row in rows(engine)}) == 1
+
+
+def test_stopping_is_honoured_between_images(engine, upload):
+    job = started(engine, upload)
+    job.released = True
+    with pytest.raises(Stopped):
+        run_dataset(job)
+    assert blobs.exists("uploads/1")
+    assert ended(engine, job)["state"] == "queued" and rows(engine) == []
+
+
+def test_an_upload_that_is_gone_is_said(engine):
+    job = ended(engine, started(engine, {"upload": "uploads/9", "format": "zip", "name": "n"}))
+    assert job["error"]["code"] == "invalid-dataset" and "again" in job["error"]["remedy"]
+
+
+def test_a_built_in_dataset_is_imported_by_a_job_and_on_demand(engine):
+    result = ended(engine, started(engine, {"builtin": "digits8", "name": "mine"}))["result"]
+    assert result["count"] == 1797
+    row = ensure_builtin(engine, "t", "digits8")
+    assert row["digest"] == result["digest"] and row["source"] == "builtin:digits8"
+    assert row["attribution"] == BUILTINS["digits8"].attribution and row["licence"]
+    assert ensure_builtin(engine, "t", "digits8")["id"] == row["id"]
+    assert sorted(row["name"] for row in rows(engine)) == ["digits8", "mine"]
+    unknown = ended(engine, started(engine, {"builtin": "cifar10", "name": "c"}))
+    assert unknown["error"]["code"] == "not-found" and "mnist5k" in unknown["error"]["remedy"]
