@@ -86,11 +86,11 @@ class WhiteBox(Access):
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             return self.served(x).float()
 
-    def trace(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A leaf made of `x`, and the outputs with their graph."""
+    def trace(self, x: Tensor, through: Function | None = None) -> tuple[Tensor, Tensor]:
+        """A leaf made of `x`, and the outputs with their graph, for the image itself or for `through` of it."""
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
-            return leaf, self._forward(leaf)
+            return leaf, self._forward(leaf if through is None else through(leaf))
 
     @staticmethod
     def gradient(leaf: Tensor, value: Tensor, keep: bool = False) -> Tensor:

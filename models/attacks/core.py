@@ -6,6 +6,7 @@ rows of a trial and yields after each step. Images are float32 (N, C, H, W) in [
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -14,9 +15,10 @@ from torch import Tensor
 
 from models.attacks.access import LEVELS, Access
 from models.attacks.criterion import Criterion, Targeted
+from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, settle
 from models.attacks.threat import ThreatModel
-from models.attacks.trial import Clean, Trial
+from models.attacks.trial import Spent, Trial
 from models.types import ConfigError, InputError
 
 OnStep = Callable[[int, Trial], None]
@@ -68,8 +70,8 @@ class Attack(ABC):
     targeted: ClassVar[bool] = True
     """Can aim at a class."""
     early: ClassVar[bool] = True
-    early: ClassVar[bool] = True
-    """A row rests once it is adversarial."""
+    quantise = False
+    """Shows the model rounded images only (see combine.quantised)."""
     warm: ClassVar[bool] = True
     """Can go on from a result found at a smaller eps."""
     default_eps: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 10.0}
@@ -80,6 +82,11 @@ class Attack(ABC):
             self.config = self.Config(**config)
         except ValidationError as error:
             raise _refusal(self.name, error) from None
+
+    @property
+    def stops(self) -> bool:
+        """Whether a row rests once it is adversarial within eps."""
+        return getattr(self.config, "stop_early", True)
 
     @abstractmethod
     def steps(self, trial: Trial) -> Iterator[None]:
@@ -119,17 +126,23 @@ class Attack(ABC):
             x = x.clone() if x.is_inference() else x.detach()
             if not isinstance(seeds, Tensor):
                 seeds = torch.arange(len(x), device=x.device) + seeds
-            how = {"minimal": self.minimal, "early": self.early, "compact": compact, "clean": clean, "start": start}
-            trial = Trial(access, x, criterion, threat, seeds.to(x.device), rest=rest, **how)
-            if not bool(trial.done.all()):
-                for number, _ in enumerate(self.steps(trial)):
-                    left = trial.end_step()
-                    if on_step is not None:
-                        on_step(number, trial)
-                    if not left:
-                        break
+            trial = Trial(access, x, criterion, threat, seeds.to(x.device), clean, start, rest)
+            trial.minimal, trial.early, trial.compact = self.minimal, self.stops, compact
+            trial.quantise = self.quantise
+            with suppress(Spent):
+                self._walk(trial, on_step)
             trial.store()
             return settle(trial)
+
+    def _walk(self, trial: Trial, on_step: OnStep | None) -> None:
+        if bool(trial.done.all()):
+            return
+        for number, _ in enumerate(self.steps(trial)):
+            left = trial.end_step()
+            if on_step is not None:
+                on_step(number, trial)
+            if not left:
+                return
 
     def check(self, access: Access, x: Tensor, criterion: Criterion, threat: ThreatModel) -> None:
         """Raises ConfigError or InputError when attack, access, threat and images do not go together."""

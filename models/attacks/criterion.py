@@ -32,6 +32,10 @@ class Criterion(ABC):
     def loss(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed."""
 
+    def dlr(self, logits: Tensor) -> Tensor:
+        """(N,), to be climbed: the margin, made independent of the scale of the logits where that can be done."""
+        return -self.margin(logits)
+
     def surfaces(self, logits: Tensor, count: int) -> Tensor:
         """(N, at most `count`) functions; the image is adversarial when one of them is below 0."""
         return self.margin(logits)[:, None]
@@ -102,6 +106,13 @@ class Targeted(Criterion):
     def loss(self, logits: Tensor) -> Tensor:
         """log(p_t / (1 - p_t))."""
         return pick(logits, self.targets) - others(logits, self.targets).logsumexp(1)
+
+    def dlr(self, logits: Tensor) -> Tensor:
+        """The targeted form (eq. 7) with the leading class in place of the right one."""
+        if logits.shape[1] < 4:
+            return -self.margin(logits)
+        ordered = logits.topk(4, 1).values
+        return -self.margin(logits) / (ordered[:, 0] - ordered[:, 2:].mean(1) + 1e-12)
 
     def check(self, logits: Tensor) -> None:
         check_classes(logits, self.targets, "target")

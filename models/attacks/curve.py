@@ -10,9 +10,10 @@ from models.attacks.core import Attack
 from models.attacks.criterion import Criterion
 from models.attacks.draws import Draws
 from models.attacks.norms import wide
+from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, inside
 from models.attacks.threat import ThreatModel
-from models.attacks.trial import COUNTS, Clean
+from models.attacks.trial import COUNTS
 
 
 def curve(

@@ -19,7 +19,7 @@ def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
     """
     flat = gradient.flatten(1)
     room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)) * (flat != 0)
-    order = flat.abs().argsort(1, descending=True, stable=True)
+    order = flat.abs().argsort(dim=1, descending=True, stable=True)
     sorted_room = room.gather(1, order)
     spent = sorted_room.cumsum(1) - sorted_room
     given = torch.minimum(sorted_room, (eps[:, None] - spent).clamp_min(0))

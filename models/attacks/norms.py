@@ -88,14 +88,27 @@ class L1(Norm):
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).view_as(gradient)
 
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
-        """Euclidean projection (Duchi et al. 2008): shrink every entry by one threshold."""
-        flat = delta.flatten(1)
-        sizes = flat.abs().sort(1, descending=True).values
-        excess = sizes.cumsum(1) - radius[:, None]
-        rank = torch.arange(1, flat.shape[1] + 1, device=flat.device)
-        kept = (sizes * rank > excess).sum(1, keepdim=True).clamp_min(1)
-        threshold = (excess.gather(1, kept - 1) / kept).clamp_min(0)
-        return (flat.sign() * (flat.abs() - threshold).clamp_min(0)).view_as(delta)
+        return self.project_within(delta, radius, torch.full_like(delta, torch.inf))
+
+    def project_within(self, delta: Tensor, radius: Tensor, room: Tensor) -> Tensor:
+        """Euclidean projection onto the ball and 0 <= |delta| <= room at once: one threshold shrinks all entries.
+
+        The length left at threshold t is the sum of (|d| - t)+ - (|d| - room - t)+, piecewise linear in t with a bend
+        at each |d| and |d| - room, so sorting the bends gives t.
+        """
+        size, room = delta.abs().flatten(1), room.flatten(1)
+        bends = torch.cat([size, (size - room).clamp_min(-1e30)], 1)
+        weight = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
+        weight = torch.where(bends > 0, weight, 0)
+        order = bends.argsort(dim=1, descending=True, stable=True)
+        bends, weight = bends.gather(1, order), weight.gather(1, order)
+        count, total = weight.cumsum(1), (weight * bends.clamp_min(0)).cumsum(1)
+        length = total - count * bends
+        last = (length <= radius[:, None]).sum(1, keepdim=True).clamp_min(1) - 1
+        threshold = (total.gather(1, last) - radius[:, None]) / count.gather(1, last).clamp_min(1)
+        kept = torch.minimum((size - threshold.clamp_min(0)).clamp_min(0), room)
+        kept = kept * (radius[:, None] / kept.sum(1, keepdim=True).clamp_min(TINY)).clamp_max(1)
+        return delta.sign() * kept.view_as(delta)
 
     def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         laplace = normal.sign() * -torch.log(uniform.clamp_min(TINY))
@@ -116,7 +129,7 @@ class L0(Norm):
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
         """Keep the pixels that move most."""
         strength = delta.abs().sum(1).flatten(1)
-        order = strength.argsort(1, descending=True, stable=True).argsort(1)
+        order = strength.argsort(dim=1, descending=True, stable=True).argsort(1)
         kept = (order < radius[:, None]).view(len(delta), 1, *delta.shape[2:])
         return delta * kept
 

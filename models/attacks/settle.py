@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from models.attacks.norms import wide
+from models.attacks.reading import as_logits
 from models.attacks.threat import SLACK, ThreatModel
-from models.attacks.trial import Trial, as_logits
+from models.attacks.trial import Trial
 
 GROWTH, ROUNDS = 1.02, 40
 """A success that rounding undid is pushed on by 2 % at a time, at most to 2.2 times its length."""
@@ -68,7 +69,7 @@ def settle(trial: Trial) -> AttackResult:
     x, threat, found = judge.x, judge.threat, trial.archive
     floats = threat.project(x, found["best"])
     images = threat.snap(x, floats)
-    fixed = trial.first_wrong | trial.first_broken
+    fixed = trial.wrong | trial.broken
     margin, logits = judge(images, ~fixed)
     hit = (margin < 0) & ~fixed
     hit_float = _floats_hit(judge, found, floats, images, hit, fixed)
@@ -87,10 +88,10 @@ def settle(trial: Trial) -> AttackResult:
         queries=judge.queries,
         gradients=found["gradients"],
         steps=found["steps"],
-        initially_wrong=trial.first_wrong,
-        broken=trial.first_broken,
+        initially_wrong=trial.wrong,
+        broken=trial.broken,
         flat=found["flat"],
-        soft=trial.first_soft,
+        soft=trial.clean_soft,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.attacks.norms import NORMS, Norm, wide
+from models.attacks.norms import L1, NORMS, Norm, wide
 from models.types import ConfigError
 
 SLACK = 1e-6
@@ -67,7 +67,7 @@ class ThreatModel:
         return values if self.mask is None else values * self.mask
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """The image nearest to `y` that this threat allows to be made of `x` (exactly so for linf)."""
+        """The image nearest to `y` that this threat allows to be made of `x` (nearly so for l2 and l0)."""
         if self.mask is not None:
             y = torch.where(self.mask.bool(), y, x)
         if not self.bounded:
@@ -75,6 +75,9 @@ class ThreatModel:
         if self.norm == "linf":
             eps = wide(self.radius(x), x)
             return torch.clamp(y, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
+        if self.norm == "l1":
+            room = torch.where(y > x, 1 - x, x)
+            return (x + L1().project_within(y - x, self.radius(x), room)).clamp(0, 1)
         # The box holds x, so clipping to it only shortens the perturbation.
         return (x + self.geometry.project(y - x, self.radius(x))).clamp(0, 1)
 

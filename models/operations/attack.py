@@ -10,8 +10,8 @@ from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.core import Attack, Eps
 from models.attacks.criterion import Criterion, Misclassified, Targeted
 from models.attacks.curve import curve, noise
+from models.attacks.reading import Clean, as_logits
 from models.attacks.settle import AttackResult
-from models.attacks.trial import Clean, as_logits
 from models.family import Family, Scores
 from models.operations.core import Operation, Params, Result, Rows
 from models.operations.verdicts import items, perturbation

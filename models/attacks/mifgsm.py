@@ -1,0 +1,67 @@
+"""Momentum iterative FGSM (Dong et al. 2018) with input diversity (Xie 2019) and translation invariance (Dong 2019):
+the usual makers of examples that carry over to other models."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.attacks import core
+from models.attacks.norms import TINY, wide
+from models.attacks.trial import Trial
+
+
+def resize_and_pad(trial: Trial, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
+    """Shrinks each image to a random size and puts it at a random place on black; some images stay as they are."""
+    shrink, right, down, moved = trial.draws.uniform((4,), "diversity", step).unbind(1)
+    size = torch.where(moved < chance, smallest + (1 - smallest) * shrink, 1.0)
+    free = 1 / size - 1  # how far the window may slide, in units of the sampling grid
+    rows = torch.stack([1 / size, torch.zeros_like(size), free * (2 * right - 1)], 1)
+    columns = torch.stack([torch.zeros_like(size), 1 / size, free * (2 * down - 1)], 1)
+    grid = nn.functional.affine_grid(torch.stack([rows, columns], 1), list(trial.x.shape), align_corners=False)
+    return lambda x: nn.functional.grid_sample(x, grid, align_corners=False)
+
+
+def smooth(gradient: Tensor, width: int) -> Tensor:
+    """The gradient averaged over shifts: a Gaussian blur of odd `width`, three standard deviations to its edge."""
+    places = torch.arange(width, device=gradient.device) - width // 2
+    bell = torch.exp(-0.5 * (places / (width / 6)) ** 2)
+    bell, channels = bell / bell.sum(), gradient.shape[1]
+    for kernel in (bell.view(1, 1, -1, 1), bell.view(1, 1, 1, -1)):
+        kernel = kernel.expand(channels, -1, -1, -1)
+        gradient = nn.functional.conv2d(gradient, kernel, padding="same", groups=channels)
+    return gradient
+
+
+class MIFGSM(core.Attack):
+    name = "mifgsm"
+    summary = "Sign steps along an average of past gradients; carries over to other models (Dong et al. 2018)"
+    norms = ("linf",)
+
+    class Config(core.Config):
+        steps: int = Field(10, ge=1, le=1000, description="Gradient steps.")
+        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: eps / steps.")
+        momentum: float = Field(1.0, ge=0, le=10, description="Weight of past gradients.")
+        diversity: float = Field(0.0, ge=0, le=1, description="Chance of a resized and padded image in a step (DI).")
+        smallest: float = Field(0.9, gt=0.1, le=1, description="Smallest size under diversity.")
+        kernel: int = Field(0, ge=0, le=31, description="Width of the blur of gradients (TI); 0 for none.")
+        stop_early: bool = Field(True, description="Leave an image alone once it is adversarial; not for transfer.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+        state.momentum = torch.zeros_like(trial.x)
+        for number in range(config.steps):
+            through = resize_and_pad(trial, number, config.smallest, config.diversity) if config.diversity else None
+            _, gradient = trial.slope(state.x, through=through)
+            gradient = smooth(gradient, config.kernel | 1) if config.kernel else gradient
+            scale = wide(gradient.abs().flatten(1).sum(1).clamp_min(TINY), gradient)
+            state.momentum = config.momentum * state.momentum + gradient / scale
+            length = trial.radius / config.steps if config.step is None else torch.full_like(trial.radius, config.step)
+            state.x = trial.threat.project(trial.x, state.x + state.momentum.sign() * wide(length, state.x))
+            yield
+        if config.stop_early:
+            trial.look(state.x)
+        else:
+            trial.propose(state.x)

@@ -1,0 +1,39 @@
+"""Projected gradient descent (Madry et al. 2018): gradient steps from random points of the ball."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+
+from models.attacks import descent
+from models.attacks.descent import random_start
+from models.attacks.trial import Climb, Trial
+
+
+class PGD(descent.Descent):
+    name = "pgd"
+    summary = "Repeated gradient steps, projected back into the ball, from a random start (Madry et al. 2018)"
+
+    class Config(descent.Descent.Config):
+        steps: int = Field(40, ge=1, le=10_000, description="Gradient steps.")
+        random_start: bool = Field(True, description="Start at a random point of the ball.")
+        restarts: int = Field(1, ge=1, le=100, description="Runs from other starts for images that hold out.")
+        loss: Literal["ce", "margin", "dlr"] = Field("ce", description="What the steps climb.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        for restart in range(self.config.restarts):
+            given = restart == 0 and trial.start is not trial.x
+            at_random = self.config.random_start and not given
+            yield from self.descend(
+                trial, random_start(trial, restart) if at_random else self.first(trial), _climb(self, trial)
+            )
+
+
+def _climb(attack: PGD, trial: Trial) -> Climb | None:
+    """The chosen loss. It asks the trial anew each time, because rows may have been put away."""
+    losses: dict[str, Climb | None] = {
+        "ce": None,
+        "margin": lambda logits: -trial.criterion.margin(logits),
+        "dlr": lambda logits: trial.criterion.dlr(logits),
+    }
+    return losses[attack.config.loss]
