@@ -16,6 +16,13 @@ def generator(seed: int, *purpose: object, device: torch.device | str = "cpu") -
     return torch.Generator(device).manual_seed(derive(seed, *purpose))
 
 
+def seed_globally(seed: int, device: torch.device) -> None:
+    """What `torch.manual_seed` does for the streams that `device` uses; it takes 1 us instead of 200."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def normal_rows(seeds: list[int], width: int) -> torch.Tensor:
     """(n, width) standard normal draws, row i from seeds[i] alone: a row does not depend on its neighbours."""
     if not seeds:

@@ -14,7 +14,7 @@ from models.checkpoint import State, moments, networks, restore_moments, restore
 from models.data import Columns
 from models.family import Family
 from models.moment import Moment
-from models.seeds import derive
+from models.seeds import derive, seed_globally
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
@@ -54,7 +54,8 @@ class Training:
         batch = self.train.batch(self.seed, self.images, self.batch_size)
         batch = {name: column.to(self.family.device) for name, column in batch.items()}
         self._set_rates()
-        torch.manual_seed(derive(self.seed, "step", self.step))  # dropout and friends draw from the global stream
+        # dropout and friends draw from the global stream
+        seed_globally(derive(self.seed, "step", self.step), self.family.device)
         metrics = self.family.step(batch, self.optimisers, self.moment())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         return Step(self.images, self.total, metrics)
