@@ -2,14 +2,16 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from app.core import blobs, database
 from app.core.database import make_engine, migrate
+from app.core.settings import settings
 from app.core.tables import metadata
 from tests.servers import Valkey, new_database, postgres_url
 
@@ -65,3 +67,18 @@ def valkey() -> Iterator[Valkey]:
         server = Valkey(Path(folder))
         yield server
         server.stop()
+
+
+@pytest.fixture
+def configure(monkeypatch) -> Iterator[Callable[..., None]]:
+    """Sets options for this test and the processes it starts: `configure(ANAMORPH_LEASE_SECONDS=2)`."""
+
+    def apply(**variables: object) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        for cached in (settings, database.engine, blobs.store):
+            cached.cache_clear()
+
+    yield apply
+    monkeypatch.undo()
+    apply()

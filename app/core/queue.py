@@ -37,6 +37,9 @@ def _configuration() -> dict:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 25,
+            # one quick second try: with kombu's own patience a ring for a dead broker takes 6 seconds
+            "max_retries": 1,
+            "interval_start": 0.1,
         },
     }
 

@@ -31,9 +31,9 @@ class Plan:
     freezes: int = 0
     workers: int = 2
     lease_seconds: float = 5
-    steps: int = 40
+    steps: int = 24
     step_seconds: float = 0.06
-    pause_seconds: float = 2.5  # mean time between two blows
+    pause_seconds: float = 2  # mean time between two blows
     limit_seconds: float = 240
     seed: int = 1
 
