@@ -72,7 +72,7 @@ class Host:
         operation = operation_for(resident.model, call["operation"])
         params = read_params(operation.Params, call["params"])
         start = time.perf_counter()
-        inputs = read_inputs(resident.model, operation, call)
+        inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"))
         rows = operation.rows(resident.model, inputs, params)
         return Work(call, resident, operation, params, rows, {"decode": _milliseconds(start)})
 

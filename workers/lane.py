@@ -1,4 +1,4 @@
-"""Entry points of inference: a micro-batch of waiting calls, and one call that became a durable job."""
+"""Entry points of inference: a micro-batch of waiting calls, and a call that became a durable job."""
 
 import time
 from functools import lru_cache
@@ -12,9 +12,11 @@ from redis.retry import Retry
 
 from app.core.settings import settings
 from workers import host
+from workers.deferred import run_operation
 
 REPLY_SECONDS = 60
 """A reply nobody fetches, because its front end is gone, disappears after so long."""
+__all__ = ["run_batch", "run_operation"]
 log = structlog.get_logger(__name__)
 
 

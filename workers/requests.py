@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from app.core.errors import InvalidRequest, UnsupportedOperation
 from models.family import Family
-from models.operations.core import Operation
+from models.operations.core import Operation, Params
 from models.registry import operations
 from workers import codecs
 
@@ -34,14 +34,15 @@ def read_params(kind: type[P], values: dict[str, Any]) -> P:
         raise InvalidRequest(first["msg"], field="/".join(str(part) for part in first["loc"])) from None
 
 
-def read_inputs(model: Family, operation: Operation, call: dict[str, Any]) -> torch.Tensor | None:
+def read_inputs(
+    model: Family, operation: Operation, params: Params, images: list[bytes] | None, latents: bytes | None
+) -> torch.Tensor | None:
     """The images (n, c, h, w) or latents (n, d) of a call, as the operation takes them."""
     if operation.takes == "nothing":
         return None
-    images, latents = call.get("images"), call.get("latents")
     if images and operation.takes in ("images", "either"):
         facts = {"height": model.data.height, "width": model.data.width, "channels": model.data.channels}
-        return codecs.to_tensor(codecs.decode_batch(facts, images))
+        return codecs.to_tensor(codecs.decode_batch(facts, images, resize=getattr(params, "resize", False)))
     if latents and operation.takes in ("latents", "either"):
         return torch.from_numpy(codecs.decode_npy(latents, (None, model.latent_dim)))
     wanted = {"either": "latents or images"}.get(operation.takes, operation.takes)

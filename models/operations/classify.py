@@ -3,10 +3,10 @@
 from pydantic import Field
 
 from models.family import Family, Scores
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
 
 
-class ClassifyParams(Params):
+class ClassifyParams(ImageParams):
     """How much of the answer to report."""
 
     top: int = Field(5, ge=1, le=1000, description="How many classes to list for each image, the most probable first.")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models.family import Family
@@ -21,6 +21,12 @@ class Params(BaseModel):
     """Parameters of an operation: query parameters of its endpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ImageParams(Params):
+    """Parameters of an operation on images."""
+
+    resize: bool = Field(False, description="Scale and crop images of another size to the model's, not refuse them.")
 
 
 @dataclass(frozen=True)

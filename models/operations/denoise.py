@@ -1,7 +1,7 @@
 """Noise out of an image."""
 
 from models.family import Denoises, Family
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
 
 
 class Denoise(Operation):
@@ -10,12 +10,13 @@ class Denoise(Operation):
     name = "denoise"
     summary = "Removes noise from images."
     needs = (Denoises,)
+    Params = ImageParams
 
-    def agreement(self, params: Params) -> tuple:
+    def agreement(self, params: ImageParams) -> tuple:
         return ()
 
-    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+    def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
         return {"images": model.denoise(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
         return Result(images=found["images"])

@@ -1,7 +1,7 @@
 """Images to codes."""
 
 from models.family import Encodes, Family
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
 
 
 class Encode(Operation):
@@ -11,12 +11,13 @@ class Encode(Operation):
     summary = "Maps images to their latent codes."
     needs = (Encodes,)
     gives = "latents"
+    Params = ImageParams
 
-    def agreement(self, params: Params) -> tuple:
+    def agreement(self, params: ImageParams) -> tuple:
         return ()
 
-    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+    def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
         return {"latents": model.encode(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
         return Result(latents=found["latents"])

@@ -8,14 +8,14 @@ from pydantic import Field
 from torch import Tensor
 
 from models.family import Decodes, Encodes, Family
-from models.operations.core import Operation, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError
 
 MAX_IMAGES = 1024
 
 
-class InterpolateParams(LabelParams):
+class InterpolateParams(LabelParams, ImageParams):
     """Each leg between two anchors has `steps` images, its ends included; neighbouring legs share an end."""
 
     steps: int = Field(9, ge=2, le=128, description="Images from one anchor to the next, both included.")
