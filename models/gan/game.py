@@ -1,0 +1,227 @@
+"""The two players' turns: what each descends, what is traced, and what a family may change about them."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from models.family import Family
+from models.gan.augment import AdaptiveAugment, diff_augment
+from models.gan.losses import PAIRED, discriminator_loss, generator_loss, value
+from models.gan.penalties import one_centred, zero_centred
+from models.gan.settings import GameConfig
+from models.moment import Moment
+from models.nn.adversarial import frozen, update
+from models.nn.ema import Ema
+from models.types import Batch, DataSpec, Metrics
+
+LOOK_EVERY = 16  # turns of G from one comparison of saturating and non-saturating gradients to the next
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images (b, c, h, w) in [-1, 1] as D meets them, and what it is told about them (b, k)."""
+
+    images: Tensor
+    told: Tensor | None = None
+
+
+def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
+    """The length of all tensors taken together."""
+    return torch.stack(torch._foreach_norm([tensor for tensor in tensors if tensor is not None])).norm()
+
+
+class Game(Family):
+    """A generator against a discriminator, and the average of the generator over training."""
+
+    Config = GameConfig
+    config: GameConfig
+    default_images = 300_000
+
+    def __init__(self, config: GameConfig, data: DataSpec):
+        super().__init__(config, data)
+        self.generator, self.discriminator = self.players()
+        self.ema = Ema(self.generator, config.ema_half_life)
+        self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if config.augment == "adaptive" else None
+
+    @abstractmethod
+    def players(self) -> tuple[nn.Module, nn.Module]:
+        """A new generator and discriminator."""
+
+    @classmethod
+    def length(cls, data: DataSpec) -> float:
+        return max(cls.default_images / max(data.count, 1), 4.0)
+
+    def schedule(self, progress: float) -> float:
+        """Constant for the first half, then linearly down to a tenth: the players should settle, not stop."""
+        return min(1.0, 1.0 - 1.8 * (progress - 0.5))
+
+    def optimisers(self) -> dict[str, Optimizer]:
+        config = self.config
+        return {
+            "generator": self._optimiser(config.generator_optimiser, self.generator, config.learning_rate),
+            "discriminator": self._optimiser(
+                config.discriminator_optimiser, self.discriminator, config.discriminator_learning_rate
+            ),
+        }
+
+    def _optimiser(self, kind: str, player: nn.Module, rate: float) -> Optimizer:
+        beta1, beta2 = self.config.beta1, self.config.beta2
+        if kind == "adam":
+            return torch.optim.Adam(player.parameters(), rate, (beta1, beta2), eps=1e-8, fused=True)
+        if kind == "sgd":
+            return torch.optim.SGD(player.parameters(), rate, momentum=beta1)
+        return torch.optim.RMSprop(player.parameters(), rate, alpha=beta2)
+
+    # What a family may change
+
+    def reals(self, batch: Batch) -> Tensor:
+        """The images D is shown as real, in [-1, 1]."""
+        return batch["images"] * 2 - 1
+
+    def conditions(self, batch: Batch) -> Tensor | None:
+        """What D is told about the real images, (b, k)."""
+        return None
+
+    def wanted(self, conditions: Tensor | None, moment: Moment) -> Tensor | None:
+        """What G is asked for."""
+        return None
+
+    def codes(self, noise: Tensor) -> Tensor:
+        """Latents from standard normal noise (b, d), row by row."""
+        return noise
+
+    def make(self, count: int, wanted: Tensor | None, moment: Moment) -> Tensor:
+        """Fakes in [-1, 1] from fresh latents."""
+        return self.generator(self.codes(self.noise(count, moment.generator)), wanted)
+
+    def noise(self, count: int, draws: torch.Generator) -> Tensor:
+        """Standard normal (count, d)."""
+        return torch.randn(count, self.config.latent_dim, generator=draws, device=draws.device)
+
+    def remembered(self, fakes: Shown, moment: Moment) -> Shown:
+        """The fakes D is shown for these."""
+        return fakes
+
+    def pretext(self, features: Tensor, reals: Tensor) -> Tensor | None:
+        """What D minimises besides the game, from its features of real images."""
+        return None
+
+    def generator_penalty(self, moment: Moment) -> Tensor | None:
+        """What G minimises besides the game."""
+        return None
+
+    # The turns
+
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+        """D learns from every batch; G from every `critic_steps`-th, on the fakes D has just been shown."""
+        reals = Shown(self.reals(batch), self.conditions(batch))
+        wanted = self.wanted(reals.told, moment)
+        turn = (moment.step + 1) % self.config.critic_steps == 0
+        with torch.set_grad_enabled(turn), self._autocast():
+            made = Shown(self.make(len(reals.images), wanted, moment).float(), wanted)
+        fakes = self._disguised(self.remembered(replace(made, images=made.images.detach()), moment), moment)
+        reals = self._disguised(reals, moment)
+        traced = self._teach_discriminator(reals, fakes, optimisers["discriminator"], moment)
+        if turn:
+            traced |= self._teach_generator(made, reals, optimisers["generator"], moment)
+            count = len(reals.images)
+            self.ema.update(self.generator, count * self.config.critic_steps, moment.images + count)
+        return traced
+
+    def _teach_discriminator(self, reals: Shown, fakes: Shown, optimiser: Optimizer, moment: Moment) -> Metrics:
+        config = self.config
+        due = moment.step % config.penalty_every == 0
+        x = reals.images.detach().requires_grad_(due and config.r1 > 0)
+        y = fakes.images.detach().requires_grad_(due and config.r2 > 0)
+        with self._autocast(allowed=not (x.requires_grad or y.requires_grad)):
+            features, a, b = self._judged(Shown(x, reals.told), Shown(y, fakes.told))
+            loss = discriminator_loss(config.loss, a, b, 1 - config.label_smoothing, self._flips(len(a), moment))
+            extra = {"pretext": (1.0, self.pretext(features, x.detach()))}
+        traced = {"loss_discriminator": loss.detach(), **self._trace(a.detach(), b.detach())}
+        if config.drift:
+            extra["drift"] = config.drift, a.square().mean()
+        if x.requires_grad:
+            extra["r1"] = config.r1 / 2 * config.penalty_every, zero_centred(a, x)
+        if y.requires_grad:
+            extra["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, y)
+        if config.gradient_penalty:
+            slope = one_centred(lambda images: self.discriminator(images, reals.told), x, y, moment.generator)
+            extra["gradient_penalty"] = config.gradient_penalty, slope
+        for name, (weight, penalty) in extra.items():
+            if penalty is not None:
+                loss, traced[name] = loss + weight * penalty, penalty.detach()
+        update(optimiser, loss)
+        traced["gradient_discriminator"] = total_norm(p.grad for p in self.discriminator.parameters())
+        if self.adaptive is not None:
+            self.adaptive.observe(a, moment.step)
+            traced["augment_p"] = self.adaptive.p.clone()
+        return traced
+
+    def _teach_generator(self, made: Shown, reals: Shown, optimiser: Optimizer, moment: Moment) -> Metrics:
+        name = self.config.loss
+        with frozen(self.discriminator):
+            with self._autocast():
+                b = self.discriminator(self._disguised(made, moment).images, made.told)
+                with torch.no_grad():
+                    a = self.discriminator(reals.images, reals.told) if name == PAIRED else None
+                loss = generator_loss(name, b, a)
+            traced = {"loss_generator": loss.detach()}
+            turns = (moment.step + 1) // self.config.critic_steps
+            if name in ("minimax", "non_saturating") and turns % LOOK_EVERY == 0:
+                traced |= self._saturation(b)
+            penalty = self.generator_penalty(moment)
+            if penalty is not None:
+                loss, traced["generator_penalty"] = loss + penalty, penalty.detach()
+            update(optimiser, loss)
+        traced["gradient_generator"] = total_norm(p.grad for p in self.generator.parameters())
+        return traced
+
+    def _judged(self, reals: Shown, fakes: Shown) -> tuple[Tensor, Tensor, Tensor]:
+        """D's features of the reals and the logits of both, seen in one batch or in two."""
+        player = self.discriminator
+        if self.config.separate_batches:
+            features = player.features(reals.images, reals.told)
+            return features, player.judge(features, reals.told), player(fakes.images, fakes.told)
+        told = None if reals.told is None else torch.cat([reals.told, fakes.told])
+        features = player.features(torch.cat([reals.images, fakes.images]), told)
+        count = len(reals.images)
+        return features[:count], *player.judge(features, told).tensor_split([count])
+
+    def _disguised(self, shown: Shown, moment: Moment) -> Shown:
+        """Augmentation and instance noise, the same for reals and fakes."""
+        images, draws = shown.images, moment.generator
+        if self.config.augment == "diff":
+            images = diff_augment(images, draws)
+        elif self.adaptive is not None:
+            images = self.adaptive(images, draws)
+        strength = self.config.instance_noise * (1 - moment.progress)
+        if strength:
+            images = images + strength * torch.randn(images.shape, generator=draws, device=images.device)
+        return replace(shown, images=images)
+
+    def _flips(self, count: int, moment: Moment) -> tuple[Tensor, Tensor] | None:
+        if not self.config.label_flips:
+            return None
+        draws = torch.rand(2, count, generator=moment.generator, device=moment.generator.device)
+        return tuple(draws < self.config.label_flips)
+
+    def _autocast(self, allowed: bool = True) -> torch.autocast:
+        """bfloat16 on CUDA; what is differentiated twice is left out of it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=allowed and self.device.type == "cuda")
+
+    def _trace(self, a: Tensor, b: Tensor) -> Metrics:
+        """V(G, D), D(x), D(G(z)), and the mean sign of D's logits on reals: near 1, D knows them by heart."""
+        means = {"d_real": a.sigmoid().mean(), "d_fake": b.sigmoid().mean(), "d_real_sign": a.sign().mean()}
+        return {"value": value(a, b), **means}
+
+    def _saturation(self, b: Tensor) -> Metrics:
+        """Length of G's gradient under the saturating loss of the 2014 paper, and under its replacement."""
+        found, parameters = {}, [p for p in self.generator.parameters() if p.requires_grad]
+        for label, name in (("saturating", "minimax"), ("non_saturating", "non_saturating")):
+            slopes = torch.autograd.grad(generator_loss(name, b), parameters, retain_graph=True, allow_unused=True)
+            found[f"gradient_{label}"] = total_norm(slopes)
+        return found

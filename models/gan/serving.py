@@ -1,0 +1,92 @@
+"""What a trained game does: draw and decode with the averaged generator, and judge with the discriminator."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from models.data import Columns
+from models.family import Decodes, HasPrior, Judges
+from models.fidelity import Fidelity, evenness
+from models.gan.calibration import agreement, log_odds
+from models.gan.game import Game
+from models.gan.layers import settle
+from models.metrics import CHUNK
+from models.moment import Moment
+from models.types import Batch, DataSpec
+
+SETTLING = 16  # batches that set the statistics of the averaged generator
+JUDGED = 1000  # images that calibrate the discriminator
+PICTURES = 64  # of a snapshot
+
+
+class Generative(HasPrior, Decodes, Judges, Game):
+    """A game whose averaged generator serves, and whose discriminator answers how real an image looks."""
+
+    def __init__(self, config, data: DataSpec):
+        super().__init__(config, data)
+        self.latent_dim = config.latent_dim
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+
+    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        return self.codes(noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.pictures(self.ema(latents))
+
+    def pictures(self, made: Tensor) -> Tensor:
+        """What a generator made, in [0, 1]."""
+        return ((made + 1) / 2).clamp(0, 1)
+
+    def realness(self, images: Tensor) -> Tensor:
+        scale, shift = self.calibration
+        return self.judgement(images * 2 - 1) * scale + shift
+
+    def judgement(self, images: Tensor) -> Tensor:
+        """D's logits (b,) of images in [-1, 1], whatever their condition."""
+        return self.discriminator(images)
+
+    def specimens(self, generator: nn.Module, count: int, moment: Moment) -> Tensor:
+        """`count` fresh images in [0, 1] by `generator`."""
+        return self.pictures(generator(self.codes(self.noise(count, moment.generator))))
+
+    def gallery(self, count: int, moment: Moment) -> Tensor:
+        """`count` images by the averaged generator, on the host."""
+        sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
+        return torch.cat([self.specimens(self.ema.module, size, moment).cpu() for size in sizes])
+
+    def settle(self, generator: nn.Module, moment: Moment) -> None:
+        """Give an averaged generator the batch statistics of its own activations."""
+        settle(generator, lambda: self.specimens(generator, self.config.batch_size, moment), SETTLING)
+
+    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+        averaged = copy.deepcopy(self.ema.module)
+        self.settle(averaged, moment)
+        return self.specimens(averaged, PICTURES, moment)
+
+    def finish(self, train: Columns, moment: Moment) -> None:
+        self.settle(self.ema.module, moment)
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Distances from real images with floors and trivial samplers, and how well D still tells the two apart."""
+        classes = self.data.classes
+        measure = Fidelity(train, validation, self.device, len(classes) if classes else None)
+        found = self.gallery(measure.count, moment)
+        facts = measure.report(found) | {"discriminator_accuracy": self.calibrate(measure.unseen, found)}
+        if measure.labelled:
+            facts["class_entropy"] = evenness(measure.predicted(found).argmax(1), len(classes))
+            facts["class_entropy_floor"] = evenness(measure.predicted(measure.unseen).argmax(1), len(classes))
+        return facts
+
+    def calibrate(self, unseen: Tensor, found: Tensor) -> float:
+        """Learn what D's logits mean from images kept from training: on those it knows they are too high.
+
+        Returns the share of images on the right side of even odds.
+        """
+        logits = [self.judgements(images[:JUDGED]) for images in (unseen, found)]
+        self.calibration.copy_(log_odds(*logits))
+        return agreement(*(logit * self.calibration[0].cpu() + self.calibration[1].cpu() for logit in logits))
+
+    def judgements(self, images: Tensor) -> Tensor:
+        """D's logits of images (n, c, h, w) in [0, 1], chunk by chunk, on the host."""
+        return torch.cat([self.judgement(part.to(self.device) * 2 - 1).cpu() for part in images.split(CHUNK)])

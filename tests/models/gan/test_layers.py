@@ -1,0 +1,93 @@
+"""Layers of the adversarial bodies against what they are said to equal."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.gan import layers
+from models.gan.layers import (
+    BatchNorm,
+    ChannelDropout,
+    MinibatchStddev,
+    PixelNorm,
+    double,
+    doubling_conv,
+    halve,
+    settle,
+)
+
+
+@pytest.mark.parametrize(
+    ("small", "big"), [((4, 4), (8, 8)), ((4, 4), (7, 7)), ((4, 3), (7, 3)), ((4, 5), (4, 9)), ((5, 4), (5, 4))]
+)
+def test_the_upsampling_convolution_is_doubling_then_convolving(small, big):
+    features = torch.randn(3, 6, *small, dtype=torch.float64)
+    kernel = torch.randn(5, 6, 3, 3, dtype=torch.float64)
+    # what lies beyond the crop is repeated pixels for the one and zeros for the other: compare before cropping
+    grid = tuple(side * factor for side, factor in zip(small, layers.strides(small, big), strict=True))
+    wanted = F.conv2d(double(features, grid), kernel, padding=1)[:, :, : big[0], : big[1]]
+    torch.testing.assert_close(doubling_conv(features, kernel, big), wanted)
+
+
+def test_halving_averages_blocks_and_repeats_the_last_odd_row():
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+    assert halve(image)[0, 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
+    assert torch.equal(halve(double(image, (6, 6))), image)
+
+
+def test_pixel_norm_brings_every_pixel_to_unit_mean_square():
+    features = PixelNorm()(7 * torch.randn(2, 16, 3, 3))
+    torch.testing.assert_close(features.square().mean(1), torch.ones(2, 3, 3))
+
+
+def test_batch_norm_takes_gain_and_shift_from_the_condition():
+    norm = BatchNorm(4, 3).eval()
+    features, labels = torch.randn(3, 4, 2, 2), torch.eye(3)
+    torch.testing.assert_close(norm(features, labels), features, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        norm.gain.weight[:, 1] = 2.0  # (channels, condition)
+        norm.shift.weight[:, 2] = 5.0
+    out = norm(features, labels)
+    torch.testing.assert_close(out[1], 3 * features[1], atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(out[2], features[2] + 5, atol=1e-3, rtol=1e-4)
+
+
+def test_the_spread_of_a_batch_is_by_hand_in_training_and_stored_in_serving():
+    layer = MinibatchStddev(group=2)
+    features = torch.tensor([0.0, 10.0, 2.0, 10.0])[:, None, None, None].expand(4, 1, 2, 2)
+    layer.train()
+    out = layer(features)  # rows 0 and 2 are a group, and 1 and 3
+    torch.testing.assert_close(out[:, 1, 0, 0], torch.tensor([1.0, 1e-4, 1.0, 1e-4]))
+    for _ in range(500):
+        layer(features)
+    layer.eval()
+    served = layer(features)
+    torch.testing.assert_close(served[:, 1, 0, 0], torch.full((4,), 0.50005))
+    assert torch.equal(served[:1], layer(features[:1]))  # no neighbour is seen
+
+
+def test_dropout_when_sampling_follows_from_the_latents_alone():
+    layer, latents = ChannelDropout(64, 0.5, when_sampling=True).eval(), torch.randn(40, 8)
+    out = layer(torch.ones(40, 64, 2, 2), latents)
+    assert torch.equal(out[3:4], layer(torch.ones(1, 64, 2, 2), latents[3:4]))
+    assert out.unique().tolist() == [0.0, 2.0]
+    assert 0.45 < (out == 0).double().mean() < 0.55
+    assert not torch.equal(out[0], out[1])
+    off = ChannelDropout(64, 0.5, when_sampling=False).eval()
+    assert torch.equal(off(torch.ones(1, 64), latents[:1]), torch.ones(1, 64))
+
+
+def test_dropout_in_training_is_drawn_anew():
+    layer, latents = ChannelDropout(64, 0.3, when_sampling=False).train(), torch.zeros(30, 8)
+    first, second = layer(torch.ones(30, 64), latents), layer(torch.ones(30, 64), latents)
+    assert not torch.equal(first, second)
+    assert 0.25 < (first == 0).double().mean() < 0.35 and first.max() == pytest.approx(1 / 0.7)
+
+
+def test_settling_gives_batch_norm_the_plain_mean_of_the_batches():
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).eval()
+    batches = iter([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 10.0])])
+    settle(network, lambda: network(next(batches)[:, None, None, None]), 2)
+    assert float(network[0].running_mean) == pytest.approx((1 + 7) / 2)
+    assert float(network[0].running_var) == pytest.approx((2 + 18) / 2)
+    assert network[0].momentum == 0.1 and not network[0].training
