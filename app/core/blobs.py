@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -92,6 +93,13 @@ class FolderStore:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+    def tidy(self, age_seconds: float = 86400) -> None:
+        """Removes what writers that were killed left unfinished."""
+        for file in self.tmp.glob("*"):
+            with suppress(FileNotFoundError):
+                if file.stat().st_mtime < time.time() - age_seconds:
+                    file.unlink()
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         folder = self.root / checked(prefix.rstrip("/"))
@@ -186,6 +194,9 @@ class ObjectStore:
         with suppress(FileNotFoundError), _object_errors(prefix):
             obstore.delete(self.store, keys)
         shutil.rmtree(self.cache / prefix, ignore_errors=True)
+
+    def tidy(self, age_seconds: float = 86400) -> None:
+        """Nothing to do: an unfinished upload never becomes an object."""
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         with _object_errors(prefix):

@@ -8,7 +8,7 @@ import threading
 import structlog
 from sqlalchemy import Engine
 
-from app.core import jobs, presence
+from app.core import blobs, jobs, presence
 from app.core.database import engine, reading, transaction
 from app.core.errors import AnamorphError
 from app.core.idempotency import forget_old
@@ -48,6 +48,7 @@ def tidy(bind: Engine | None = None) -> None:
     with transaction(bind, durable=False) as conn:
         forget_old(conn)
         presence.forget_gone(conn)
+    blobs.store().tidy()
 
 
 class Sweeper(threading.Thread):
