@@ -3,6 +3,7 @@
 Messages for jobs are doorbells; slots do the work. This module imports no torch: it would cost every worker its start.
 """
 
+import atexit
 import threading
 
 import structlog
@@ -43,6 +44,9 @@ class Presence(threading.Thread):
         self.queues, self.id = queues, presence.worker_id()
         self.stopping = threading.Event()
 
+    def stop(self) -> None:
+        self.stopping.set()
+
     def run(self) -> None:
         while not self.stopping.is_set():
             self._write(lambda conn: presence.beat(conn, self.id, self.queues, settings().device))
@@ -69,14 +73,21 @@ def start(instance, **_) -> None:
     queues = sorted(instance.app.amqp.queues.consume_from)
     migrate()
     slots.extend(Slot(queue, presence.worker_id()) for queue in jobs.QUEUES if queue in queues)
-    threads = [*slots, Sweeper(), here := Presence(queues)]
-    worker_shutting_down.connect(lambda **_: stop(here), weak=False)
-    for thread in threads:
+    leaving = [*slots, Presence(queues)]
+    for thread in (*leaving, Sweeper()):
         thread.start()
+    worker_shutting_down.connect(lambda **_: ask_to_stop(leaving), weak=False)
+    atexit.register(wait_for_end, leaving)
 
 
-def stop(here: Presence) -> None:
-    """Jobs are asked to save and go; the interpreter ends when the slots have."""
-    here.stopping.set()
-    for slot in slots:
-        slot.stop()
+def ask_to_stop(threads: list[Slot | Presence]) -> None:
+    """Jobs are told to save and go while Celery winds down."""
+    for thread in threads:
+        thread.stop()
+
+
+def wait_for_end(threads: list[Slot | Presence]) -> None:
+    """However Celery ended, the process stays until its jobs are back in the queue."""
+    ask_to_stop(threads)
+    for thread in threads:
+        thread.join()

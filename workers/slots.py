@@ -24,12 +24,12 @@ COMMAND = (sys.executable, "-m", "workers.job")
 
 
 class Slot(threading.Thread):
-    """Claims and runs jobs of one queue until `stop`. Not a daemon: the interpreter waits for the job's release."""
+    """Claims and runs jobs of one queue until `stop`."""
 
     command: Sequence[str] = COMMAND
 
     def __init__(self, queue: str, worker: str, bind: Engine | None = None):
-        super().__init__(name=f"slot-{queue}")
+        super().__init__(name=f"slot-{queue}", daemon=True)
         self.queue, self.worker, self.bind = queue, worker, bind
         self.stopping = threading.Event()
         self._bell = threading.Event()
