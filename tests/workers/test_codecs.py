@@ -283,6 +283,17 @@ def test_a_batch_names_the_image_that_is_wrong():
     assert caught.value.field == "images/1"
 
 
+def test_large_jpegs_are_decoded_smaller_when_that_is_enough():
+    smooth = np.kron(pixels(1, 8, 8, 3), np.ones((1, 50, 100), np.uint8))
+    data = saved(picture(smooth), "JPEG", quality=95)
+    assert codecs.decode(data).shape == (3, 400, 800)
+    small = codecs.decode(data, least_side=100)
+    assert small.shape == (3, 100, 200)
+    exact = codecs.fit(codecs.decode(data), 100, 200)
+    assert abs(small.astype(int) - exact).mean() < 4
+    assert codecs.decode(data, least_side=300).shape == (3, 400, 800)
+
+
 def test_masks_are_their_indices():
     indices = pixels(3)[0] % 5
     palette = Image.fromarray(indices)

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -28,6 +30,11 @@ def table(*lines: list) -> bytes:
     file = io.StringIO()
     csv.writer(file).writerows(lines)
     return file.getvalue().encode()
+
+
+def test_an_import_needs_no_torch():
+    code = "import sys, workers.data, workers.codecs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_plain_images_are_stored_as_they_are(tmp_path):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from app.core.errors import InvalidDataset, InvalidImage
 from workers.data.layouts import SPLITS
-from workers.data.rows import MAX_CLASSES, Report
+from workers.data.rows import Report
 
 COLUMNS = {"label": "labels", "target": "targets", "age": "ages", "identity": "identities"}
 MAX_BYTES = 16 << 20
@@ -71,14 +71,3 @@ def _value(column: str, cell: str) -> str | float:
     if column == "age" and number < 0:
         raise InvalidImage("The age is negative.")
     return number
-
-
-def check_classes(classes: list[str], report: Report) -> list[str]:
-    if not 2 <= len(classes) <= MAX_CLASSES:
-        found = "one class" if len(classes) == 1 else f"{len(classes)} classes"
-        raise report.invalid(
-            f"The dataset has {found}; 2 to {MAX_CLASSES} are possible.",
-            field="layout",
-            remedy="Import with layout=plain to leave the classes away.",
-        )
-    return classes

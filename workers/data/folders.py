@@ -33,6 +33,9 @@ class ZipSource:
         self.arrangement: Arrangement = arrange(self.archive.members, options.layout, report)
         self.layout = self.arrangement.layout
         self.total = len(self.arrangement.places)
+        # large photos that will be scaled down anyway; of pairs both sides keep their size until they were compared
+        scaled = options.size and self.layout not in ("paired", "segmentation")
+        self.least_side = 2 * max(options.size) if scaled else None
         self.classes = self._class_names() if self.layout == "segmentation" else None
 
     def close(self) -> None:
@@ -112,7 +115,9 @@ class ZipSource:
     def _load(self, place: Place) -> tuple[Place, np.ndarray | InvalidImage]:
         try:
             data = self.archive.read(place.member, settings().max_image_bytes)
-            return place, codecs.decode_mask(data) if place.role == "masks" else codecs.decode(data)
+            if place.role == "masks":
+                return place, codecs.decode_mask(data)
+            return place, codecs.decode(data, least_side=self.least_side)
         except InvalidImage as error:
             return place, error
 

@@ -6,14 +6,15 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import IntegrityError
 
 from app.core import blobs
 from app.core.builtins import BUILTINS
 from app.core.database import new_id, now, reading, transaction
+from app.core.dataset_rows import find
 from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound
-from app.core.tables import datasets, jobs
+from app.core.tables import datasets
 from workers.builtins import BuiltinSource
 from workers.data.arrays import NpzSource
 from workers.data.folders import ZipSource
@@ -39,13 +40,12 @@ def run_dataset(job: RunningJob) -> Result:
         published = read_source(source, Options.read(spec), report, job.progress, job.stop_if_asked)
     except AnamorphError as error:
         if error.status < 500:  # another attempt would read the same bytes
-            with transaction(job.bind) as conn:
-                forget_upload(conn, job)
+            forget_upload(spec)
         raise
 
     def also(conn: Connection) -> None:
         register(conn, job.tenant, name, published, builtin)
-        forget_upload(conn, job)
+        forget_upload(spec)
 
     return Result(result_of(name, published, report), also)
 
@@ -64,17 +64,17 @@ def read_source(
     source: Source, options: Options, report: Report, progress: Progress, tick: Callable[[], None]
 ) -> Published:
     """From rows to a stored dataset; `tick` is called between rows and may raise to stop."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="anamorph-import-") as folder:
-            with closing(Table(Path(folder), options, source.classes, report)) as table:
-                for done, row in enumerate(source.rows(), start=1):
-                    tick()
-                    if row is not None:
-                        table.add(row)
-                    progress(min(done, source.total), source.total)
-                return publish(table, source.layout, Path(folder), report, tick)
-    finally:
-        source.close()
+    with (
+        closing(source),
+        tempfile.TemporaryDirectory(prefix="anamorph-import-") as folder,
+        closing(Table(Path(folder), options, source.classes, report)) as table,
+    ):
+        for done, row in enumerate(source.rows(), start=1):
+            tick()
+            if row is not None:
+                table.add(row)
+            progress(min(done, source.total), source.total)
+        return publish(table, source.layout, Path(folder), report, tick)
 
 
 def ensure_builtin(bind: Engine | None, tenant: str, builtin: str) -> dict[str, Any]:
@@ -94,12 +94,6 @@ def ensure_builtin(bind: Engine | None, tenant: str, builtin: str) -> dict[str, 
     if row is None:
         raise NotFound(f"The dataset {builtin!r} was deleted just now.")
     return row
-
-
-def find(conn: Connection, tenant: str, name: str) -> dict[str, Any] | None:
-    here = (datasets.c.tenant == tenant) & (datasets.c.name == name) & datasets.c.deleted_at.is_(None)
-    row = conn.execute(select(datasets).where(here)).mappings().first()
-    return dict(row) if row else None
 
 
 def register(conn: Connection, tenant: str, name: str, published: Published, builtin: str | None) -> None:
@@ -127,13 +121,9 @@ def taken(name: str) -> Conflict:
     return Conflict(f"There is a dataset {name!r} already.", field="name", remedy="Choose another name, or delete it.")
 
 
-def forget_upload(conn: Connection, job: RunningJob) -> None:
-    """Deletes the uploaded file unless another job is still to read it: equal uploads share a blob."""
-    upload = job.spec.get("upload")
-    waiting = (jobs.c.kind == "dataset") & jobs.c.state.in_(("queued", "running")) & (jobs.c.id != job.id)
-    specs = conn.execute(select(jobs.c.spec).where(waiting)).scalars()
-    if upload and not any(spec.get("upload") == upload for spec in specs):
-        blobs.delete_prefix(upload)
+def forget_upload(spec: dict[str, Any]) -> None:
+    if "upload" in spec:
+        blobs.delete_prefix(spec["upload"])
 
 
 def result_of(name: str, published: Published, report: Report) -> dict[str, Any]:

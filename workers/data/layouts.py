@@ -44,7 +44,7 @@ def arrange(members: list[Member], layout: str | None, report: Report) -> Arrang
     sidecars = {
         path[0].lower(): member for member, path in paths.items() if len(path) == 1 and path[0].lower() in SIDECARS
     }
-    paths = {member: _parted(path) for member, path in paths.items() if member not in sidecars.values()}
+    paths = _parted({member: path for member, path in paths.items() if path[0].lower() not in sidecars})
     if not layout and "labels.csv" in sidecars:
         layout = "attributes"
     # labels.csv names files by their whole path and has a column for the split
@@ -72,8 +72,11 @@ def _stripped(paths: dict[Member, Path], unwanted: Callable[[str], bool]) -> dic
     return {member: path[1:] if len(path) > 1 and unwanted(path[0]) else path for member, path in paths.items()}
 
 
-def _parted(path: Path) -> Path:
-    return (*JOINED[path[0].lower()], *path[1:]) if len(path) > 1 and path[0].lower() in JOINED else path
+def _parted(paths: dict[Member, Path]) -> dict[Member, Path]:
+    if not all(len(path) > 1 and path[0].lower() in JOINED for path in _pictures(paths)):
+        return paths
+    joined = {member: JOINED.get(path[0].lower(), path[:1]) for member, path in paths.items()}
+    return {member: (*joined[member], *path[1:]) for member, path in paths.items()}
 
 
 def _without_splits(paths: dict[Member, Path]) -> tuple[dict[Member, Path], dict[Member, str]]:

@@ -11,9 +11,9 @@ import numpy as np
 
 from app.core import blobs
 from workers.codecs import fit, grid_png
-from workers.data.attributes import check_classes
+from workers.data.classes import name_values
 from workers.data.doctor import advise, advise_on_classes, examine
-from workers.data.rows import VALUE_TYPES, Report, natural
+from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
 from workers.data.table import Column, Table, chunk_rows
 
@@ -42,7 +42,7 @@ def publish(table: Table, layout: str, folder: Path, report: Report, tick: Calla
         [record.split for record in table.records],
     )
     advise(table, findings, sides, report)
-    values, classes = _values(table, layout, report)
+    values, classes = name_values(table, layout, report)
     if "labels" in values:
         advise_on_classes(values["labels"].tolist(), [row[0] for row in keys], classes, report)
     columns = {side: _write(table, side, sides, values, folder / side, tick) for side in (TRAIN, VALIDATION)}
@@ -57,40 +57,6 @@ def publish(table: Table, layout: str, folder: Path, report: Report, tick: Calla
     _thumbnails(table, folder / "thumbnails.png")
     table.close()  # the disk need not hold the rows twice while they are uploaded
     return _upload(folder, facts, tick)
-
-
-def _values(table: Table, layout: str, report: Report) -> tuple[dict[str, np.ndarray], list[str] | None]:
-    """The columns that are not pixels, and the class names; names become indices in natural order."""
-    values, classes = {}, None
-    for column in table.records[0].values:
-        given = [record.values[column] for record in table.records]
-        if column == "labels":
-            classes = table.classes or sorted(set(given), key=natural)
-            given = given if table.classes else _indices(given, classes)
-        elif column == "identities":
-            given = [str(value) for value in given]
-            given = _indices(given, sorted(set(given), key=natural))
-        values[column] = np.array(given, VALUE_TYPES[column])
-    if layout == "segmentation":
-        classes = table.classes or _mask_classes(table, report)
-    return values, classes and check_classes(classes, report)
-
-
-def _indices(names: list[str], order: list[str]) -> list[int]:
-    index = {name: position for position, name in enumerate(order)}
-    return [index[name] for name in names]
-
-
-def _mask_classes(table: Table, report: Report) -> list[str]:
-    found = np.flatnonzero(table.mask_values).tolist()
-    if set(found) == {0, 255}:
-        return ["0", "1"]  # the usual way to save a yes/no mask that people can look at
-    if 255 in found:
-        raise report.invalid(
-            f"The masks use {len(found)} values and 255 among them, which often means 'ignore'.",
-            remedy="Add classes.json with the names of the classes 0, 1, ...; masks with other values are refused.",
-        )
-    return [str(index) for index in range(found[-1] + 1)]
 
 
 def _write(

@@ -15,6 +15,8 @@ from workers.data.rows import LARGEST_SIDE, MAX_IMAGES, SMALLEST_SIDE, Options, 
 CHUNK_BYTES = 16 << 20
 # once sizes are known to differ, this many more images are read to list the sizes in the error
 SURVEY = 500
+# proportions may differ by this much without a word about cropping
+NOTICEABLE = 0.02
 
 
 class Column:
@@ -118,7 +120,7 @@ class Table:
     def _add_images(self, row: Row) -> None:
         height, width = self.size
         first = next(iter(row.images.values()))
-        self.cropped += first.shape[-2] * width != first.shape[-1] * height
+        self.cropped += abs(first.shape[-2] * width / (first.shape[-1] * height) - 1) > NOTICEABLE
         for name, image in row.images.items():
             self._append(name, self._same_channels(fit(image, height, width)))
         index = self.columns[next(iter(row.images))].count - 1
