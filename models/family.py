@@ -215,7 +215,21 @@ class Scores(ABC):
 
 
 class Conditional(ABC):  # noqa: B024
-    """Marks a model whose `draw` and `decode` take the labels (B,) int64 as a further argument."""
+    """`draw` and `decode` take labels (B,) as a further argument: class indices, unless the family says otherwise."""
+
+    data: DataSpec
+
+    def label(self, given: str | int) -> int | float:
+        """The label that a name, an index or a number stands for. Raises InputError when there is none."""
+        return self.data.class_index(given)
+
+    def labels_in_turn(self, count: int) -> Tensor:
+        """(count,) labels that show what there is."""
+        return torch.arange(count) % len(self.data.classes)
+
+    def describe_labels(self, labels: Tensor) -> list[dict]:
+        """What to say of each label (B,)."""
+        return [{"label": self.data.classes[index], "index": index} for index in labels.tolist()]
 
 
 class Translates(ABC):

@@ -27,10 +27,10 @@ def fitting_latents(model: Family, latents: Tensor) -> Tensor:
     return latents.float()
 
 
-def label_rows(model: Family, label: int | str | None, count: int, cycle: bool = False) -> Rows:
+def label_rows(model: Family, label: int | str | list | None, count: int, cycle: bool = False) -> Rows:
     """The `labels` (count,) of a conditional model, nothing for others. Raises InputError when the label does not fit.
 
-    Without a label, `cycle` goes through the classes in turn.
+    Several labels are taken in turn; without any, `cycle` goes through all there are.
     """
     if not isinstance(model, Conditional):
         if label is not None:
@@ -39,8 +39,9 @@ def label_rows(model: Family, label: int | str | None, count: int, cycle: bool =
     if label is None and not cycle:
         raise InputError("this model decodes for a class: a label is needed", field="label")
     if label is None:
-        return {"labels": torch.arange(count) % len(model.data.classes)}
-    return {"labels": torch.full((count,), model.data.class_index(label))}
+        return {"labels": model.labels_in_turn(count)}
+    asked = torch.tensor([model.label(item) for item in (label if isinstance(label, list) else [label])])
+    return {"labels": asked[torch.arange(count) % len(asked)]}
 
 
 def decode(model: Family, latents: Tensor, rows: Rows) -> Tensor:

@@ -8,6 +8,7 @@ from models.family import Decodes, Family, HasPrior
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.seeds import derive, normal_rows
+from models.types import InputError
 
 MAX_SAMPLES = 1024
 
@@ -16,6 +17,9 @@ class SamplesParams(LabelParams):
     """Sample i is a function of (seed, i): the first k of n are the same whatever n is."""
 
     n: int = Field(16, ge=1, le=MAX_SAMPLES, description="How many images.")
+    labels: list[int | str] | None = Field(
+        None, min_length=1, max_length=MAX_SAMPLES, description="Several classes, taken in turn."
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
     truncation: float = Field(
         1.0, ge=0, le=2, description="Factor on the random draw: below 1 more typical images, above 1 more varied ones."
@@ -34,11 +38,14 @@ class Samples(Operation):
     Params = SamplesParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: SamplesParams) -> Rows:
+        if params.label is not None and params.labels is not None:
+            raise InputError("label and labels exclude each other", field="labels", remedy="give one of them")
+        label = params.labels if params.label is None else params.label
         seeds = [derive(params.seed, "sample", row) for row in range(params.n)]
         noise = normal_rows(seeds, model.latent_dim) * params.truncation
         # 24 bits are all that a float32 below 1 can hold
         uniform = torch.tensor([derive(seed, "uniform") >> 39 for seed in seeds], dtype=torch.float32) / 2**24
-        return {"noise": noise, "uniform": uniform, **label_rows(model, params.label, params.n, cycle=True)}
+        return {"noise": noise, "uniform": uniform, **label_rows(model, label, params.n, cycle=True)}
 
     def agreement(self, params: SamplesParams) -> tuple:
         return ()
@@ -51,5 +58,5 @@ class Samples(Operation):
     def result(self, model: Family, rows: Rows, found: Rows, params: SamplesParams) -> Result:
         facts = {"seed": params.seed}
         if "labels" in rows:
-            facts["items"] = [{"label": model.data.classes[index], "index": index} for index in rows["labels"].tolist()]
+            facts["items"] = model.describe_labels(rows["labels"])
         return Result(images=found["images"], latents=found["latents"], facts=facts)
