@@ -18,6 +18,7 @@ from models.nn.mixture import Mixture
 from models.types import Batch, ConfigError, DataSpec
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+CONVOLUTIONAL = ("conv", "unet")
 PAIRS = 16
 Layer = Annotated[int, Field(ge=1, le=8192)]
 
@@ -61,7 +62,7 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
     def resolve(cls, config: CodingConfig, data: DataSpec) -> CodingConfig:
         config = super().resolve(config, data)
         body = default_body(data.shape) if config.body == "auto" else config.body
-        if body == "conv" and len(pyramid(data.height, data.width)) == 1:
+        if body in CONVOLUTIONAL and len(pyramid(data.height, data.width)) == 1:
             raise ConfigError(
                 f"a convolutional body needs a side of 5 pixels or more; the images are {data.width}x{data.height}",
                 field="body",
@@ -135,13 +136,13 @@ def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:
 
 def encoder(config: CodingConfig, shape: tuple[int, int, int], out: int) -> nn.Module:
     """The network from images (b, c, h, w) to (b, out) that the config asks for."""
-    if config.body == "conv":
+    if config.body in CONVOLUTIONAL:
         return ConvEncoder(shape, out, config.width)
     return FlatEncoder(shape, out, config.hidden if config.body == "mlp" else ())
 
 
 def decoder(config: CodingConfig, shape: tuple[int, int, int]) -> nn.Module:
     """Its mirror, from codes to (b, c, h, w) without a final activation."""
-    if config.body == "conv":
+    if config.body in CONVOLUTIONAL:
         return ConvDecoder(config.latent_dim, shape, config.width)
     return FlatDecoder(config.latent_dim, shape, config.hidden[::-1] if config.body == "mlp" else ())

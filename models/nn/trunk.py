@@ -6,25 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.nn.bodies import Centre, pyramid, stage_widths
-
-
-def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation: the statistics are those of the one image, at any batch size."""
-    return nn.GroupNorm(max(1, channels // 16), channels)
-
-
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside the identity, pre-activation (He et al. 2016)."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.branch = nn.Sequential(
-            norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1),
-            norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1),
-        )  # fmt: skip
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps + self.branch(maps)
+from models.nn.residual import Residual, norm
 
 
 class Trunk(nn.Module):

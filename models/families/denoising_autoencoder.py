@@ -1,0 +1,112 @@
+"""The denoising autoencoder (Vincent et al. 2008): a code that is worth something because noise does not move it."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models import losses, metrics
+from models.coding import PAIRS, Coding, CodingConfig
+from models.data import Columns
+from models.family import Denoises
+from models.moment import Moment
+from models.nn.bodies import default_body
+from models.nn.noise import BY_NAME, corrupt, median_filter
+from models.nn.unet import UNet
+from models.types import Batch, DataSpec, Metrics
+
+ROWS = 2000
+
+
+class DenoisingAutoencoderConfig(CodingConfig):
+    """The loss compares with the clean image, summed over its numbers and averaged over the batch."""
+
+    body: Literal["auto", "linear", "mlp", "conv", "unet"] = Field(
+        "auto",
+        description="unet: a conv autoencoder for the code, and a U-shaped network for denoising. auto: unet from 12 "
+        "pixels a side, mlp below.",
+    )
+    noise: Literal["masking", "gaussian", "salt_and_pepper", "mix"] = Field(
+        "mix", description="Kind of noise, drawn anew in every update; mix draws a kind for each image."
+    )
+    p: float = Field(0.5, ge=0, le=0.95, description="Share of the numbers hit by masking and salt_and_pepper.")
+    sigma: float = Field(0.3, ge=0, le=2, description="Standard deviation of gaussian noise; pixels are in [0, 1].")
+    vary: bool | None = Field(
+        None, description="Draw each image's strength between zero and p or sigma. Empty: yes for mix, else no."
+    )
+    reconstruction: Literal["mse", "bce"] = Field(
+        "mse", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
+    )
+
+
+class DenoisingAutoencoder(Denoises, Coding):
+    """Noise is added in training alone: `encode` and `denoise` take images as they are."""
+
+    name = "denoising_autoencoder"
+    summary = "Removes noise from images."
+    lecture = "Denoising autoencoders"
+    Config = DenoisingAutoencoderConfig
+    default_epochs = 12
+    clip = 1e4
+
+    def __init__(self, config: DenoisingAutoencoderConfig, data: DataSpec):
+        super().__init__(config, data)
+        self.restorer = None
+        if config.body == "unet":
+            levels = 1 if min(data.height, data.width) < 48 else 2
+            self.restorer = UNet(data.channels, data.channels, config.width, levels)
+
+    @classmethod
+    def resolve(cls, config: DenoisingAutoencoderConfig, data: DataSpec) -> DenoisingAutoencoderConfig:
+        body = "unet" if config.body == "auto" and default_body(data.shape) == "conv" else config.body
+        config = super().resolve(config.model_copy(update={"body": body}), data)
+        return config.model_copy(update={"vary": config.noise == "mix" if config.vary is None else config.vary})
+
+    def denoise(self, images: Tensor) -> Tensor:
+        return self.decode(self.encode(images)) if self.restorer is None else self.pixels(self.restorer(images))
+
+    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+        clean, settings = batch["images"], self.config
+        noisy = self.corrupt(clean, moment.generator, vary=settings.vary)
+        distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
+        coded = distance(self.decoder(self.encode(noisy)), clean).mean()
+        if self.restorer is None:
+            return coded, {}
+        restored = distance(self.restorer(noisy), clean).mean()
+        return coded + restored, {"loss_code": coded.detach(), "loss_restored": restored.detach()}
+
+    def pixels(self, output: Tensor) -> Tensor:
+        return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
+
+    def corrupt(self, images: Tensor, draws: torch.Generator, vary: bool, noise: str | None = None) -> Tensor:
+        """Images with the configured noise, or another kind of it."""
+        return corrupt(images, noise or self.config.noise, self.config.p, self.config.sigma, draws, vary)
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """PSNR before and after at full strength, beside a 3x3 median filter; for mix also the gain for each kind."""
+        found = super().evaluate(train, validation, moment)
+        noisy, denoised, median = self._psnrs(validation, moment, self.config.noise)
+        found |= {"psnr_noisy": noisy, "psnr_denoised": denoised, "psnr_gain": denoised - noisy}
+        found["psnr_gain_median_filter"] = median - noisy
+        for kind in BY_NAME if self.config.noise == "mix" else ():
+            noisy, denoised, _ = self._psnrs(validation, moment, kind)
+            found[f"psnr_gain_{kind}"] = denoised - noisy
+        return found
+
+    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+        """Triples of an image, its noisy version and what is made of that."""
+        images = probe["images"][:PAIRS]
+        noisy = self.corrupt(images, moment.generator, vary=False)
+        return torch.stack([images, noisy, self.denoise(noisy)], 1).flatten(0, 1)
+
+    def _psnrs(self, split: Columns, moment: Moment, noise: str) -> tuple[float, float, float]:
+        """PSNR of noisy, denoised and median-filtered images over at most 2000 rows."""
+        errors, count = torch.zeros(3, dtype=torch.float64), 0
+        for clean in metrics.spread(split, limit=ROWS):
+            clean = clean.to(self.device)
+            noisy = self.corrupt(clean, moment.generator, vary=False, noise=noise)
+            answers = (noisy, self.denoise(noisy), median_filter(noisy))
+            errors += torch.stack([(answer - clean).square().double().sum() for answer in answers]).cpu()
+            count += clean.numel()
+        return tuple(metrics.psnr(error / count) for error in errors.tolist())
