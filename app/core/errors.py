@@ -3,7 +3,7 @@ problem (RFC 9457) and comes back as the same class.
 
 AnamorphError
 ├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch      422
-├─ Unauthorized 401 · Forbidden 403 · NotFound 404 · NotAcceptable 406
+├─ Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405 · NotAcceptable 406
 ├─ Conflict · UnsupportedOperation · ModelNotReady                                           409
 ├─ TooLarge 413 · UnsupportedMedia 415 · QuotaExceeded · RateLimited 429
 ├─ Overloaded · Unavailable · WorkerLost · OutOfMemory 503 · DeadlineExceeded 504 · StorageFull 507
@@ -83,6 +83,10 @@ class Forbidden(AnamorphError):
 
 class NotFound(AnamorphError):
     status, code, title = 404, "not-found", "There is no such thing"
+
+
+class MethodNotAllowed(AnamorphError):
+    status, code, title = 405, "method-not-allowed", "The address does not take this method"
 
 
 class NotAcceptable(AnamorphError):

@@ -44,6 +44,13 @@ def claim_key(conn: Connection, tenant: str, key: str, fingerprint: str) -> Repl
     return Replay(first.job_id, first.status, first.body)
 
 
+def is_known(conn: Connection, tenant: str, key: str) -> bool:
+    """Whether a request with this key was accepted already; only a hint, as `claim_key` decides."""
+    fresh = keys.c.created_at >= clock() - settings().idempotency_hours * 3600
+    mine = (keys.c.tenant == tenant) & (keys.c.key == key)
+    return conn.execute(select(keys.c.key).where(mine, fresh)).first() is not None
+
+
 def remember(
     conn: Connection, tenant: str, key: str, *, job_id: str | None = None, status: int | None = None, body: Any = None
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 from collections.abc import Iterable
@@ -75,6 +76,13 @@ def bootstrap(token: str) -> Principal | None:
         return None
     same = hmac.compare_digest(_digest(given.get_secret_value()), _digest(token))
     return Principal(LOCAL, frozenset(SCOPES), "bootstrap") if same else None
+
+
+def unused_for(conn: Connection, ident: str) -> float:
+    """Seconds since the key's last noted use; infinite when there is none."""
+    seconds = select(clock() - api_keys.c.last_used_at).where(api_keys.c.id == ident)
+    found = conn.execute(seconds).scalar_one_or_none()
+    return math.inf if found is None else found
 
 
 def touch(conn: Connection, ident: str) -> None:

@@ -1,0 +1,76 @@
+"""/v1/datasets/{d}/images: a look at the pixels, through an inference worker."""
+
+import base64
+import time
+from typing import Annotated, Any, Literal
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from app.api.access import Reader
+from app.api.negotiation import choose
+from app.api.openapi import problems
+from app.api.paths import DatasetPath
+from app.core import dataset_rows, wire
+from app.core.builtins import Builtin
+from app.core.calls import Call
+from app.core.database import reading
+from app.core.errors import Conflict
+from app.core.settings import settings
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+PAGE = 256
+"""Most images of a dataset in one answer."""
+
+
+@router.get(
+    "/{d}/images",
+    response_model=wire.DatasetImages,
+    operation_id="list_dataset_images",
+    summary="Images of a dataset",
+    openapi_extra=problems(404, 406, 409, 503, 504),
+)
+async def images(
+    request: Request,
+    d: DatasetPath,
+    principal: Reader,
+    split: Annotated[Literal["train", "validation"], Query(description="Which side of the split.")] = "train",
+    column: Annotated[
+        Literal["images", "input", "target", "a", "b", "masks"] | None, Query(description="By default the first.")
+    ] = None,
+    start: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    count: Annotated[int, Query(ge=1, le=PAGE)] = 64,
+) -> Response:
+    """PNGs in base64 with their labels."""
+    choose(request.headers.get("accept"), ["application/json"])
+    row = await run_sync(_imported, principal.tenant, d)
+    params = {"dataset": row["digest"], "split": split, "column": column, "start": start, "count": count}
+    request.app.state.watch.insist_on_inference()
+    deadline = time.time() + settings().call_timeout_seconds
+    answer = await request.app.state.calls.submit(
+        Call(row["digest"], "dataset_images", params, deadline=deadline, weight=count)
+    )
+    columns = row["facts"]["columns"].get(split, {})
+    data = _labelled(answer.images, answer.facts.get("labels"), row["facts"].get("classes"))
+    total = columns.get(column or next(iter(columns), ""), 0)
+    page = wire.DatasetImages(data=data, split=split, start=start, total=total)
+    return Response(page.model_dump_json(), media_type="application/json", headers={"Vary": "Accept"})
+
+
+def _imported(tenant: str, name: str) -> dict[str, Any]:
+    with reading() as conn:
+        row = dataset_rows.get(conn, tenant, name)
+    if isinstance(row, Builtin):
+        remedy = f"POST /v1/datasets?builtin={row.id}, or train on it."
+        raise Conflict("This built-in dataset is not imported yet.", remedy=remedy)
+    return row
+
+
+def _labelled(images: list[bytes], labels: list[int] | None, classes: list[str] | None) -> list[wire.DatasetImage]:
+    found = []
+    for position, image in enumerate(images):
+        index = labels[position] if labels else None
+        label = None if index is None else classes[index] if classes else str(index)
+        found.append(wire.DatasetImage(image=base64.b64encode(image).decode(), label=label, index=index))
+    return found

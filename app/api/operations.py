@@ -1,0 +1,96 @@
+"""The operations of models, one route for each entry of the catalog: images in; images, latents or facts out."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api import etags, replies
+from app.api.access import Reader
+from app.api.deferring import defer
+from app.api.operation_docs import documented
+from app.api.paths import ModelPath
+from app.api.preferences import Preferences
+from app.api.tasks import Task, check_able, prepare
+from app.core.calls import Call
+from app.core.catalog import Catalog
+from app.core.errors import AnamorphError
+from app.core.keys import Principal
+from app.core.settings import settings
+
+
+def router(entries: Catalog) -> APIRouter:
+    """A route for each operation of the catalog."""
+    routes = APIRouter(prefix="/v1/models", tags=["operations"])
+    for name, entry in entries["operations"].items():
+        about = documented(entries, name)
+        routes.add_api_route(f"/{{m}}/{name}", _endpoint(name), methods=[entry["method"]], **about)
+    return routes
+
+
+def _endpoint(name: str) -> Callable[..., Awaitable[Response]]:
+    async def operate(request: Request, m: ModelPath, principal: Reader) -> Response:
+        return await answer(request, name, m, principal)
+
+    return operate
+
+
+async def answer(request: Request, operation: str, reference: str, principal: Principal) -> Response:
+    """One request to one model, from its headers to the response."""
+    state, prefer = request.app.state, Preferences.read(request.headers.get("prefer"))
+    found = await state.resolver.find(principal.tenant, reference)
+    check_able(state.catalog, found, operation)
+    task = await prepare(request, operation, found, principal, prefer)
+    if prefer.respond_async:
+        return await defer(request, task)
+    if request.method == "GET":
+        return await fetch(request, task, prefer)
+    return await compute(request, task, prefer, {"Cache-Control": "no-store"})
+
+
+async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
+    """GET: one address, the same bytes; a client that has them is told so before anything is computed."""
+    form = task.asked.format
+    etag = etags.tag(task.operation, task.found.digest, task.params, form.media, form.grid)
+    headers = replies.base_headers(task.asked) | {"ETag": etag, "Cache-Control": _caching(task)}
+    if task.picked:
+        query = request.url.include_query_params(seed=task.params["seed"]).query
+        pinned = f"{task.found.name}@{task.found.digest[:16]}"
+        headers["Content-Location"] = f"/v1/models/{pinned}/{task.operation}?{query}"
+    elif etags.matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    if request.scope.get("head"):
+        return Response(media_type=form.media, headers=headers)
+    return await compute(request, task, prefer, headers)
+
+
+async def compute(request: Request, task: Task, prefer: Preferences, headers: dict[str, str]) -> Response:
+    """Sends the call to the inference lane and waits."""
+    state, form, start = request.app.state, task.asked.format, time.perf_counter()
+    state.watch.insist_on_inference()
+    call = Call(
+        model=task.found.digest,
+        operation=task.operation,
+        params=task.params,
+        images=task.inputs.images,
+        latents=task.inputs.latents,
+        encoding=form.encoding,
+        grid=form.grid,
+        deadline=time.time() + min(prefer.wait or 3600, settings().call_timeout_seconds),
+        weight=task.weight,
+    )
+    try:
+        found = await state.calls.submit(call)
+    except AnamorphError as error:
+        state.telemetry.calls.labels(task.operation, error.code).inc()
+        raise
+    state.telemetry.calls.labels(task.operation, "ok").inc()
+    found.timings["total"] = (time.perf_counter() - start) * 1000
+    return await replies.respond(found, task.asked, headers | prefer.applied)
+
+
+def _caching(task: Task) -> str:
+    if task.picked:
+        return "no-store"
+    return "private, max-age=31536000, immutable" if task.found.pinned else "private, no-cache"

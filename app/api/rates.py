@@ -1,0 +1,43 @@
+"""How often one key, or one address without a valid key, may ask."""
+
+import math
+import time
+
+import structlog
+from limits import RateLimitItem, parse
+from limits.aio.storage import MemoryStorage, RedisStorage, Storage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from redis.exceptions import RedisError
+
+from app.core.errors import RateLimited
+
+log = structlog.get_logger(__name__)
+
+
+class Rates:
+    """Counts in the broker, so that all web fronts share one count; in memory without one."""
+
+    def __init__(self, rate: str, redis_url: str | None = None):
+        self.limit: RateLimitItem = parse(rate)
+        self.limiter = SlidingWindowCounterRateLimiter(_storage(redis_url))
+        self.policy = f'"default";q={self.limit.amount};w={self.limit.get_expiry()}'
+
+    async def take(self, who: str) -> dict[str, str]:
+        """Counts one request; gives the headers that say what is left. Raises RateLimited."""
+        try:
+            allowed = await self.limiter.hit(self.limit, who)
+            resets, remaining = await self.limiter.get_window_stats(self.limit, who)
+        except (RedisError, OSError) as error:  # a count that cannot be kept is no reason to refuse anybody
+            log.warning("rates.uncounted", error=type(error).__name__)
+            return {}
+        seconds = max(1, math.ceil(resets - time.time()))
+        if not allowed:
+            raise RateLimited(f"More than {self.limit} were asked for.", retry_after=seconds)
+        return {"RateLimit-Policy": self.policy, "RateLimit": f'"default";r={max(0, remaining)};t={seconds}'}
+
+
+def _storage(redis_url: str | None) -> Storage:
+    if redis_url is None:
+        return MemoryStorage()
+    url = redis_url.replace("unix://", "redis+unix://", 1)
+    return RedisStorage(f"async+{url}", implementation="redispy", socket_timeout=2)

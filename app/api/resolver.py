@@ -1,0 +1,38 @@
+"""Which version a reference means, remembered for a second: a call should not wait for the database each time."""
+
+import time
+
+from anyio.to_thread import run_sync
+
+from app.core import model_rows
+from app.core.database import reading
+from app.core.model_rows import Found
+
+REMEMBERED_SECONDS = 1.0
+MOST = 10_000
+
+
+class Resolver:
+    """One per app. Errors are not remembered: a model that has just become ready is there at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, Found]] = {}
+
+    async def find(self, tenant: str, reference: str) -> Found:
+        """Raises NotFound or ModelNotReady."""
+        until, found = self._known.get((tenant, reference), (0.0, None))
+        if found is None or until < time.monotonic():
+            found = await run_sync(self._look_up, tenant, reference)
+            if len(self._known) >= MOST:
+                self._known.clear()
+            self._known[tenant, reference] = (time.monotonic() + REMEMBERED_SECONDS, found)
+        return found
+
+    def forget(self) -> None:
+        """A model was deleted here."""
+        self._known.clear()
+
+    @staticmethod
+    def _look_up(tenant: str, reference: str) -> Found:
+        with reading() as conn:
+            return model_rows.resolve(conn, tenant, reference)

@@ -1,0 +1,85 @@
+"""A request to an operation, read and checked: all that can be said without the model itself."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+
+from app.api import formats, intake, parameters
+from app.api.preferences import Preferences
+from app.api.replies import Asked
+from app.core import catalog
+from app.core.catalog import Catalog
+from app.core.errors import InvalidRequest, UnsupportedOperation
+from app.core.keys import Principal
+from app.core.model_rows import Found
+from app.core.settings import settings
+
+SEED_BITS = 31
+CALL_BATCHES = 4
+"""A call may bring this many micro-batches of images; more is a job."""
+JOB_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """`given` is what the client wrote, before defaults; `picked` says that the seed was chosen here."""
+
+    principal: Principal
+    found: Found
+    operation: str
+    params: dict[str, Any]
+    inputs: intake.Inputs
+    asked: Asked
+    weight: int
+    given: dict[str, Any]
+    picked: bool
+
+
+def check_able(entries: Catalog, found: Found, operation: str) -> None:
+    able = catalog.operations_of(entries, list(found.capabilities))
+    if operation not in able:
+        raise UnsupportedOperation(
+            f"{found.name} is a model of family {found.family} and cannot {operation}.",
+            remedy=f"It can {', '.join(able)}." if able else None,
+            operations=able,
+        )
+
+
+async def prepare(request: Request, operation: str, found: Found, principal: Principal, prefer: Preferences) -> Task:
+    """Raises what the client can mend."""
+    entries = request.app.state.catalog
+    entry = entries["operations"][operation]
+    most = JOB_IMAGES if prefer.respond_async else settings().call_batch * CALL_BATCHES
+    inputs = await intake.read(request, entry["takes"], most)
+    texts, values = parameters.given(request, inputs)
+    params = parameters.completed(entries, operation, texts, values)
+    picked = "seed" in params and (params["seed"] is None or (request.method == "GET" and "seed" not in texts))
+    if picked:
+        params["seed"] = random.getrandbits(SEED_BITS)
+    count = expected(entry, inputs, params)
+    if count > most:
+        raise InvalidRequest(
+            f"{count} images are too many; {most} may come at once.",
+            remedy="Ask for fewer."
+            if prefer.respond_async
+            else "Ask for fewer, or send 'Prefer: respond-async' to make it a job.",
+        )
+    asked = Asked(
+        operation=operation,
+        model=found.name,
+        digest=found.digest,
+        format=formats.pick(entry, request.headers.get("accept"), count > 1),
+        listed=inputs.several or entry["takes"] == "nothing" or entry["sheet"],
+        picture_first=entry["gives"] == "images" and "branches" not in entry["params"],
+        seed=params.get("seed"),
+    )
+    return Task(principal, found, operation, params, inputs, asked, count, texts | values, picked)
+
+
+def expected(entry: dict[str, Any], inputs: intake.Inputs, params: dict[str, Any]) -> int:
+    """How many images the answer will have, and costs."""
+    if entry["takes"] == "nothing":
+        return params.get("n") or 1
+    return max(1, inputs.rows * ((params.get("steps") or 1) if entry["sheet"] else 1))

@@ -1,0 +1,206 @@
+"""What travels over HTTP as JSON: requests (unknown fields are refused) and responses."""
+
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.core.keys import SCOPES
+from app.core.names import NAME, REFERENCE
+
+T = TypeVar("T")
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$", examples=["digits"])]
+ModelReference = Annotated[str, Field(pattern=f"^{REFERENCE.pattern}$", examples=["demo-vae", "demo-vae@0123abcd"])]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Links = dict[str, str]
+Layout = Literal["plain", "labelled", "paired", "unpaired", "segmentation", "attributes"]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class TrainingRequest(Request):
+    """What to train on what. An empty config trains well: its defaults come from the data."""
+
+    family: str = Field(max_length=64, description="Kind of model; see /v1/families.", examples=["vae"])
+    dataset: Name = Field(description="Name of a dataset; built-in ones are imported on the way.", examples=["mnist5k"])
+    config: dict[str, Any] = Field({}, description="Settings of the family, by its schema.", examples=[{"epochs": 5}])
+    name: Name | None = Field(None, description="Name of the model; by default FAMILY-DATASET.", examples=["my-vae"])
+    seed: Seed | None = Field(None, description="The same request with the same seed gives the same model.")
+    init_from: ModelReference | None = Field(None, description="A model whose weights to start from.")
+    fork_from: str | None = Field(
+        None, max_length=36, description="A training job whose last checkpoint to start from."
+    )
+
+
+class KeyRequest(Request):
+    """A new API key; its token is shown in the answer and never again."""
+
+    name: str = Field(min_length=1, max_length=128, examples=["laptop"])
+    tenant: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["local"])
+    scopes: list[Literal[*SCOPES]] = Field(["read", "write"], min_length=1, max_length=len(SCOPES))
+    days: float | None = Field(None, gt=0, le=36500, description="Life of the key; null: until it is revoked.")
+
+
+class Fault(BaseModel):
+    """One field that cannot stay as it is."""
+
+    pointer: str = Field(description="JSON pointer into the body, or the name of a parameter.")
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `type` leads to a page about it; `remedy` says what to do."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["/errors/not-found"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["not-found"])
+    remedy: str | None = None
+    retry_after: float | None = Field(None, description="Seconds, as in the header Retry-After.")
+    errors: list[Fault] | None = None
+    request_id: str | None = None
+
+
+class Progress(BaseModel):
+    images: int = 0
+    total: int | None = None
+    eta_seconds: float | None = None
+
+
+class Job(BaseModel):
+    """Durable work. `attempt` grows each time a worker takes it up."""
+
+    id: str
+    kind: str = Field(examples=["training"])
+    status: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    progress: Progress
+    queue_position: int | None = Field(None, description="1 for the job that starts next; null when it does not wait.")
+    attempt: int
+    cancel_requested: bool = False
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    metrics: dict[str, float | None] = Field({}, description="The latest point of the curves.")
+    error: dict[str, Any] | None = Field(None, description="The problem that ended it.")
+    result: dict[str, Any] | None = None
+    request: dict[str, Any] = Field(description="What was asked for, completed.")
+    links: Links
+
+
+class Point(BaseModel):
+    images: int
+    values: dict[str, float | None]
+
+
+class Curves(BaseModel):
+    data: list[Point]
+    next_since: int | None = Field(None, description="What to ask next for newer points only.")
+
+
+class Snapshot(BaseModel):
+    images: int
+    url: str
+
+
+class Snapshots(BaseModel):
+    data: list[Snapshot]
+
+
+class Dataset(BaseModel):
+    """Images ready for training. A built-in one is imported when it is first used."""
+
+    name: str
+    title: str | None = None
+    layout: Layout
+    height: int
+    width: int
+    channels: int
+    count: int
+    classes: list[str] | None = None
+    columns: dict[str, dict[str, int]] | None = Field(
+        None, description="Rows by split and column; null until imported."
+    )
+    digest: str | None = None
+    builtin: bool
+    installed: bool = Field(description="Whether its data are here: imported, or in an installed package.")
+    imported: bool
+    licence: str | None = None
+    attribution: str | None = None
+    bytes: int | None = None
+    created_at: datetime | None = None
+    links: Links
+
+
+class DatasetImage(BaseModel):
+    image: str = Field(description="Base64 of a PNG.")
+    label: str | None = None
+    index: int | None = Field(None, description="The class as a number.")
+
+
+class DatasetImages(BaseModel):
+    data: list[DatasetImage]
+    split: str
+    start: int
+    total: int
+
+
+class Version(BaseModel):
+    digest: str
+    created_at: datetime
+    bytes: int
+    metrics: dict[str, Any]
+    job: str | None = None
+
+
+class Model(BaseModel):
+    """A trained model, in the version that was asked for; a name means its newest."""
+
+    name: str
+    ready: bool
+    digest: str | None = None
+    family: str | None = None
+    dataset: str | None = None
+    seed: int | None = None
+    config: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    capabilities: list[str] = []
+    operations: dict[str, str] = Field({}, description="What it can do, with the path of each.")
+    created_at: datetime | None = None
+    bytes: int | None = None
+    links: Links
+
+
+class ModelDetail(Model):
+    card: dict[str, Any] = {}
+    versions: list[Version] = []
+
+
+class Key(BaseModel):
+    id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+
+
+class NewKey(Key):
+    token: str = Field(description="Shown here alone: keep it.")
+
+
+class Page(BaseModel, Generic[T]):
+    data: list[T]
+    next_cursor: str | None = Field(None, description="Give it as `cursor` for the next page; null at the end.")
+
+
+class Health(BaseModel):
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, str]
