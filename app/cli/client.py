@@ -28,7 +28,7 @@ class Client:
     def __init__(self, url: str | None = None, key: str | None = None):
         self.url = (url or (running(settings().data_dir) or {}).get("url") or DEFAULT_URL).rstrip("/")
         key = key or _saved_key()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(120, connect=5))
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:

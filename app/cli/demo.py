@@ -19,7 +19,7 @@ from app.cli.client import Client
 from app.cli.guard import Guard
 from app.cli.progress import bars, console, watch
 from app.cli.serve import Data, choose
-from app.cli.story import attack_digits, denoise_digits, draw_samples
+from app.cli.story import EPS, attack_digits, denoise_digits, draw_samples
 from app.cli.whereabouts import CannotStart, listen_on, running
 from app.core.errors import NotFound
 from app.core.settings import settings
@@ -96,11 +96,13 @@ def wait_until_ready(started: subprocess.Popen | None = None) -> str:
 
 
 def train_models(client: Client) -> dict[str, dict]:
-    """The demo's models by name; those that an earlier run trained are taken as they are."""
+    """The demo's models by name; those that an earlier run trained, or began to train, are taken as they are."""
     jobs = {}
     for name, (family, config) in TRAININGS.items():
         try:
-            client.get(f"/v1/models/{name}")
+            model = client.get(f"/v1/models/{name}")
+            if not model["ready"]:
+                jobs[name] = client.get(model["links"]["job"])
         except NotFound:
             body = {"family": family, "dataset": DATASET, "name": name, "config": config, "seed": 0}
             jobs[name] = client.ask("POST", "/v1/trainings", json=body).json()
@@ -124,8 +126,8 @@ def show(client: Client, models: dict[str, dict], folder: Path) -> None:
     table.add_row("PSNR after denoising", f"{denoised['denoised']:.2f} dB")
     table.add_row("VAE: -ELBO", f"{models['demo-vae']['metrics']['neg_elbo']:.1f} nats")
     table.add_row("classifier: accuracy, clean", f"{attacked['clean']:.1%}")
-    table.add_row(f"... with random noise of size {attacked['eps']:.2f} (control)", f"{attacked['random']:.1%}")
-    table.add_row(f"... under FGSM of size {attacked['eps']:.2f}", f"{attacked['fgsm']:.1%}")
+    table.add_row(f"... with random noise of size {EPS:.2f} (control)", f"{attacked['control']:.1%}")
+    table.add_row(f"... under FGSM of size {EPS:.2f}", f"{attacked['adversarial']:.1%}")
     console.print(table)
     console.print(
         f"Pictures: {', '.join(str(folder / name) for name in ('denoised.png', 'samples.png', 'attack.png'))}"

@@ -133,7 +133,7 @@ def web() -> str:
         ready = httpx.get(f"{url}/readyz", timeout=5)
     except httpx.ConnectError as error:
         raise NotRunning(f"nothing answers at {url}; `anamorph up` starts the service") from error
-    return f"answers at {url}, {'ready' if ready.is_success else 'not ready: ' + ready.text[:200]}"
+    return f"answers at {url}, status {ready.json()['status']}"
 
 
 def worker() -> str:

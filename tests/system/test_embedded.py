@@ -67,7 +67,7 @@ def test_a_killed_part_comes_back_and_the_service_is_ready_again(own, words):
 
 def ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", timeout=5).status_code == 200
+        return httpx.get(f"{url}/readyz", timeout=5).json()["status"] == "ok"
     except httpx.TransportError:
         return False
 
