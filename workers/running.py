@@ -95,7 +95,10 @@ class RunningJob:
         return f"jobs/{self.id}/{self.attempt}/{name}"
 
     def checkpoint(self, ref: dict[str, Any]) -> None:
-        """Makes `ref` (keys of blobs written before) what a later attempt starts from, as `last_checkpoint`."""
+        """Makes `ref` (keys of blobs written before) what a later attempt starts from, as `last_checkpoint`.
+
+        Metrics up to here come first: a later attempt repeats only what follows.
+        """
         self.write(lambda conn: jobs.add_checkpoint(conn, self.id, self.token, ref))
         self.last_checkpoint = ref
 

@@ -1,4 +1,4 @@
-"""The Celery object and what is sent through it: rings for durable jobs (an id), micro-batches of calls (bytes).
+"""The Celery object, and rings for durable jobs (an id). Micro-batches of calls go the same way, see `calls`.
 
 The broker never holds the only copy of anything promised, so that every message may be lost or delivered twice.
 """
@@ -52,8 +52,3 @@ def ring(job_id: str, queue: str) -> bool:
         log.warning("ring_failed", job=job_id, queue=queue, error=type(error).__name__)
         return False
     return True
-
-
-def send_calls(payload: bytes, expires: float | None = None) -> None:
-    """One micro-batch of calls for the first free inference worker. Raises when the broker does not take it."""
-    celery.send_task("workers.main.run_calls", [payload], queue="infer", serializer="msgpack", expires=expires)

@@ -36,8 +36,8 @@ def run(job: RunningJob) -> Result:
         value = chain(seed, step + 1, step, value)
         job.progress(step + 1, steps)
         if (step + 1) % CHECKPOINT_STEPS == 0 or job.stopping:
-            save(job, step + 1, value)
             job.metrics(step + 1, {"value": int(value[:8], 16)})
+            save(job, step + 1, value)
         if job.stopping:
             raise Stopped
     return Result({"value": value})
