@@ -19,13 +19,13 @@ class State:
 
 
 def moments(optimisers: Mapping[str, Optimizer], names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """Optimiser state keyed `optimiser/<name>/<parameter>/<slot>`: names survive growth, indices would not."""
+    """Copies of optimiser state as `optimiser/<name>/<parameter>/<slot>`: names survive growth, indices would not."""
     found = {}
     for label, optimiser in optimisers.items():
         for parameter, slots in optimiser.state.items():
             for slot, value in slots.items():
                 if value is not None:
-                    found[f"{OPTIMISER}{label}/{names[parameter]}/{slot}"] = torch.as_tensor(value)
+                    found[f"{OPTIMISER}{label}/{names[parameter]}/{slot}"] = torch.as_tensor(value).detach().clone()
     return found
 
 
