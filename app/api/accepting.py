@@ -17,6 +17,7 @@ from app.core.settings import settings
 IdempotencyKey = Annotated[
     str | None,
     Header(
+        alias="Idempotency-Key",
         description="A fresh key for each new request, the same for its repetitions: done once, answered each time.",
         min_length=1,
         max_length=255,

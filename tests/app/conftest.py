@@ -1,4 +1,4 @@
-"""The web front under test: a real database, real blobs, and a stand-in for the inference lane at its outermost seam."""
+"""The web front under test: a real database and blobs, and a stand-in for the inference lane at its outermost seam."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def png(value: int = 0, side: int = 8) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = b"".join(b"\0" + bytes([value]) * side for _ in range(side))
+    rows = b"".join(b"\0" + bytes([value % 256]) * side for _ in range(side))
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 

@@ -1,0 +1,163 @@
+"""POST /v1/trainings: what is accepted, what is refused and by which name, once however often it is sent."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import func, select
+
+from app.core.database import reading, transaction
+from app.core.tables import idempotency, jobs
+from tests.app.conftest import add_dataset, add_model
+
+pytestmark = pytest.mark.anyio
+BODY = {"family": "vae", "dataset": "squares", "name": "mine"}
+
+
+@pytest.fixture(autouse=True)
+def dataset(app):
+    add_dataset("squares")
+    add_dataset("plain", layout="plain")
+
+
+def rows(table) -> int:
+    with reading() as conn:
+        return conn.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+async def test_a_training_is_a_job_with_a_completed_config(client):
+    answer = await client.post("/v1/trainings", json=BODY | {"config": {"latent_dim": 8}, "seed": 3})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/v1/jobs/{job['id']}" and int(answer.headers["retry-after"]) > 0
+    assert (job["kind"], job["status"], job["attempt"], job["queue_position"]) == ("training", "queued", 0, 1)
+    assert job["request"] == BODY | {
+        "seed": 3,
+        "config": {"images": None, "latent_dim": 8, "learning_rate": 0.001, "body": "conv"},
+    }
+    expected = {"id", "kind", "status", "progress", "queue_position", "attempt", "metrics", "error", "result", "links"}
+    assert expected <= job.keys()
+    assert (await client.get(job["links"]["self"])).json() == job
+
+
+async def test_a_name_is_made_from_family_and_dataset(client):
+    answer = await client.post("/v1/trainings", json={"family": "vae", "dataset": "mnist5k"})
+    assert answer.json()["request"]["name"] == "vae-mnist5k"
+
+
+REFUSED = [
+    ({"config": {"latent_dims": 8}}, 422, "invalid-config", "/config/latent_dims", "Did you mean latent_dim?"),
+    ({"config": {"latent_dim": 0}}, 422, "invalid-config", "/config/latent_dim", "from 1 to 4096"),
+    ({"config": {"latent_dim": "8"}}, 422, "invalid-config", "/config/latent_dim", "Given was text"),
+    ({"config": {"latent_dim": True}}, 422, "invalid-config", "/config/latent_dim", "Given was true or false"),
+    ({"config": {"learning_rate": 0}}, 422, "invalid-config", "/config/learning_rate", "above 0"),
+    ({"config": {"body": "rnn"}}, 422, "invalid-config", "/config/body", '"mlp" or "conv"'),
+    ({"config": []}, 422, "invalid-request", "/config", ""),
+    ({"family": "vea"}, 422, "invalid-config", "/family", ""),
+    ({"family": 7}, 422, "invalid-request", "/family", ""),
+    ({"dataset": "sqares"}, 404, "not-found", None, ""),
+    ({"family": "classifier", "dataset": "plain"}, 422, "invalid-dataset", "/dataset", "needs labels"),
+    ({"family": "pix2pix"}, 422, "invalid-dataset", "/dataset", "needs input and target"),
+    ({"family": "pix2pix", "dataset": "mnist5k"}, 422, "invalid-dataset", "/dataset", "needs input and target"),
+    ({"name": "a/b"}, 422, "invalid-request", "/name", ""),
+    ({"name": ""}, 422, "invalid-request", "/name", ""),
+    ({"seed": "3"}, 422, "invalid-request", "/seed", ""),
+    ({"seed": -1}, 422, "invalid-request", "/seed", ""),
+    ({"seed": 2**63}, 422, "invalid-request", "/seed", ""),
+    ({"init_from": "nobody"}, 404, "not-found", None, ""),
+    ({"fork_from": "nobody"}, 404, "not-found", None, ""),
+    ({"colour": 1}, 422, "invalid-request", "/colour", "unknown"),
+]
+
+
+@pytest.mark.parametrize("change, status, code, pointer, words", REFUSED)
+async def test_what_cannot_be_trained_is_refused_by_name(client, change, status, code, pointer, words):
+    answer = await client.post("/v1/trainings", json=BODY | change)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (status, code), problem
+    if pointer:
+        assert [fault["pointer"] for fault in problem["errors"]] == [pointer]
+        assert words in problem["errors"][0]["detail"]
+    assert rows(jobs) == 0
+
+
+async def test_every_fault_of_a_config_is_told_at_once(client):
+    answer = await client.post("/v1/trainings", json=BODY | {"config": {"latent_dim": 0, "body": 1, "depth": 2}})
+    assert sorted(fault["pointer"] for fault in answer.json()["errors"]) == [
+        "/config/body",
+        "/config/depth",
+        "/config/latent_dim",
+    ]
+
+
+async def test_the_nearest_names_are_offered(client):
+    assert (await client.post("/v1/trainings", json=BODY | {"family": "vea"})).json()["remedy"] == "Did you mean vae?"
+    remedy = (await client.post("/v1/trainings", json=BODY | {"dataset": "sqares"})).json()["remedy"]
+    assert remedy == "Did you mean squares?"
+
+
+async def test_a_training_may_start_from_a_model(client):
+    add_model("old")
+    answer = await client.post("/v1/trainings", json=BODY | {"init_from": "old"})
+    assert answer.json()["request"]["init_from"] == "old"
+
+
+async def test_fifty_clients_racing_with_one_key_make_one_job(client):
+    async def one():
+        return await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "race"})
+
+    answers = await asyncio.gather(*[one() for _ in range(50)])
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
+    assert (rows(jobs), rows(idempotency)) == (1, 1)
+
+
+async def test_a_key_stands_for_one_request(client):
+    headers = {"Idempotency-Key": "k"}
+    await client.post("/v1/trainings", json=BODY, headers=headers)
+    answer = await client.post("/v1/trainings", json=BODY | {"seed": 1}, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-mismatch")
+    same = await client.post("/v1/trainings", json=BODY | {"config": {"latent_dim": 32}}, headers=headers)
+    assert same.headers["idempotency-replayed"] == "true", "a default written out is the same request"
+
+
+async def test_a_repetition_is_answered_even_when_its_dataset_is_gone_by_now(client):
+    headers = {"Idempotency-Key": "k"}
+    first = await client.post("/v1/trainings", json=BODY, headers=headers)
+    await client.delete("/v1/datasets/squares")
+    again = await client.post("/v1/trainings", json=BODY, headers=headers)
+    assert again.json()["id"] == first.json()["id"]
+
+
+@pytest.mark.parametrize("key", ["", "a b", "ä", "x" * 256])
+async def test_a_key_is_visible_ascii(client, key):
+    answer = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": key.encode()})
+    assert answer.status_code == 422, answer.text
+
+
+async def test_a_refused_request_does_not_use_its_key_up(client):
+    headers = {"Idempotency-Key": "k"}
+    assert (await client.post("/v1/trainings", json=BODY | {"dataset": "later"}, headers=headers)).status_code == 404
+    add_dataset("later")
+    assert (await client.post("/v1/trainings", json=BODY | {"dataset": "later"}, headers=headers)).status_code == 202
+
+
+async def test_no_more_jobs_than_a_tenant_may_have(home, client):
+    home(max_jobs_per_tenant=1)
+    assert (await client.post("/v1/trainings", json=BODY)).status_code == 202
+    answer = await client.post("/v1/trainings", json=BODY)
+    assert (answer.status_code, answer.json()["code"]) == (429, "quota-exceeded")
+    assert answer.headers["retry-after"]
+
+
+async def test_a_model_being_trained_is_not_ready_and_says_where_to_wait(client):
+    job = (await client.post("/v1/trainings", json=BODY)).json()
+    answer = await client.post("/v1/models/mine/denoise", content=b"x")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (409, "model-not-ready")
+    assert problem["job"] == f"/v1/jobs/{job['id']}"
+    look = (await client.get("/v1/models/mine")).json()
+    assert (look["ready"], look["links"]["job"]) == (False, f"/v1/jobs/{job['id']}")
+    with transaction() as conn:
+        conn.execute(jobs.update().values(state="failed"))
+    assert (await client.post("/v1/models/mine/denoise", content=b"x")).status_code == 404
