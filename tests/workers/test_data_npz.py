@@ -72,6 +72,8 @@ def test_booleans_are_black_and_white(tmp_path):
         ({"images": stack(), "labels": np.arange(10) * 200}, "from 0 to 1800; with 1000 classes"),
         ({"images": stack(), "labels": np.arange(10), "classes": np.array(["a", "b"])}, "with 2 classes 0 to 1"),
         ({"images": stack(), "labels": np.zeros(10, int)}, "one class"),
+        ({"images": stack(), "labels": np.full(10, 2**31, "<u4").view("<U1")}, "not Unicode"),
+        ({"images": stack(), "labels": np.array([b"\xff"] * 10)}, "not Unicode"),
         ({"images": stack(), "labels": np.eye(10)}, r"shape \[10, 10\]"),
         ({"images": stack(), "labels": np.linspace(0, 1, 10)}, "fractions"),
         ({"images": stack(), "targets": np.array([np.nan] * 10)}, "NaN"),
@@ -105,6 +107,15 @@ def test_class_names_are_kept(tmp_path):
     by_index, _ = read(npz_file(tmp_path / "a.npz", images=stack(), labels=np.arange(10) % 3, classes=names))
     by_name, _ = read(npz_file(tmp_path / "b.npz", images=stack(), labels=names[np.arange(10) % 3]))
     assert by_index.facts["classes"] == ["cat", "dog", "emu"] and by_name.digest == by_index.digest
+
+
+def test_names_that_would_break_json_or_terminals_are_cleaned(tmp_path):
+    names = np.array([0xD800, 0x1B, 0x3000], "<u4").view("<U1")  # a lone surrogate, escape, a wide space
+    opened, _ = read(npz_file(tmp_path / "a.npz", images=stack(), labels=np.array(["a", "b", "c"])[np.arange(10) % 3],
+                              classes=names))  # fmt: skip
+    assert opened.facts["classes"] == ["a", "b", "c"]
+    opened, _ = read(npz_file(tmp_path / "b.npz", images=stack(), labels=np.arange(10) % 3, classes=names))
+    assert opened.facts["classes"] == ["?", "?", "\u3000"]
 
 
 @pytest.mark.parametrize("names", [("x_train", "y_train", "x_test", "y_test"),

@@ -37,7 +37,7 @@ class NpzSource:
         for array in read_arrays(self.archive):
             split, column = _parse(array.name)
             if array.name in CLASS_NAMES:
-                self.classes = [str(name)[:200] for name in array.whole().ravel().tolist()]
+                self.classes = [str(name) for name in read_values(array, "labels")]
             elif column is None:
                 report.warn(f"The array {array.name} was not used.")
             else:

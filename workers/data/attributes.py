@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from app.core.errors import InvalidDataset, InvalidImage
 from workers.data.layouts import SPLITS
-from workers.data.rows import Report
+from workers.data.rows import Report, printable
 
 COLUMNS = {"label": "labels", "target": "targets", "age": "ages", "identity": "identities"}
 MAX_BYTES = 16 << 20
-MAX_NAME = 200
 
 
 class Attributes(NamedTuple):
@@ -59,9 +58,7 @@ def _value(column: str, cell: str) -> str | float:
     if not cell:
         raise InvalidImage(f"The line has no {column}.")
     if column in ("label", "identity"):
-        if len(cell) > MAX_NAME:
-            raise InvalidImage(f"The {column} is longer than {MAX_NAME} characters.")
-        return cell
+        return printable(cell)
     try:
         number = float(cell)
     except ValueError:

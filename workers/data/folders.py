@@ -15,7 +15,7 @@ from workers import codecs
 from workers.data.archive import Archive, Member
 from workers.data.attributes import MAX_BYTES, Attributes, read_labels
 from workers.data.layouts import ROLES, Arrangement, Place, arrange
-from workers.data.rows import Options, Report, Row
+from workers.data.rows import Options, Report, Row, printable
 
 # Pillow decodes outside the interpreter's lock, which pays for images that take longer than handing them over.
 POOL_FROM_BYTES = 16 << 10
@@ -131,9 +131,9 @@ class ZipSource:
             names = None
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
-        if not isinstance(names, list) or not all(isinstance(name, str) and len(name) <= 200 for name in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise InvalidDataset('classes.json is a list of names, or an object such as {"0": "sky", "1": "tree"}.')
-        return names
+        return [printable(name) for name in names]
 
     def _sidecar(self, member: Member, limit: int) -> bytes:
         try:

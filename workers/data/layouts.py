@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from app.core.errors import InvalidDataset
 from workers.data.archive import Member
-from workers.data.rows import Report
+from workers.data.rows import Report, printable
 
 Path = tuple[str, ...]
 SIDECARS = ("labels.csv", "classes.json")
@@ -128,7 +128,7 @@ def _by_folder(layout: str, paths: dict[Member, Path], splits: dict[Member, str]
         if layout == "labelled" and len(path) < 2:
             report.refuse(member.name, "The file lies outside the class folders.")
             continue
-        label = path[0] if layout == "labelled" else None
+        label = printable(path[0]) if layout == "labelled" else None
         places.append(Place(member, "images", "/".join(path), label, splits.get(member)))
     return places
 

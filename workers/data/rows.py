@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+from unicodedata import category
 
 import numpy as np
 
@@ -15,6 +16,7 @@ SMALLEST_SIDE, LARGEST_SIDE = 8, 256
 MAX_IMAGES = 70_000
 MAX_CLASSES = 1000
 MAX_REPORTED = 200
+MAX_NAME = 200
 
 IMAGE_COLUMNS = ("images", "input", "target", "a", "b")
 VALUE_TYPES = {"labels": np.int64, "identities": np.int64, "targets": np.float32, "ages": np.float32}
@@ -112,7 +114,9 @@ class Report:
 
 
 def printable(name: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in name)[:200]
+    """A foreign name without what terminals, JSON or databases stumble over: control characters, lone surrogates."""
+    shown = (char if char.isprintable() or category(char) == "Zs" else "?" for char in name[:MAX_NAME])
+    return "".join(shown)
 
 
 def natural(name: str) -> tuple:

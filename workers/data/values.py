@@ -3,9 +3,8 @@
 import numpy as np
 
 from app.core.errors import InvalidDataset
-from workers.data.attributes import MAX_NAME
 from workers.data.npz import Array
-from workers.data.rows import MAX_CLASSES
+from workers.data.rows import MAX_CLASSES, printable
 
 
 def read_values(array: Array, column: str) -> list:
@@ -32,9 +31,11 @@ def _numbers(name: str, values: np.ndarray) -> list[float]:
 
 def _names(name: str, values: np.ndarray) -> list[int] | list[str]:
     if values.dtype.kind in "US":
-        if values.dtype.itemsize > MAX_NAME * 4:
-            raise InvalidDataset(f"The array {name} has names longer than {MAX_NAME} characters.")
-        return np.char.decode(values, "utf-8", "replace").tolist() if values.dtype.kind == "S" else values.tolist()
+        try:
+            texts = values.tolist() if values.dtype.kind == "U" else np.char.decode(values, "utf-8").tolist()
+        except Exception as error:  # numpy does not look at the characters before it makes strings of them
+            raise InvalidDataset(f"The array {name} holds text that is not Unicode.") from error
+        return [printable(text) for text in texts]
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
         raise InvalidDataset(f"The array {name} has fractions.", remedy="Call it targets if it holds measurements.")
     return [int(value) for value in values.tolist()]
