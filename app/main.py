@@ -23,6 +23,7 @@ from app.api import (
     openapi,
     operations,
     problems,
+    reports,
     trainings,
     watching,
 )
@@ -40,7 +41,7 @@ from app.core.database import migrate
 from app.core.settings import Settings, settings
 from app.core.sweeper import Sweeper
 
-ROUTERS = (models, dataset_images, datasets, trainings, watching, jobs, families, keys, health, docs)
+ROUTERS = (models, dataset_images, datasets, trainings, reports, watching, jobs, families, keys, health, docs)
 
 
 def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) -> FastAPI:

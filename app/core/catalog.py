@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from app.core.errors import InvalidConfig, NotFound
+from app.core.errors import InvalidConfig, InvalidRequest, NotFound
 from app.core.phrases import joined
 from app.core.schemas import complete
 
@@ -47,6 +47,14 @@ def attack(catalog: Catalog, name: str) -> dict[str, Any]:
     return catalog["attacks"][name]
 
 
+def report(catalog: Catalog, name: str) -> dict[str, Any]:
+    """The entry of a kind of report. Raises InvalidRequest with the nearest names."""
+    if name not in catalog.get("reports", {}):
+        remedy = nearest(name, list(catalog.get("reports", {})))
+        raise InvalidRequest("There is no such kind of report.", field="/report", remedy=remedy)
+    return catalog["reports"][name]
+
+
 def operations_of(catalog: Catalog, capabilities: list[str]) -> list[str]:
     """The operations a model with these capabilities can do."""
     able = set(capabilities)
@@ -59,4 +67,4 @@ def branches(catalog: Catalog, operation: str) -> dict[str, dict[str, Any]] | No
     return catalog[params["branches"]] if "branches" in params else None
 
 
-__all__ = ["Catalog", "attack", "branches", "complete", "family", "load", "nearest", "operations_of"]
+__all__ = ["Catalog", "attack", "branches", "complete", "family", "load", "nearest", "operations_of", "report"]

@@ -34,6 +34,16 @@ class TrainingRequest(Request):
     )
 
 
+class ReportRequest(Request):
+    """What to find out about which model on what data."""
+
+    report: str = Field(max_length=64, description="Kind of report; see GET /v1/reports.", examples=["cluster"])
+    model: ModelReference = Field(description="The model; the report names the exact version.")
+    dataset: Name = Field(description="Name of a dataset; built-in ones are imported on the way.", examples=["mnist5k"])
+    params: dict[str, Any] = Field({}, description="Settings of the report, by its schema.")
+    seed: Seed | None = Field(None, description="The same request with the same seed gives the same report.")
+
+
 class KeyRequest(Request):
     """A new API key; its token is shown in the answer and never again."""
 
