@@ -3,8 +3,8 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import typer.main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -89,8 +89,8 @@ def section(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 def commands() -> list[tuple[str, ...]]:
     found = []
 
-    def walk(name: str, command: click.Command) -> None:
-        if isinstance(command, click.Group):
+    def walk(name: str, command: Any) -> None:
+        if hasattr(command, "commands"):
             for word, inner in command.commands.items():
                 walk(f"{name} {word}", inner)
         else:
@@ -100,10 +100,10 @@ def commands() -> list[tuple[str, ...]]:
     return found
 
 
-def usage(command: click.Command) -> str:
+def usage(command: Any) -> str:
     words = ""
     for parameter in command.params:
-        if isinstance(parameter, click.Argument):
+        if parameter.param_type_name == "argument":
             words += f" {parameter.name.upper()}"
         elif not parameter.hidden:
             words += f" [{parameter.opts[0]}]"

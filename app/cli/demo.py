@@ -124,7 +124,7 @@ def show(client: Client, models: dict[str, dict], folder: Path) -> None:
     table = Table("measured on held-out digits", "value", title="What the demo measured", title_justify="left")
     table.add_row("PSNR of the noisy digits", f"{denoised['noisy']:.2f} dB")
     table.add_row("PSNR after denoising", f"{denoised['denoised']:.2f} dB")
-    table.add_row("VAE: -ELBO", f"{models['demo-vae']['metrics']['neg_elbo']:.1f} nats")
+    table.add_row("VAE: -ELBO", f"{models['demo-vae']['metrics']['nelbo']:.1f} nats")
     table.add_row("classifier: accuracy, clean", f"{attacked['clean']:.1%}")
     table.add_row(f"... with random noise of size {EPS:.2f} (control)", f"{attacked['control']:.1%}")
     table.add_row(f"... under FGSM of size {EPS:.2f}", f"{attacked['adversarial']:.1%}")

@@ -12,7 +12,7 @@ from PIL import Image
 from app.cli import sheets
 from app.cli.client import Client
 
-SHOWN = 10
+SHOWN, PAGE = 10, 100
 DENOISED, ATTACKED = 100, 200
 NOISE = 0.4
 EPS = 25 / 255
@@ -64,9 +64,18 @@ def _says(prediction: dict[str, Any]) -> str:
 
 
 def held_out(client: Client, count: int) -> tuple[np.ndarray, list[str]]:
-    """Digits that no training has seen, and their labels."""
-    page = client.get("/v1/datasets/mnist5k/images", split="validation", start=0, count=count)["data"]
-    return np.stack([decoded(item["image"]) for item in page]), [str(item["label"]) for item in page]
+    """Digits that no training has seen, the classes in turn, and their labels."""
+    by_label: dict[str, list[str]] = {}
+    start, total = 0, 1
+    while start < total:
+        page = client.get("/v1/datasets/mnist5k/images", split="validation", start=start, count=PAGE)
+        start, total = start + PAGE, page["total"]
+        for item in page["data"]:
+            by_label.setdefault(item["label"], []).append(item["image"])
+    turns = zip(*(by_label[label] for label in sorted(by_label)), strict=False)
+    chosen = [text for turn in turns for text in turn][:count]
+    labels = sorted(by_label) * len(chosen)
+    return np.stack([decoded(text) for text in chosen]), labels[: len(chosen)]
 
 
 def denoise(client: Client, model: str, images: np.ndarray) -> np.ndarray:

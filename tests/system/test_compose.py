@@ -4,7 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 import typer.main
 import yaml
@@ -31,7 +30,7 @@ def variables() -> set[str]:
 def check_command(words: list[str]) -> None:
     """Parses the words as the `anamorph` command would, without running it."""
     command, name, words = typer.main.get_command(cli), "anamorph", list(words)
-    while isinstance(command, click.Group):
+    while hasattr(command, "commands"):
         name = words.pop(0)
         command = command.commands[name]
     options = command.make_context(name, words).params
