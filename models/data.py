@@ -52,10 +52,11 @@ class Columns:
         return {name: self._take(name, torch.arange(min(count, len(column)))) for name, column in self.columns.items()}
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """All rows in stored order, `size` at a time, at most `limit` rows."""
+        """All rows in stored order, `size` at a time, at most `limit` rows; of a domain that has ended, none."""
         total = min(len(self), limit or len(self))
         for start in range(0, total, size):
-            yield self.rows(torch.arange(start, min(start + size, total)))
+            indices = torch.arange(start, min(start + size, total))
+            yield {name: self._take(name, indices[indices < len(found)]) for name, found in self.columns.items()}
 
     def batch(self, seed: int, start: int, size: int) -> Batch:
         """The mini-batch of images number start .. start+size of an endless run of reshuffled epochs."""

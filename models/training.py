@@ -50,12 +50,12 @@ class Training:
 
     def advance(self) -> Step:
         """One update."""
+        # new layers, dropout and friends draw from the global stream
+        seed_globally(derive(self.seed, "step", self.step), self.family.device)
         self.prepare(self.images)
         batch = self.train.batch(self.seed, self.images, self.batch_size)
         batch = {name: column.to(self.family.device) for name, column in batch.items()}
         self._set_rates()
-        # dropout and friends draw from the global stream
-        seed_globally(derive(self.seed, "step", self.step), self.family.device)
         metrics = self.family.step(batch, self.optimisers, self.moment())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         return Step(self.images, self.total, metrics)
