@@ -74,7 +74,7 @@ def copied(found: Tensor, known: Tensor, unseen: Tensor) -> float:
 def evenness(labels: Tensor, classes: int) -> float:
     """Entropy of how often each class occurs, as a share of the greatest possible: 0 for one class alone."""
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
-    return float(-torch.xlogy(shares, shares).sum() / math.log(classes))
+    return max(0.0, float(-torch.xlogy(shares, shares).sum() / math.log(classes)))
 
 
 class Fidelity:

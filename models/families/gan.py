@@ -1,12 +1,12 @@
 """The generative adversarial network: images from noise, learnt against a discriminator (Goodfellow et al. 2014)."""
 
-import torch
 from torch import Tensor, nn
 
 from models.gan.bodies import ConvDiscriminator, ConvGenerator
 from models.gan.fast import FastDiscriminator, FastGenerator
 from models.gan.flat import FlatDiscriminator, FlatGenerator
 from models.gan.game import Shown
+from models.gan.layers import latents_of
 from models.gan.serving import Generative
 from models.gan.tricks import BodyConfig, resolve_bodies
 from models.moment import Moment
@@ -43,9 +43,7 @@ class GAN(Generative):
         return generator(self.config, self.data.shape), discriminator(self.config, self.data.shape)
 
     def codes(self, noise: Tensor) -> Tensor:
-        if self.config.latent == "sphere":
-            return noise * torch.rsqrt(noise.square().mean(1, keepdim=True) + 1e-8)
-        return torch.erf(noise / 2**0.5) if self.config.latent == "uniform" else noise
+        return latents_of(noise, self.config.latent)
 
     def remembered(self, fakes: Shown, moment: Moment) -> Shown:
         if self.replay is None:

@@ -37,6 +37,7 @@ class FlatDiscriminator(nn.Module):
 
     def __init__(self, config: BodyConfig, shape: Shape, joined: int = 0):
         super().__init__()
+        self.joined = joined
         spectral = spectral_norm if config.discriminator_norm == "spectral" else lambda layer: layer
         units = max(config.width // 5, 4) if config.activation == "maxout" else config.width
         layers: list[nn.Module] = [nn.Flatten()]

@@ -82,13 +82,9 @@ class Game(Family):
         """The images D is shown as real, in [-1, 1]."""
         return batch["images"] * 2 - 1
 
-    def conditions(self, batch: Batch) -> Tensor | None:
-        """What D is told about the real images, (b, k)."""
-        return None
-
-    def wanted(self, conditions: Tensor | None, moment: Moment) -> Tensor | None:
-        """What G is asked for."""
-        return None
+    def asked(self, batch: Batch, moment: Moment) -> tuple[Tensor | None, Tensor | None]:
+        """What D is told about the real images (b, k), and what G is asked for."""
+        return None, None
 
     def codes(self, noise: Tensor) -> Tensor:
         """Latents from standard normal noise (b, d), row by row."""
@@ -118,8 +114,8 @@ class Game(Family):
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
         """D learns from every batch; G from every `critic_steps`-th, on the fakes D has just been shown."""
-        reals = Shown(self.reals(batch), self.conditions(batch))
-        wanted = self.wanted(reals.told, moment)
+        told, wanted = self.asked(batch, moment)
+        reals = Shown(self.reals(batch), told)
         turn = (moment.step + 1) % self.config.critic_steps == 0
         with torch.set_grad_enabled(turn), self._autocast():
             made = Shown(self.make(len(reals.images), wanted, moment).float(), wanted)

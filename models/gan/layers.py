@@ -149,6 +149,13 @@ def norm_layer(kind: Norm, channels: int, condition_dim: int = 0) -> nn.Module:
     return PixelNorm() if kind == "pixel" else Unnormalised()
 
 
+def latents_of(noise: Tensor, law: Literal["normal", "sphere", "uniform"]) -> Tensor:
+    """Latents of a law from standard normal noise (b, d), row by row; the sphere has radius sqrt(d)."""
+    if law == "sphere":
+        return noise * torch.rsqrt(noise.square().mean(1, keepdim=True) + 1e-8)
+    return torch.erf(noise / 2**0.5) if law == "uniform" else noise
+
+
 class Maxout(nn.Module):
     """The largest of `pieces` linear maps per unit (Goodfellow et al. 2013)."""
 

@@ -76,7 +76,11 @@ class Generative(HasPrior, Decodes, Judges, Game):
         if measure.labelled:
             facts["class_entropy"] = evenness(measure.predicted(found).argmax(1), len(classes))
             facts["class_entropy_floor"] = evenness(measure.predicted(measure.unseen).argmax(1), len(classes))
-        return facts
+        return facts | self.obedience(measure, train, validation, moment)
+
+    def obedience(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """How well a conditional model does as it is told."""
+        return {}
 
     def calibrate(self, unseen: Tensor, found: Tensor) -> float:
         """Learn what D's logits mean from images kept from training: on those it knows they are too high.

@@ -32,7 +32,9 @@ class GameConfig(Config):
     discriminator_learning_rate: float | None = Field(None, gt=0, le=1, description="Step size of D where it differs.")
     beta1: float | None = Field(None, ge=0, lt=1, description="First-moment decay of Adam; momentum of SGD.")
     beta2: float | None = Field(None, ge=0, lt=1, description="Second-moment decay of Adam and RMSprop.")
-    ema_half_life: float | None = Field(None, ge=0, description="Half-life in images of the averaged generator.")
+    ema_half_life: float | None = Field(
+        None, ge=0, le=10**8, description="Half-life in images of the averaged generator."
+    )
     label_smoothing: float = Field(0.0, ge=0, le=0.5, description="Real images count as 1 minus this (one-sided).")
     label_flips: float = Field(0.0, ge=0, le=0.5, description="Share of labels swapped in D's lessons.")
     instance_noise: float = Field(

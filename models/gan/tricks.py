@@ -32,7 +32,9 @@ class BodyConfig(GameConfig):
     )
     latent: Literal["normal", "sphere", "uniform"] = Field("normal", description="Where noise is drawn from.")
     generator_norm: Literal["none", "batch", "pixel"] | None = Field(None, description="Norm in G (stable, dcgan).")
-    discriminator_norm: Literal["none", "batch", "spectral"] | None = Field(None, description="Norm in D.")
+    discriminator_norm: Literal["none", "batch", "spectral"] | None = Field(
+        None, description="Norm in D; batch norm and gradient penalties exclude each other."
+    )
     downsampling: Literal["stride", "average", "max"] | None = Field(
         None, description="How D halves: strides and averages keep gradients, the maximum makes them sparse."
     )

@@ -1,0 +1,104 @@
+"""What a conditional game is told: classes as one-hot rows, numbers as Fourier features, and how often each occurs."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.data import Columns
+
+OCTAVES = 3
+QUANTILES = 257
+
+
+class ClassCondition(nn.Module):
+    """Labels (b,) int64 -> (b, classes); as common as in the training data when drawn."""
+
+    column = "labels"
+
+    def __init__(self, classes: int, balanced: bool):
+        super().__init__()
+        self.width, self.balanced = classes, balanced
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("marginal", torch.full((classes,), 1 / classes))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.width).float()
+
+    @torch.no_grad()
+    def observe(self, labels: Tensor) -> None:
+        """Take the labels of one batch into account."""
+        self.seen += len(labels)
+        self.marginal += (self._shares(labels) - self.marginal) * (len(labels) / self.seen)
+
+    def _shares(self, labels: Tensor) -> Tensor:
+        return torch.bincount(labels, minlength=self.width).float() / len(labels)
+
+    def others(self, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """Labels for fakes beside a batch with `labels`: as common as there, or all alike."""
+        if self.balanced:
+            return torch.randint(self.width, labels.shape, generator=draws, device=labels.device)
+        return labels[torch.randperm(len(labels), generator=draws, device=labels.device)]
+
+    def fit(self, train: Columns) -> None:
+        """Take over how common each class is."""
+        self.marginal.copy_(self._shares(torch.as_tensor(train.columns[self.column][:])))
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """Labels (b,) from uniform numbers (b,) in [0, 1)."""
+        return torch.searchsorted(self.marginal.cumsum(0), uniform, right=True).clamp_max(self.width - 1)
+
+
+class NumberCondition(nn.Module):
+    """Numbers (b,) float -> (b, 7): standardised, with sines and cosines of three octaves (Tancik et al. 2020)."""
+
+    column = "targets"
+    width = 1 + 2 * OCTAVES
+
+    def __init__(self, balanced: bool):
+        super().__init__()
+        self.balanced = balanced
+        self.register_buffer("moments", torch.zeros(3))  # count, mean, mean square
+        self.register_buffer("quantiles", torch.zeros(QUANTILES))
+
+    def forward(self, targets: Tensor) -> Tensor:
+        _, mean, square = self.moments
+        standard = (targets.float() - mean) / (square - mean.square()).clamp_min(1e-12).sqrt()
+        octaves = 2.0 ** torch.arange(OCTAVES, device=targets.device)
+        phases = standard[:, None] * octaves * (math.pi / 8)
+        return torch.cat([standard[:, None], phases.sin(), phases.cos()], 1)
+
+    @torch.no_grad()
+    def observe(self, targets: Tensor) -> None:
+        """Take the numbers of one batch into account: running means of mean, mean square and quantiles."""
+        targets, count = targets.float(), self.moments[0] + len(targets)
+        share = len(targets) / count
+        fresh = torch.stack([targets.mean(), targets.square().mean()])
+        self.moments[1:] += (fresh - self.moments[1:]) * share
+        self.quantiles += (self._quantiles(targets) - self.quantiles) * share
+        self.moments[0] = count
+
+    def _quantiles(self, targets: Tensor) -> Tensor:
+        ordered = targets.double().sort().values
+        at = torch.linspace(0, len(targets) - 1, QUANTILES, dtype=torch.float64, device=targets.device)
+        low = at.floor().long()
+        high = (low + 1).clamp_max(len(targets) - 1)
+        return torch.lerp(ordered[low], ordered[high], at - low).float()
+
+    def others(self, targets: Tensor, draws: torch.Generator) -> Tensor:
+        """Numbers for fakes beside a batch with `targets`: the same in another order, or even between the extremes."""
+        if self.balanced:
+            share = torch.rand(targets.shape, generator=draws, device=targets.device)
+            return torch.lerp(targets.min(), targets.max(), share)
+        return targets[torch.randperm(len(targets), generator=draws, device=targets.device)]
+
+    def fit(self, train: Columns) -> None:
+        """Take over the distribution of the numbers."""
+        self.quantiles.copy_(self._quantiles(torch.as_tensor(train.columns[self.column][:])))
+
+    def drawn(self, uniform: Tensor) -> Tensor:
+        """Numbers (b,) from uniform ones in [0, 1), by the inverse of their distribution."""
+        at = uniform * (QUANTILES - 1)
+        low = at.floor().long()
+        return torch.lerp(self.quantiles[low], self.quantiles[(low + 1).clamp_max(QUANTILES - 1)], at - low)
