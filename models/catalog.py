@@ -14,7 +14,7 @@ from models import registry
 from models.attacks.core import Attack
 from models.family import Family
 from models.operations.attack import params_schema
-from models.operations.core import Operation, fitting
+from models.operations.core import Operation
 
 FILE = Path(__file__).parents[1] / "app" / "core" / "catalog.json"
 
@@ -48,7 +48,7 @@ def describe_family(family: type[Family]) -> dict[str, Any]:
         "layouts": family.layouts,
         "needs": family.needs,
         "capabilities": capabilities(family),
-        "operations": fitting(family),
+        "operations": registry.fitting(family),
         "config": family.Config.model_json_schema(),
     }
 

@@ -55,3 +55,8 @@ def reports() -> dict[str, type]:
     from models.reports.core import Report
 
     return discover(package, Report)
+
+
+def fitting(family: type) -> list[str]:
+    """Names of the operations that models of `family` can do."""
+    return [name for name, operation in operations().items() if operation.fits(family)]

@@ -16,8 +16,7 @@ from app.core import blobs
 from app.core.errors import AnamorphError, Internal, NotFound
 from models.checkpoint import State
 from models.family import Family
-from models.operations.core import fitting
-from models.registry import families
+from models.registry import families, fitting
 from models.types import DataSpec
 
 KEPT = 2

@@ -80,10 +80,3 @@ class Operation(ABC):
     @abstractmethod
     def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
         """The answer to one request, from its rows and what `compute` found for them."""
-
-
-def fitting(family: type[Family]) -> list[str]:
-    """Names of the operations that models of `family` can do."""
-    from models.registry import operations
-
-    return [name for name, operation in operations().items() if operation.fits(family)]

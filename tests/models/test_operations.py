@@ -7,13 +7,13 @@ import torch
 
 from models.family import Decodes, Encodes
 from models.operations.classify import Classify
-from models.operations.core import Operation, fitting
+from models.operations.core import Operation
 from models.operations.decode import Decode
 from models.operations.encode import Encode
 from models.operations.interpolate import Interpolate, slerp
 from models.operations.reconstruct import Reconstruct
 from models.operations.samples import Samples
-from models.registry import operations
+from models.registry import fitting, operations
 from models.types import InputError
 from tests.tiny import FAMILIES, TinyAutoencoder, TinyClassifier, TinyGenerator, build
 

@@ -5,8 +5,8 @@ import torch
 
 from models.families.gan import GAN
 from models.gan.calibration import agreement, log_odds
-from models.operations.core import fitting
 from models.operations.score import Score
+from models.registry import fitting
 from tests.models.gan.tiny import build
 
 
