@@ -63,8 +63,10 @@ class ThreatModel:
         return self.geometry.size(y - x)
 
     def masked(self, values: Tensor) -> Tensor:
-        """`values` where pixels may change, 0 elsewhere."""
-        return values if self.mask is None else values * self.mask
+        """`values` (N, C, H, W) or (N, k, C, H, W) where pixels may change, 0 elsewhere."""
+        if self.mask is None:
+            return values
+        return values * (self.mask if values.ndim == 4 else self.mask[:, None])
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
         """The image nearest to `y` that this threat allows to be made of `x` (nearly so for l2 and l0)."""

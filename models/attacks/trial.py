@@ -20,7 +20,7 @@ from models.attacks.threat import SLACK, ThreatModel
 Climb = Callable[[Tensor], Tensor]
 """Logits (N, K) -> (N,), to be increased."""
 
-ROWS = ("x", "start", "seeds", "index", "done", "idle", "soft", "clean_margin", "clean_logits")
+ROWS = ("x", "start", "seeds", "index", "done", "idle", "soft", "value", "clean_margin", "clean_logits")
 COUNTS = ("queries", "gradients", "steps", "flat")
 KEPT = ("best", "margin", "distance", *COUNTS)
 AT_ONCE = 4096
@@ -86,6 +86,7 @@ class Trial:
         self.distance = torch.where(self.wrong, 0, self.distance)
         self.done |= self.wrong | self.broken
         self.clean_soft = self.soft
+        self.value = self.clean_margin
 
     @property
     def draws(self) -> Draws:
@@ -139,7 +140,7 @@ class Trial:
         places = self.active.nonzero()[:, 0]
         best = self.x.clone()
         # Row by row unless shapes may vary: what a forward pass sees then never depends on the other rows.
-        for group in places.split(max(1, AT_ONCE // count) if self.compact else 1):
+        for group in places.split(max(1, AT_ONCE // count) if self.compact else 1) if len(places) else ():
             images = make(group)
             flat = self.seen(images.flatten(0, 1), group.repeat_interleave(count))
             logits = self.access.outputs(flat)
@@ -161,10 +162,11 @@ class Trial:
         """Margins of `x` and the gradient of `climb` (the criterion's loss): one forward pass, one backward.
 
         `x` becomes a candidate, unless what is shown is not `x` but `through(x)`, or `offer` forbids it. At the clean
-        images the forward pass already made is used.
+        images the forward pass already made is used. The value of `climb` itself is left in `value`.
         """
         first = x is self.x and through is None and self.clean.graph is not None and len(x) == len(self.clean.logits)
         if first and climb is None and self.clean.gradient is not None:
+            self.value = self.criterion.loss(self.clean_logits)
             return self.clean_margin, self.clean.gradient
         if first:
             leaf, outputs = self.clean.leaf, self.clean.graph
@@ -174,6 +176,7 @@ class Trial:
         with torch.enable_grad():
             logits = self.read(outputs)
             value = self.criterion.loss(logits) if climb is None else climb(logits)
+        self.value = value.detach()
         gradient = self.threat.masked(self.access.gradient(leaf, value, keep=first).nan_to_num(0, 0, 0))
         self.gradients += self.active
         self.flat += self.active & ~gradient.flatten(1).any(1)
@@ -184,7 +187,7 @@ class Trial:
             self.offer(x, margin)
         return margin, gradient
 
-    def jacobian(self, x: Tensor, surfaces: Climb) -> tuple[Tensor, Tensor]:
+    def jacobian(self, x: Tensor, surfaces: Climb, offer: bool = True) -> tuple[Tensor, Tensor]:
         """Values (N, k) of `surfaces` at `x` and their gradients (N, k, C, H, W): one forward pass, k backward."""
         first = x is self.x and self.clean.graph is not None and len(x) == len(self.clean.logits)
         if first:
@@ -200,7 +203,7 @@ class Trial:
         rows = [self.access.gradient(leaf, column, keep=first or k + 1 < count) for k, column in enumerate(columns)]
         gradients = torch.stack([self.threat.masked(row.nan_to_num(0, 0, 0)) for row in rows], 1)
         self.gradients += count * self.active
-        if not first:
+        if offer and not first:
             self.offer(x, self.margin_of(logits.detach()))
         return values.detach(), gradients
 

@@ -1,0 +1,36 @@
+"""AutoAttack, standard version (Croce & Hein 2020): four attacks in turn, each on the images the ones before left."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from models.attacks import core
+from models.attacks.apgd import APGD
+from models.attacks.apgdt import APGDT
+from models.attacks.combine import Sequence
+from models.attacks.fab import FAB
+from models.attacks.square import Square
+
+
+class AutoAttack(Sequence):
+    name = "autoattack"
+    summary = "APGD-CE, APGD-T, FAB-T and Square in turn, each on the images that hold out (Croce & Hein 2020)"
+    norms = ("linf", "l2", "l1")
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        steps: int = Field(100, ge=1, le=10_000, description="Steps of each gradient attack, per target.")
+        targets: int = Field(9, ge=1, le=1000, description="Classes that the targeted attacks try.")
+        queries: int = Field(5000, ge=1, le=100_000, description="Queries of Square per image.")
+
+    @property
+    def parts(self) -> list[core.Attack]:
+        config = self.config
+        common = {"norm": config.norm, "steps": config.steps}
+        few = config.norm == "l1"  # the reference's setting for L1
+        return [
+            APGD(**common, restarts=5 if few else 1),
+            APGDT(**common, targets=min(config.targets, 5) if few else config.targets),
+            FAB(**common, targets=config.targets),
+            Square(norm=config.norm, queries=config.queries, rescale=False),
+        ]

@@ -1,0 +1,83 @@
+"""Boundary attack (Brendel et al. 2018): a random walk along the decision boundary towards the image, labels only."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.norms import TINY, wide
+from models.attacks.starts import seek_start, to_boundary
+from models.attacks.trial import Trial
+
+CHECK_EVERY = 10
+"""Steps between looks at the sideways move alone, by which the step lengths are set."""
+
+
+def average(past: Tensor, hit: Tensor) -> Tensor:
+    """A queue (N, length) of outcomes, NaN where empty, with one more."""
+    return torch.cat([past[:, 1:], hit.to(past.dtype)[:, None]], 1)
+
+
+class Boundary(core.Attack):
+    name = "boundary"
+    summary = "A random walk along the boundary towards the image, by labels alone (Brendel et al. 2018)"
+    norms = ("l2",)
+    access = "labels"
+    minimal = True
+
+    class Config(core.Config):
+        steps: int = Field(25_000, ge=1, le=1_000_000, description="Steps of the walk.")
+        sideways: float = Field(0.01, gt=0, le=1, description="First relative step along the boundary.")
+        forward: float = Field(0.01, gt=0, le=1, description="First relative step towards the image.")
+        adapt: float = Field(1.5, gt=1, le=10, description="Factor by which step lengths change.")
+        tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        seek_start(trial, config.tries)
+        state.x = to_boundary(trial, state.x, 1e-3)
+        state.sideways = torch.full_like(trial.distance, config.sideways)
+        state.forward = torch.full_like(trial.distance, config.forward)
+        state.round_hits = trial.distance.new_full((len(trial.x), 100), torch.nan)
+        state.step_hits = trial.distance.new_full((len(trial.x), 30), torch.nan)
+        yield
+        for number in range(1, config.steps + 1):
+            forward, sideways = self._propose(trial, number)
+            hit = trial.look(forward) < 0
+            if number % CHECK_EVERY == 0:
+                state.round_hits = average(state.round_hits, trial.margin_of(trial.scores(sideways)) < 0)
+                state.step_hits = average(state.step_hits, hit)
+                self._adapt(trial)
+            nearer = trial.threat.distance(trial.x, forward) < trial.threat.distance(trial.x, state.x)
+            state.x = torch.where(wide(hit & nearer, forward), forward, state.x)
+            trial.done = trial.done | (state.forward < 1e-7)
+            yield
+
+    def _propose(self, trial: Trial, number: int) -> tuple[Tensor, Tensor]:
+        """A step along the sphere around the image, and the same one moved towards the image."""
+        state = trial.state
+        back = (trial.x - state.x).flatten(1)
+        far = back.norm(dim=1, keepdim=True).clamp_min(TINY)
+        noise = trial.threat.masked(trial.draws.normal(tuple(trial.x.shape[1:]), "walk", number)).flatten(1)
+        noise = noise - (noise * back).sum(1, keepdim=True) / far.square() * back
+        noise = noise * (state.sideways[:, None] * far / noise.norm(dim=1, keepdim=True).clamp_min(TINY))
+        sphere = (noise - back) / (state.sideways[:, None].square() + 1).sqrt()
+        sideways = (trial.x + sphere.view_as(trial.x)).clamp(0, 1)
+        back = (trial.x - sideways).flatten(1)
+        left = back.norm(dim=1, keepdim=True).clamp_min(TINY)
+        length = (state.forward[:, None] * far + left - far).clamp_min(0) / left
+        return (sideways + (length * back).view_as(trial.x)).clamp(0, 1), sideways
+
+    def _adapt(self, trial: Trial) -> None:
+        """Longer steps where the boundary looks flat, shorter where most steps cross it."""
+        state, factor = trial.state, self.config.adapt
+        rate, full = state.round_hits.mean(1), ~state.round_hits.isnan().any(1)
+        change = torch.where(full & (rate > 0.5), factor, torch.where(full & (rate < 0.2), 1 / factor, 1.0))
+        state.sideways, state.forward = state.sideways * change, state.forward * change
+        state.round_hits = torch.where((change != 1)[:, None], torch.nan, state.round_hits)
+        rate, full = state.step_hits.mean(1), ~state.step_hits.isnan().any(1)
+        change = torch.where(full & (rate > 0.25), factor, torch.where(full & (rate < 0.1), 1 / factor, 1.0))
+        state.forward = state.forward * change
+        state.step_hits = torch.where((change != 1)[:, None], torch.nan, state.step_hits)

@@ -1,0 +1,91 @@
+"""Carlini & Wagner (2017): the smallest L2 change as an optimisation over tanh space, weighed against the margin."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.norms import wide
+from models.attacks.trial import Trial
+
+INSIDE = 0.999999
+"""Keeps black and white pixels movable: the derivative of tanh is zero at its ends."""
+
+
+def adam(trial: Trial, gradient: Tensor, step: int, rate: float) -> Tensor:
+    """The next step of Adam (Kingma & Ba 2015), whose moments are `first` and `second` in the trial's state."""
+    state = trial.state
+    state.first = 0.9 * state.first + 0.1 * gradient
+    state.second = 0.999 * state.second + 0.001 * gradient.square()
+    mean, spread = state.first / (1 - 0.9**step), state.second / (1 - 0.999**step)
+    return rate * mean / (spread.sqrt() + 1e-8)
+
+
+class Weights:
+    """The search for the smallest weight of the margin that still gives success: tenfold until found, then halves."""
+
+    def __init__(self, trial: Trial, initial: float):
+        state = trial.state
+        state.weight = torch.full((len(trial.x),), initial, device=trial.x.device)
+        state.low, state.high = torch.zeros_like(state.weight), torch.full_like(state.weight, torch.inf)
+        state.found = torch.zeros_like(trial.done)
+
+    @staticmethod
+    def narrow(trial: Trial) -> None:
+        """After a run: which weights succeeded, and the next ones to try."""
+        state = trial.state
+        state.high = torch.where(state.found, state.weight, state.high)
+        state.low = torch.where(state.found, state.low, state.weight)
+        state.weight = torch.where(state.high.isinf(), state.weight * 10, (state.low + state.high) / 2).clamp_max(1e10)
+        state.found = torch.zeros_like(state.found)
+
+
+class CW(core.Attack):
+    name = "cw"
+    summary = "The smallest L2 change by optimisation, with a search for its weight (Carlini & Wagner 2017)"
+    norms = ("l2",)
+    minimal = True
+
+    class Config(core.Config):
+        steps: int = Field(1000, ge=1, le=100_000, description="Steps of Adam for each weight.")
+        searches: int = Field(9, ge=1, le=30, description="Weights to try.")
+        learning_rate: float = Field(0.01, gt=0, le=1, description="Step size of Adam.")
+        weight: float = Field(1e-3, gt=0, le=1e6, description="First weight of the margin.")
+        confidence: float = Field(0.0, ge=0, le=1000, description="By how much the wrong class has to win.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        Weights(trial, config.weight)
+        for _ in range(config.searches):
+            state.start = ((2 * trial.x - 1) * INSIDE).atanh()
+            state.w, state.nearest = state.start, (state.start.tanh() + 1) / 2
+            state.first = state.second = torch.zeros_like(trial.x)
+            state.loss = torch.full_like(trial.distance, torch.inf)
+            trial.idle = torch.zeros_like(trial.done)
+            for step in range(1, config.steps + 1):
+                self._descend(trial, step)
+                yield
+                if not bool(trial.active.any()):
+                    break
+            Weights.narrow(trial)
+
+    def _descend(self, trial: Trial, step: int) -> None:
+        state, config = trial.state, self.config
+        squash = state.w.tanh()
+        x = (squash + 1) / 2
+
+        def climb(logits: Tensor) -> Tensor:
+            return -state.weight * torch.relu(trial.criterion.margin(logits) + config.confidence)
+
+        margin, gradient = trial.slope(x, climb, offer=False)
+        hit = margin + config.confidence < 0
+        state.found = state.found | (hit & trial.active)
+        trial.offer(x, margin + config.confidence)
+        change = (2 * (x - state.nearest) - gradient) * (1 - squash.square()) / 2
+        state.w = torch.where(wide(trial.active, x), state.w - adam(trial, change, step, config.learning_rate), state.w)
+        if (step - 1) % -(-config.steps // 10) == 0:  # each image stops by itself once a tenth brought no progress
+            loss = (x - state.nearest).flatten(1).square().sum(1) - trial.value
+            trial.idle = trial.idle | ~(loss <= 0.9999 * state.loss)
+            state.loss = loss

@@ -1,0 +1,82 @@
+"""HopSkipJump (Chen et al. 2020): walk along the decision boundary, its normal estimated from labels alone."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.draws import Draws
+from models.attacks.norms import TINY, wide
+from models.attacks.starts import seek_start, to_boundary
+from models.attacks.trial import Trial
+
+HALVINGS = 20
+
+
+class HopSkipJump(core.Attack):
+    name = "hopskipjump"
+    summary = "Walks along the boundary by labels alone, with an estimated normal (Chen et al. 2020)"
+    norms = ("l2", "linf")
+    access = "labels"
+    minimal = True
+
+    class Config(core.Config):
+        norm: Literal["l2", "linf"] = Field("l2", description="How the perturbation is measured.")
+        steps: int = Field(50, ge=1, le=10_000, description="Estimates of the normal.")
+        samples: int = Field(100, ge=2, le=10_000, description="Queries for the first estimate; they grow as sqrt(t).")
+        most_samples: int = Field(10_000, ge=2, le=100_000, description="Most queries for one estimate.")
+        tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config, size = trial.state, self.config, trial.x[0].numel()
+        tolerance = 1 / size**2 if trial.threat.norm == "linf" else 1 / size**1.5
+        seek_start(trial, config.tries)
+        state.x = to_boundary(trial, state.x, tolerance)
+        yield
+        for step in range(config.steps):
+            state.far = trial.threat.distance(trial.x, state.x)
+            probe = torch.full_like(state.far, 0.1) if step == 0 else state.far / size
+            count = min(int(config.samples * (step + 1) ** 0.5), config.most_samples)
+            normal = self._normal(trial, probe, count, step)
+            self._jump(trial, normal, state.far / (step + 1) ** 0.5)
+            state.x = to_boundary(trial, state.x, tolerance)
+            yield
+
+    def _normal(self, trial: Trial, probe: Tensor, count: int, step: int) -> Tensor:
+        """The direction in which labels turn adversarial (eq. 16), from `count` probes around each point."""
+        point, seeds, linf = trial.state.x, trial.seeds, trial.threat.norm == "linf"
+        shape = (count, *trial.x.shape[1:])
+
+        def probes(places: Tensor | slice) -> Tensor:
+            draws = Draws(seeds[places])
+            u = 2 * draws.uniform(shape, "probe", step) - 1 if linf else draws.normal(shape, "probe", step)
+            if trial.threat.mask is not None:
+                u = u * trial.threat.mask[places if len(trial.threat.mask) > 1 else slice(None)][:, None]
+            u = u / u.flatten(2).norm(dim=2).clamp_min(TINY)[:, :, None, None, None]
+            return (point[places][:, None] + probe[places].view(-1, 1, 1, 1, 1) * u).clamp(0, 1)
+
+        vote = torch.where(trial.look_many(probes, count) < 0, 1.0, -1.0)
+        mean = vote.mean(1, keepdim=True)
+        vote = torch.where(mean.abs() == 1, vote, vote - mean)
+        normal = torch.zeros_like(point)
+        for row in trial.active.nonzero()[:, 0].tolist():
+            moved = probes(slice(row, row + 1))[0] - point[row]  # after clipping, as it was shown
+            normal[row] = (vote[row].view(-1, 1, 1, 1) * moved).mean(0)
+        return normal.sign() if linf else trial.threat.geometry.steepest(normal)
+
+    def _jump(self, trial: Trial, normal: Tensor, length: Tensor) -> None:
+        """Along the normal, halving the step until the image is adversarial; rows that never are stay in place."""
+        state = trial.state
+        landed = torch.zeros_like(trial.done)
+        for _ in range(HALVINGS):
+            trial.idle = landed
+            aim = (state.x + wide(length, normal) * normal).clamp(0, 1)
+            hit = (trial.look(aim) < 0) & ~landed
+            state.x = torch.where(wide(hit, aim), aim, state.x)
+            landed, length = landed | hit, length / 2
+            if bool((landed | trial.done).all()):
+                break
+        trial.idle = torch.zeros_like(landed)

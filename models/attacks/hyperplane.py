@@ -1,0 +1,50 @@
+"""The shortest way to a hyperplane inside the pixel range, in each norm: the inner step of FAB."""
+
+import torch
+from torch import Tensor
+
+from models.attacks.norms import TINY
+
+
+def level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
+    """(N, 1): the level t at which the sum of weight * min(t, cap) reaches `total` (N,), infinite if it never does.
+
+    The sum is piecewise linear in t with bends at the caps, so sorting them gives t.
+    """
+    order = cap.argsort(dim=1, stable=True)
+    cap, weight = cap.gather(1, order), weight.gather(1, order)
+    filled = (weight * cap).cumsum(1)
+    free = weight.flip(1).cumsum(1).flip(1)  # weight not yet at its cap when t is below this bend
+    below = filled - weight * cap
+    reached = below + free * cap >= total[:, None]
+    first = reached.float().argmax(1, keepdim=True)
+    t = (total[:, None] - below.gather(1, first)) / free.gather(1, first).clamp_min(TINY)
+    return torch.where(reached.any(1, keepdim=True), t.clamp_min(0), torch.inf)
+
+
+def greedy(weight: Tensor, room: Tensor, total: Tensor) -> Tensor:
+    """How far each pixel goes for the sum of weight * way to reach `total` in the least length: heaviest first."""
+    order = weight.argsort(dim=1, descending=True, stable=True)
+    gain = (weight * room).gather(1, order)
+    before = gain.cumsum(1) - gain
+    share = ((total[:, None] - before) / gain.clamp_min(TINY)).clamp(0, 1)
+    return torch.zeros_like(room).scatter(1, order, share * room.gather(1, order))
+
+
+def step_to(x: Tensor, normal: Tensor, value: Tensor, norm: str) -> Tensor:
+    """The shortest d with normal . d = -value and x + d in [0, 1]; all the way that there is, where that falls short.
+
+    x and normal are (N, D), value (N,).
+    """
+    normal = normal * torch.where(value >= 0, 1.0, -1.0)[:, None]
+    weight, total = normal.abs(), value.abs()
+    weight = torch.where(weight > 1e-12 * weight.amax(1, keepdim=True), weight, 0)
+    room = torch.where(normal > 0, x, 1 - x).clamp_min(0) * (weight > 0)
+    if norm == "linf":
+        way = torch.minimum(level(weight, room, total), room)
+    elif norm == "l2":
+        t = level(weight.square(), room / weight.clamp_min(TINY), total)
+        way = torch.minimum((t * weight).nan_to_num(0, torch.inf), room)
+    else:
+        way = greedy(weight, room, total)
+    return -normal.sign() * way

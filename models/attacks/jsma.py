@@ -1,0 +1,74 @@
+"""Jacobian saliency map attack (Papernot et al. 2016): change the two values that help a target most, and again."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.apgdt import likely
+from models.attacks.criterion import pick
+from models.attacks.trial import Trial
+
+PAIRED = 512
+"""Values among which pairs are formed: all of a small image, the most promising of a large one."""
+
+
+def best_pair(helps: Tensor, harms: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices (N, 2) of the values with the largest saliency (eq. 8 for pairs), and which rows (N,) have such a pair.
+
+    `helps` and `harms` (N, D) are the derivatives of the target's logit and of the sum of the others; only `free`
+    values can change.
+    """
+    worth = torch.where(free, helps - harms, -torch.inf)
+    chosen = worth.topk(min(PAIRED, worth.shape[1]), 1).indices
+    helps, harms, free = helps.gather(1, chosen), harms.gather(1, chosen), free.gather(1, chosen)
+    pairs = []
+    for help_, harm, able in zip(helps, harms, free, strict=True):  # (D, D) per image is as much as should be held
+        gain, loss = help_[:, None] + help_, harm[:, None] + harm
+        allowed = (gain > 0) & (loss < 0) & able & able[:, None]
+        saliency = torch.where(allowed, -gain * loss, -1.0).fill_diagonal_(-1.0).flatten()
+        top = saliency.argmax()
+        pairs.append(torch.stack([top // len(able), top % len(able), (saliency[top] > 0).long()]))
+    table = torch.stack(pairs)
+    return chosen.gather(1, table[:, :2]), table[:, 2].bool()
+
+
+class JSMA(core.Attack):
+    name = "jsma"
+    summary = "Changes two values at a time, those with the largest saliency for a target (Papernot et al. 2016)"
+    norms = ("l0",)
+    minimal = True
+
+    class Config(core.Config):
+        theta: float = Field(1.0, ge=-1, le=1, description="Change of a value: above 0 brighter, below 0 darker.")
+        gamma: float = Field(0.1, gt=0, le=1, description="Largest share of values to change.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        _, state.target = likely(trial, 1)
+        state.x, state.free = trial.x, self._movable(trial, trial.x)
+        size = trial.x[0].numel()
+        for _ in range(max(1, int(config.gamma * size / 2))):
+            _, slopes = trial.jacobian(state.x, lambda logits: self._surfaces(logits, state.target))
+            trial.done = trial.done | (trial.margin < 0)
+            helps, harms = slopes.flatten(2).unbind(1)
+            sign = 1.0 if config.theta > 0 else -1.0
+            pair, there = best_pair(sign * helps, sign * harms, state.free)
+            trial.done = trial.done | ~there
+            flat = state.x.flatten(1)
+            moved = flat.scatter(1, pair, (flat.gather(1, pair) + config.theta).clamp(0, 1)).view_as(state.x)
+            state.x = torch.where(trial.done.view(-1, 1, 1, 1), state.x, moved)
+            state.free = state.free & self._movable(trial, state.x)
+            yield
+        trial.look(state.x)
+
+    def _surfaces(self, logits: Tensor, target: Tensor) -> Tensor:
+        wanted = pick(logits, target)
+        return torch.stack([wanted, logits.sum(1) - wanted], 1)
+
+    def _movable(self, trial: Trial, x: Tensor) -> Tensor:
+        """(N, D): values that are not at their end, where the threat lets them change."""
+        room = x < 1 if self.config.theta > 0 else x > 0
+        return (trial.threat.masked(torch.ones_like(x)) > 0).logical_and(room).flatten(1)

@@ -1,0 +1,62 @@
+"""Natural evolution strategies (Ilyas et al. 2018): gradient steps whose gradient is estimated from scores."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.draws import Draws
+from models.attacks.norms import wide
+from models.attacks.trial import Trial
+
+
+def estimate(trial: Trial, x: Tensor, pairs: int, width: float, purpose: object, signs: bool) -> Tensor:
+    """The gradient of the margin, downhill, from `pairs` of opposite probes, normal ones or random signs (SPSA)."""
+    shape = tuple(x.shape[1:])
+
+    def directions(places: Tensor | slice) -> Tensor:
+        draws = Draws(trial.seeds[places])
+        return draws.signs((pairs, *shape), purpose) if signs else draws.normal((pairs, *shape), purpose)
+
+    def probes(places: Tensor) -> Tensor:
+        u = width * directions(places)
+        return (x[places][:, None] + torch.cat([u, -u], 1)).clamp(0, 1)
+
+    margins = trial.look_many(probes, 2 * pairs)
+    rise = (margins[:, :pairs] - margins[:, pairs:]).nan_to_num(0, 0, 0) / (2 * width * pairs)
+    gradient = torch.zeros_like(x)
+    for row in trial.active.nonzero()[:, 0].tolist():
+        gradient[row] = -(rise[row].view(-1, 1, 1, 1) * directions(slice(row, row + 1))[0]).sum(0)
+    return trial.threat.masked(gradient)
+
+
+class NES(core.Attack):
+    name = "nes"
+    summary = "Projected steps along a gradient estimated from scores (Ilyas et al. 2018)"
+    norms = ("linf", "l2")
+    access = "scores"
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2"] = Field("linf", description="How the perturbation is measured.")
+        steps: int = Field(100, ge=1, le=10_000, description="Gradient steps.")
+        samples: int = Field(50, ge=2, le=10_000, description="Queries for each estimate, half of them mirrored.")
+        width: float = Field(0.001, gt=0, le=1, description="Size of the probes.")
+        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 0.01 for linf, else eps / 10.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+        for number in range(config.steps):
+            gradient = estimate(trial, state.x, config.samples // 2, config.width, ("nes", number), signs=False)
+            step = trial.threat.geometry.steepest(gradient) * wide(self._length(trial), state.x)
+            state.x = trial.threat.project(trial.x, state.x + step)
+            trial.look(state.x)
+            yield
+
+    def _length(self, trial: Trial) -> Tensor:
+        if self.config.step is not None:
+            return torch.full_like(trial.radius, self.config.step)
+        return torch.full_like(trial.radius, 0.01) if trial.threat.norm == "linf" else trial.radius / 10

@@ -1,0 +1,70 @@
+"""One-pixel attack (Su et al. 2019): differential evolution over places and colours of a few pixels, scores only."""
+
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.trial import Trial
+
+FACTOR = 0.5
+"""Weight of the difference of two members in a child."""
+
+
+def paint(x: Tensor, genes: Tensor) -> Tensor:
+    """Images (n, p, C, H, W): `x` (n, C, H, W) with the pixels that genes (n, p, pixels, 2 + C) name, in [0, 1]."""
+    count, population = genes.shape[:2]
+    channels, height, width = x.shape[1:]
+    row = (genes[..., 0] * height).long().clamp(0, height - 1)
+    column = (genes[..., 1] * width).long().clamp(0, width - 1)
+    flat = x[:, None].expand(-1, population, -1, -1, -1).flatten(3)
+    place = (row * width + column)[:, :, None, :].expand(-1, -1, channels, -1)
+    return flat.scatter(3, place, genes[..., 2:].transpose(2, 3)).view(count, population, *x.shape[1:])
+
+
+class OnePixel(core.Attack):
+    name = "onepixel"
+    summary = "Changes one pixel or a few, found by differential evolution from scores (Su et al. 2019)"
+    norms = ("l0",)
+    access = "scores"
+    default_eps = {**core.Attack.default_eps, "l0": 1.0}
+    warm = False
+
+    class Config(core.Config):
+        steps: int = Field(100, ge=1, le=10_000, description="Generations.")
+        population: int = Field(400, ge=4, le=10_000, description="Members of a generation, each a query.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, size, channels = trial.state, self.config.population, trial.x.shape[1]
+        pixels = max(1, int(trial.radius.max()))  # rows allowed fewer keep the first of their pixels
+        shape = (size, pixels, 2 + channels)
+        state.genes = trial.draws.uniform(shape, "first generation")
+        state.allowed = torch.arange(pixels, device=trial.x.device) < trial.radius[:, None]
+        state.fitness = self._ask(trial, state.genes)
+        yield
+        for number in range(self.config.steps):
+            children = self._children(trial, state.genes, number)
+            fitness = self._ask(trial, children)
+            better = fitness < state.fitness
+            state.fitness = torch.where(better, fitness, state.fitness)
+            state.genes = torch.where(better[:, :, None, None], children, state.genes)
+            yield
+
+    def _ask(self, trial: Trial, genes: Tensor) -> Tensor:
+        def images(places: Tensor) -> Tensor:
+            count = trial.state.allowed[places].sum(1)
+            first = genes[places][:, :, :1]
+            kept = torch.arange(genes.shape[2], device=genes.device) < count[:, None]
+            return paint(trial.x[places], torch.where(kept[:, None, :, None], genes[places], first))
+
+        return trial.look_many(images, self.config.population)
+
+    def _children(self, trial: Trial, genes: Tensor, number: int) -> Tensor:
+        """Sums a + F (b - c) of three random members each, back inside the range."""
+        size = self.config.population
+        draw = trial.draws.integers(size, (3, size), "parents", number)
+        rows = torch.arange(len(genes), device=genes.device)[:, None]
+        a, b, c = (genes[rows, draw[:, k]] for k in range(3))
+        return (a + FACTOR * (b - c)).clamp(0, 1)

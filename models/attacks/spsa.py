@@ -1,0 +1,37 @@
+"""SPSA (Spall 1992; Uesato et al. 2018): Adam on a gradient estimated along random signs."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from models.attacks import core
+from models.attacks.cw import adam
+from models.attacks.nes import estimate
+from models.attacks.trial import Trial
+
+
+class SPSA(core.Attack):
+    name = "spsa"
+    summary = "Adam on a gradient estimated from scores along random signs (Uesato et al. 2018)"
+    norms = ("linf", "l2")
+    access = "scores"
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2"] = Field("linf", description="How the perturbation is measured.")
+        steps: int = Field(100, ge=1, le=10_000, description="Steps of Adam.")
+        samples: int = Field(128, ge=2, le=10_000, description="Queries for each estimate, half of them mirrored.")
+        width: float = Field(0.01, gt=0, le=1, description="Size of the probes.")
+        learning_rate: float = Field(0.01, gt=0, le=1, description="Step size of Adam.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state, config = trial.state, self.config
+        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+        state.first = state.second = torch.zeros_like(trial.x)
+        for number in range(config.steps):
+            gradient = estimate(trial, state.x, config.samples // 2, config.width, ("spsa", number), signs=True)
+            moved = state.x + adam(trial, gradient, number + 1, config.learning_rate)
+            state.x = trial.threat.project(trial.x, moved)
+            trial.look(state.x)
+            yield

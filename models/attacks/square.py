@@ -1,0 +1,147 @@
+"""Square attack (Andriushchenko et al. 2020): random search with squares at the edge of the ball, scores only.
+
+Each image has squares of its own. The reference draws one place for the whole batch, so that an image's result there
+depends on its company.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import core
+from models.attacks.norms import NORMS, TINY, wide
+from models.attacks.trial import Trial
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries, out of 10,000, after which the share of pixels in a square halves."""
+
+BLOCK = 64
+
+
+def hill(height: int, width: int, norm: str) -> Tensor:
+    """A pyramid of rectangles around the middle (appendix B), of length 1."""
+    bump = torch.zeros(height, width)
+    top, left = height // 2, width // 2
+    for ring in range(max(height // 2 + 1, width // 2 + 1)):
+        rows = slice(max(top - ring, 0), min(top + ring + 1, height))
+        columns = slice(max(left - ring, 0), min(left + ring + 1, width))
+        bump[rows, columns] += 1 / (ring + 1) ** (2 if norm == "l2" else 4)
+    return bump / (bump.norm() if norm == "l2" else bump.sum())
+
+
+def window(side: int, norm: str) -> Tensor:
+    """A square whose halves have opposite signs, of length 1."""
+    if side < 2:
+        return torch.ones(side, side)
+    whole = torch.cat([hill(side // 2, side, norm), -hill(side - side // 2, side, norm)])
+    return whole / (whole.norm() if norm == "l2" else whole.abs().sum())
+
+
+class Square(core.Attack):
+    name = "square"
+    summary = "Random search with squares that shrink, from scores alone (Andriushchenko et al. 2020)"
+    norms = ("linf", "l2", "l1")
+    access = "scores"
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        queries: int = Field(5000, ge=1, le=100_000, description="Most queries per image.")
+        share: float = Field(0.8, gt=0, le=1, description="Share of the pixels in the first squares.")
+        rescale: bool = Field(True, description="Fit the schedule, made for 10,000 queries, to their number.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        state = trial.state
+        state.x = self._stripes(trial) if trial.threat.norm == "linf" else self._tiles(trial)
+        state.low = trial.look(state.x)
+        yield
+        for number in range(self.config.queries - 1):
+            side = self._side(trial, number)
+            tried = (
+                self._recolour(trial, number, side) if trial.threat.norm == "linf" else self._move(trial, number, side)
+            )
+            margin = trial.look(tried)
+            better = margin < state.low
+            state.low = torch.where(better, margin, state.low)
+            state.x = torch.where(wide(better, tried), tried, state.x)
+            yield
+
+    def _side(self, trial: Trial, number: int) -> int:
+        turn = number * 10_000 // self.config.queries if self.config.rescale else number
+        share = self.config.share / 2 ** sum(turn > limit for limit in HALVINGS)
+        height, width = trial.x.shape[2:]
+        side = max(round((share * height * width) ** 0.5), 1 if trial.threat.norm == "linf" else 3)
+        side += trial.threat.norm != "linf" and side % 2 == 0
+        return min(side, height, width)
+
+    def _stripes(self, trial: Trial) -> Tensor:
+        channels, _, width = trial.x.shape[1:]
+        return trial.threat.project(
+            trial.x, trial.x + trial.draws.signs((channels, 1, width), "stripes") * wide(trial.radius, trial.x)
+        )
+
+    def _recolour(self, trial: Trial, number: int, side: int) -> Tensor:
+        """One square of each channel to the edge of the ball."""
+        channels, height, width = trial.x.shape[1:]
+        if number % BLOCK == 0:  # random numbers for many steps at once: drawing them one by one costs more than a pass
+            trial.state.draws = trial.draws.uniform((BLOCK, 2 + channels), "squares", number)
+        draw = trial.state.draws[:, number % BLOCK]
+        top = (draw[:, 0, None] * (height - side + 1)).long()
+        left = (draw[:, 1, None] * (width - side + 1)).long()
+        rows, columns = (torch.arange(size, device=draw.device) for size in (height, width))
+        inside = ((rows - top).clamp(0, side - 1) == rows - top)[:, None, :, None]
+        inside = inside & ((columns - left).clamp(0, side - 1) == columns - left)[:, None, None, :]
+        colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * wide(2 * trial.radius, trial.x)
+        return trial.threat.project(trial.x, trial.state.x + colour * inside)
+
+    def _tiles(self, trial: Trial) -> Tensor:
+        """Windows of a fifth of the image's side, all over it, with random signs."""
+        channels, height, width = trial.x.shape[1:]
+        side, delta = max(min(height, width) // 5, 1), torch.zeros_like(trial.x)
+        tile = window(side, trial.threat.norm).to(delta.device)
+        for top in range(height % side // 2, height - side + 1, side):
+            for left in range(width % side // 2, width - side + 1, side):
+                sign = trial.draws.signs((channels, 1, 1), "tile", top, left)
+                flip = trial.draws.signs((1, 1, 1), "turn", top, left) > 0
+                delta[:, :, top : top + side, left : left + side] = sign * torch.where(flip, tile, tile.T)
+        return self._scaled(trial, delta)
+
+    def _scaled(self, trial: Trial, delta: Tensor) -> Tensor:
+        if trial.threat.norm == "l2":
+            delta = delta * wide(trial.radius / trial.threat.geometry.size(delta).clamp_min(TINY), delta)
+        return trial.threat.project(trial.x, trial.x + trial.threat.masked(delta))
+
+    def _move(self, trial: Trial, number: int, side: int) -> Tensor:
+        """What one window holds goes to another, reshaped, with what was left of the budget (algorithm 3)."""
+        norm, delta = NORMS[trial.threat.norm], trial.state.x - trial.x
+        channels, height, width = trial.x.shape[1:]
+        p = 2 if norm.name == "l2" else 1
+        if number % BLOCK == 0:
+            trial.state.draws = trial.draws.uniform((BLOCK, 5 + channels), "windows", number)
+        draw = trial.state.draws[:, number % BLOCK]
+        corner = (draw[:, :4] * torch.tensor([height - side + 1, width - side + 1] * 2, device=draw.device)).long()
+        here, there = self._window(corner[:, :2], channels, side), self._window(corner[:, 2:], channels, side)
+        both = torch.zeros_like(delta)
+        both[here], both[there] = 1, 1
+        held = (delta * both).norm(p=p, dim=(2, 3), keepdim=True)
+        old = delta[here] / delta[here].norm(p=p, dim=(2, 3), keepdim=True).clamp_min(1e-12)
+        tile = window(side, norm.name).to(delta.device)
+        flip = draw[:, 4, None, None, None] > 0.5
+        new = old + torch.where(flip, tile, tile.T) * (draw[:, 5:, None, None] - 0.5).sign()
+        left = (wide(trial.radius, delta) ** p - wide(norm.size(delta), delta) ** p).clamp_min(0)
+        length = (left / channels + held**2).sqrt() if p == 2 else left / channels + held
+        delta = delta.clone()
+        delta[there] = 0
+        delta[here] = new / new.norm(p=p, dim=(2, 3), keepdim=True).clamp_min(1e-12) * length
+        return self._scaled(trial, delta)
+
+    def _window(self, corner: Tensor, channels: int, side: int) -> tuple[Tensor, ...]:
+        """Index (N, C, side, side) of the window with its upper left at `corner` (N, 2)."""
+        span = torch.arange(side, device=corner.device)
+        rows = (corner[:, 0, None] + span)[:, None, :, None]
+        columns = (corner[:, 1, None] + span)[:, None, None, :]
+        image = torch.arange(len(corner), device=corner.device)[:, None, None, None]
+        channel = torch.arange(channels, device=corner.device)[None, :, None, None]
+        return image, channel, rows, columns
