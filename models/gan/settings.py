@@ -24,7 +24,7 @@ class GameConfig(Config):
     gradient_penalty: float | None = Field(
         None, ge=0, le=1000, description="Weight of (|gradient| - 1)^2 between real and generated images."
     )
-    drift: float = Field(0.0, ge=0, le=10, description="Weight of the squared logits of real images.")
+    drift: float | None = Field(None, ge=0, le=10, description="Weight of the squared logits of real images.")
     penalty_every: int | None = Field(None, ge=1, le=256, description="Updates from one R1/R2 to the next (lazy).")
     critic_steps: int | None = Field(None, ge=1, le=100, description="Updates of D for each one of G.")
     generator_optimiser: Optimiser = Field("adam", description="Optimiser of G.")
@@ -82,6 +82,7 @@ def resolve_game(config: GameConfig, count: int, preset: dict) -> dict:
         "r1": r1,
         "r2": r1 if paired else 0.0,
         "gradient_penalty": 10.0 if critic else 0.0,
+        "drift": preset.get("drift", 0.0) if critic else 0.0,
         "penalty_every": 1 if paired else preset.get("penalty_every", 16),
         "critic_steps": preset.get("critic_steps", 5) if critic else 1,
         "discriminator_learning_rate": config.learning_rate or preset["learning_rate"],
