@@ -190,6 +190,9 @@ class Decodes(ABC):
 class HasPrior(ABC):
     """Draws codes to decode: `/samples` works."""
 
+    spherical: bool = False
+    """Codes lie on a sphere: scaling the draw changes nothing."""
+
     @abstractmethod
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         """Codes (B, latent_dim) from standard normal `noise` (B, latent_dim) and `uniform` (B,) in [0, 1).
@@ -214,7 +217,7 @@ class Scores(ABC):
         """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
 
 
-class Conditional(ABC):  # noqa: B024
+class Conditional(ABC):
     """`draw` and `decode` take labels (B,) as a further argument: class indices, unless the family says otherwise."""
 
     data: DataSpec
@@ -256,3 +259,24 @@ class Judges(ABC):
     @abstractmethod
     def realness(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model."""
+
+
+class Truncates(ABC):
+    """Latents have a learned typical value, towards which they can be drawn; straight lines join them well."""
+
+    @abstractmethod
+    def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
+        """(B, latent_dim), with `truncation` (B, 1): 0 gives the typical latents, 1 those given."""
+
+
+class MixesStyles(ABC):
+    """Takes what is coarse in an image from one code and what is fine from another."""
+
+    @property
+    @abstractmethod
+    def crossings(self) -> int:
+        """Places at which the one can give way to the other: 1 .. crossings, coarse to fine."""
+
+    @abstractmethod
+    def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
+        """Latents (B, latent_dim) twice and the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""

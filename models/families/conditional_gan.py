@@ -89,6 +89,10 @@ class ConditionalGAN(Conditional, Generative):
 
     # Training
 
+    @property
+    def spherical(self) -> bool:
+        return self.config.latent == "sphere"
+
     def codes(self, noise: Tensor) -> Tensor:
         return latents_of(noise, self.config.latent)
 

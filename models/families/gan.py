@@ -42,6 +42,10 @@ class GAN(Generative):
         generator, discriminator = BODIES[self.config.body]
         return generator(self.config, self.data.shape), discriminator(self.config, self.data.shape)
 
+    @property
+    def spherical(self) -> bool:
+        return self.config.latent == "sphere"
+
     def codes(self, noise: Tensor) -> Tensor:
         return latents_of(noise, self.config.latent)
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.gan.growing import Growing, GrowingDiscriminator, GrowingGenerator, blend
+from models.gan.growing import Growing, GrowingDiscriminator, GrowingGenerator, blend, level_widths
 from models.gan.layers import double, halve, latents_of, strides
 from models.gan.serving import Generative
 from models.gan.settings import GameConfig, game_clashes, resolve_game
@@ -37,6 +37,7 @@ class ProgressiveGAN(Generative):
     summary = "Draws new images; grows from 4x4 pixels to the full size while it trains."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
+    spherical = True
     config: ProgressiveGANConfig
 
     def __init__(self, config: ProgressiveGANConfig, data: DataSpec):
@@ -67,8 +68,7 @@ class ProgressiveGAN(Generative):
 
     def players(self) -> tuple[nn.Module, nn.Module]:
         sizes = pyramid(self.data.height, self.data.width)[::-1]
-        width, widest = self.config.width, self.config.widest
-        channels = [min(max(widest, width), width * 2**level) for level in range(len(sizes))][::-1]
+        channels = level_widths(len(sizes), self.config.width, self.config.widest)
         colours = self.data.channels
         return (
             GrowingGenerator(self.config.latent_dim, sizes, channels, colours),

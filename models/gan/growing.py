@@ -17,6 +17,11 @@ from models.nn.bodies import Size
 SLOPE = 0.2
 
 
+def level_widths(levels: int, finest: int, widest: int) -> list[int]:
+    """Channels of each level, coarse to fine: doubled from the finest up to `widest`."""
+    return [min(max(widest, finest), finest * 2**level) for level in range(levels)][::-1]
+
+
 def blend(small: Tensor, large: Tensor, alpha: Tensor) -> Tensor:
     """Between the pictures or features of two levels; exact at both ends."""
     return torch.lerp(small, large, alpha)

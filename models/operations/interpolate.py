@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Encodes, Family
+from models.family import Decodes, Encodes, Family, Truncates
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError
@@ -56,7 +56,8 @@ class Interpolate(Operation):
                 f"allowed are two or more anchors and at most {MAX_IMAGES} images",
                 field="inputs",
             )
-        between = {"lerp": lerp, "slerp": slerp}[params.path or ("lerp" if isinstance(model, Encodes) else "slerp")]
+        straight = isinstance(model, Encodes | Truncates)
+        between = {"lerp": lerp, "slerp": slerp}[params.path or ("lerp" if straight else "slerp")]
         share = torch.linspace(0, 1, params.steps, dtype=torch.float64)[:-1, None]
         legs = [between(start, end, share) for start, end in pairwise(anchors)]
         latents = torch.cat([*legs, anchors[-1:]]).float()

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Family, HasPrior
+from models.family import Decodes, Family, HasPrior, Truncates
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.seeds import derive, normal_rows
@@ -22,8 +22,19 @@ class SamplesParams(LabelParams):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
     truncation: float = Field(
-        1.0, ge=0, le=2, description="Factor on the random draw: below 1 more typical images, above 1 more varied ones."
+        1.0,
+        gt=0,
+        le=2,
+        description="Distance from the typical image: below 1 less varied images, above 1 stranger ones.",
     )
+
+
+def sample_rows(model: Family, seed: int, count: int) -> Rows:
+    """Standard normal `noise` (count, d) and `uniform` (count,) for the samples of a seed, each row from its own."""
+    seeds = [derive(seed, "sample", row) for row in range(count)]
+    # 24 bits are all that a float32 below 1 can hold
+    uniform = torch.tensor([derive(item, "uniform") >> 39 for item in seeds], dtype=torch.float32) / 2**24
+    return {"noise": normal_rows(seeds, model.latent_dim), "uniform": uniform}
 
 
 class Samples(Operation):
@@ -41,11 +52,13 @@ class Samples(Operation):
         if params.label is not None and params.labels is not None:
             raise InputError("label and labels exclude each other", field="labels", remedy="give one of them")
         label = params.labels if params.label is None else params.label
-        seeds = [derive(params.seed, "sample", row) for row in range(params.n)]
-        noise = normal_rows(seeds, model.latent_dim) * params.truncation
-        # 24 bits are all that a float32 below 1 can hold
-        uniform = torch.tensor([derive(seed, "uniform") >> 39 for seed in seeds], dtype=torch.float32) / 2**24
-        return {"noise": noise, "uniform": uniform, **label_rows(model, label, params.n, cycle=True)}
+        drawn, factor = sample_rows(model, params.seed, params.n), params.truncation
+        if model.spherical and factor != 1:
+            raise InputError("this model's latents lie on a sphere and cannot be truncated", field="truncation")
+        truncated = {"truncation": torch.full((params.n, 1), factor)} if isinstance(model, Truncates) else {}
+        if not truncated:
+            drawn["noise"] = drawn["noise"] * factor
+        return {**drawn, **truncated, **label_rows(model, label, params.n, cycle=True)}
 
     def agreement(self, params: SamplesParams) -> tuple:
         return ()
@@ -53,6 +66,8 @@ class Samples(Operation):
     def compute(self, model: Family, rows: Rows, params: SamplesParams) -> Rows:
         condition = (rows["labels"],) if "labels" in rows else ()
         latents = model.draw(rows["noise"], rows["uniform"], *condition)
+        if "truncation" in rows:
+            latents = model.truncate(latents, rows["truncation"])
         return {"images": decode(model, latents, rows), "latents": latents}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: SamplesParams) -> Result:

@@ -1,0 +1,61 @@
+"""Two samples crossed: the coarse features of one with the fine ones of the other."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.family import Decodes, Family, HasPrior, MixesStyles
+from models.operations.core import Operation, Params, Result, Rows
+from models.operations.samples import sample_rows
+from models.types import InputError
+
+
+class MixParams(Params):
+    """Image i crosses samples i of the two seeds, as `samples` draws them."""
+
+    n: int = Field(16, ge=1, le=256, description="How many images.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the samples that give pose and shape.")
+    other: int = Field(1, ge=0, lt=2**63, description="Seed of the samples that give detail and colour.")
+    crossing: int | None = Field(
+        None, ge=1, le=64, description="Layer from which the other sample decides; empty: the middle."
+    )
+
+
+class Mix(Operation):
+    """Crossing 1 takes nearly everything from the other sample."""
+
+    name = "mix"
+    summary = "Crosses the samples of two seeds: coarse features of one, fine features of the other."
+    needs = (HasPrior, Decodes, MixesStyles)
+    takes = "nothing"
+    method = "GET"
+    sheet = True
+    Params = MixParams
+
+    def rows(self, model: Family, inputs: Tensor | None, params: MixParams) -> Rows:
+        crossing = params.crossing or -(-model.crossings // 2)
+        if crossing > model.crossings:
+            raise InputError(
+                f"crossing {crossing} is beyond the last layer; this model has crossings 1 to {model.crossings}",
+                field="crossing",
+            )
+        first, second = (sample_rows(model, seed, params.n) for seed in (params.seed, params.other))
+        return (
+            first
+            | {f"other_{name}": column for name, column in second.items()}
+            | {"crossing": torch.full((params.n,), crossing)}
+        )
+
+    def agreement(self, params: MixParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: MixParams) -> Rows:
+        coarse = model.draw(rows["noise"], rows["uniform"])
+        fine = model.draw(rows["other_noise"], rows["other_uniform"])
+        return {"images": model.mix(coarse, fine, rows["crossing"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: MixParams) -> Result:
+        return Result(
+            images=found["images"],
+            facts={"seed": params.seed, "other": params.other, "crossing": int(rows["crossing"][0])},
+        )
