@@ -124,6 +124,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     yield
     await app.state.watch.stop()
     await app.state.calls.stop()
+    await app.state.doorman.close()
     await run_sync(app.state.sweeper.stop)
 
 

@@ -55,6 +55,10 @@ class Doorman:
             self._known[token] = (time.monotonic() + REMEMBERED_SECONDS, found)
         return found
 
+    async def close(self) -> None:
+        if self.rates:
+            await self.rates.close()
+
     def forget(self) -> None:
         """A key changed here: the next request looks again."""
         self._known.clear()
@@ -74,8 +78,8 @@ class Doorman:
         """Without a key, a page of another site must not be able to make this browser's user act."""
         if request.method in READING:
             return
-        origin = urlsplit(request.headers.get("origin", "")).netloc
-        foreign = bool(origin) and origin != request.headers.get("host")
+        origin = request.headers.get("origin")
+        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
         if foreign or request.headers.get("sec-fetch-site") not in SAME_SITE:
             raise Forbidden(
                 "Pages of other sites may not do this.", remedy="Use an API key, or a page of this service."

@@ -19,7 +19,8 @@ class Rates:
 
     def __init__(self, rate: str, redis_url: str | None = None):
         self.limit: RateLimitItem = parse(rate)
-        self.limiter = SlidingWindowCounterRateLimiter(_storage(redis_url))
+        self.storage = _storage(redis_url)
+        self.limiter = SlidingWindowCounterRateLimiter(self.storage)
         self.policy = f'"default";q={self.limit.amount};w={self.limit.get_expiry()}'
 
     async def take(self, who: str) -> dict[str, str]:
@@ -34,6 +35,10 @@ class Rates:
         if not allowed:
             raise RateLimited(f"More than {self.limit} were asked for.", retry_after=seconds)
         return {"RateLimit-Policy": self.policy, "RateLimit": f'"default";r={max(0, remaining)};t={seconds}'}
+
+    async def close(self) -> None:
+        if isinstance(self.storage, RedisStorage):
+            await self.storage.bridge.get_connection().aclose()
 
 
 def _storage(redis_url: str | None) -> Storage:
