@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.family import Decodes, Family, Scores
+from models.family import Conditional, Decodes, Family, Scores
 from models.operations.core import Operation, Params, Rows
 
 # Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
@@ -124,7 +124,12 @@ def _try_gradients(resident: Resident, operation: Operation, params: Params, row
     if isinstance(model, Scores):
         network, inputs = model.logits, torch.rand(chunk, *model.data.shape)
     elif isinstance(model, Decodes):
-        network, inputs = model.decode, torch.randn(chunk, model.latent_dim)
+        label = [model.labels_in_turn(1).to(model.device)] if isinstance(model, Conditional) else []
+        inputs = torch.randn(chunk, model.latent_dim)
+
+        def network(latents: Tensor) -> Tensor:
+            return model.decode(latents, *(one.expand(len(latents)) for one in label))
+
     else:
         return Verdict((chunk,), shares=False)
 

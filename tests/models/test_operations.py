@@ -66,7 +66,7 @@ def test_what_an_operation_gives_is_what_it_says(kind, operation):
 
 
 def test_a_model_can_do_what_its_capabilities_allow():
-    assert fitting(TinyGenerator) == ["decode", "interpolate", "samples"]
+    assert fitting(TinyGenerator) == ["decode", "interpolate", "project", "samples"]
     assert {"encode", "denoise", "reconstruct", "samples"} <= set(fitting(TinyAutoencoder))
     assert "classify" in fitting(TinyClassifier) and "decode" not in fitting(TinyClassifier)
 
