@@ -30,7 +30,10 @@ class Columns:
     """
 
     def __init__(self, columns: Mapping[str, Any]):
-        self.columns = dict(columns)
+        # a mapped file as a plain array: indexing np.memmap itself makes a new map object each time
+        self.columns = {
+            name: column if isinstance(column, Tensor) else np.asarray(column) for name, column in columns.items()
+        }
         self._orders: dict[tuple[int, str], tuple[int, Tensor]] = {}
 
     def __len__(self) -> int:

@@ -36,6 +36,7 @@ class Training:
         if len(train) < 2 or len(validation) < 1:
             raise DataError("training needs at least 2 training images and 1 validation image", field="dataset")
         self.family, self.train, self.validation, self.seed = family, train, validation, seed
+        self.device = family.device
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0
@@ -51,10 +52,10 @@ class Training:
     def advance(self) -> Step:
         """One update."""
         # new layers, dropout and friends draw from the global stream
-        seed_globally(derive(self.seed, "step", self.step), self.family.device)
+        seed_globally(derive(self.seed, "step", self.step), self.device)
         self.prepare(self.images)
         batch = self.train.batch(self.seed, self.images, self.batch_size)
-        batch = {name: column.to(self.family.device) for name, column in batch.items()}
+        batch = {name: column.to(self.device) for name, column in batch.items()}
         self._set_rates()
         metrics = self.family.step(batch, self.optimisers, self.moment())
         self.images, self.step = self.images + self.batch_size, self.step + 1
@@ -62,13 +63,13 @@ class Training:
 
     def moment(self, purpose: str = "draws") -> Moment:
         """The present point; its generator depends on (seed, step, purpose) alone."""
-        draws = torch.Generator(self.family.device).manual_seed(derive(self.seed, purpose, self.step))
+        draws = torch.Generator(self.device).manual_seed(derive(self.seed, purpose, self.step))
         return Moment(self.images, self.total, self.step, self.seed, draws)
 
     def prepare(self, images: int) -> None:
         """Let the family grow; when its parameters changed, new optimisers take the old moments over by name."""
         if type(self.family).prepare is Family.prepare:
-            return
+            return  # it never grows; listing its parameters twice per update would cost more than a small update
         before = self._names()
         self.family.prepare(images)
         if before != self._names():

@@ -19,7 +19,7 @@ REPORT_SECONDS = 0.5
 POINTS = 200, 1000
 """Points of a curve: this many, in long trainings one each 50 updates, up to the second number."""
 SNAPSHOTS = 72
-SNAPSHOT_SHARE = 0.02
+SNAPSHOT_SHARE = 0.01
 """Snapshots that would take more than this share of the time are left out."""
 METER = "meter/"
 

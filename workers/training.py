@@ -29,7 +29,12 @@ def run_training(job: RunningJob) -> Result:
     source = open_source(job.bind, job.tenant, job.spec["dataset"], (job.last_checkpoint or {}).get("dataset"))
     training = build(job, source)
     state = resume(job, training)
-    journal = Journal(job, training, source.data.digest)
+    train(job, training, Journal(job, training, source.data.digest), state)
+    return conclude(job, training, source)
+
+
+def train(job: RunningJob, training: Training, journal: Journal, state: State | None = None) -> None:
+    """All updates that are left. Raises Stopped, with everything kept, when the job is to stop."""
     journal.begin(state)
     for step in training.run():
         journal.note(step)
@@ -37,7 +42,6 @@ def run_training(job: RunningJob) -> Result:
             journal.close()
             raise Stopped(job.stopping)
     journal.close()
-    return conclude(job, training, source)
 
 
 def build(job: RunningJob, source: Source) -> Training:
