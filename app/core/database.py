@@ -166,6 +166,8 @@ def _translated() -> Iterator[None]:
         message = str(error.orig).lower()
         if "disk is full" in message or "no space left" in message or getattr(error.orig, "sqlstate", "") == "53100":
             raise StorageFull("The database has no space left.", remedy="Free disk space, then try again.") from error
+        if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
+            raise
         raise Unavailable("The database does not answer.", retry_after=2) from error
     except exc.TimeoutError as error:
         raise Unavailable("All database connections are in use.", retry_after=1) from error

@@ -7,7 +7,6 @@ from app.core import events, jobs
 from app.core.database import clock, now, reading, transaction
 from app.core.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
 from app.core.jobs import LeaseLost
-from app.core.settings import settings
 from app.core.tables import jobs as table
 from app.core.tables import workers
 
@@ -280,6 +279,28 @@ def test_an_ended_training_resumes_from_its_checkpoint(conn, ending):
     assert not jobs.look(conn, again.id, again.token).cancel
 
 
+def test_a_resumed_training_is_new_to_the_queue(conn):
+    """Its old deadline and rings do not count."""
+    job_id = accepted(conn, deadline_seconds=100)["id"]
+    for _ in range(6):
+        jobs.take_rings(conn)
+        conn.execute(update(table).values(published_at=clock() - 1000))
+    conn.execute(update(table).values(deadline=clock() - 1))
+    jobs.sweep(conn)
+    job = jobs.resume(conn, "t", job_id)
+    assert (job["deadline"], job["rings"], job["published_at"]) == (None, 0, None)
+    assert jobs.claim(conn, job_id, "w") is not None
+
+
+def test_a_training_does_not_resume_beyond_the_quota(conn, configure):
+    claim = claimed(conn)
+    jobs.fail(conn, claim.id, claim.token, PROBLEM)
+    configure(ANAMORPH_MAX_JOBS_PER_TENANT=1)
+    accepted(conn)
+    with pytest.raises(QuotaExceeded):
+        jobs.resume(conn, "t", claim.id)
+
+
 def test_only_ended_trainings_resume(conn):
     done, running, imported = claimed(conn), claimed(conn), claimed(conn, kind="dataset")
     jobs.finish(conn, done.id, done.token, {})
@@ -404,20 +425,16 @@ def test_specs_keep_their_text(conn):
     assert jobs.get(conn, "t", job["id"])["spec"] == spec
 
 
-def test_a_tenant_has_so_many_jobs_at_once(conn, monkeypatch):
-    monkeypatch.setenv("ANAMORPH_MAX_JOBS_PER_TENANT", "2")
-    settings.cache_clear()
-    try:
-        one = claimed(conn)
+def test_a_tenant_has_so_many_jobs_at_once(conn, configure):
+    configure(ANAMORPH_MAX_JOBS_PER_TENANT=2)
+    one = claimed(conn)
+    accepted(conn)
+    accepted(conn, tenant="other")
+    with pytest.raises(QuotaExceeded):
         accepted(conn)
-        accepted(conn, tenant="other")
-        with pytest.raises(QuotaExceeded):
-            accepted(conn)
-        jobs.finish(conn, one.id, one.token, {})
-        accepted(conn)
-        assert jobs.active_count(conn, "t") == 2
-    finally:
-        settings.cache_clear()
+    jobs.finish(conn, one.id, one.token, {})
+    accepted(conn)
+    assert jobs.active_count(conn, "t") == 2
 
 
 def test_counts_are_by_kind_and_state(conn):
