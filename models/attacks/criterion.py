@@ -9,6 +9,9 @@ from torch import Tensor
 
 from models.types import InputError
 
+SURE = 1e-6
+"""Cross-entropy below which float32 has lost most digits of 1 - p."""
+
 
 def others(logits: Tensor, index: Tensor) -> Tensor:
     """The logits with class `index` (N,) of each row at minus infinity."""
@@ -18,6 +21,17 @@ def others(logits: Tensor, index: Tensor) -> Tensor:
 def pick(logits: Tensor, index: Tensor) -> Tensor:
     """(N, K), (N,) -> (N,): one class of each row."""
     return logits.gather(1, index[:, None])[:, 0]
+
+
+def odds_against(logits: Tensor, index: Tensor) -> Tensor:
+    """(N,): log((1 - p) / p) of one class of each row, which orders images as cross-entropy does.
+
+    The gradient is that of cross-entropy. Where this dies in float32, because the model is all but sure, it is divided
+    by 1 - p, which leaves its direction and brings it back to life.
+    """
+    entropy = torch.nn.functional.cross_entropy(logits, index, reduction="none")
+    odds = others(logits, index).logsumexp(1) - pick(logits, index)
+    return torch.where(entropy < SURE, odds, entropy + (odds - entropy).detach())
 
 
 @dataclass(frozen=True)
@@ -72,12 +86,7 @@ class Misclassified(Criterion):
         return pick(logits, self.labels) - others(logits, self.labels).amax(1)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """log((1 - p_y) / p_y).
-
-        Its gradient is that of cross-entropy divided by 1 - p_y: the same direction for every image, without dying in
-        float32 on images of which the model is sure.
-        """
-        return others(logits, self.labels).logsumexp(1) - pick(logits, self.labels)
+        return odds_against(logits, self.labels)
 
     def dlr(self, logits: Tensor) -> Tensor:
         """Difference of logits ratio (Croce & Hein 2020, eq. 6); the bare margin where there are only 2 classes."""
@@ -104,8 +113,7 @@ class Targeted(Criterion):
         return others(logits, self.targets).amax(1) - pick(logits, self.targets)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """log(p_t / (1 - p_t))."""
-        return pick(logits, self.targets) - others(logits, self.targets).logsumexp(1)
+        return -odds_against(logits, self.targets)
 
     def dlr(self, logits: Tensor) -> Tensor:
         """The targeted form (eq. 7) with the leading class in place of the right one."""

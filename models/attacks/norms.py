@@ -130,7 +130,7 @@ class L0(Norm):
         """Keep the pixels that move most."""
         strength = delta.abs().sum(1).flatten(1)
         order = strength.argsort(dim=1, descending=True, stable=True).argsort(1)
-        kept = (order < radius[:, None]).view(len(delta), 1, *delta.shape[2:])
+        kept = (order + 1 <= radius[:, None]).view(len(delta), 1, *delta.shape[2:])
         return delta * kept
 
     def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:

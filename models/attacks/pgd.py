@@ -23,7 +23,9 @@ class PGD(descent.Descent):
     def steps(self, trial: Trial) -> Iterator[None]:
         for restart in range(self.config.restarts):
             given = restart == 0 and trial.start is not trial.x
-            at_random = self.config.random_start and not given
+            # A random point of the L1 ball spends the budget on every pixel; the image itself is the better start.
+            plain = given or (restart == 0 and trial.threat.norm == "l1")
+            at_random = self.config.random_start and not plain
             yield from self.descend(
                 trial, random_start(trial, restart) if at_random else self.first(trial), _climb(self, trial)
             )
