@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.family import Family
 from models.gan.growing import Growing, GrowingDiscriminator, GrowingGenerator, blend, level_widths
 from models.gan.layers import double, halve, latents_of, strides
 from models.gan.serving import Generative
@@ -106,6 +107,13 @@ class ProgressiveGAN(Generative):
         averaged.blocks.append(copy.deepcopy(self.generator.blocks[-1]))
         averaged.heads.append(copy.deepcopy(self.generator.heads[-1]))
         averaged.requires_grad_(False).eval()
+
+    def adopt(self, other: Family) -> None:
+        raise ConfigError(
+            "a progressive GAN grows its layers while it trains, so it cannot start from one that has grown",
+            field="init_from",
+            remedy="continue a training with fork_from",
+        )
 
     # Training
 

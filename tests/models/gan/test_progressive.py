@@ -145,6 +145,11 @@ def test_a_size_that_growth_cannot_reach_in_time_is_refused():
         build(ProgressiveGAN, spec(16), images=48, fade_images=24, stabilise_images=24)
 
 
+def test_a_grown_model_is_no_start_for_a_new_one():
+    with pytest.raises(ConfigError, match="fork_from|grown"):
+        build(ProgressiveGAN, spec(16), **PHASES).adopt(build(ProgressiveGAN, spec(16), **PHASES))
+
+
 def test_a_large_preset_is_valid():
     config = {"width": 16, "widest": 512, "latent_dim": 512, "batch_size": 16, "images": 12_000_000}
     data = spec(1024, channels=3, count=70_000)
