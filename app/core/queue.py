@@ -24,8 +24,9 @@ def _configuration() -> dict:
         "accept_content": ["json", "msgpack"],
         "task_default_queue": "light",
         "task_publish_retry": False,
+        # prefetch stays on: without it a worker looks for its next message once a second, and calls wait that long;
+        # a prefetched ring costs nothing, since the table decides what a ring means
         "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
         "worker_hijack_root_logger": False,
