@@ -156,6 +156,8 @@ def test_an_expired_lease_is_one_failure_and_the_job_waits_again(conn):
     job = jobs.get(conn, "t", claim.id)
     assert (job["state"], job["failures"], job["attempt"], job["published_at"]) == ("queued", 1, 1, None)
     assert jobs.claim(conn, claim.id, "w").attempt == 2
+    again = jobs.get(conn, "t", claim.id)
+    assert again["started_at"] == job["started_at"] <= job["claimed_at"] < again["claimed_at"]
 
 
 def test_failures_are_limited_and_attempts_are_not(conn):
@@ -259,6 +261,8 @@ def test_a_holder_cannot_confirm_a_cancel_nobody_asked_for(conn):
 
 def test_a_deadline_ends_a_waiting_job_and_is_told_to_a_running_one(conn):
     waiting, running = accepted(conn, deadline_seconds=100), claimed(conn, deadline_seconds=100)
+    jobs.take_rings(conn)
+    assert not jobs.to_sweep(conn)
     assert not jobs.look(conn, running.id, running.token).late
     conn.execute(update(table).values(deadline=clock() - 1))
     assert jobs.claim(conn, waiting["id"], "w") is None
@@ -340,6 +344,10 @@ def test_the_tenant_with_fewer_running_jobs_goes_first(conn):
     for tenant in ("a", "a", "a", "b"):
         accepted(conn, tenant=tenant)
     assert [jobs.claim_oldest(conn, "train", "w").tenant for _ in range(4)] == ["a", "b", "a", "a"]
+    accepted(conn, tenant="a"), accepted(conn, tenant="b")
+    last = accepted(conn, tenant="b")["id"]
+    jobs.claim(conn, last, "w")  # b was served last, but a has three running
+    assert jobs.claim_oldest(conn, "train", "w").tenant == "b"
 
 
 def test_queue_positions_are_the_order_of_starting(conn):

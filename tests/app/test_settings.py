@@ -1,0 +1,53 @@
+"""Options: embedded unless told otherwise, and the same URLs for the programs that read them differently."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.core.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch):
+    for name in ("DATABASE_URL", "BROKER_URL", "BLOBS_URL", "ANAMORPH_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_everything_is_embedded_in_the_data_folder_by_default(monkeypatch):
+    monkeypatch.setenv("ANAMORPH_DATA_DIR", "relative/folder")
+    monkeypatch.setenv("DATABASE_URL", "")
+    options, folder = Settings(), Path("relative/folder").absolute()
+    assert options.database_url == f"sqlite:///{folder}/anamorph.db"
+    assert options.blobs_url == f"file://{folder}/blobs"
+    assert options.redis_url == f"unix://{folder}/broker.sock"
+    assert options.broker_url == f"redis+socket://{folder}/broker.sock"
+
+
+@pytest.mark.parametrize(
+    ("given", "celery", "redis"),
+    [
+        ("redis://host:6379/1", "redis://host:6379/1", "redis://host:6379/1"),
+        ("valkey://host", "redis://host", "redis://host"),
+        ("redis+socket:///run/v.sock", "redis+socket:///run/v.sock", "unix:///run/v.sock"),
+    ],
+)
+def test_one_broker_url_serves_celery_and_redis(monkeypatch, given, celery, redis):
+    monkeypatch.setenv("BROKER_URL", given)
+    assert (Settings().broker_url, Settings().redis_url) == (celery, redis)
+
+
+@pytest.mark.parametrize("name", ["LEASE_SECONDS", "MAX_FAILURES", "CALL_BATCH", "RESIDENT_BYTES"])
+def test_senseless_options_are_refused_by_name(monkeypatch, name):
+    monkeypatch.setenv(f"ANAMORPH_{name}", "0")
+    with pytest.raises(ValidationError, match=name.lower()):
+        Settings()
+
+
+def test_a_ring_for_a_dead_broker_fails_quickly(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROKER_URL", f"redis+socket://{tmp_path}/nobody.sock")
+    code = "import time; from app.core.queue import ring; t = time.time(); print(ring('x', 'train'), time.time() - t)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert answer[-2] == "False" and float(answer[-1]) < 5
