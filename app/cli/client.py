@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -30,6 +30,12 @@ class Client:
         key = key or _saved_key()
         headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         self.http = httpx.Client(base_url=self.url, headers=headers, timeout=httpx.Timeout(120, connect=5))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer, or the problem as an exception. Busy answers are tried again when that is safe."""

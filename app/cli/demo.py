@@ -44,10 +44,9 @@ def demo(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))  # on the way out the service is stopped
     with service() as (url, started):
-        client = Client(url)
         console.print(f"The service is ready at [bold]{url}[/] ({time.monotonic() - began:.1f} s).")
-        models = train_models(client)
-        show(client, models, output)
+        with Client(url) as client:
+            show(client, train_models(client), output)
         console.print(f"Done in {time.monotonic() - began:.0f} s. The service is at [bold]{url}[/]")
         if started and not leave:
             console.print("It keeps running until you press Ctrl-C.")

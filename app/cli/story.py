@@ -15,7 +15,7 @@ from app.cli.client import Client
 SHOWN, PAGE = 10, 100
 DENOISED, ATTACKED = 100, 200
 NOISE = 0.4
-EPS = 25 / 255
+EPS = 51 / 255
 SEED = 0
 
 

@@ -1,9 +1,7 @@
 """One embedded service for the whole test run: `service.url`, `service.client()`, `service.train(...)`."""
 
 import fcntl
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from app.cli.client import Client
 from app.cli.whereabouts import running
 from app.core.errors import NotFound
-from tests.system.processes import eventually
+from tests.system.processes import end, eventually
 
 START_SECONDS = 60  # of a machine that runs other tests meanwhile; alone it is a few
 
@@ -52,15 +49,13 @@ class Service:
 
     url: str
     data: Path
-    pid: int
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
 
     def train(self, family: str, dataset: str, name: str, config: dict[str, Any], **more: Any) -> dict[str, Any]:
         """The model of that name; the first test that wants it trains it, the others wait for it."""
-        client = Client(self.url)
-        with locked(self.data / f"train-{name}.lock"):
+        with locked(self.data / f"train-{name}.lock"), Client(self.url) as client:
             try:
                 return client.get(f"/v1/models/{name}")
             except NotFound:
@@ -78,39 +73,32 @@ def locked(file: Path) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory, worker_id) -> Iterator[Service]:
-    """Started by the first test process that needs it, stopped by the last that used it."""
+    """Started by the first test process that needs it, which stops it when no other uses it any more."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "service"
     shared.mkdir(exist_ok=True)
-    with locked(shared / "users") as users:
-        _change_users(users, +1)
-        if not running(shared / "data"):
-            ready_service(shared / "data", start_service(shared / "data"))
-    found = running(shared / "data")
-    yield Service(found["url"], shared / "data", found["pid"])
-    with locked(shared / "users") as users:
-        if _change_users(users, -1) == 0:
-            _stop(found["pid"])
+    users, data, mine = shared / "users", shared / "data", None
+    with locked(users) as file:
+        change(file, +1)
+        if not running(data):
+            mine = start_service(data)
+            ready_service(data, mine)
+    yield Service(running(data)["url"], data)
+    while True:
+        with locked(users) as file:
+            if mine is None or count(file) == 1:
+                change(file, -1)
+                return end(mine) if mine else None
+        time.sleep(0.2)
 
 
-def _change_users(file: Any, by: int) -> int:
+def count(file: Any) -> int:
     file.seek(0)
-    count = json.loads(file.read() or "0") + by
+    return int(file.read() or "0")
+
+
+def change(file: Any, by: int) -> None:
+    number = count(file) + by
     file.truncate(0)
-    file.write(str(count))
+    file.write(str(number))
     file.flush()
-    return count
-
-
-def _stop(pid: int, seconds: float = 30) -> None:
-    """The process may be another test process's child, so it is only watched, not waited for."""
-    try:
-        process = psutil.Process(pid)
-        process.send_signal(signal.SIGTERM)
-    except psutil.NoSuchProcess:
-        return
-    deadline = time.monotonic() + seconds
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        if time.monotonic() > deadline:
-            process.kill()
-        time.sleep(0.1)
