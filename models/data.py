@@ -19,7 +19,7 @@ DOMAINS = ("a", "b")
 
 def as_float(images: Tensor) -> Tensor:
     """uint8 (B, C, H, W) -> float32 in [0, 1]; the division is exact for the round trip through 8 bits."""
-    return images.to(torch.float32).div_(255.0)
+    return images / 255.0
 
 
 class Columns:

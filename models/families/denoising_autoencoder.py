@@ -48,7 +48,6 @@ class DenoisingAutoencoder(Denoises, Coding):
     lecture = "Denoising autoencoders"
     Config = DenoisingAutoencoderConfig
     default_epochs = 12
-    clip = 1e4
 
     def __init__(self, config: DenoisingAutoencoderConfig, data: DataSpec):
         super().__init__(config, data)

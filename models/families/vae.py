@@ -45,8 +45,6 @@ class VAE(Coding):
     lecture = "Variational autoencoders"
     Config = VaeConfig
     outputs = 2
-    clip = 1e4
-    """Far above ordinary gradients in nats: it only stops the rare explosion of exp(logvar)."""
 
     def __init__(self, config: VaeConfig, data: DataSpec):
         super().__init__(config, data)

@@ -1,4 +1,4 @@
-"""Training speed: images per second of the engine beside a bare loop of the same network, and beside pythae's trainer.
+"""Training speed: images per second of the engine beside a bare loop of the same network.
 
 The bare loop has the images as floats in memory, one fused Adam, one schedule-free rate and reports nothing.
 """
@@ -68,16 +68,24 @@ def compare(name: str, config: dict, side: int, updates: int, rounds: int) -> fl
     return share
 
 
+def bench() -> None:
+    """Every family, with its default body and as an MLP."""
+    measure(updates=60, rounds=5, threads=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    measure(**vars(parser.parse_args()))
+
+
+def measure(updates: int, rounds: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     for name in FAMILIES:
         for config in ({}, {"body": "mlp"}) if name != "classifier" else ({},):
-            compare(name, config, 28, asked.updates, asked.rounds)
+            compare(name, config, 28, updates, rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,150 @@
+"""Autoencoders against what is known of them, and on real digits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models import metrics
+from models.data import Columns
+from models.families.autoencoder import Autoencoder
+from models.families.denoising_autoencoder import DenoisingAutoencoder
+from models.families.vae import VAE
+from models.family import Family
+from models.training import Training
+from models.types import ConfigError, DataSpec
+from tests.models.data import dataset, digits
+
+
+def train(family: type[Family], data=None, **config) -> tuple[Family, dict[str, float]]:
+    spec, training_rows, validation = data or digits()
+    torch.manual_seed(0)
+    training = Training(family.create(config, spec), training_rows, validation)
+    for _ in training.run():
+        pass
+    return training.family, training.finish()
+
+
+def plane(count: int = 600, axes: int = 12) -> tuple[DataSpec, Columns, Columns]:
+    """Grey 6x6 images with a spectrum that falls off: some of it fits a small code, some does not."""
+    draws = np.random.default_rng(0)
+    basis = np.linalg.qr(draws.normal(size=(36, axes)))[0] * (60 * 0.7 ** np.arange(axes))
+    rows = (128 + draws.normal(size=(count, axes)) @ basis.T).clip(0, 255).astype(np.uint8).reshape(-1, 1, 6, 6)
+    columns = Columns({"images": rows})
+    return DataSpec("plain", 6, 6, 1, None, {"train": {"images": count}}), columns, columns
+
+
+def test_a_linear_autoencoder_comes_to_pca_and_never_below_it():
+    data = plane()
+    model, found = train(Autoencoder, data, body="linear", latent_dim=3, epochs=120, learning_rate=0.1)
+    assert 1 - 1e-6 <= found["mse"] / found["mse_pca"] < 1.03
+    pixels = torch.as_tensor(data[1].columns["images"]).flatten(1).double() / 255
+    axes = metrics.principal_axes(pixels - pixels.mean(0), 3)
+    decoder = torch.linalg.qr(model.decoder.layers[0].weight.double())[0]
+    assert torch.linalg.svdvals(axes @ decoder).min() > 0.99  # the same plane
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian"])
+def test_the_importance_sampled_likelihood_of_a_linear_gaussian_model_is_the_exact_one(likelihood):
+    spec = plane()[0]
+    torch.manual_seed(0)
+    model = VAE.create({"body": "linear", "latent_dim": 2, "likelihood": likelihood}, spec).eval()
+    weight, sigma = 0.3 * torch.randn(36, 2), 0.4
+    with torch.no_grad():
+        model.decoder.layers[0].weight.copy_(weight)
+        model.log_spread.fill_(math.log(sigma))
+        posterior = torch.linalg.inv(torch.eye(2) + weight.T @ weight / sigma**2)  # Bishop, eq. 12.42
+        model.encoder.layers[0].weight[:2] = posterior @ weight.T / sigma**2
+        model.encoder.layers[0].bias[:2] = -posterior @ weight.T @ model.decoder.layers[0].bias / sigma**2
+        model.encoder.layers[0].weight[2:] = 0
+        model.encoder.layers[0].bias[2:] = 2 * torch.log(1.3 * posterior.diagonal().sqrt())  # wider than needed
+        images = torch.rand(5, 1, 6, 6)
+        found = model.nll(images, 4000, torch.Generator().manual_seed(1))
+        covariance = weight @ weight.T + sigma**2 * torch.eye(36)
+        exact = torch.distributions.MultivariateNormal(model.decoder.layers[0].bias, covariance)
+        torch.testing.assert_close(found, -exact.log_prob(images.flatten(1)), atol=0.1, rtol=0)
+
+
+def test_each_objective_of_the_vae_descends_its_own_terms():
+    data = dataset("plain", (1, 8, 8), 64)
+    short = {"images": 3200, "batch_size": 16, "body": "mlp", "latent_dim": 4}
+    parts = {name: train(VAE, data, objective=name, **short)[1] for name in ("elbo", "reconstruction_only", "kl_only")}
+    assert parts["kl_only"]["kl"] < 0.05 < parts["elbo"]["kl"] < parts["reconstruction_only"]["kl"]
+    assert parts["reconstruction_only"]["reconstruction"] < parts["kl_only"]["reconstruction"]
+    assert parts["kl_only"]["active_units"] == 0
+
+
+def test_beta_and_free_bits_pull_the_kl_as_they_say():
+    data = dataset("plain", (1, 8, 8), 64)
+    short = {"images": 3200, "batch_size": 16, "body": "mlp", "latent_dim": 4}
+    weak, plain, strong = (train(VAE, data, beta=beta, **short)[1]["kl"] for beta in (0.1, 1, 50))
+    assert strong < plain < weak
+    free = train(VAE, data, beta=50, free_bits=0.5, **short)[1]["kl"]
+    assert free > 0.1 > 100 * strong
+
+
+def test_the_warm_up_raises_beta_from_nothing():
+    spec, rows, validation = dataset("plain", (1, 8, 8), 64)
+    training = Training(VAE.create({"images": 640, "batch_size": 16, "kl_warm_up": 0.5}, spec), rows, validation)
+    first = training.advance().metrics
+    assert float(first["loss"]) == pytest.approx(float(first["reconstruction"]), rel=1e-6)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "discretised_logistic"])
+def test_colour_images_are_learned_under_their_likelihoods(likelihood):
+    data = dataset("plain", (3, 16, 20), 64)
+    _, found = train(VAE, data, likelihood=likelihood, images=3200, batch_size=16, latent_dim=16)
+    assert found["mse"] < 0.7 * found["mse_mean_image"]
+    if likelihood == "discretised_logistic":
+        assert 0 < found["bits_per_number"] < 8
+
+
+def test_samples_of_a_vae_come_from_the_prior_or_the_mixture():
+    data = dataset("plain", (1, 8, 8), 64)
+    noise, uniform = torch.randn(5, 4), torch.rand(5)
+    short = {"images": 320, "batch_size": 16, "latent_dim": 4}
+    assert torch.equal(train(VAE, data, **short)[0].draw(noise, uniform), noise)
+    assert not torch.equal(train(VAE, data, sampler="mixture", **short)[0].draw(noise, uniform), noise)
+
+
+@pytest.mark.parametrize("body", ["linear", "mlp", "conv", "unet"])
+def test_noise_is_for_training_alone(body):
+    model, _ = train(DenoisingAutoencoder, dataset("plain", (1, 16, 16), 32), images=64, batch_size=16, body=body)
+    model.eval()
+    image = torch.rand(2, 1, 16, 16)
+    assert torch.equal(model.denoise(image), model.denoise(image))
+    assert torch.equal(model.encode(image), model.encode(image))
+
+
+def test_a_conv_body_for_images_too_small_for_it_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        Autoencoder.create({"body": "conv"}, DataSpec("plain", 4, 3, 1))
+    assert caught.value.field == "body"
+
+
+def test_a_code_as_wide_as_wanted_still_samples():
+    data = dataset("plain", (1, 8, 8), 32)
+    model, found = train(Autoencoder, data, images=64, batch_size=16, latent_dim=500, body="mlp")
+    images = model.decode(model.draw(torch.randn(4, 500), torch.rand(4)))
+    assert images.shape == (4, 1, 8, 8) and math.isfinite(found["mse"])
+
+
+def test_codes_of_real_digits_beat_pca_of_the_same_size():
+    _, found = train(Autoencoder, epochs=6)
+    assert found["mse"] <= 0.6 * found["mse_pca"]
+    assert found["knn_accuracy"] >= 0.9
+
+
+def test_the_bound_of_a_vae_on_real_digits():
+    _, found = train(VAE, epochs=9)
+    assert found["nelbo"] <= 112
+    assert found["nll"] < found["nelbo"]
+    assert found["active_units"] >= 16
+
+
+def test_half_the_pixels_of_real_digits_come_back():
+    _, found = train(DenoisingAutoencoder, epochs=3, noise="masking", p=0.5)
+    assert found["psnr_noisy"] == pytest.approx(12.5, abs=0.3)
+    assert found["psnr_gain"] >= 5
+    assert found["psnr_gain"] > found["psnr_gain_median_filter"]
