@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from app.core import errors
@@ -75,7 +76,8 @@ async def plain(request: Request, error: HTTPException) -> Response:
     """Errors of the framework: no such route, wrong method, body too large."""
     kind = BY_STATUS.get(error.status_code, errors.Internal if error.status_code >= 500 else InvalidRequest)
     words = WORDS.get(kind) or f"{HTTPStatus(error.status_code).phrase}."
-    return problem(kind(words), request.scope, dict(error.headers or {}))
+    headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
+    return problem(kind(words), request.scope, headers)
 
 
 async def refused(request: Request, error: DBAPIError) -> Response:
@@ -88,6 +90,17 @@ async def unforeseen(request: Request, error: Exception) -> Response:
     log.error("request_crashed", exc_info=error)
     words = "Something unforeseen went wrong; the service's log has the details under this request id."
     return problem(errors.Internal(words), request.scope)
+
+
+def _allowed(request: Request) -> str:
+    """All methods of an address; the framework names those of the first route alone."""
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "PUT", "DELETE")}
+    found = [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ", ".join(["GET", "HEAD", *found[1:]] if found[:1] == ["GET"] else found)
 
 
 def _fault(item: dict[str, Any]) -> dict[str, str]:

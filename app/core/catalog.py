@@ -29,7 +29,7 @@ def nearest(name: str, known: list[str]) -> str:
     close = get_close_matches(name[:100], known, n=3, cutoff=0.5)
     if close:
         return f"Did you mean {joined(close, 'or')}?"
-    return f"There is {joined(sorted(known)[:20])}." if known else "There is none yet."
+    return f"Known: {joined(sorted(known)[:20])}." if known else "There is none yet."
 
 
 def family(catalog: Catalog, name: str) -> dict[str, Any]:

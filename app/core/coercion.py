@@ -12,7 +12,8 @@ TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": 
 
 
 def coerce(schema: Schema, value: Any, root: Schema) -> Any:
-    """The text itself where the schema takes it, else the first other kind of value that it can be read as.
+    """The text itself where the schema takes it, else the first other kind of value that it can be read as
+    and that the schema takes.
 
     What cannot be read stays as it is, for the schema to refuse. Text wins, so that a class named "3" is meant by its
     name before its index.
@@ -24,13 +25,17 @@ def coerce(schema: Schema, value: Any, root: Schema) -> Any:
         return value
     if "string" in kinds(schema, root) and _fits(schema, value, root):
         return value
-    for kind in kinds(schema, root):
-        try:
-            found = READERS[kind](value)
-        except (KeyError, ValueError):
-            continue
-        return [coerce(_items(schema, root), item, root) for item in found] if kind == "array" else found
-    return value
+    readings = [reading for kind in kinds(schema, root) for reading in _readings(kind, schema, value, root)]
+    return next((reading for reading in readings if _fits(schema, reading, root)), (*readings, value)[0])
+
+
+def _readings(kind: str, schema: Schema, text: str, root: Schema) -> list[Any]:
+    """What the text is as a value of this kind; nothing if it is none."""
+    try:
+        found = READERS[kind](text)
+    except (KeyError, ValueError):
+        return []
+    return [[coerce(_items(schema, root), item, root) for item in found]] if kind == "array" else [found]
 
 
 def _items(schema: Schema, root: Schema) -> Schema:
@@ -38,8 +43,8 @@ def _items(schema: Schema, root: Schema) -> Schema:
     return next((option["items"] for option in options if "items" in option), {})
 
 
-def _fits(schema: Schema, text: str, root: Schema) -> bool:
-    return Draft202012Validator({**schema, "$defs": root.get("$defs", {})}).is_valid(text)
+def _fits(schema: Schema, value: Any, root: Schema) -> bool:
+    return Draft202012Validator({**schema, "$defs": root.get("$defs", {})}).is_valid(value)
 
 
 def _integer(text: str) -> int:

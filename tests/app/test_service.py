@@ -97,7 +97,12 @@ WRONG = [
 async def test_wrong_addresses_and_methods_are_problems_too(client, method, path, status):
     answer = await client.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    assert status != 405 or "GET" in answer.headers["allow"]
+    assert status != 405 or answer.headers["allow"] == "GET, HEAD"
+
+
+async def test_all_methods_of_an_address_are_named(client):
+    assert (await client.request("PATCH", "/v1/datasets/a")).headers["allow"] == "GET, HEAD, DELETE"
+    assert (await client.put("/v1/trainings")).headers["allow"] == "POST"
 
 
 async def test_a_crash_is_a_500_that_tells_nothing_but_its_id(client, lane):
