@@ -32,7 +32,6 @@ lint: $(DEV_STAMP)
 catalog: $(STAMP)
 	$(BIN)/python -m models.catalog
 	$(BIN)/python -m app.api.openapi
-	$(BIN)/python -m app.api.openapi
 	$(BIN)/python docs/reference.py
 
 bench: $(DEV_STAMP)
