@@ -1,4 +1,4 @@
-"""What an operation found, as the bytes of an answer."""
+"""What an operation found, as the bytes of answers."""
 
 from typing import Any
 
@@ -8,11 +8,34 @@ from models.operations.core import Result
 from workers import codecs
 from workers.codecs.encode import grid as contact_sheet
 
+FILES = ("png", "webp")
+Asked = tuple[Result, str, bool]
+"""A result, the encoding of its images, and whether they go on one contact sheet."""
 
-def encode_answer(result: Result, encoding: str, grid: bool) -> dict[str, Any]:
-    """The members of an answer (app/core/envelope.py), less its timings."""
+
+def encode_answers(asked: list[Asked]) -> list[dict[str, Any]]:
+    """The members of answers (app/core/envelope.py), less their timings."""
+    files = encode_together(asked)
+    return [encode_answer(*each, files.get(index)) for index, each in enumerate(asked)]
+
+
+def encode_together(asked: list[Asked]) -> dict[int, list[bytes]]:
+    """The files of those that want one for each image, by index: per image a batch costs a tenth of a single one."""
+    found = {}
+    for encoding in FILES:
+        shapes: dict[tuple, list[int]] = {}
+        for index, (result, wanted, grid) in enumerate(asked):
+            if result.images is not None and wanted == encoding and not grid:
+                shapes.setdefault(result.images.shape[1:], []).append(index)
+        for indices in shapes.values():
+            files = iter(codecs.encode(torch.cat([asked[index][0].images for index in indices]), encoding))
+            found |= {index: [next(files) for _ in asked[index][0].images] for index in indices}
+    return found
+
+
+def encode_answer(result: Result, encoding: str, grid: bool, files: list[bytes] | None) -> dict[str, Any]:
     return {
-        "images": encode_images(result.images, encoding, grid),
+        "images": encode_images(result.images, encoding, grid) if files is None else files,
         "latents": None if result.latents is None else codecs.encode_npy(result.latents),
         "facts": result.facts,
         "extra": {name: encode_images(images, encoding) for name, images in result.pictures.items()},

@@ -1,7 +1,7 @@
 """Computing the rows of many requests together, in batches of fixed shapes, so that company never shows in an answer.
 
 The kernels of a framework choose their order of summation by batch size: the same row gives other bits in a batch of 3
-than in one of 8. Here every batch has the model's own chunk size, padded; larger ones, and the sharing of a chunk, are
+than in one of 8. Here every batch has the model's own chunk size, padded; other sizes, and the sharing of a chunk, are
 used only where a trial shows that they change no bit.
 """
 
@@ -17,7 +17,7 @@ from models.operations.core import Operation, Params, Rows
 
 # Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
 CHUNKS = ((4_096, 8), (16_384, 4), (65_536, 2))
-LARGER = (2, 4, 8)
+SMALLER, LARGER = (1, 2, 4), (2, 4, 8)
 VERDICTS = 256
 
 
@@ -36,6 +36,8 @@ class Resident:
     digest: str
     model: Family
     bytes: int
+    operations: dict[str, type[Operation]]
+    """What it can do, by name."""
     verdicts: dict[tuple, Verdict] = field(default_factory=dict)
 
     @property
@@ -78,7 +80,10 @@ def cut(total: int, sizes: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
     """(start, stop, batch size) of the batches for `total` rows; only the last may have fewer rows than its size."""
     start = 0
     while start < total:
-        size = max((size for size in sizes if size <= total - start), default=min(sizes))
+        left = total - start
+        filled = max((size for size in sizes if size <= left), default=min(sizes))
+        # one batch with a few empty rows is faster than two
+        size = min((size for size in sizes if left <= size <= left * 4 / 3), default=filled)
         yield start, min(start + size, total), size
         start += size
 
@@ -110,12 +115,18 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
     first = run(0, chunk)
     if not all(_same(first, run(0, chunk, turn)) for turn in range(1, chunk)):
         return Verdict((chunk,), shares=False)
-    if chunk < CHUNKS[0][1]:  # large images fill the machine already
-        return Verdict((chunk,), shares=True)
-    wanted = _joined([run(start, start + chunk) for start in range(0, _length(many), chunk)])
-    larger = [chunk * factor for factor in LARGER]
-    equal = [size for size in larger if _same({name: part[:size] for name, part in wanted.items()}, run(0, size))]
-    return Verdict((chunk, *equal), shares=True)
+    sizes = [size for size in SMALLER if size < chunk]
+    if chunk == CHUNKS[0][1]:  # larger images fill the machine already
+        sizes += [chunk * factor for factor in LARGER]
+    wanted = _joined([run(start, start + chunk) for start in range(0, max([2 * chunk, *sizes]), chunk)])
+
+    def equal(size: int) -> bool:
+        """Whether pieces of this size give the same rows as pieces of the chunk's size."""
+        rows = max(size, 2 * chunk)
+        found = _joined([run(start, start + size) for start in range(0, rows, size)])
+        return _same(found, {name: tensor[:rows] for name, tensor in wanted.items()})
+
+    return Verdict((chunk, *filter(equal, sizes)), shares=True)
 
 
 def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:

@@ -15,10 +15,10 @@ from app.core.errors import InvalidRequest, TooLarge
 from models.family import Family
 from models.operations.core import Result as Found
 from models.operations.core import Rows
-from workers.answers import encode_answer
+from workers.answers import encode_answers
 from workers.batches import Resident, compute
 from workers.host import host
-from workers.requests import operation_for, read_inputs, read_params
+from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.running import Result, RunningJob
 
 MAX_FLOATS = 1 << 28
@@ -32,11 +32,12 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 def run_operation(job: RunningJob) -> Result:
     """Does what `spec` asks (a call, with its inputs in the blob `upload`), in batches between which it can stop."""
     spec, resident = job.spec, host().residents.get(job.spec["model"])
-    operation = operation_for(resident.model, spec["operation"])
+    operation = operation_for(resident, spec["operation"])
     params = read_params(operation.Params, spec["params"])
     images, latents = read_upload(spec.get("upload"))
     check_size(resident.model, images)
-    rows = operation.rows(resident.model, read_inputs(resident.model, operation, params, images, latents), params)
+    (inputs,) = to_tensors([read_inputs(resident.model, operation, params, images, latents)])
+    rows = operation.rows(resident.model, inputs, params)
     parts = []
     for part in slices(rows):
         job.stop_if_asked()
@@ -89,7 +90,7 @@ def store(job: RunningJob, resident: Resident, found: Found, total: int) -> dict
 
 def files(found: Found, encoding: str, grid: bool) -> dict[str, bytes]:
     """facts.json; latents.npy; images.npy, one images.png or images.webp, or images.zip with one file per picture."""
-    answer = encode_answer(found, encoding, grid)
+    (answer,) = encode_answers([(found, encoding, grid)])
     written = {"facts.json": json.dumps(found.facts).encode()}
     if answer["latents"] is not None:
         written["latents.npy"] = answer["latents"]

@@ -5,16 +5,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import structlog
 import torch
 
 from app.core.settings import settings
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import Operation, Params, Rows
 from workers import devices
-from workers.answers import encode_answer
+from workers.answers import encode_answers
 from workers.batches import Resident, compute
 from workers.lifecycle import error_of
-from workers.requests import operation_for, read_inputs, read_params
+from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.residents import Residents
 from workers.views import dataset_images
 
@@ -25,15 +26,16 @@ PSEUDO = {"dataset_images": dataset_images}
 
 @dataclass
 class Work:
-    """One call on its way: its rows, what was found for them, and how long each stage took (milliseconds)."""
+    """One call on its way, and how long each stage took (milliseconds)."""
 
+    index: int
     call: dict[str, Any]
     resident: Resident
     operation: Operation
     params: Params
-    rows: Rows
-    timings: dict[str, float] = field(default_factory=dict)
-    result: Result | None = None
+    inputs: np.ndarray | None
+    timings: dict[str, float]
+    rows: Rows = field(default_factory=dict)
 
     @property
     def group(self) -> tuple:
@@ -51,30 +53,34 @@ class Host:
     def execute(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each call {"answer": ...} or {"problem": ...}, in order."""
         outcomes: list[dict[str, Any]] = [{}] * len(calls)
-        groups: dict[tuple, list[tuple[int, Work]]] = {}
+        works = []
         for index, call in enumerate(calls):
             try:
                 if call["operation"] in PSEUDO:
                     outcomes[index] = {"answer": PSEUDO[call["operation"]](call)}
                 else:
-                    work = self._prepare(call)
-                    groups.setdefault(work.group, []).append((index, work))
+                    works.append(self._open(index, call))
             except Exception as error:
                 outcomes[index] = _problem(error)
-        for members in groups.values():
-            indices, works = zip(*members, strict=True)
-            for index, outcome in zip(indices, _answer(list(works)), strict=True):
-                outcomes[index] = outcome
+        groups: dict[tuple, list[Work]] = {}
+        for work, inputs in zip(works, to_tensors([work.inputs for work in works]), strict=True):
+            try:
+                work.rows = work.operation.rows(work.resident.model, inputs, work.params)
+                groups.setdefault(work.group, []).append(work)
+            except Exception as error:
+                outcomes[work.index] = _problem(error)
+        for group in groups.values():
+            for work, outcome in zip(group, _outcomes(group), strict=True):
+                outcomes[work.index] = outcome
         return outcomes
 
-    def _prepare(self, call: dict[str, Any]) -> Work:
+    def _open(self, index: int, call: dict[str, Any]) -> Work:
         resident = self.residents.get(call["model"])
-        operation = operation_for(resident.model, call["operation"])
+        operation = operation_for(resident, call["operation"])
         params = read_params(operation.Params, call["params"])
         start = time.perf_counter()
         inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"))
-        rows = operation.rows(resident.model, inputs, params)
-        return Work(call, resident, operation, params, rows, {"decode": _milliseconds(start)})
+        return Work(index, call, resident, operation, params, inputs, {"decode": _milliseconds(start)})
 
 
 @lru_cache
@@ -89,35 +95,29 @@ def execute(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return host().execute(calls)
 
 
-def _answer(works: list[Work]) -> list[dict[str, Any]]:
-    """Computes one group. When that fails, each call is tried alone, so that only the guilty one has a problem."""
+def _outcomes(works: list[Work]) -> list[dict[str, Any]]:
+    """Answers one group. When that fails, each call is tried alone, so that only the guilty one has a problem."""
     try:
-        compute_group(works)
+        return [{"answer": answer} for answer in _answers(works)]
     except Exception as error:
-        if len(works) > 1:
-            log.warning("batch.split", calls=len(works), error=type(error).__name__)
-            return [outcome for work in works for outcome in _answer([work])]
-        return [_problem(error)]
-    return [_encoded(work) for work in works]
+        if len(works) == 1:
+            return [_problem(error)]
+        log.warning("batch.split", calls=len(works), error=type(error).__name__)
+        return [outcome for work in works for outcome in _outcomes([work])]
 
 
-def compute_group(works: list[Work]) -> None:
-    """Fills in the results of works that agree."""
+def _answers(works: list[Work]) -> list[dict[str, Any]]:
+    """Calls that agree, computed and encoded together."""
     start, first = time.perf_counter(), works[0]
     found = compute(first.resident, first.operation, first.params, [work.rows for work in works])
-    spent = _milliseconds(start)
+    asked = []
     for work, part in zip(works, found, strict=True):
-        work.result = work.operation.result(work.resident.model, work.rows, part, work.params)
-        work.timings["compute"] = spent
-
-
-def _encoded(work: Work) -> dict[str, Any]:
-    start, call = time.perf_counter(), work.call
-    try:
-        answer = encode_answer(work.result, call.get("encoding") or "none", call.get("grid", False))
-    except Exception as error:
-        return _problem(error)
-    return {"answer": answer | {"timings": work.timings | {"encode": _milliseconds(start)}}}
+        result = work.operation.result(work.resident.model, work.rows, part, work.params)
+        asked.append((result, work.call.get("encoding") or "none", work.call.get("grid", False)))
+    spent, start = _milliseconds(start), time.perf_counter()
+    answers = encode_answers(asked)
+    timings = {"compute": spent, "encode": _milliseconds(start)}
+    return [answer | {"timings": work.timings | timings} for work, answer in zip(works, answers, strict=True)]
 
 
 def _problem(error: Exception) -> dict[str, Any]:

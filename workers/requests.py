@@ -2,24 +2,25 @@
 
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
 from app.core.errors import InvalidRequest, UnsupportedOperation
 from models.family import Family
 from models.operations.core import Operation, Params
-from models.registry import operations
 from workers import codecs
+from workers.batches import Resident
 
 P = TypeVar("P", bound=BaseModel)
 
 
-def operation_for(model: Family, name: str) -> Operation:
+def operation_for(resident: Resident, name: str) -> Operation:
     """Raises UnsupportedOperation, naming what the model can do."""
-    able = {key: kind for key, kind in operations().items() if kind.fits(type(model))}
+    able = resident.operations
     if name not in able:
         raise UnsupportedOperation(
-            f"A model of family {model.name} cannot {name}; it can {', '.join(able) or 'do nothing'}.",
+            f"A model of family {resident.model.name} cannot {name}; it can {', '.join(able) or 'do nothing'}.",
             operations=list(able),
         )
     return able[name]()
@@ -36,14 +37,28 @@ def read_params(kind: type[P], values: dict[str, Any]) -> P:
 
 def read_inputs(
     model: Family, operation: Operation, params: Params, images: list[bytes] | None, latents: bytes | None
-) -> torch.Tensor | None:
-    """The images (n, c, h, w) or latents (n, d) of a call, as the operation takes them."""
+) -> np.ndarray | None:
+    """The images, uint8 (n, c, h, w), or the latents, float32 (n, d), of a call, as the operation takes them."""
     if operation.takes == "nothing":
         return None
     if images and operation.takes in ("images", "either"):
         facts = {"height": model.data.height, "width": model.data.width, "channels": model.data.channels}
-        return codecs.to_tensor(codecs.decode_batch(facts, images, resize=getattr(params, "resize", False)))
+        return codecs.decode_batch(facts, images, resize=getattr(params, "resize", False))
     if latents and operation.takes in ("latents", "either"):
-        return torch.from_numpy(codecs.decode_npy(latents, (None, model.latent_dim)))
+        return codecs.decode_npy(latents, (None, model.latent_dim))
     wanted = {"either": "latents or images"}.get(operation.takes, operation.takes)
     raise InvalidRequest(f"{operation.name} needs {wanted}; the request has none.", field=operation.takes)
+
+
+def to_tensors(inputs: list[np.ndarray | None]) -> list[torch.Tensor | None]:
+    """Images as float32 in [0, 1], all of one shape converted together, and latents as they are."""
+    found = [None if array is None else torch.from_numpy(array) for array in inputs]
+    shapes: dict[tuple, list[int]] = {}
+    for index, array in enumerate(inputs):
+        if array is not None and array.dtype == np.uint8:
+            shapes.setdefault(array.shape[1:], []).append(index)
+    for indices in shapes.values():
+        together = codecs.to_tensor(np.concatenate([inputs[index] for index in indices]))
+        for index, part in zip(indices, together.split([len(inputs[index]) for index in indices]), strict=True):
+            found[index] = part
+    return found

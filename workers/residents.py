@@ -62,10 +62,10 @@ class Residents:
     def _warm(self, digest: str) -> Resident:
         model = load_model(digest).to(self.device)
         held = sum(tensor.nbytes for tensor in model.state_dict().values())
-        resident = Resident(digest, model, int(held * OVERHEAD))
-        for operation in operations().values():
-            if operation.fits(type(model)):
-                warm(resident, operation())
+        able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
+        resident = Resident(digest, model, int(held * OVERHEAD), able)
+        for operation in able.values():
+            warm(resident, operation())
         log.info("model.loaded", digest=digest, family=model.name, bytes=resident.bytes)
         return resident
 
