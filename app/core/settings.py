@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(24, gt=0)
 
     # durable jobs
-    lease_seconds: float = Field(60, gt=0)
+    lease_seconds: float = Field(60, gt=0)  # well above the start of a Python process on a busy machine
     sweep_seconds: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=1)
     cancel_grace_seconds: float = Field(20, gt=0)

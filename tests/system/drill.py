@@ -30,7 +30,7 @@ class Plan:
     front_kills: int = 1
     freezes: int = 0
     workers: int = 2
-    lease_seconds: float = 5
+    lease_seconds: float = 8  # a job's process must start within it, also on a busy machine
     steps: int = 24
     step_seconds: float = 0.06
     pause_seconds: float = 2  # mean time between two blows
