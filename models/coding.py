@@ -2,6 +2,7 @@
 the measures of a reconstruction. The families add what they descend.
 """
 
+import copy
 import math
 from typing import Annotated, ClassVar, Literal
 
@@ -75,6 +76,10 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
 
     def encode(self, images: Tensor) -> Tensor:
         return self.code(self.encoder(images))
+
+    def code_encoder(self) -> nn.Module:
+        """A copy of the part of the encoder that gives one number for each dimension of the code."""
+        return copy.deepcopy(self.encoder)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.pixels(self.decoder(latents))

@@ -217,6 +217,14 @@ class Scores(ABC):
         """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
 
 
+class Estimates(ABC):
+    """Gives one number per image."""
+
+    @abstractmethod
+    def estimate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,), in the unit of the dataset's targets."""
+
+
 class Conditional(ABC):
     """`draw` and `decode` take labels (B,) as a further argument: class indices, unless the family says otherwise."""
 

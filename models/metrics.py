@@ -144,3 +144,18 @@ def linear_baseline(train: Columns, validation: Columns, classes: int) -> float:
     rows = [gather(split, pixels, host, limit) for split in (train, validation)]
     labels = [torch.cat(list(spread(split, "labels", limit))).cpu() for split in (train, validation)]
     return linear_softmax_accuracy(rows[0], labels[0], rows[1], labels[1], classes)
+
+
+def linear_mae(train: Columns, validation: Columns) -> float:
+    """Mean absolute error of ridge regression on pixels averaged to at most 16x16."""
+
+    def pixels(images: Tensor) -> Tensor:
+        return (images if images[0].numel() <= 1024 else F.adaptive_avg_pool2d(images, 16)).flatten(1)
+
+    host = torch.device("cpu")
+    rows, queries = (gather(split, pixels, host, 5000).double() for split in (train, validation))
+    known, truth = (torch.cat(list(spread(split, "targets", 5000))).cpu().double() for split in (train, validation))
+    centred = rows - rows.mean(0)
+    ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype)
+    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (known - known.mean()))
+    return float(((queries - rows.mean(0)) @ weight + known.mean() - truth).abs().mean())

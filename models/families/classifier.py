@@ -5,38 +5,29 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import metrics
 from models.data import Columns
-from models.family import Config, OneLoss, Scores
+from models.family import Scores
+from models.judging import Judging, JudgingConfig
 from models.moment import Moment
-from models.nn.augment import flip, shift
-from models.nn.trunk import Trunk
 from models.types import Batch, DataError, DataSpec, Metrics
 
 LISTED = 20
 
 
-class ClassifierConfig(Config):
-    """Augmentation is off by default: a flipped digit is another sign."""
+class ClassifierConfig(JudgingConfig):
+    """The loss is the cross-entropy, averaged over the batch."""
 
-    learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
-    width: int | None = Field(
-        None, ge=1, le=512, description="Channels of the first stage, doubled twice. Empty: from the data."
-    )
-    dropout: float = Field(0.2, ge=0, lt=1, description="Share of the last features hidden in each update.")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
     balance: Literal["none", "inverse"] = Field(
         "none", description="inverse: rare classes weigh as much as frequent ones."
     )
-    flip: bool = Field(False, description="Mirror half of the training images left to right.")
-    shift: int = Field(0, ge=0, le=32, description="Move training images by up to so many pixels.")
 
 
-class Classifier(Scores, OneLoss):
-    """A residual network with group normalisation. The last layer starts at zero: the first loss is log K."""
+class Classifier(Scores, Judging):
+    """By default a residual network with group normalisation. The first loss is log K."""
 
     name = "classifier"
     summary = "Tells which class an image belongs to."
@@ -44,19 +35,14 @@ class Classifier(Scores, OneLoss):
     layouts = ("labelled", "attributes")
     needs = ("images", "labels")
     Config = ClassifierConfig
-    default_batch = 32
-    default_epochs = 12
-    warm_up = 100
-    clip = 1.0
 
     def __init__(self, config: ClassifierConfig, data: DataSpec):
         super().__init__(config, data)
-        self.trunk = Trunk(data.shape, config.width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.trunk.features, len(data.classes))
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
         self.register_buffer("seen", torch.zeros(len(data.classes)))
+
+    @classmethod
+    def answers(cls, data: DataSpec) -> int:
+        return len(data.classes)
 
     @classmethod
     def resolve(cls, config: ClassifierConfig, data: DataSpec) -> ClassifierConfig:
@@ -66,18 +52,13 @@ class Classifier(Scores, OneLoss):
                 field="dataset",
                 remedy="import it with the layout labelled: one folder for each class",
             )
-        config = super().resolve(config, data)
-        return config.model_copy(update={"width": config.width or (32 if data.count >= 20_000 else 16)})
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        rates = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
-        return {"adam": torch.optim.AdamW(self.parameters(), fused=True, **rates)}
+        return super().resolve(config, data)
 
     def logits(self, images: Tensor) -> Tensor:
-        return self.head(self.dropout(self.trunk(images)))
+        return self.judge(images)
 
     def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
-        images, labels = self._augment(batch["images"], moment), batch["labels"]
+        images, labels = self.augment(batch["images"], moment.generator), batch["labels"]
         logits = self.logits(images)
         loss = F.cross_entropy(logits, labels, self._weights(labels), label_smoothing=self.config.label_smoothing)
         return loss, {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
@@ -106,11 +87,6 @@ class Classifier(Scores, OneLoss):
         """Validation accuracy of always answering the most frequent training class."""
         labels = torch.cat(list(metrics.spread(train, "labels", limit=len(train))))
         return float((truth == torch.bincount(labels).argmax()).double().mean())
-
-    def _augment(self, images: Tensor, moment: Moment) -> Tensor:
-        if self.config.flip:
-            images = flip(images, moment.generator)
-        return shift(images, self.config.shift, moment.generator) if self.config.shift else images
 
     def _weights(self, labels: Tensor) -> Tensor | None:
         """Weights of the classes from the labels seen so far, one on average over the images."""

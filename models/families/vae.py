@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import losses, metrics
 from models.coding import Coding, CodingConfig
@@ -63,6 +63,12 @@ class VAE(Coding):
 
     def encode(self, images: Tensor) -> Tensor:
         return self.posterior(images)[0]
+
+    def code_encoder(self) -> nn.Module:
+        found = super().code_encoder()
+        last, dimensions = found.last, self.latent_dim
+        last.weight, last.bias = nn.Parameter(last.weight[:dimensions]), nn.Parameter(last.bias[:dimensions])
+        return found
 
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.likelihood == "bernoulli" else output.clamp(0, 1)

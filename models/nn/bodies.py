@@ -56,6 +56,11 @@ class FlatEncoder(nn.Module):
         super().__init__()
         self.layers = stack(math.prod(shape), *hidden, out)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the code."""
+        return self.layers[-1]
+
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images.flatten(1))
 
@@ -85,6 +90,11 @@ class ConvEncoder(nn.Module):
             layers += [nn.Conv2d(before, after, 3, strides, 1), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         self.code = nn.Linear(widths[-1] * math.prod(sizes[-1]), out)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer that gives the code."""
+        return self.code
 
     def forward(self, images: Tensor) -> Tensor:
         return self.code(self.features(images).flatten(1))

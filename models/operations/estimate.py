@@ -1,0 +1,20 @@
+"""The number that belongs to an image."""
+
+from models.family import Estimates, Family
+from models.operations.core import Operation, Params, Result, Rows
+
+
+class Estimate(Operation):
+    name = "estimate"
+    summary = "Estimates the number that belongs to each image."
+    needs = (Estimates,)
+    gives = "facts"
+
+    def agreement(self, params: Params) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
+        return {"values": model.estimate(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
+        return Result(facts={"items": [{"value": value} for value in found["values"].tolist()]})

@@ -1,0 +1,137 @@
+"""Classifier and regressor: starting from an encoder, and numbers in the unit they came in."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.data import Columns
+from models.families.autoencoder import Autoencoder
+from models.families.classifier import Classifier
+from models.families.denoising_autoencoder import DenoisingAutoencoder
+from models.families.regressor import Regressor
+from models.families.vae import VAE
+from models.training import Training
+from models.types import ConfigError, DataSpec
+from tests.models.data import dataset
+
+SHORT = {"images": 32, "batch_size": 8}
+DATA = dataset("labelled", (1, 16, 20), 32)
+
+
+def served(family, **config):
+    torch.manual_seed(1)
+    model = family.create(SHORT | config, DATA[0])
+    return family.create(model.config.model_dump(), DATA[0]).serve(model.served_state())
+
+
+def classifier(**config) -> Classifier:
+    torch.manual_seed(2)
+    return Classifier.create(SHORT | config, DATA[0])
+
+
+def brightness(scale: float = 1.0, shift: float = 0.0, count: int = 400) -> tuple[DataSpec, Columns, Columns]:
+    """Images whose target is the side of the square they show."""
+    draws = np.random.default_rng(0)
+    sides = draws.integers(2, 12, count)
+    images = draws.integers(0, 80, (count, 1, 14, 14)).astype(np.uint8)
+    for image, side in zip(images, sides, strict=True):
+        row, column = draws.integers(0, 14 - side + 1, 2)
+        image[0, row : row + side, column : column + side] = 255
+    rows = Columns({"images": images, "targets": (sides * scale + shift).astype(np.float32)})
+    return DataSpec("plain", 14, 14, 1, None, {"train": {"images": count, "targets": count}}), rows, rows
+
+
+def train(model, train, validation, seed: int = 0) -> dict[str, float]:
+    training = Training(model, train, validation, seed)
+    for _ in training.run():
+        pass
+    return training.finish()
+
+
+@pytest.mark.parametrize("family", [Autoencoder, VAE, DenoisingAutoencoder])
+@pytest.mark.parametrize("body", ["auto", "mlp", "linear"])
+def test_a_classifier_takes_over_the_encoder_of_an_autoencoder(family, body):
+    encoder, model = served(family, body=body, latent_dim=6), classifier()
+    model.adopt(encoder)
+    images = torch.rand(3, *DATA[0].shape)
+    torch.testing.assert_close(model.trunk(images), encoder.encode(images))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    before = encoder.encode(images)
+    train(model, *DATA[1:])
+    assert torch.equal(encoder.encode(images), before)
+    again = Classifier.create(model.config.model_dump(), DATA[0]).serve(model.served_state())
+    assert torch.equal(again.logits(images), model.eval().logits(images))
+
+
+def test_a_probe_trains_the_head_and_leaves_the_encoder():
+    model = classifier(trained="head", dropout=0)
+    model.adopt(served(Autoencoder))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, *DATA[1:])
+    changed = {
+        name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert changed == {"head"}
+    image = torch.rand(1, *DATA[0].shape, requires_grad=True)
+    model.eval().logits(image).sum().backward()
+    assert image.grad.abs().sum() > 0  # attacks still reach the image
+
+
+def test_a_classifier_starts_from_a_classifier():
+    first = classifier()
+    train(first, *DATA[1:])
+    second = classifier()
+    second.adopt(first)
+    images = torch.rand(3, *DATA[0].shape)
+    assert torch.equal(first.eval().logits(images), second.eval().logits(images))
+
+
+def test_an_encoder_of_other_images_is_refused():
+    other = Autoencoder.create({}, DataSpec("plain", 16, 16, 3))
+    with pytest.raises(ConfigError, match=r"3x16x16.*1x16x20") as caught:
+        classifier().adopt(other)
+    assert caught.value.field == "init_from"
+
+
+def test_a_run_that_started_from_an_encoder_resumes_bit_for_bit():
+    def build():
+        model = classifier()
+        model.adopt(served(Autoencoder))
+        return Training(model, *DATA[1:])
+
+    whole = build()
+    whole.advance()
+    state = whole.state()
+    for _ in whole.run():
+        pass
+    resumed = build()
+    resumed.restore(state)
+    for _ in resumed.run():
+        pass
+    final, expected = resumed.state().tensors, whole.state().tensors
+    assert final.keys() == expected.keys() and all(torch.equal(final[name], expected[name]) for name in final)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1000.0, -40_000.0), (1e-4, 5.0)])
+def test_a_regressor_learns_in_the_unit_of_its_targets(scale, shift):
+    spec, rows, validation = brightness(scale, shift)
+    torch.manual_seed(0)
+    found = train(Regressor.create({"epochs": 8}, spec), rows, validation)
+    assert found["mae"] < 0.25 * found["mae_mean"] and found["mae"] < found["mae_linear"]
+    assert found["r2"] > 0.9
+    assert found["mae"] < scale
+
+
+def test_the_mean_and_spread_are_those_of_one_epoch():
+    spec, rows, validation = brightness(3.0, 7.0, count=64)
+    model = Regressor.create({"images": 256, "batch_size": 16}, spec)
+    train(model, rows, validation)
+    targets = rows.columns["targets"].astype(np.float64)
+    assert model.mean.item() == pytest.approx(targets.mean()) and model.seen == 64
+    assert model.deviation.item() == pytest.approx(targets.std())
+
+
+def test_equal_targets_are_answered_and_have_no_r2():
+    spec, rows, validation = brightness(0.0, 21.5, count=32)
+    found = train(Regressor.create(SHORT, spec), rows, validation)
+    assert "r2" not in found and found["mae_mean"] == 0 and found["mae"] < 2
