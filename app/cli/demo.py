@@ -27,9 +27,9 @@ from app.core.settings import settings
 DATASET = "mnist5k"
 # Small enough for three trainings within two minutes on two cores; an empty config trains longer and better.
 TRAININGS = {
-    "demo-denoiser": ("denoising_autoencoder", {"epochs": 4}),
+    "demo-denoiser": ("denoising_autoencoder", {"epochs": 3}),
     "demo-vae": ("vae", {"epochs": 8}),
-    "demo-classifier": ("classifier", {"epochs": 4}),
+    "demo-classifier": ("classifier", {"epochs": 3}),
 }
 
 

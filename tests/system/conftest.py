@@ -1,5 +1,6 @@
 """One embedded service for the whole test run: `service.url`, `service.client()`, `service.train(...)`."""
 
+import base64
 import fcntl
 import os
 import subprocess
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from app.cli.client import Client
+from app.cli.demo import TRAININGS
 from app.cli.whereabouts import running
 from app.core.errors import NotFound
 from tests.system.processes import end, eventually
@@ -90,6 +92,21 @@ def service(tmp_path_factory, worker_id) -> Iterator[Service]:
                 change(file, -1)
                 return end(mine) if mine else None
         time.sleep(0.2)
+
+
+@pytest.fixture
+def demo_models(service) -> dict[str, dict[str, Any]]:
+    """The demo's three models after a short training, by name; all tests share them."""
+    config = {"images": 640, "batch_size": 64}
+    return {name: service.train(family, "mnist5k", name, config) for name, (family, _) in TRAININGS.items()}
+
+
+@pytest.fixture
+def digit(service, demo_models) -> bytes:
+    """A PNG of a digit that no training has seen."""
+    with service.client() as client:
+        page = client.get("/v1/datasets/mnist5k/images", params={"split": "validation", "count": 1}).json()
+    return base64.b64decode(page["data"][0]["image"])
 
 
 def count(file: Any) -> int:

@@ -1,6 +1,5 @@
 """The `anamorph` command against a running service: what it prints, what it writes, how it exits."""
 
-import base64
 import json
 import os
 import subprocess
@@ -15,7 +14,6 @@ from app.cli.client import Client
 from app.cli.remote import config_of
 
 ROOT = Path(__file__).parents[2]
-TINY = {"images": 640, "batch_size": 64}
 
 
 @pytest.fixture
@@ -38,24 +36,15 @@ def anamorph(service, tmp_path):
 
 
 @pytest.fixture
-def digit(service, tmp_path) -> Path:
+def picture(digit, tmp_path) -> Path:
     path = tmp_path / "digit.png"
-    trained(service, "demo-denoiser")  # imports the dataset on its way
-    with service.client() as client:
-        page = client.get("/v1/datasets/mnist5k/images", params={"split": "validation", "count": 1}).json()
-    path.write_bytes(base64.b64decode(page["data"][0]["image"]))
+    path.write_bytes(digit)
     return path
 
 
 def size(picture: Path) -> tuple[int, int]:
     with Image.open(picture) as image:
         return image.size
-
-
-def trained(service, name: str) -> str:
-    """One of the demo's models, after a short training; the tests below share them."""
-    service.train(demo.TRAININGS[name][0], "mnist5k", name, TINY)
-    return name
 
 
 def test_train_follows_to_the_end_and_prints_the_job(anamorph):
@@ -79,18 +68,15 @@ def test_a_detached_training_prints_its_id_and_can_be_cancelled(anamorph):
     assert shown["status"] in ("canceled", "running")
 
 
-def test_pictures_are_written_where_asked(anamorph, service, digit, tmp_path):
-    denoiser, vae = trained(service, "demo-denoiser"), trained(service, "demo-vae")
-
-    assert anamorph("denoise", denoiser, str(digit), "-o", "clean.png").returncode == 0
+def test_pictures_are_written_where_asked(anamorph, picture, tmp_path):
+    assert anamorph("denoise", "demo-denoiser", str(picture), "-o", "clean.png").returncode == 0
     assert size(tmp_path / "clean.png") == (28, 28)
-    assert anamorph("sample", vae, "-n", "4", "--seed", "7", "-o", "grid.png").returncode == 0
+    assert anamorph("sample", "demo-vae", "-n", "4", "--seed", "7", "-o", "grid.png").returncode == 0
     assert min(size(tmp_path / "grid.png")) >= 56
 
 
-def test_attack_tells_what_the_model_says_before_and_after(anamorph, service, digit, tmp_path):
-    classifier = trained(service, "demo-classifier")
-    found = anamorph("attack", classifier, str(digit), "--eps", "8/255", "-o", "adversarial.png", "--json")
+def test_attack_tells_what_the_model_says_before_and_after(anamorph, picture, tmp_path):
+    found = anamorph("attack", "demo-classifier", str(picture), "--eps", "8/255", "-o", "adversarial.png", "--json")
     assert found.returncode == 0, found.stderr
     answer = json.loads(found.stdout)
     assert answer["norms"]["linf"] <= 8 / 255 + 1e-6
@@ -130,15 +116,20 @@ def test_settings_on_the_command_line_are_json_or_words():
     assert config_of(["epochs=5", "noise=mask", "tied=true"]) == {"epochs": 5, "noise": "mask", "tied": True}
 
 
-def test_the_demo_trains_what_is_missing_measures_and_draws(service, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "TRAININGS", {name: (family, TINY) for name, (family, _) in demo.TRAININGS.items()})
-    for name in ("demo-denoiser", "demo-vae"):
-        trained(service, name)
-
+def test_the_demo_finds_its_models_measures_and_draws(service, demo_models, tmp_path, capsys):
     with Client(service.url) as client:
-        demo.show(client, demo.train_models(client), tmp_path)
+        assert demo.train_models(client).keys() == demo_models.keys()
+        demo.show(client, demo_models, tmp_path)
 
     assert "under FGSM" in capsys.readouterr().err
     for name in ("denoised.png", "samples.png", "attack.png"):
         assert size(tmp_path / name)[0] > 600
     assert size(tmp_path / "noisy.png") == size(tmp_path / "digit.png") == (28, 28)
+
+
+def test_the_demo_trains_a_model_that_is_missing(service, demo_models, monkeypatch):
+    short = {"demo-missing": ("autoencoder", {"images": 128, "batch_size": 64})}
+    monkeypatch.setattr(demo, "TRAININGS", short)
+    monkeypatch.setattr(demo, "DATASET", "digits8")
+    with Client(service.url) as client:
+        assert demo.train_models(client)["demo-missing"]["ready"]

@@ -4,11 +4,14 @@ import json
 import re
 import runpy
 import shlex
+import zipfile
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
 import pytest
 
+from app.cli.story import png
 from app.core import catalog
 from app.core.settings import Settings
 from app.main import create_app
@@ -68,6 +71,31 @@ def test_curl_lines_name_routes_that_exist(line):
     if operation := catalog.load()["operations"].get(request["path"].rsplit("/", 1)[1]):
         known = operation["params"].get("properties")
         assert known is None or set(request["query"]) <= set(known) | {"n"}
+
+
+@pytest.fixture
+def example(digit, tmp_path, monkeypatch) -> Path:
+    """A folder with the files that the README's lines name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-output").mkdir()
+    for name in ("noisy.png", "digit.png"):
+        (tmp_path / "demo-output" / name).write_bytes(digit)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for number in range(8):
+            archive.writestr(f"{'cats' if number % 2 else 'dogs'}/{number}.png", png(np.full((9, 9), number, np.uint8)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("curl ")])
+def test_curl_lines_work(line, service, example):
+    request = curl(line)
+    body = Path(request["file"]).read_bytes() if request["file"] else request["data"]
+    with service.client() as client:
+        options = {"params": request["query"], "headers": request["headers"], "content": body}
+        answer = client.request(request["method"], request["path"], **options)
+        assert answer.is_success, answer.text
+        if answer.status_code == 202:
+            client.post(answer.headers["Location"] + "/cancel")
 
 
 def curl(line: str) -> dict:
