@@ -25,6 +25,7 @@ from app.api import (
     problems,
     reports,
     trainings,
+    uploads,
     watching,
 )
 from app.api.access import Doorman
@@ -118,6 +119,7 @@ def _calls(options: Settings) -> CallClient:
 @asynccontextmanager
 async def _life(app: FastAPI) -> AsyncIterator[None]:
     await run_sync(migrate)
+    await run_sync(uploads.forget_stale)
     app.state.sweeper.start()
     await app.state.calls.start()
     app.state.watch.start()

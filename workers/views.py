@@ -2,8 +2,10 @@
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers import codecs
 from workers.data import images_page
 from workers.requests import read_params
 
@@ -21,8 +23,10 @@ class DatasetImages(BaseModel):
 
 
 def dataset_images(call: dict[str, Any]) -> dict[str, Any]:
-    """An answer with the rows as PNGs, and `labels` among its facts where there are any."""
+    """An answer with the rows as PNGs, or one contact sheet of them, and `labels` among its facts if there are any."""
     asked = read_params(DatasetImages, call["params"])
     images, labels = images_page(asked.dataset, asked.split, asked.column, asked.start, asked.count)
     facts = {} if labels is None else {"labels": labels}
+    if call.get("grid") and images:
+        images = [codecs.grid_png(np.stack([codecs.decode(image) for image in images]))]
     return {"images": images, "latents": None, "facts": facts, "extra": {}, "timings": {}}

@@ -15,6 +15,8 @@ def view(row: Row | Builtin) -> wire.Dataset:
             classes=list(row.classes) if row.classes else None,
             builtin=True,
             installed=row.installed,
+            sizes=list(row.sizes) if row.sizes else None,
+            twins=row.twins,
             imported=False,
             licence=row.licence,
             attribution=row.attribution,
@@ -32,6 +34,8 @@ def view(row: Row | Builtin) -> wire.Dataset:
         **{name: row[name] for name in ("digest", "licence", "attribution", "bytes", "created_at")},
         builtin=builtin is not None,
         installed=True,
+        sizes=list(builtin.sizes) if builtin and builtin.sizes else None,
+        twins=facts.get("twins", False),
         imported=True,
         links={"self": here, "images": f"{here}/images"},
     )

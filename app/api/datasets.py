@@ -44,7 +44,8 @@ async def create(
     builtin: Annotated[str | None, Query(description="Import this built-in set; no body.", max_length=64)] = None,
     layout: Annotated[wire.Layout | None, Query(description="How the archive is to be read; else as it looks.")] = None,
     image_size: Annotated[
-        str | None, Query(description="Resize to a side, or height x width: 64, 48x64.", pattern=SIZE)
+        str | None,
+        Query(description="Resize to, or draw a built-in set at, a side or height x width: 64, 48x64.", pattern=SIZE),
     ] = None,
     channels: Annotated[Literal["1", "3"] | None, Query(description="1: gray, 3: colour; else as found.")] = None,
 ) -> Response:
@@ -73,13 +74,19 @@ def _import_builtin(request: Request, principal, builtin: str, name: str | None,
     if builtin not in BUILTINS:
         remedy = catalog.nearest(builtin, list(BUILTINS))
         raise InvalidRequest("There is no such built-in dataset.", field="builtin", remedy=remedy)
-    if options or name not in (None, builtin):
+    about, name = BUILTINS[builtin], name or builtin
+    size = options.pop("image_size", None)
+    if size is not None:
+        height, _, width = size.partition("x")
+        about.check_size(int(height), int(width or height))
+    if options or (name != builtin and size is None):
         raise InvalidRequest(
-            "A built-in dataset is imported under its own name, as it is.",
-            field="name" if name else next(iter(options)),
+            "A built-in dataset is imported under its own name, as it is; drawn at an image_size, under any name.",
+            field=next(iter(options), "name"),
         )
-    _check_free(principal.tenant, builtin, key, own=True)
-    return accept(request, principal, "dataset", {"name": builtin, "builtin": builtin}, key)
+    _check_free(principal.tenant, name, key, own=name == builtin)
+    spec = {"name": name, "builtin": builtin} | ({} if size is None else {"image_size": size})
+    return accept(request, principal, "dataset", spec, key)
 
 
 def _check_free(tenant: str, name: str, key: str | None, own: bool = False) -> None:
@@ -122,4 +129,5 @@ def one(d: DatasetPath, principal: Reader) -> wire.Dataset:
 def remove(d: DatasetPath, principal: Writer) -> None:
     """Jobs that are running on it finish; its name is free at once."""
     with transaction() as conn:
-        dataset_rows.remove(conn, principal.tenant, d)
+        unneeded = dataset_rows.remove(conn, principal.tenant, d)
+    dataset_rows.forget_blobs(unneeded)

@@ -2,7 +2,8 @@
 
 import hashlib
 import tempfile
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,9 +56,21 @@ async def receive(request: Request) -> Upload:
     return upload
 
 
+def forget_stale() -> None:
+    """Deletes what a front that was killed left behind: nothing takes a day to arrive."""
+    for path in _folder().glob("*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86400:
+                path.unlink()
+
+
+def _folder() -> Path:
+    return settings().data_dir / "incoming"
+
+
 @contextmanager
 def _temporary():
-    folder = settings().data_dir / "incoming"
+    folder = _folder()
     with storage_errors():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder) as file:

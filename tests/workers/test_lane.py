@@ -88,9 +88,11 @@ def test_pages_of_a_dataset_need_no_model(broker, place):
     dataset = store_dataset()
     asked = Call("", "dataset_images", {"dataset": dataset, "start": 20, "count": 100}, deadline=time.time() + 60)
     wrong = Call("", "dataset_images", {"dataset": dataset, "start": -1}, deadline=time.time() + 60)
-    lane.run_batch(pack_calls("replies:me", [(1, asked), (2, wrong)]))
+    sheet = Call("", "dataset_images", {"dataset": dataset, "count": 4}, grid=True, deadline=time.time() + 60)
+    lane.run_batch(pack_calls("replies:me", [(1, asked), (2, wrong), (3, sheet)]))
     found = answers(broker, "replies:me")
     assert len(found[1].images) == len(found[1].facts["labels"]) == 4
+    assert [codecs.decode(image).shape for image in found[3].images] == [(1, 18, 18)]
     assert codecs.decode(found[1].images[0]).shape == (1, 8, 8)
     assert found[2].code == "invalid-request" and found[2].field == "start"
 
