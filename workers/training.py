@@ -1,5 +1,7 @@
 """The job kind "training": from a dataset's name and a config to a published model."""
 
+import math
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -21,6 +23,10 @@ from workers.sources import Source, open_source
 
 RESIDENT_SHARE = 0.25
 """Share of an accelerator's free memory that a dataset may take to be kept there."""
+BASELINES = (
+    ("mse", "mse_mean_image", -1, "always answering the mean image"),
+    ("accuracy", "accuracy_majority", 1, "always answering the most frequent class"),
+)
 
 
 def run_training(job: RunningJob) -> Result:
@@ -99,7 +105,7 @@ def fork(job: RunningJob, training: Training, origin: str) -> None:
 def conclude(job: RunningJob, training: Training, source: Source) -> Result:
     """Measures, publishes, and gives the result with the rows that appear when the job ends."""
     family, spec = training.family, job.spec
-    metrics = training.finish()
+    metrics = {key: value if math.isfinite(value) else None for key, value in training.finish().items()}
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,
@@ -122,8 +128,19 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "dataset": spec["dataset"],
         "config": card["config"],
         "images": training.images,
+        "warnings": list(warnings(metrics)),
     }
     return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
+
+
+def warnings(metrics: dict[str, float | None]) -> Iterator[str]:
+    """Sentences about numbers that say the training was in vain."""
+    for name, baseline, better, what in BASELINES:
+        mine, other = metrics.get(name), metrics.get(baseline)
+        if mine is not None and other is not None and (mine - other) * better <= 0:
+            yield f"{name} is {mine:.4g}, no better than {other:.4g} of {what}: train longer, or look at the data."
+    if unknown := sorted(key for key, value in metrics.items() if value is None):
+        yield f"{', '.join(unknown)} could not be measured: the values are not finite."
 
 
 def seed_of(job: RunningJob) -> int:

@@ -242,6 +242,13 @@ def test_a_diverged_training_fails_with_its_code_and_a_remedy():
     assert problem["code"] == "diverged" and "learning_rate" in problem["remedy"]
 
 
+def test_numbers_that_are_no_better_than_trivial_ones_are_pointed_out():
+    said = list(training.warnings({"mse": 0.2, "mse_mean_image": 0.1, "accuracy": 0.9, "accuracy_majority": 0.5}))
+    assert len(said) == 1 and said[0].startswith("mse is 0.2, no better than 0.1")
+    assert not list(training.warnings({"mse": 0.1, "mse_mean_image": 0.2, "psnr": 9.0}))
+    assert list(training.warnings({"psnr": None})) == ["psnr could not be measured: the values are not finite."]
+
+
 def test_init_from_starts_with_the_weights_of_a_model():
     store_dataset()
     version = complete(accept(config=CONFIG))["result"]["version"]
