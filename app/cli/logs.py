@@ -9,6 +9,7 @@ from threading import Lock
 from typing import IO
 
 FILE_BYTES, OLD_FILES = 10 << 20, 2
+SILENT = {"broker"}  # says nothing a user needs, and complains about kernel settings that do not matter here
 COLOURS = ("36", "33", "35", "32", "34")
 
 
@@ -35,7 +36,7 @@ class Logs:
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip()
                 handler.emit(logging.makeLogRecord({"msg": line}))
-                if not self.quiet:
+                if not self.quiet and name not in SILENT:
                     self._print(name, line)
 
     def _print(self, name: str, line: str) -> None:

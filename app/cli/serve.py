@@ -82,10 +82,12 @@ def web(
     """Run the web front alone, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
     import uvicorn
 
+    from app.core import logs
     from app.core.database import migrate
 
     choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
     options = settings()
+    logs.configure()
     migrate()
     if fd is None and not is_loopback(options.host):
         _insist_on_a_key(options)
@@ -94,7 +96,7 @@ def web(
     config = uvicorn.Config(
         "app.main:create_app",
         factory=True,
-        log_level=options.log_level,
+        log_config=None,  # its lines go the way of ours
         access_log=False,
         timeout_graceful_shutdown=5,
     )

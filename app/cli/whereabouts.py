@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 UNIX_PATH_BYTES = 100  # the kernel's limit is 104 on macOS and 108 on Linux
+PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
 class CannotStart(Exception):
@@ -80,9 +82,9 @@ def listen_on(host: str, port: int) -> socket.socket:
 
 
 def broker_socket(folder: Path) -> Path:
-    """A path for the broker's socket: in the data folder, or in a private short one where that is too long."""
+    """A path for the broker's socket: in the data folder, or in a private one where that is too long or odd."""
     path = folder / "broker.sock"
-    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES or not PLAIN.fullmatch(str(path)):
         name = f"anamorph-{os.getuid()}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}"
         short = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / name
         if len(os.fsencode(short)) > UNIX_PATH_BYTES - 12:

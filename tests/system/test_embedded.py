@@ -106,8 +106,8 @@ def test_the_network_is_not_let_in_without_a_key(tmp_path):
     assert "anamorph keys create" in refused.stderr
 
 
-def test_a_data_folder_with_a_long_path_works(tmp_path):
-    data = tmp_path / ("long" * 30)
+def test_a_data_folder_with_a_long_path_and_spaces_works(tmp_path):
+    data = tmp_path / ("long name " * 12).strip()
     process = start_service(data)
     found = ready_service(data, process)
     assert len(found["broker_url"]) < 140
