@@ -31,7 +31,7 @@ lint: $(DEV_STAMP)
 # After adding a family, an attack or an operation: what the front end and the reference know of it.
 catalog: $(STAMP)
 	$(BIN)/python -m models.catalog
-	$(BIN)/python -m app.api.openapi
+	$(BIN)/python -m app.openapi
 	$(BIN)/python docs/reference.py
 
 bench: $(DEV_STAMP)

@@ -1,7 +1,4 @@
-"""The description of the API (OpenAPI 3.1): every status with its shape, written to `app/openapi.json`.
-
-`python -m app.api.openapi` writes the file; a test compares it with the program.
-"""
+"""The description of the API (OpenAPI 3.1), every status with its shape. `python -m app.openapi` writes it down."""
 
 import json
 from http import HTTPStatus
@@ -82,9 +79,3 @@ def _add_problems(operation: dict[str, Any]) -> None:
 def text(document: dict[str, Any]) -> str:
     """The committed form."""
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    from app.main import create_app
-
-    FILE.write_text(text(create_app().openapi()), encoding="utf-8")

@@ -162,7 +162,7 @@ async def test_every_kind_of_error_has_its_page(client):
 
 def test_the_committed_description_is_the_programs(home):
     committed = openapi.FILE.read_text(encoding="utf-8")
-    assert committed == openapi.text(create_app().openapi()), "run `python -m app.api.openapi` and commit the file"
+    assert committed == openapi.text(create_app().openapi()), "run `python -m app.openapi` and commit the file"
 
 
 def test_the_description_is_whole(home):
