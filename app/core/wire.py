@@ -139,6 +139,10 @@ class Dataset(BaseModel):
     digest: str | None = None
     builtin: bool
     installed: bool = Field(description="Whether its data are here: imported, or in an installed package.")
+    sizes: list[int] | None = Field(
+        None, description="Smallest and largest image_size that a built-in set can be drawn at; null: it has one size."
+    )
+    twins: bool = Field(False, description="Whether validation rows n of the columns a and b show the same thing.")
     imported: bool
     licence: str | None = None
     attribution: str | None = None

@@ -30,6 +30,8 @@ Part = dict[str, Array]
 class NpzSource:
     """Like ZipSource: `total`, `layout`, `classes` and `rows()`."""
 
+    twins = False
+
     def __init__(self, file: Path, options: Options, report: Report):
         self.archive = Archive(file, report)
         self.classes: list[str] | None = None

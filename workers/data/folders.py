@@ -26,6 +26,8 @@ MAX_PIXELS = 50_000_000_000  # some ten minutes of decoding
 class ZipSource:
     """`total` images, of which `rows()` yields the usable ones as rows and None for each that was refused."""
 
+    twins = False
+
     def __init__(self, file: Path, options: Options, report: Report):
         self.report = report
         self.pixels = 0

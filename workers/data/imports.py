@@ -15,8 +15,8 @@ from app.core.database import new_id, now, reading, transaction
 from app.core.dataset_rows import find
 from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound
 from app.core.tables import datasets
-from workers.builtins import BuiltinSource
 from workers.data.arrays import NpzSource
+from workers.data.builtin import BuiltinSource
 from workers.data.folders import ZipSource
 from workers.data.publish import Published, publish
 from workers.data.rows import Options, Report, Source
@@ -36,8 +36,9 @@ def run_dataset(job: RunningJob) -> Result:
         if find(conn, job.tenant, name):
             raise taken(name)
     try:
-        source = BuiltinSource(builtin) if builtin else open_upload(spec, report)
-        published = read_source(source, Options.read(spec), report, job.progress, job.stop_if_asked)
+        options = Options.read(spec)
+        source = BuiltinSource(builtin, options.size) if builtin else open_upload(spec, report)
+        published = read_source(source, options, report, job.progress, job.stop_if_asked)
     except AnamorphError as error:
         if error.status < 500:  # another attempt would read the same bytes
             forget_upload(spec)
@@ -74,16 +75,18 @@ def read_source(
             if row is not None:
                 table.add(row)
             progress(min(done, source.total), source.total)
-        return publish(table, source.layout, Path(folder), report, tick)
+        return publish(table, source.layout, Path(folder), report, tick, source.twins)
 
 
-def ensure_builtin(bind: Engine | None, tenant: str, builtin: str) -> dict[str, Any]:
+def ensure_builtin(
+    bind: Engine | None, tenant: str, builtin: str, tick: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """The row of a built-in dataset for a tenant, imported here and now if it is not there yet."""
     with reading(bind) as conn:
         row = find(conn, tenant, builtin)
     if row is None:
         source = BuiltinSource(builtin)
-        published = read_source(source, Options(), Report(), lambda *_: None, lambda: None)
+        published = read_source(source, Options(), Report(), lambda *_: None, tick)
         try:
             with transaction(bind) as conn:
                 register(conn, tenant, builtin, published, builtin)

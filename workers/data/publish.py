@@ -26,8 +26,13 @@ class Published(NamedTuple):
     bytes: int
 
 
-def publish(table: Table, layout: str, folder: Path, report: Report, tick: Callable[[], None]) -> Published:
-    """Turns a table into a stored dataset. `tick` is called between pieces of work and may raise to stop."""
+def publish(
+    table: Table, layout: str, folder: Path, report: Report, tick: Callable[[], None], twins: bool = False
+) -> Published:
+    """Turns a table into a stored dataset. `tick` is called between pieces of work and may raise to stop.
+
+    With `twins`, which wants the splits given, the facts say that validation rows of a and b belong together.
+    """
     table.check_sizes()
     if not table.records:
         why = report.reasons.most_common(1)
@@ -54,6 +59,8 @@ def publish(table: Table, layout: str, folder: Path, report: Report, tick: Calla
         "classes": classes,
         "columns": columns,
     }
+    if twins and None not in sides:  # a row left out would shift all that follow
+        facts["twins"] = True
     _thumbnails(table, folder / "thumbnails.png")
     table.close()  # the disk need not hold the rows twice while they are uploaded
     return _upload(folder, facts, tick)

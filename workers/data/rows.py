@@ -47,11 +47,15 @@ class Size(NamedTuple):
 
 
 class Source(Protocol):
-    """An upload or built-in being read: `rows()` yields up to `total` rows, and None for what was refused."""
+    """An upload or built-in being read: `rows()` yields up to `total` rows, and None for what was refused.
+
+    `twins`: validation rows number n of the columns a and b, in the order they come, show the same thing.
+    """
 
     layout: str
     classes: list[str] | None
     total: int
+    twins: bool
 
     def rows(self) -> Iterator[Row | None]: ...
 

@@ -1,0 +1,27 @@
+"""The built-in datasets: each is drawn from, or read out of, files of an installed package. One file per source.
+
+A loader takes the side of the pictures in pixels where the facts in app/core/builtins.py name `sizes`, else nothing.
+"""
+
+from collections.abc import Callable
+
+from workers.builtins import digits, fontdigits, glyphs, icons, openmoji, photos
+from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples
+
+LOADERS: dict[str, Callable[..., Examples]] = {
+    "mnist5k": digits.mnist5k,
+    "digits8": digits.digits8,
+    "openmoji": openmoji.openmoji,
+    "openmoji-line2color": openmoji.line2color,
+    "openmoji-seg": openmoji.seg,
+    "openmoji-tone": openmoji.tone,
+    "icons-outline2fill": icons.outline2fill,
+    "glyphs": glyphs.glyphs,
+    "glyphs-italic": glyphs.italic,
+    "fontdigits": fontdigits.fontdigits,
+    "fontdigits-mnist": fontdigits.fontdigits_mnist,
+    "photo-patches": photos.patches,
+    "faces-lfw100": photos.faces,
+}
+
+__all__ = ["LOADERS", "TRAIN", "VALIDATION", "Example", "Examples"]

@@ -1,0 +1,99 @@
+"""Letters and digits of the fonts inside matplotlib, each on the same ground line."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from app.core.builtins import LETTERS
+from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
+from workers.builtins.fonts import Font
+
+FOLDER = "mpl-data/fonts/ttf"
+POINTS, GROUND = 0.76, 0.76  # of the picture's side: size of the font, and where the letters stand
+
+
+class Face(NamedTuple):
+    """`italic` is the file of the same face slanted. Faces of one family are alike."""
+
+    family: str
+    file: str
+    italic: str | None = None
+
+
+# Those that have all 62 characters; cmex10, cmsy10 and LastResortHE say so too, but draw other things in their place.
+FACES = (
+    Face("DejaVu Sans", "DejaVuSans", "DejaVuSans-Oblique"),
+    Face("DejaVu Sans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique"),
+    Face("DejaVu Sans Mono", "DejaVuSansMono", "DejaVuSansMono-Oblique"),
+    Face("DejaVu Sans Mono", "DejaVuSansMono-Bold", "DejaVuSansMono-BoldOblique"),
+    Face("DejaVu Serif", "DejaVuSerif", "DejaVuSerif-Italic"),
+    Face("DejaVu Serif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic"),
+    Face("STIX General", "STIXGeneral", "STIXGeneralItalic"),
+    Face("STIX General", "STIXGeneralBol", "STIXGeneralBolIta"),
+    Face("Computer Modern", "cmr10", "cmti10"),
+    Face("Computer Modern", "cmb10"),
+    Face("Computer Modern", "cmmi10"),
+    Face("Computer Modern Sans", "cmss10"),
+    Face("Computer Modern Typewriter", "cmtt10"),
+)
+UNSEEN = "STIX General"
+"""The family kept for validation: letters are known when those of a new face are."""
+
+
+def glyphs(size: int) -> Examples:
+    """Bright on black. The same character of the same look in two faces is left out once."""
+    files = faces()
+
+    def each() -> Iterator[Example | None]:
+        for label, letter in enumerate(LETTERS):
+            seen = Seen()
+            for family, file in files:
+                picture = draw(file, letter, size)
+                split = VALIDATION if family == UNSEEN else TRAIN
+                example = Example(f"{file} {letter}", {"images": picture}, label, split=split)
+                yield None if seen.before(picture) else example
+
+    return Examples(len(LETTERS) * len(files), each())
+
+
+def italic(size: int) -> Examples:
+    """Input upright, target slanted. A letter is held out in all faces of a family: they are alike."""
+    pairs = [(face, letter) for face in FACES if face.italic for letter in LETTERS]
+    out = held_out(f"{face.family} {letter}" for face, letter in pairs)
+    faces()
+
+    def each() -> Iterator[Example | None]:
+        seen = Seen()
+        for face, letter in pairs:
+            upright, slanted = draw(face.file, letter, size), draw(face.italic, letter, size)
+            group = f"{face.family} {letter}"
+            split = VALIDATION if group in out else TRAIN
+            pair = Example(f"{face.file} {letter}", {"input": upright, "target": slanted}, group=group, split=split)
+            yield None if seen.before(np.stack([upright, slanted])) else pair
+
+    return Examples(len(pairs), each())
+
+
+def faces() -> list[tuple[str, str]]:
+    """(family, file) of every face, slanted ones too. Raises NotFound when matplotlib lacks one."""
+    found = [(face.family, file) for face in FACES for file in (face.file, face.italic) if file]
+    for _, file in found:
+        _path(file)
+    return found
+
+
+def draw(file: str, letter: str, size: int) -> np.ndarray:
+    """uint8 (1, size, size)."""
+    return _font(file, round(size * POINTS)).draw(letter, size, (size / 2, round(size * GROUND)), "ms")
+
+
+@lru_cache(maxsize=64)
+def _font(file: str, points: int) -> Font:
+    return Font(_path(file), points)
+
+
+def _path(file: str) -> Path:
+    return file_of("matplotlib", f"{FOLDER}/{file}.ttf")
