@@ -1,6 +1,7 @@
 """Making durable jobs: quota, one transaction, then 202 with a place to look."""
 
 import hashlib
+import json
 from typing import Annotated, Any
 
 from fastapi import Header, Request
@@ -8,7 +9,7 @@ from starlette.responses import JSONResponse
 
 from app.api import job_views
 from app.core import dataset_rows, jobs, model_rows
-from app.core.database import encode_json, reading, transaction
+from app.core.database import reading, transaction
 from app.core.errors import QuotaExceeded
 from app.core.idempotency import is_known
 from app.core.keys import Principal
@@ -69,5 +70,5 @@ def check_space(tenant: str) -> None:
 
 
 def _fingerprint(request: Request, content: Any) -> str:
-    text = f"{request.method} {request.url.path} {encode_json(content)}"
+    text = json.dumps([request.method, request.url.path, content], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

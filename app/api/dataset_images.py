@@ -12,14 +12,15 @@ from app.api.access import Reader
 from app.api.negotiation import choose
 from app.api.openapi import problems
 from app.api.paths import DatasetPath
-from app.core import dataset_rows, wire
+from app.core import blobs, dataset_rows, wire
 from app.core.builtins import Builtin
 from app.core.calls import Call
 from app.core.database import reading
-from app.core.errors import Conflict
+from app.core.errors import Conflict, NotFound
 from app.core.settings import settings
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 PAGE = 256
 """Most images of a dataset in one answer."""
 
@@ -29,7 +30,7 @@ PAGE = 256
     response_model=wire.DatasetImages,
     operation_id="list_dataset_images",
     summary="Images of a dataset",
-    responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={200: {"content": PNG}},
     openapi_extra=problems(404, 406, 409, 504),
 )
 async def images(
@@ -59,6 +60,24 @@ async def images(
     total = columns.get(column or next(iter(columns), ""), 0)
     page = wire.DatasetImages(data=data, split=split, start=start, total=total)
     return Response(page.model_dump_json(), media_type="application/json", headers={"Vary": "Accept"})
+
+
+@router.get(
+    "/{d}/thumbnails.png",
+    operation_id="get_dataset_thumbnails",
+    summary="A dataset at a glance",
+    response_class=Response,
+    responses={200: {"content": PNG}},
+    openapi_extra=problems(404, 409),
+)
+def thumbnails(d: DatasetPath, principal: Reader) -> Response:
+    """One picture of a few small images, made when the dataset was imported."""
+    row = _imported(principal.tenant, d)
+    try:
+        picture = blobs.get(f"datasets/{row['digest']}/thumbnails.png")
+    except FileNotFoundError:
+        raise NotFound("This dataset has no thumbnails.") from None
+    return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _imported(tenant: str, name: str) -> dict[str, Any]:

@@ -37,5 +37,5 @@ def view(row: Row | Builtin) -> wire.Dataset:
         sizes=list(builtin.sizes) if builtin and builtin.sizes else None,
         twins=facts.get("twins", False),
         imported=True,
-        links={"self": here, "images": f"{here}/images"},
+        links={"self": here, "images": f"{here}/images", "thumbnails": f"{here}/thumbnails.png"},
     )

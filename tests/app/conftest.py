@@ -57,6 +57,7 @@ class Lane:
     waiting_weight: int = 0
     batches_out: int = 0
     alive: bool = True
+    recovered: int = 0
 
     async def start(self) -> None: ...
 
@@ -66,7 +67,7 @@ class Lane:
         return self.alive
 
     async def recover(self) -> None:
-        self.recovered = True
+        self.recovered += 1
 
     async def submit(self, call: Call) -> Answer:
         self.seen.append(call)

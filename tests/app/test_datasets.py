@@ -8,9 +8,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from app.core import blobs, dataset_rows, jobs
+from app.core import blobs, jobs
 from app.core.builtins import BUILTINS
-from app.core.database import reading, transaction
+from app.core.database import reading
 from tests.app.conftest import DIGEST, add_dataset, png
 
 pytestmark = pytest.mark.anyio
@@ -145,24 +145,6 @@ async def test_one_is_looked_at_and_deleted_and_its_name_is_free_again(client):
     assert (await client.get("/v1/datasets/squares")).status_code == 200
 
 
-async def test_the_arrays_of_a_deleted_dataset_go_when_nobody_needs_them(client):
-    add_dataset("squares")
-    blobs.put(f"datasets/{DIGEST}/facts.json", b"{}")
-    job = (await client.post("/v1/trainings", json={"family": "vae", "dataset": "squares"})).json()
-    await client.delete("/v1/datasets/squares")
-    assert blobs.list("datasets"), "a job is to read them"
-    await client.post(f"/v1/jobs/{job['id']}/cancel")
-    add_dataset("again")
-    add_dataset("theirs", tenant="other")
-    await client.delete("/v1/datasets/again")
-    assert blobs.list("datasets"), "another tenant has the same images"
-    with transaction() as conn:
-        dataset_rows.remove(conn, "other", "theirs")
-    add_dataset("again")
-    await client.delete("/v1/datasets/again")
-    assert blobs.list("datasets") == []
-
-
 async def test_images_come_with_their_labels(client, lane):
     add_dataset("squares")
     page = (await client.get("/v1/datasets/squares/images?split=validation&start=2&count=3")).json()
@@ -184,6 +166,14 @@ async def test_images_come_as_one_sheet_when_a_picture_is_asked_for(client, lane
     assert (sheet.headers["content-type"], sheet.content) == ("image/png", png(0))
     assert lane.seen[0].grid
     assert (await client.get("/v1/datasets/squares/images", headers={"Accept": "text/html"})).status_code == 406
+
+
+async def test_thumbnails_are_the_picture_that_the_import_made(client):
+    add_dataset("squares")
+    here = (await client.get("/v1/datasets/squares")).json()["links"]["thumbnails"]
+    assert (await client.get(here)).status_code == 404
+    blobs.put(f"datasets/{DIGEST}/thumbnails.png", png(3))
+    assert (await client.get(here)).content == png(3)
 
 
 async def test_images_of_what_is_not_there_are_refused(client, lane):

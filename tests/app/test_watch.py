@@ -1,0 +1,67 @@
+"""The look at the workers, and what a killed front leaves behind."""
+
+import os
+import time
+
+import pytest
+
+from app.api import uploads
+from app.api.watch import Watch
+from app.core import presence
+from app.core.database import transaction
+from app.core.errors import WorkerLost
+from app.core.settings import settings
+from tests.app.conftest import Lane
+
+pytestmark = pytest.mark.anyio
+
+
+def come(worker: str, queue: str = "infer") -> None:
+    with transaction() as conn:
+        presence.beat(conn, worker, [queue])
+
+
+def go(worker: str) -> None:
+    with transaction() as conn:
+        presence.leave(conn, worker)
+
+
+async def test_calls_are_sent_again_when_a_worker_was_replaced_and_not_before_there_is_one(home):
+    lane = Lane()
+    watch = Watch(lane)
+    come("a")
+    await watch.look()
+    await watch.look()
+    assert not lane.recovered, "the first look is no change"
+    go("a")
+    await watch.look()
+    assert not lane.recovered, "nobody is there to send to"
+    come("b")
+    await watch.look()
+    assert lane.recovered == 1
+    come("c", queue="train")
+    await watch.look()
+    assert lane.recovered == 1, "who trains answers no calls"
+
+
+async def test_nobody_waits_for_an_answer_that_nobody_gives(home):
+    watch = Watch(Lane())
+    watch.insist_on_inference()  # before the first look nothing is known
+    come("c", queue="train")
+    await watch.look()
+    with pytest.raises(WorkerLost) as error:
+        watch.insist_on_inference()
+    assert error.value.retry_after
+    come("a")
+    await watch.look()
+    watch.insist_on_inference()
+
+
+def test_uploads_that_a_killed_front_left_are_deleted_after_a_day(home):
+    folder = settings().data_dir / "incoming"
+    folder.mkdir()
+    for name, age in (("old", 90_000), ("young", 60)):
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    uploads.forget_stale()
+    assert [path.name for path in folder.iterdir()] == ["young"]
