@@ -76,8 +76,17 @@ def start(instance, **_) -> None:
     leaving = [*slots, Presence(queues)]
     for thread in (*leaving, Sweeper()):
         thread.start()
+    if "infer" in queues:
+        threading.Thread(target=get_ready, name="ready", daemon=True).start()
     worker_shutting_down.connect(lambda **_: ask_to_stop(leaving), weak=False)
     atexit.register(wait_for_end, leaving)
+
+
+def get_ready() -> None:
+    """Imports torch before the first call comes, which would wait for seconds."""
+    from workers import lane
+
+    lane.host.host()
 
 
 def ask_to_stop(threads: list[Slot | Presence]) -> None:
