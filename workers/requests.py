@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from app.core.errors import InvalidRequest, UnsupportedOperation
+from app.core.errors import InvalidImage, InvalidRequest, UnsupportedOperation
 from models.family import Family
 from models.operations.core import Operation, Params
 from workers import codecs
@@ -43,7 +43,12 @@ def read_inputs(
         return None
     if images and operation.takes in ("images", "either"):
         facts = {"height": model.data.height, "width": model.data.width, "channels": model.data.channels}
-        return codecs.decode_batch(facts, images, resize=getattr(params, "resize", False))
+        try:
+            return codecs.decode_batch(facts, images, resize=getattr(params, "resize", False))
+        except InvalidImage as error:
+            if not hasattr(params, "resize") and "resize" in (error.remedy or ""):
+                error.remedy = "Send an image of that size."  # this operation does not resize
+            raise
     if latents and operation.takes in ("latents", "either"):
         return codecs.decode_npy(latents, (None, model.latent_dim))
     wanted = {"either": "latents or images"}.get(operation.takes, operation.takes)

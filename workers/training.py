@@ -32,7 +32,8 @@ BASELINES = (
 def run_training(job: RunningJob) -> Result:
     """Trains from where the last attempt stopped, publishes, and gives the model's name, version and metrics."""
     devices.use_threads(settings().train_threads)
-    source = open_source(job.bind, job.tenant, job.spec["dataset"], (job.last_checkpoint or {}).get("dataset"))
+    kept = (job.last_checkpoint or {}).get("dataset")
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
     training = build(job, source)
     state = resume(job, training)
     train(job, training, Journal(job, training, source.data.digest), state)

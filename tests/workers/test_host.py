@@ -151,6 +151,14 @@ def test_what_does_not_fit_is_a_client_error(host, operation, change, code):
     assert outcome["problem"]["code"] == code and outcome["problem"]["status"] == 422
 
 
+def test_the_remedy_for_a_wrong_size_is_one_that_the_operation_takes(host):
+    for kind, name in ((tiny.TinyAutoencoder, "denoise"), (tiny.TinyClassifier, "attack")):
+        operation = operations()[name]
+        asked = call(published(kind), operation) | {"images": [png(0, size=9)]}
+        remedy = host.execute([asked])[0]["problem"]["remedy"]
+        assert ("resize" in remedy) == ("resize" in operation.Params.model_fields)
+
+
 def test_a_call_that_breaks_its_batch_is_the_only_one_to_fail(host, monkeypatch):
     digest, denoise = published(tiny.TinyAutoencoder), operations()["denoise"]
     asked = [call(digest, denoise, seed) for seed in range(3)]
@@ -220,7 +228,8 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(host):
 
 
 def test_threads_do_not_see_each_other(host):
-    able = [param.values for param in PAIRS]
+    able = [param.values for param in PAIRS if param.values[0] in tiny.FAMILIES.values()]
+    able = [(kind, operation) for kind, operation in able if operation.name != "project"]  # slow, and alike
     asked = [calls_of(kind, operation, published(kind)) for kind, operation in able]
     alone = [[bare(outcome) for outcome in host.execute(some)] for some in asked]
     with ThreadPoolExecutor(4) as pool:
