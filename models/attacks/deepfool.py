@@ -8,23 +8,27 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
+from models.attacks.criterion import Misclassified, others, pick
 from models.attacks.norms import TINY, wide
 from models.attacks.trial import Trial
 
 PUSH = 1e-4
 """Added to every distance. Without it iterates converge to the boundary from inside where clipping eats the step."""
 
+REFRESH = 10
+"""Steps after which all candidates are looked at again."""
 
-def nearest(values: Tensor, gradients: Tensor, norm: str) -> Tensor:
-    """The step over the nearest of the linearised boundaries (N, k), eq. 8 and 9 of the paper."""
+
+def nearest(values: Tensor, gradients: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """The step over the nearest of the linearised boundaries (N, k), eq. 8 and 9 of the paper, and all distances."""
     dual = 2 if norm == "l2" else 1
     lengths = gradients.flatten(2).norm(p=dual, dim=2).clamp_min(TINY)
-    best = (values.abs() / lengths).argmin(1)
+    distances = values.abs() / lengths
+    best = distances.argmin(1)
     rows = torch.arange(len(values), device=values.device)
-    length, gradient = lengths[rows, best], gradients[rows, best]
-    distance = values[rows, best].abs() / length + PUSH
-    unit = gradient / wide(length, gradient) if norm == "l2" else gradient.sign()
-    return -unit * wide(distance, gradient)
+    gradient = gradients[rows, best]
+    unit = gradient / wide(lengths[rows, best], gradient) if norm == "l2" else gradient.sign()
+    return -unit * wide(distances[rows, best] + PUSH, gradient), distances
 
 
 class DeepFool(core.Attack):
@@ -37,24 +41,46 @@ class DeepFool(core.Attack):
         norm: Literal["l2", "linf"] = Field("l2", description="How the perturbation is measured.")
         steps: int = Field(50, ge=1, le=1000, description="Most linearisations.")
         candidates: int = Field(10, ge=2, le=1000, description="Most likely classes among which the nearest is sought.")
+        follow: int = Field(3, ge=0, le=1000, description="Classes followed between full looks; 0: all of them.")
         overshoot: float = Field(0.02, ge=0, le=1, description="How far beyond the boundary to go, relatively.")
         free_pixels: bool = Field(False, description="Count on pixels alone that are not at the end of their range.")
 
     def steps(self, trial: Trial) -> Iterator[None]:
         state, config = trial.state, self.config
-        state.x, state.total = trial.x, torch.zeros_like(trial.x)
-        for _ in range(config.steps):
-            values, gradients = trial.jacobian(
-                state.x, lambda logits: trial.criterion.surfaces(logits, config.candidates - 1)
-            )
+        state.x, state.total, state.rivals = trial.x, torch.zeros_like(trial.x), None
+        for number in range(config.steps):
+            if number % REFRESH == 0:
+                state.rivals = None
+            values, gradients = trial.jacobian(state.x, lambda logits: self._surfaces(trial, logits))
             if config.free_pixels:
                 gradients = gradients * self._free(state.x, gradients)
             self._rest(trial)
-            state.total = state.total + nearest(values, gradients, trial.threat.norm)
+            step, distances = nearest(values, gradients, trial.threat.norm)
+            self._follow(trial, distances)
+            state.total = state.total + step
             moved = trial.x + (1 + config.overshoot) * state.total
             state.x = torch.where(wide(trial.done, moved), state.x, moved.clamp(0, 1))
             yield
         trial.look(state.x)
+
+    def _surfaces(self, trial: Trial, logits: Tensor) -> Tensor:
+        """The boundaries to the candidates, or to those of them that are being followed."""
+        state = trial.state
+        if state.rivals is not None:
+            return pick(logits, state.label)[:, None] - logits.gather(1, state.rivals)
+        return trial.criterion.surfaces(logits, self.config.candidates - 1)
+
+    def _follow(self, trial: Trial, distances: Tensor) -> None:
+        """Of many classes only the nearest are looked at again for a while: each costs a backward pass."""
+        criterion, state = trial.criterion, trial.state
+        if (
+            state.rivals is None
+            and isinstance(criterion, Misclassified)
+            and distances.shape[1] > self.config.follow > 0
+        ):
+            order = others(trial.logits, criterion.labels).topk(distances.shape[1], 1).indices
+            near = distances.topk(self.config.follow, 1, largest=False).indices
+            state.label, state.rivals = criterion.labels, order.gather(1, near)
 
     def _rest(self, trial: Trial) -> None:
         trial.done = trial.done | (trial.margin < 0)

@@ -20,9 +20,11 @@ from models.attacks.threat import SLACK, ThreatModel
 Climb = Callable[[Tensor], Tensor]
 """Logits (N, K) -> (N,), to be increased."""
 
-ROWS = ("x", "start", "seeds", "index", "done", "idle", "soft", "value", "clean_margin", "clean_logits")
+ROWS = ("x", "start", "seeds", "index", "done", "idle", "soft", "value", "logits", "clean_margin", "clean_logits")
 COUNTS = ("queries", "gradients", "steps", "flat")
 KEPT = ("best", "margin", "distance", *COUNTS)
+KEEP = 0.9
+"""Finished rows are put away when at most this share is left: moving the rows costs far less than a pass."""
 AT_ONCE = 4096
 """Images of one forward pass when an attack asks about many per row."""
 
@@ -86,7 +88,7 @@ class Trial:
         self.distance = torch.where(self.wrong, 0, self.distance)
         self.done |= self.wrong | self.broken
         self.clean_soft = self.soft
-        self.value = self.clean_margin
+        self.value, self.logits = self.clean_margin, self.clean_logits
 
     @property
     def draws(self) -> Draws:
@@ -188,7 +190,10 @@ class Trial:
         return margin, gradient
 
     def jacobian(self, x: Tensor, surfaces: Climb, offer: bool = True) -> tuple[Tensor, Tensor]:
-        """Values (N, k) of `surfaces` at `x` and their gradients (N, k, C, H, W): one forward pass, k backward."""
+        """Values (N, k) of `surfaces` at `x` and their gradients (N, k, C, H, W): one forward pass, k backward.
+
+        The logits are left in `logits`.
+        """
         first = x is self.x and self.clean.graph is not None and len(x) == len(self.clean.logits)
         if first:
             leaf, outputs = self.clean.leaf, self.clean.graph
@@ -202,6 +207,7 @@ class Trial:
         count = len(columns)
         rows = [self.access.gradient(leaf, column, keep=first or k + 1 < count) for k, column in enumerate(columns)]
         gradients = torch.stack([self.threat.masked(row.nan_to_num(0, 0, 0)) for row in rows], 1)
+        self.logits = logits.detach()
         self.gradients += count * self.active
         if offer and not first:
             self.offer(x, self.margin_of(logits.detach()))
@@ -246,7 +252,7 @@ class Trial:
         left = int((~self.done).sum())
         if left == 0:
             return False
-        if self.compact and left <= 0.75 * len(self.done):
+        if self.compact and left <= KEEP * len(self.done):
             self.store()
             self._take((~self.done).nonzero()[:, 0])
         return True

@@ -1,5 +1,7 @@
 """The attack operation: the facts of DESIGN section 4, and errors that name the field."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from models.operations.attack import AttackOperation, AttackParams, params_schem
 from models.registry import attacks
 from models.types import ConfigError, InputError
 from tests.models.attacks.nets import Victim, cnn, digits, victims
+from tests.models.attacks.test_contract import QUICK
 
 OPERATION = AttackOperation()
 
@@ -117,6 +120,48 @@ def test_rows_of_different_requests_share_a_batch_without_a_trace():
         )
         for name, tensor in alone.items():
             assert torch.equal(tensor[:2], shared[name][2 * place : 2 * place + 2]), name
+
+
+@pytest.mark.parametrize("name", attacks())
+def test_every_attack_answers_a_request(name):
+    images, labels = victims()
+    params = QUICK.get(name, {}) | {"seed": 5, "control": True, "sweep": [0.02, "20/255"]}
+    result = attack(images[:2], method=name, **params)
+    json.dumps(result.facts)
+    for row, item in enumerate(result.facts["items"]):
+        assert item["clean"]["index"] == int(labels[row])
+        assert item["adversarial"]["index"] == int(cnn()(result.images[row : row + 1]).argmax(1))
+        assert item["success"] == (item["adversarial"]["index"] != int(labels[row]))
+        assert 0 < item["adversarial"]["probability"] <= 1
+        assert len(item["sweep"]) == 2
+        assert item["control"]["probability"] <= 1
+        assert item["eps"] is None or not attacks()[name].minimal
+        assert item["queries"] >= 1
+
+
+def test_padding_with_copies_costs_a_black_box_attack_nothing():
+    shown = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, x):
+            shown.append(len(x))
+            return cnn()(x)
+
+    model = Victim(Counting()).eval()
+    params = AttackParams.model_validate({"method": "nes", "steps": 3, "samples": 10, "eps": "4/255"})
+    rows = OPERATION.rows(model, victims()[0][:1], params)
+    padded = {name: tensor[torch.zeros(8, dtype=torch.int64)] for name, tensor in rows.items()}
+    found = OPERATION.compute(model, padded, params)
+    assert sum(shown) <= 8 * (1 + 3 + 2) + 3 * 10
+    assert all(torch.equal(tensor[0], tensor[7]) for tensor in found.values())
+
+
+def test_a_sweep_of_a_minimum_norm_attack_is_read_from_one_run():
+    images, _ = victims()
+    item = attack(images[:1], method="deepfool", sweep=True).facts["items"][0]
+    far = item["norms"]["l2"]
+    assert all(point["success"] == (point["eps"] >= far - 1e-5) for point in item["sweep"])
+    assert item["eps"] is None
 
 
 def test_the_schema_of_every_attack_lists_common_and_own_settings():

@@ -153,7 +153,9 @@ def test_projections_are_idempotent_and_within_the_threat(norm):
 
 
 def test_the_input_gradient_agrees_with_finite_differences_in_double_precision():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     x = images(2)
     box, y = WhiteBox(net), torch.tensor([0, 2])
     leaf, logits = box.trace(x)
@@ -166,4 +168,4 @@ def test_the_input_gradient_agrees_with_finite_differences_in_double_precision()
         back = x.double().flatten(1).clone()
         back[:, pixel] -= 1e-5
         up, down = (Misclassified(y).loss(double(part.view_as(x))) for part in (moved, back))
-        assert torch.allclose(((up - down) / 2e-5).float(), found[:, pixel], rtol=1e-3, atol=1e-6)
+        assert torch.allclose(((up - down) / 2e-5).float(), found[:, pixel], rtol=1e-3, atol=1e-5)
