@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tests.app.conftest import DIGEST, add_dataset, png
 pytestmark = pytest.mark.anyio
 
 
+@cache
 def archive() -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as file:
@@ -24,6 +26,7 @@ def archive() -> bytes:
     return out.getvalue()
 
 
+@cache
 def arrays() -> bytes:
     out = io.BytesIO()
     np.savez(out, images=np.zeros((4, 8, 8), np.uint8))
