@@ -21,6 +21,8 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LOOK_SECONDS = 0.4
 PING_SECONDS = 15
 PING = b": ping\n\n"
+LAST = 2**31 - 1
+"""No event has a higher number: the column holds no more."""
 STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 AS_THEY_ARE = ("metrics", "snapshot")
 
@@ -41,12 +43,12 @@ async def watch(
     id: JobPath,
     principal: Reader,
     last_event_id: Annotated[str | None, Header(max_length=20, description="Go on after this event.")] = None,
-    after: Annotated[int, Query(ge=0, lt=2**31, description="The same, for clients without that header.")] = 0,
+    after: Annotated[int, Query(ge=0, le=LAST, description="The same, for clients without that header.")] = 0,
 ) -> Response:
     """The stream begins with what has happened and ends with `completed`. Progress has no id: the newest counts."""
     if last_event_id and last_event_id.isdecimal():
-        after = int(last_event_id)
-    job, _ = await run_sync(_look, principal.tenant, id, 2**31)
+        after = min(int(last_event_id), LAST)
+    job, _ = await run_sync(_look, principal.tenant, id, LAST)
     if job["state"] in jobs.TERMINAL and after >= job["last_event"]:
         return Response(status_code=204)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
