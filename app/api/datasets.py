@@ -127,7 +127,6 @@ def one(d: DatasetPath, principal: Reader) -> wire.Dataset:
     "/{d}", status_code=204, operation_id="delete_dataset", summary="Delete a dataset", openapi_extra=problems(404, 409)
 )
 def remove(d: DatasetPath, principal: Writer) -> None:
-    """Jobs that are running on it finish; its name is free at once."""
+    """Jobs that are running on it finish; its name is free at once, the arrays go a day later."""
     with transaction() as conn:
-        unneeded = dataset_rows.remove(conn, principal.tenant, d)
-    dataset_rows.forget_blobs(unneeded)
+        dataset_rows.remove(conn, principal.tenant, d)

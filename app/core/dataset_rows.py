@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
-from app.core import blobs, catalog, names
+from app.core import catalog, names
 from app.core.builtins import BUILTINS, Builtin
 from app.core.database import clock
 from app.core.errors import Conflict, NotFound
@@ -38,28 +38,13 @@ def page(conn: Connection, tenant: str, limit: int, after: str | None = None) ->
     return [found[name] for name in order[:limit]], order[limit - 1] if len(order) > limit else None
 
 
-def remove(conn: Connection, tenant: str, name: str) -> str | None:
-    """Hides a dataset and frees its name. Returns its digest when nobody needs the arrays any more."""
-    mine = _alive(tenant) & (datasets.c.name == name)
-    digest = conn.execute(update(datasets).where(mine).values(deleted_at=clock()).returning(datasets.c.digest)).scalar()
-    if digest is None:
+def remove(conn: Connection, tenant: str, name: str) -> None:
+    """Hides a dataset and frees its name. The arrays may be others' too, or a training's: the janitor sees to them."""
+    gone = conn.execute(update(datasets).where(_alive(tenant), datasets.c.name == name).values(deleted_at=clock()))
+    if not gone.rowcount:
         if name in BUILTINS:
             raise Conflict("A built-in dataset that is not imported cannot be deleted.")
         raise _absent(conn, tenant, name)
-    same = select(datasets.c.id).where(datasets.c.digest == digest, datasets.c.deleted_at.is_(None))
-    needed = conn.execute(same).first() or _used(conn, tenant, name)
-    return None if needed else digest
-
-
-def _used(conn: Connection, tenant: str, name: str) -> bool:
-    """Whether a job that waits or runs is to read it; a running one has it mapped into memory."""
-    active = (jobs.c.tenant == tenant) & jobs.c.state.in_(("queued", "running"))
-    return any(spec.get("dataset") == name for spec in conn.execute(select(jobs.c.spec).where(active)).scalars())
-
-
-def forget_blobs(digest: str | None) -> None:
-    if digest is not None:
-        blobs.delete_prefix(f"datasets/{digest}")
 
 
 def importing(conn: Connection, tenant: str, name: str) -> str | None:

@@ -8,7 +8,7 @@ import threading
 import structlog
 from sqlalchemy import Engine
 
-from app.core import blobs, jobs, presence
+from app.core import blobs, janitor, jobs, presence
 from app.core.database import engine, reading, transaction
 from app.core.errors import AnamorphError
 from app.core.idempotency import forget_old
@@ -49,6 +49,7 @@ def tidy(bind: Engine | None = None) -> None:
         forget_old(conn)
         presence.forget_gone(conn)
     blobs.store().tidy()
+    janitor.clean(bind)
 
 
 class Sweeper(threading.Thread):

@@ -91,6 +91,12 @@ def test_the_same_is_drawn_every_time(name, monkeypatch):
         assert all((picture == other.images[column]).all() for column, picture in one.images.items())
 
 
+def test_the_count_of_two_domains_is_that_of_the_import(storage):
+    _, data, _ = imported("openmoji-tone")
+    sides = data.facts["columns"].values()
+    assert sum(max(side.values()) for side in sides) == facts.BUILTINS["openmoji-tone"].count
+
+
 def test_the_digits_are_the_known_ones():
     images, labels = digits.mnist_arrays()
     assert np.bincount(labels).tolist() == [500] * 10

@@ -7,10 +7,11 @@ from sqlalchemy import select, update
 from app.core import blobs, jobs
 from app.core.builtins import BUILTINS
 from app.core.database import reading, transaction
-from app.core.errors import Conflict
+from app.core.errors import Conflict, Unavailable
 from app.core.tables import datasets
 from app.core.tables import jobs as jobs_table
 from tests.workers.pictures import npz_file, pixels, png, zip_file
+from workers.builtins import openmoji
 from workers.data import ensure_builtin, open_dataset, run_dataset
 from workers.data.imports import register
 from workers.data.publish import Published
@@ -126,3 +127,33 @@ def test_a_built_in_dataset_is_imported_by_a_job_and_on_demand(engine):
     assert sorted(row["name"] for row in rows(engine)) == ["digits8", "mine"]
     unknown = ended(engine, started(engine, {"builtin": "cifar10", "name": "c"}))
     assert unknown["error"]["code"] == "not-found" and "mnist5k" in unknown["error"]["remedy"]
+
+
+def test_a_built_in_set_is_drawn_at_the_size_of_the_spec(engine):
+    result = ended(engine, started(engine, {"builtin": "glyphs-italic", "name": "large", "image_size": "40"}))["result"]
+    assert (result["facts"]["height"], result["facts"]["width"], result["count"]) == (40, 40, 558)
+
+
+def test_an_import_of_thousands_of_drawings_stops_between_two(engine, monkeypatch):
+    drawn, flat = [], openmoji.flat
+    job = started(engine, {"builtin": "openmoji", "name": "openmoji"})
+
+    def draw(svg, size):
+        drawn.append(size)
+        job.released = len(drawn) >= 3
+        return flat(svg, size)
+
+    monkeypatch.setattr(openmoji, "flat", draw)
+    assert ended(engine, job)["state"] == "queued" and len(drawn) == 3
+
+
+def test_arrays_that_were_cleaned_away_meanwhile_are_imported_again(engine, upload):
+    blobs.put("uploads/2", blobs.get("uploads/1"))
+    first = ended(engine, started(engine, upload))["result"]["digest"]
+    again = started(engine, upload | {"upload": "uploads/2", "name": "again"})
+    result = run_dataset(again)
+    blobs.delete_prefix(f"datasets/{first}")
+    with pytest.raises(Unavailable, match="cleaned away"), transaction(engine) as conn:
+        result.also(conn)
+    assert [row["name"] for row in rows(engine)] == ["letters"]
+    assert ended(engine, again)["state"] == "succeeded" and blobs.exists(f"datasets/{first}/facts.json")

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import IntegrityError
 
-from app.core import blobs
+from app.core import blobs, janitor
 from app.core.builtins import BUILTINS
 from app.core.database import new_id, now, reading, transaction
 from app.core.dataset_rows import find
-from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound
+from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound, Unavailable
 from app.core.tables import datasets
 from workers.data.arrays import NpzSource
 from workers.data.builtin import BuiltinSource
@@ -67,7 +67,7 @@ def read_source(
     """From rows to a stored dataset; `tick` is called between rows and may raise to stop."""
     with (
         closing(source),
-        tempfile.TemporaryDirectory(prefix="anamorph-import-") as folder,
+        tempfile.TemporaryDirectory(prefix=janitor.IMPORT_FOLDER) as folder,
         closing(Table(Path(folder), options, source.classes, report)) as table,
     ):
         for done, row in enumerate(source.rows(), start=1):
@@ -101,6 +101,9 @@ def ensure_builtin(
 
 def register(conn: Connection, tenant: str, name: str, published: Published, builtin: str | None) -> None:
     about = BUILTINS.get(builtin or "")
+    janitor.hold(conn, published.digest)
+    if published.found and not blobs.exists(f"datasets/{published.digest}/facts.json"):
+        raise Unavailable("The arrays of an equal dataset were just cleaned away.", remedy="Import it again.")
     row = {
         "id": new_id(),
         "tenant": tenant,

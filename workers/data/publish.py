@@ -24,6 +24,8 @@ class Published(NamedTuple):
     digest: str
     facts: dict[str, Any]
     bytes: int
+    found: bool = False
+    """Whether the arrays were there already, from an import of the same pictures."""
 
 
 def publish(
@@ -134,11 +136,12 @@ def _upload(folder: Path, facts: dict[str, Any], tick: Callable[[], None]) -> Pu
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     prefix = f"datasets/{digest.hexdigest()}"
     size = len(head) + sum(file.stat().st_size for file in files)
-    if not blobs.exists(f"{prefix}/facts.json"):
+    found = blobs.exists(f"{prefix}/facts.json")
+    if not found:
         for file in [folder / "thumbnails.png", *files]:
             tick()
             with suppress(FileExistsError):
                 blobs.put(f"{prefix}/{file.relative_to(folder)}", file)
         with suppress(FileExistsError):
             blobs.put(f"{prefix}/facts.json", head)
-    return Published(digest.hexdigest(), facts, size)
+    return Published(digest.hexdigest(), facts, size, found)

@@ -1,0 +1,148 @@
+"""What is cleaned away, and what is not: arrays of deleted datasets, folders of killed imports."""
+
+import os
+import threading
+import time
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from app.core import blobs, dataset_rows, janitor, jobs, sweeper
+from app.core.database import clock, new_id, reading, transaction
+from app.core.tables import datasets
+from app.core.tables import jobs as jobs_table
+
+DIGEST, OTHER = "a" * 64, "b" * 64
+DAY = 86_400
+
+
+@pytest.fixture(autouse=True)
+def storage(tmp_path, configure, monkeypatch):
+    configure(BLOBS_URL=f"file://{tmp_path}/blobs")
+    monkeypatch.setattr(janitor, "gettempdir", lambda: str(tmp_path))
+
+
+def add(engine, name="squares", tenant="t", digest=DIGEST) -> None:
+    row = {"id": new_id(), "tenant": tenant, "name": name, "digest": digest, "layout": "plain", "facts": {}}
+    with transaction(engine) as conn:
+        conn.execute(insert(datasets).values(**row, source="upload", bytes=1, created_at=clock()))
+    for file in ("facts.json", "train/images.npy", "thumbnails.png"):
+        if not blobs.exists(f"datasets/{digest}/{file}"):
+            blobs.put(f"datasets/{digest}/{file}", b"1")
+
+
+def remove(engine, name="squares", tenant="t", ago: float = DAY + 60) -> None:
+    with transaction(engine) as conn:
+        dataset_rows.remove(conn, tenant, name)
+        deleted = datasets.c.deleted_at > clock() - 10
+        conn.execute(update(datasets).where(deleted).values(deleted_at=clock() - ago))
+
+
+def kept(engine, digest=DIGEST) -> bool:
+    """Whether the arrays are there after a round; rows and arrays go together."""
+    sweeper.tidy(engine)
+    there = len(blobs.list(f"datasets/{digest}"))
+    with reading(engine) as conn:
+        named = conn.execute(select(datasets.c.id).where(datasets.c.digest == digest)).first() is not None
+    assert there == (3 if named else 0)
+    return bool(there)
+
+
+def test_arrays_go_a_day_after_their_dataset(engine):
+    add(engine)
+    add(engine, "others", digest=OTHER)
+    assert kept(engine)
+    remove(engine, ago=DAY - 60)
+    assert kept(engine)
+    with transaction(engine) as conn:
+        conn.execute(update(datasets).where(datasets.c.deleted_at.is_not(None)).values(deleted_at=clock() - DAY - 60))
+    assert not kept(engine) and kept(engine, OTHER)
+
+
+def test_arrays_stay_while_any_tenant_has_them_and_a_day_after_the_last(engine):
+    add(engine)
+    add(engine, tenant="u")
+    add(engine, "again")
+    remove(engine)
+    remove(engine, "again")
+    assert kept(engine)
+    remove(engine, tenant="u", ago=60)
+    assert kept(engine)
+    with transaction(engine) as conn:
+        conn.execute(update(datasets).values(deleted_at=clock() - DAY - 60))
+    assert not kept(engine)
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_arrays_stay_for_a_job_that_names_them(engine, state):
+    add(engine)
+    with transaction(engine) as conn:
+        job, _ = jobs.accept(conn, tenant="t", kind="training", spec={"dataset": "squares"})
+        claim = jobs.claim(conn, job["id"], "w") if state == "running" else None
+    remove(engine)
+    assert kept(engine)
+    with transaction(engine) as conn:
+        if claim:
+            jobs.finish(conn, job["id"], claim.token, {})
+        else:
+            jobs.cancel(conn, "t", job["id"])
+    assert not kept(engine)
+
+
+def test_arrays_stay_for_a_training_whose_checkpoint_names_them(engine):
+    """Its dataset's name means something else by now."""
+    add(engine)
+    with transaction(engine) as conn:
+        job, _ = jobs.accept(conn, tenant="t", kind="training", spec={"dataset": "renamed"})
+        conn.execute(update(jobs_table).values(checkpoint={"dataset": DIGEST, "images": 5}))
+    remove(engine)
+    assert kept(engine)
+    with transaction(engine) as conn:
+        jobs.cancel(conn, "t", job["id"])
+    assert not kept(engine)
+
+
+def test_a_job_of_another_tenant_on_a_dataset_of_the_same_name_needs_nothing(engine):
+    add(engine)
+    with transaction(engine) as conn:
+        jobs.accept(conn, tenant="u", kind="training", spec={"dataset": "squares"})
+    remove(engine)
+    assert not kept(engine)
+
+
+def test_who_adds_a_row_holds_the_arrays_until_it_is_there(engine):
+    """An import of the same images, between finding the arrays and its commit, and the janitor in the middle."""
+    add(engine)
+    remove(engine)
+    held, done = threading.Event(), []
+
+    def clean():
+        held.wait(5)
+        janitor.forget(DIGEST, engine)
+        done.append(True)
+
+    thread = threading.Thread(target=clean)
+    thread.start()
+    with transaction(engine) as conn:
+        janitor.hold(conn, DIGEST)
+        held.set()
+        time.sleep(0.3)
+        assert not done
+        row = {"id": new_id(), "tenant": "u", "name": "new", "digest": DIGEST, "layout": "plain", "facts": {}}
+        conn.execute(insert(datasets).values(**row, source="upload", bytes=1, created_at=clock()))
+    thread.join(10)
+    assert done and kept(engine)
+
+
+def test_folders_of_killed_imports_go_after_a_day(engine, tmp_path):
+    old, busy, foreign = (tmp_path / name for name in ("anamorph-import-1", "anamorph-import-2", "other-1"))
+    for folder in (old, busy, foreign):
+        (folder / "train").mkdir(parents=True)
+        for path in (folder / "images.raw", folder / "train" / "images.npy"):
+            path.write_bytes(b"1")
+        for path in (folder, *folder.rglob("*")):
+            os.utime(path, (time.time() - 2 * DAY,) * 2)
+    os.utime(busy / "images.raw")
+    (tmp_path / "anamorph-import-3").symlink_to(foreign)
+    sweeper.tidy(engine)
+    assert not old.exists() and busy.exists() and (foreign / "images.raw").exists()
