@@ -26,8 +26,8 @@ def pick(logits: Tensor, index: Tensor) -> Tensor:
 def odds_against(logits: Tensor, index: Tensor) -> Tensor:
     """(N,): log((1 - p) / p) of one class of each row, which orders images as cross-entropy does.
 
-    The gradient is that of cross-entropy, not of the value. Where it dies in float32, because the model is all but sure, it is divided
-    by 1 - p, which leaves its direction and brings it back to life.
+    The gradient is that of cross-entropy, not of the value. Where it dies in float32, because the model is all but
+    sure, it is divided by 1 - p, which leaves its direction and brings it back to life.
     """
     entropy = torch.nn.functional.cross_entropy(logits, index, reduction="none")
     odds = others(logits, index).logsumexp(1) - pick(logits, index)
