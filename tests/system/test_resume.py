@@ -93,6 +93,7 @@ def complete(engine: Engine, job_id: str, folder: Path) -> dict:
     return row
 
 
+@pytest.mark.timeout(600)  # ten processes that import torch: 200 s on a machine with twelve at work
 @pytest.mark.parametrize("family", SPECS)
 def test_a_training_killed_at_random_moments_ends_as_if_nothing_had_happened(engine, tmp_path, family):
     wanted_id, job_id = accept(engine, family), accept(engine, family)
