@@ -10,6 +10,7 @@ import typer.main
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
+from app.core.builtins import BUILTINS, Builtin
 from app.core.catalog import load
 from app.core.errors import CODES
 from app.core.phrases import describe
@@ -17,6 +18,7 @@ from app.core.settings import Settings
 from app.main import create_app
 
 FILE = Path(__file__).with_suffix(".md")
+BUILTIN_HEADS = ("dataset", "what it is", "layout", "size; other sizes", "images", "classes", "licence")
 SECRET = re.compile("key|secret|password")
 
 SETTINGS = {
@@ -71,6 +73,7 @@ def main() -> str:
             *section("Commands", ("command", "what it does"), commands()),
             *section("Settings", ("environment variable", "default", "meaning"), settings()),
             *section("Routes", ("route", "what it does"), routes()),
+            *section("Built-in datasets", BUILTIN_HEADS, builtins()),
             *section("Families", ("family", "what it is", "layouts", "operations"), families()),
             *options("Settings of the families", {n: e["config"] for n, e in load()["families"].items()}),
             *section("Attacks", ("method", "what it is", "norms"), attacks()),
@@ -126,6 +129,20 @@ def routes() -> list[tuple[str, ...]]:
         for path, methods in paths.items()
         for method, operation in methods.items()
     ]
+
+
+def builtins() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`", about.title, about.layout, size(about), str(about.count), ", ".join(about.classes or ()),
+         about.licence)
+        for name, about in BUILTINS.items()
+    ]  # fmt: skip
+
+
+def size(about: Builtin) -> str:
+    """Height x width x channels, and between which sides `image_size` may choose."""
+    usual = f"{about.height}x{about.width}x{about.channels}"
+    return f"{usual}; {about.sizes[0]} to {about.sizes[1]}" if about.sizes else usual
 
 
 def families() -> list[tuple[str, ...]]:

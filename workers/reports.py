@@ -59,7 +59,7 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str) -> Subject:
         raise InvalidRequest(
             f"The report {kind.name} needs a model that {needed}; {model.name} does not.", field="model"
         )
-    source = open_source(job.bind, job.tenant, job.spec["dataset"])
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], tick=job.stop_if_asked)
     data = DataSpec.from_facts(source.data.facts)
     kind.check(model, data)
     train, validation = Columns(source.data.train), Columns(source.data.validation)

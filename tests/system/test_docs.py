@@ -13,6 +13,7 @@ import pytest
 
 from app.cli.story import png
 from app.core import catalog
+from app.core.builtins import BUILTINS
 from app.core.settings import Settings
 from app.main import create_app
 from tests.system.test_compose import check_command
@@ -31,6 +32,11 @@ def test_the_reference_is_up_to_date():
 def test_every_setting_has_a_sentence():
     described = runpy.run_path(str(ROOT / "docs" / "reference.py"))["SETTINGS"]
     assert set(described) == set(Settings.model_fields)
+
+
+def test_every_built_in_dataset_is_in_the_reference_with_its_licence():
+    for name, about in BUILTINS.items():
+        assert re.search(rf"^\| `{name}` .*{re.escape(about.licence)} \|$", REFERENCE, re.M), name
 
 
 def test_links_and_pictures_exist():
