@@ -2,7 +2,7 @@
 PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(name))))
 VENV ?= .venv
-# For example TORCH_FLAGS="--index-url https://download.pytorch.org/whl/cpu" for the small build without CUDA.
+# Options of pip for torch alone, such as the index of the small build without CUDA.
 TORCH_FLAGS ?=
 ARGS ?=
 

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -85,10 +86,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _embedded(self) -> "Settings":
+        folder = quote(str(self.data_dir))  # a folder's name may hold what means something else in a URL
         for field, default in {
-            "database_url": f"sqlite:///{self.data_dir}/anamorph.db",
-            "broker_url": f"redis+socket://{self.data_dir}/broker.sock",
-            "blobs_url": f"file://{self.data_dir}/blobs",
+            "database_url": f"sqlite:///{folder}/anamorph.db",
+            "broker_url": f"redis+socket://{folder}/broker.sock",
+            "blobs_url": f"file://{folder}/blobs",
         }.items():
             if not getattr(self, field):
                 object.__setattr__(self, field, default)  # frozen for everyone but this line

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy.engine import make_url
 
+from app.core.blobs import open_store
 from app.core.settings import Settings
 
 
@@ -51,3 +53,13 @@ def test_a_ring_for_a_dead_broker_fails_quickly(tmp_path, monkeypatch):
     code = "import time; from app.core.queue import ring; t = time.time(); print(ring('x', 'train'), time.time() - t)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert answer[-2] == "False" and float(answer[-1]) < 5
+
+
+def test_a_folder_whose_name_means_something_in_a_url_holds_everything(tmp_path, monkeypatch):
+    folder = tmp_path / "a b#1?%41"
+    monkeypatch.setenv("ANAMORPH_DATA_DIR", str(folder))
+    found = Settings()
+    assert make_url(found.database_url).database == f"{folder}/anamorph.db"
+    store = open_store(found.blobs_url, tmp_path / "cache", 1)
+    store.put("x/y", b"1", True)
+    assert (folder / "blobs" / "x" / "y").read_bytes() == b"1"
