@@ -19,6 +19,7 @@ from models.nn.mixture import Mixture
 from models.types import Batch, ConfigError, DataSpec
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+RANGES = {"linear": (-math.inf, math.inf), "relu": (0, math.inf), "sigmoid": (0, 1)}
 CONVOLUTIONAL = ("conv", "unet")
 PAIRS = 16
 Layer = Annotated[int, Field(ge=1, le=8192)]
@@ -89,7 +90,9 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         return output.clamp(0, 1)
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        return self.mixture.draw(noise, uniform)
+        codes = self.mixture.draw(noise, uniform)
+        low, high = RANGES[self.config.code]
+        return codes.clamp(low, high)
 
     def finish(self, train: Columns, moment: Moment) -> None:
         self.mixture.fit(metrics.gather(train, self.encode, self.device), moment.generator)
@@ -98,9 +101,13 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         """Reconstruction beside PCA with the same numbers in its code and beside the mean image; kNN where labelled."""
         error = reconstruction_mse(self, validation)
         found = {"mse": error, "psnr": metrics.psnr(error)}
-        found["mse_pca"] = metrics.pca_mse(train, validation, self.latent_dim)
+        found["mse_pca"] = metrics.pca_mse(train, validation, self.fair_axes(validation))
         found["mse_mean_image"] = metrics.mean_image_mse(train, validation)
         return found | self._neighbours(train, validation)
+
+    def fair_axes(self, validation: Columns) -> int:
+        """How many axes PCA may use to be compared with."""
+        return self.latent_dim
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
         """Pairs of an image and its reconstruction."""
@@ -131,6 +138,11 @@ def reconstruction_mse(model: Coding, split: Columns) -> float:
 def default_latents(data: DataSpec) -> int:
     """The power of two nearest to the root of the pixels, from 8 to 256: 32 for 28x28."""
     return min(256, max(8, 2 ** round(math.log2(math.sqrt(data.pixels)))))
+
+
+def default_overcomplete(data: DataSpec, most: int) -> int:
+    """The power of two above the pixels, at most `most`: more units than pixels where that is affordable."""
+    return min(most, 2 ** (data.pixels - 1).bit_length())
 
 
 def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:

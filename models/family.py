@@ -115,6 +115,10 @@ class Family(nn.Module, ABC):
         """Numbers for the result, on validation data, with the trivial baseline beside each."""
         return {}
 
+    def remarks(self, measured: dict[str, float]) -> list[str]:
+        """What the numbers of `evaluate` should make a user wary of: cause and remedy, a sentence each."""
+        return []
+
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor | None:
         """Images (k, c, h, w) that show the state of training, the same inputs and latents every time."""
         return None

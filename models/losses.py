@@ -53,3 +53,27 @@ def discretised_logistic(mean: Tensor, log_scale: Tensor, target: Tensor) -> Ten
     logs = torch.where(target < 0.5 / 255, F.logsigmoid(upper), inside)
     logs = torch.where(target > 254.5 / 255, -F.softplus(lower), logs)
     return -logs.flatten(1).sum(1)
+
+
+def one_layer_contraction(slopes: Tensor, weight: Tensor) -> Tensor:
+    """(b, d) slopes of the activation, (d, n) weight -> (b,): |J|_F^2 of f(W x + b) (Rifai et al. 2011, eq. 3)."""
+    return slopes.square() @ weight.square().sum(1)
+
+
+def hutchinson_contraction(codes: Tensor, images: Tensor, draws: torch.Generator, probes: int = 1) -> Tensor:
+    """(b,): an unbiased estimate of |J|_F^2 of codes (b, d), computed row by row from images, as E |J^T v|^2.
+
+    v has random signs. The estimate can be descended; `images` must require gradients.
+    """
+    total = torch.zeros(len(images), device=images.device)
+    for _ in range(probes):
+        signs = torch.randint(2, codes.shape, generator=draws, device=codes.device, dtype=codes.dtype) * 2 - 1
+        (pulled,) = torch.autograd.grad((codes * signs).sum(), images, create_graph=True)
+        total = total + pulled.flatten(1).square().sum(1)
+    return total / probes
+
+
+def activity_divergence(activity: Tensor, target: float) -> Tensor:
+    """(d,): KL between Bernoulli(target) and Bernoulli(activity), for the mean activity (d,) of units in (0, 1)."""
+    activity = activity.clamp(1e-6, 1 - 1e-6)
+    return target * torch.log(target / activity) + (1 - target) * torch.log((1 - target) / (1 - activity))

@@ -61,8 +61,12 @@ class FlatEncoder(nn.Module):
         """The layer that gives the code."""
         return self.layers[-1]
 
+    def features(self, images: Tensor) -> Tensor:
+        """(b, f): what the last layer reads."""
+        return self.layers[:-1](images.flatten(1))
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images.flatten(1))
+        return self.last(self.features(images))
 
 
 class FlatDecoder(nn.Module):
@@ -88,16 +92,15 @@ class ConvEncoder(nn.Module):
         for (before, after), (big, small) in zip(pairwise(widths), pairwise(sizes), strict=True):
             strides = tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True))
             layers += [nn.Conv2d(before, after, 3, strides, 1), nn.SiLU()]
-        self.features = nn.Sequential(*layers)
-        self.code = nn.Linear(widths[-1] * math.prod(sizes[-1]), out)
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.last = nn.Linear(widths[-1] * math.prod(sizes[-1]), out)
 
-    @property
-    def last(self) -> nn.Linear:
-        """The layer that gives the code."""
-        return self.code
+    def features(self, images: Tensor) -> Tensor:
+        """(b, f): what the last layer reads."""
+        return self.layers(images)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.code(self.features(images).flatten(1))
+        return self.last(self.features(images))
 
 
 class Upsample(nn.Module):

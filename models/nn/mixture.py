@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from models.metrics import principal_axes
+
 MOST_AXES = 64
 
 
@@ -30,9 +32,10 @@ class Mixture(nn.Module):
         codes = codes.double().cpu()
         self.centre.copy_(codes.mean(0))
         centred = codes - codes.mean(0)
-        variance, axes = torch.linalg.eigh(centred.T @ centred / len(codes))
-        variance, axes = variance.flip(0)[: len(self.axes)], axes.flip(1)[:, : len(self.axes)].T
-        scales = variance.clamp_min(0).sqrt()
+        axes = torch.zeros(self.axes.shape, dtype=torch.float64)
+        found = principal_axes(centred, len(axes))
+        axes[: len(found)] = found
+        scales = (centred @ axes.T).square().mean(0).sqrt()
         self.axes.copy_(axes * scales[:, None])  # unit normal draws on the axes have the spread of the codes
         white = (centred @ axes.T / scales.clamp_min(1e-6 * max(float(scales.max()), 1e-6))).float()
         shares, means, factors, likelihood = expectation_maximisation(white, len(self.shares), generator, rounds)

@@ -1,0 +1,80 @@
+"""The contractive autoencoder (Rifai et al. 2011): a code that moves little when the image moves."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models import losses, metrics
+from models.coding import Coding, CodingConfig, default_overcomplete
+from models.data import Columns
+from models.moment import Moment
+from models.types import Batch, DataSpec, Metrics
+
+ROWS = 500
+
+
+class ContractiveAutoencoderConfig(CodingConfig):
+    """The penalty is the squared Frobenius norm of the Jacobian of the code, averaged over the batch."""
+
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
+    body: Literal["auto", "linear", "mlp", "conv"] = Field("auto", description="auto: linear, one layer to the code.")
+    code: Literal["linear", "relu", "sigmoid"] = Field("sigmoid", description="Activation of the code.")
+    reconstruction: Literal["mse", "bce"] = Field(
+        "bce", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
+    )
+    contraction: float = Field(0.1, ge=0, le=1000, description="Weight of the penalty.")
+    probes: int = Field(1, ge=1, le=16, description="Random directions per update, for encoders of several layers.")
+
+
+class ContractiveAutoencoder(Coding):
+    """The penalty of one layer is exact; that of a deep encoder is Hutchinson's estimate."""
+
+    name = "contractive_autoencoder"
+    summary = "Learns codes that change little when the image does."
+    lecture = "Contractive autoencoders"
+    Config = ContractiveAutoencoderConfig
+
+    @classmethod
+    def resolve(cls, config: ContractiveAutoencoderConfig, data: DataSpec) -> ContractiveAutoencoderConfig:
+        wanted = {"body": "linear"} if config.body == "auto" else {}
+        if config.latent_dim is None and wanted:
+            wanted["latent_dim"] = default_overcomplete(data, most=1024)
+        return super().resolve(config.model_copy(update=wanted), data)
+
+    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+        images = batch["images"]
+        codes, penalty = self.contracted(images, moment.generator)
+        distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
+        error, penalty = distance(self.decoder(codes), images).mean(), penalty.mean()
+        return error + self.config.contraction * penalty, {
+            "reconstruction": error.detach(),
+            "contraction": penalty.detach(),
+        }
+
+    def contracted(self, images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Codes (b, d), and |d code / d image|_F^2 (b,)."""
+        if self.config.body == "linear":
+            codes = self.encode(images)
+            slopes = {"sigmoid": codes * (1 - codes), "relu": (codes > 0).float(), "linear": torch.ones_like(codes)}
+            return codes, losses.one_layer_contraction(slopes[self.config.code], self.encoder.last.weight)
+        images = images.detach().requires_grad_()
+        codes = self.encode(images)
+        return codes, losses.hutchinson_contraction(codes, images, draws, self.config.probes)
+
+    def pixels(self, output: Tensor) -> Tensor:
+        return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Adds the mean squared norm of the Jacobian on at most 500 images, and the same per unit of code variance."""
+        found = super().evaluate(train, validation, moment)
+        codes, norms = [], []
+        for images in metrics.spread(validation, limit=ROWS):
+            with torch.enable_grad():
+                code, norm = self.contracted(images.to(self.device), moment.generator)
+            codes.append(code.detach().cpu())
+            norms.append(norm.detach().cpu())
+        found["contraction"] = float(torch.cat(norms).mean())
+        variance = float(torch.cat(codes).var(0, correction=0).sum())
+        return found | ({"contraction_per_variance": found["contraction"] / variance} if variance > 1e-12 else {})
