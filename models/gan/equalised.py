@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.gan.layers import doubling_conv
+from models.gan.layers import doubling_conv, halving_conv
 from models.nn.bodies import Size
 
 
@@ -42,6 +42,17 @@ class EqualisedUpsample(Equalised):
 
     def forward(self, features: Tensor) -> Tensor:
         return doubling_conv(features, self.scaled(), self.size, self.bias)
+
+
+class EqualisedDownsample(Equalised):
+    """A 3x3 convolution, then the mean of each block."""
+
+    def __init__(self, before: int, after: int, factors: Size):
+        super().__init__(after, before, 3, 3)
+        self.factors = factors
+
+    def forward(self, features: Tensor) -> Tensor:
+        return halving_conv(features, self.scaled(), self.factors, self.bias)
 
 
 class EqualisedLinear(Equalised):

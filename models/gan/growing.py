@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.gan.equalised import EqualisedConv, EqualisedLinear, EqualisedUpsample
+from models.gan.equalised import EqualisedConv, EqualisedDownsample, EqualisedLinear, EqualisedUpsample
 from models.gan.layers import MinibatchStddev, PixelNorm, double, halve, strides
 from models.nn.bodies import Size
 
@@ -92,15 +92,16 @@ class GrowingGenerator(Growing):
 
 
 class ShrinkingBlock(nn.Module):
-    """Two convolutions with leaky ReLU, then the mean of each 2x2."""
+    """Two convolutions with leaky ReLU, the second onto the smaller grid."""
 
     def __init__(self, before: int, after: int, factors: Size):
         super().__init__()
-        self.conv, self.widen, self.factors = EqualisedConv(before, before), EqualisedConv(before, after), factors
+        self.conv, self.down = EqualisedConv(before, before), EqualisedDownsample(before, after, factors)
+        self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
         features = F.leaky_relu(self.conv(features), SLOPE)
-        return halve(F.leaky_relu(self.widen(features), SLOPE), self.factors)
+        return F.leaky_relu(self.down(features), SLOPE)
 
 
 class GrowingDiscriminator(Growing):

@@ -68,6 +68,15 @@ def doubling_conv(features: Tensor, kernel: Tensor, size: Size, bias: Tensor | N
     return grown[:, :, : size[0], : size[1]]
 
 
+def halving_conv(features: Tensor, kernel: Tensor, factors: Size, bias: Tensor | None = None) -> Tensor:
+    """halve(conv2d(features, kernel, padding=1), factors) with kernel (o, i, 3, 3), at the cost of the small grid.
+
+    Odd sides are made even before the convolution.
+    """
+    kernel = smeared(kernel, factors) / (factors[0] * factors[1])
+    return F.conv2d(even(features, factors), kernel, bias, factors, padding=1)
+
+
 class Upsample(nn.Conv2d):
     """Nearest neighbours, then a 3x3 convolution: no checkerboard (Odena et al. 2016)."""
 

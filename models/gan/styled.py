@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.gan.equalised import EqualisedConv, EqualisedLinear
+from models.gan.equalised import EqualisedConv, EqualisedDownsample, EqualisedLinear
 from models.gan.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, strides
 from models.nn.bodies import Size
 from models.seeds import generator
@@ -134,12 +134,11 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, before: int, after: int, factors: Size):
         super().__init__()
-        self.conv, self.widen = EqualisedConv(before, before), EqualisedConv(before, after)
+        self.conv, self.down = EqualisedConv(before, before), EqualisedDownsample(before, after, factors)
         self.around, self.factors = EqualisedConv(before, after, 1, gain=1), factors
 
     def forward(self, features: Tensor) -> Tensor:
-        inside = F.leaky_relu(self.conv(features), SLOPE)
-        inside = halve(F.leaky_relu(self.widen(inside), SLOPE), self.factors)
+        inside = F.leaky_relu(self.down(F.leaky_relu(self.conv(features), SLOPE)), SLOPE)
         return (inside + self.around(halve(features, self.factors))) / ROOT
 
 

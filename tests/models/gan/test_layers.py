@@ -13,6 +13,7 @@ from models.gan.layers import (
     double,
     doubling_conv,
     halve,
+    halving_conv,
     settle,
 )
 
@@ -27,6 +28,15 @@ def test_the_upsampling_convolution_is_doubling_then_convolving(small, big):
     grid = tuple(side * factor for side, factor in zip(small, layers.strides(small, big), strict=True))
     wanted = F.conv2d(double(features, grid), kernel, padding=1)[:, :, : big[0], : big[1]]
     torch.testing.assert_close(doubling_conv(features, kernel, big), wanted)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (2, 1), (1, 1)])
+def test_the_halving_convolution_is_convolving_then_halving(factors):
+    features = torch.randn(3, 6, 8, 4, dtype=torch.float64)
+    kernel, bias = torch.randn(5, 6, 3, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    wanted = halve(F.conv2d(features, kernel, bias, padding=1), factors)
+    torch.testing.assert_close(halving_conv(features, kernel, factors, bias), wanted)
+    assert halving_conv(features[:, :, :7, :3], kernel, factors).shape[2:] == wanted.shape[2:] or factors != (2, 2)
 
 
 def test_halving_averages_blocks_and_repeats_the_last_odd_row():
