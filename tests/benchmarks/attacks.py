@@ -126,7 +126,8 @@ def of_art(net: nn.Module, x: Tensor, test: Tensor, eps: float) -> Outcome | Non
     model = PyTorchClassifier(net, nn.CrossEntropyLoss(), (1, 28, 28), 10, clip_values=(0, 1), device_type="cpu")
 
     def work() -> float:
-        maker = UniversalPerturbation(model, "deepfool", eps=eps, norm=np.inf, max_iter=3, delta=0.2, verbose=False)
+        maker = UniversalPerturbation(model, "deepfool", eps=eps, norm=np.inf, max_iter=3, delta=0.2, verbose=False,
+                                     attacker_params={"verbose": False})  # fmt: skip
         maker.generate(x.numpy())
         delta = torch.tensor(maker.noise).view(1, 28, 28)
         before, after = net(test).argmax(1), net((test + delta).clamp(0, 1)).argmax(1)
