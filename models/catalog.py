@@ -65,7 +65,7 @@ def describe_attack(attack: type[Attack]) -> dict[str, Any]:
 
 
 def describe_operation(operation: type[Operation]) -> dict[str, Any]:
-    branches = {"discriminator": "method", "branches": "attacks"}
+    branches = {"discriminator": "method", "default": "fgsm", "branches": "attacks"}
     return {
         "summary": operation.summary,
         "needs": [item.__name__ for item in operation.needs],
