@@ -12,9 +12,10 @@ from models.data import Columns
 from models.family import Denoises
 from models.moment import Moment
 from models.nn.bodies import default_body
-from models.nn.noise import BY_NAME, corrupt, median_filter
+from models.nn.noise import BY_NAME, corrupt, masking, median_filter
+from models.nn.stacked import layer_at, layer_output, layer_pairs
 from models.nn.unet import UNet
-from models.types import Batch, DataSpec, Metrics
+from models.types import Batch, ConfigError, DataSpec, Metrics
 
 ROWS = 2000
 
@@ -38,6 +39,12 @@ class DenoisingAutoencoderConfig(CodingConfig):
     reconstruction: Literal["mse", "bce"] = Field(
         "mse", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
     )
+    pretraining: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of the training spent on one layer after the other, for body mlp or linear.",
+    )
 
 
 class DenoisingAutoencoder(Denoises, Coding):
@@ -60,7 +67,18 @@ class DenoisingAutoencoder(Denoises, Coding):
     def resolve(cls, config: DenoisingAutoencoderConfig, data: DataSpec) -> DenoisingAutoencoderConfig:
         body = "unet" if config.body == "auto" and default_body(data.shape) == "conv" else config.body
         config = super().resolve(config.model_copy(update={"body": body}), data)
+        cls.check(config)
         return config.model_copy(update={"vary": config.noise == "mix" if config.vary is None else config.vary})
+
+    @classmethod
+    def check(cls, config: DenoisingAutoencoderConfig) -> None:
+        """Raises ConfigError for pre-training of a body that is no stack of layers."""
+        if config.pretraining and config.body not in ("mlp", "linear"):
+            raise ConfigError(
+                f"layers are trained one after the other in a body mlp or linear; this one is {config.body}",
+                field="pretraining",
+                remedy="set body to mlp",
+            )
 
     def denoise(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images)) if self.restorer is None else self.pixels(self.restorer(images))
@@ -69,11 +87,27 @@ class DenoisingAutoencoder(Denoises, Coding):
         clean, settings = batch["images"], self.config
         noisy = self.corrupt(clean, moment.generator, vary=settings.vary)
         distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
+        if settings.pretraining:
+            pairs = layer_pairs(self.encoder, self.decoder)
+            layer = layer_at(moment.progress, settings.pretraining, len(pairs))
+            if layer is not None:
+                return self._layer_loss(pairs, layer, clean, noisy, distance, moment), {}
         coded = distance(self.decoder(self.encode(noisy)), clean).mean()
         if self.restorer is None:
             return coded, {}
         restored = distance(self.restorer(noisy), clean).mean()
         return coded + restored, {"loss_code": coded.detach(), "loss_restored": restored.detach()}
+
+    def _layer_loss(self, pairs, layer: int, clean: Tensor, noisy: Tensor, distance, moment: Moment) -> Tensor:
+        """Of one layer: the lowest undoes the configured noise, those above undo masking of their input."""
+
+        def mask(values: Tensor) -> Tensor:
+            strength = torch.full((len(values), 1), self.config.p, device=values.device)
+            return masking(values, strength, moment.generator)
+
+        corrupt = mask if layer else (lambda _: noisy.flatten(1))
+        output, target = layer_output(pairs, layer, clean, corrupt, self.code)
+        return (distance if layer == 0 else losses.squared_error)(output, target).mean()
 
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)

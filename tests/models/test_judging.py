@@ -12,7 +12,7 @@ from models.families.regressor import Regressor
 from models.families.vae import VAE
 from models.training import Training
 from models.types import ConfigError, DataSpec
-from tests.models.data import dataset
+from tests.models.data import dataset, digits
 
 SHORT = {"images": 32, "batch_size": 8}
 DATA = dataset("labelled", (1, 16, 20), 32)
@@ -135,3 +135,16 @@ def test_equal_targets_are_answered_and_have_no_r2():
     spec, rows, validation = brightness(0.0, 21.5, count=32)
     found = train(Regressor.create(SHORT, spec), rows, validation)
     assert "r2" not in found and found["mae_mean"] == 0 and found["mae"] < 2
+
+
+def test_a_linear_probe_of_a_denoising_code_beats_one_of_the_pixels():
+    spec, rows, validation = digits()
+    classic = {"body": "linear", "code": "sigmoid", "latent_dim": 1000, "noise": "masking", "p": 0.3}
+    torch.manual_seed(0)
+    encoder = DenoisingAutoencoder.create(classic | {"reconstruction": "bce", "epochs": 12}, spec)
+    train(encoder, rows, validation)
+    probe = {"trained": "head", "dropout": 0, "learning_rate": 0.01, "epochs": 12}
+    model = Classifier.create(probe, spec)
+    model.adopt(encoder.eval())
+    found = train(model, rows, validation)
+    assert found["accuracy"] >= found["accuracy_linear"] + 0.03
