@@ -17,7 +17,7 @@ from models.attacks.access import LEVELS, Access
 from models.attacks.criterion import Criterion, Targeted
 from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, settle
-from models.attacks.threat import ThreatModel
+from models.attacks.threat import ThreatModel, check_eps
 from models.attacks.trial import Spent, Trial
 from models.types import ConfigError, InputError
 
@@ -158,7 +158,10 @@ class Attack(ABC):
             raise ConfigError(f"{self.name} cannot aim at a class", field="target", remedy="leave target out")
         if not self.minimal and not threat.bounded:
             raise ConfigError(f"{self.name} needs a radius", field="eps", remedy="give eps, such as 8/255")
+        if isinstance(threat.eps, Tensor) and threat.eps.numel():
+            check_eps(threat.norm, *(float(bound) for bound in threat.eps.aminmax()))
         if x.ndim != 4 or x.dtype != torch.float32:
             raise InputError("images must be float32 (N, C, H, W)", field="images")
-        if len(x) and not bool(((x >= 0) & (x <= 1)).all()):
+        low, high = x.aminmax() if x.numel() else (0, 0)
+        if not (low >= 0 and high <= 1):
             raise InputError("pixels must lie in [0, 1]", field="images", remedy="normalise inside the model")

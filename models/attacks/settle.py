@@ -75,13 +75,14 @@ def settle(trial: Trial) -> AttackResult:
     hit_float = _floats_hit(judge, found, floats, images, hit, fixed)
     if threat.levels is not None:
         images, margin, logits = _repair(judge, floats, images, margin, logits, hit_float & ~hit)
-    success = (margin < 0) & ~fixed & inside(threat, x, images)
+    distance = threat.distance(x, images)
+    success = (margin < 0) & ~fixed & (distance <= threat.radius(x) * (1 + SLACK) + SLACK)
     return AttackResult(
         images=images,
         floats=floats,
         success=success,
-        success_float=hit_float & inside(threat, x, floats),
-        distance=threat.distance(x, images),
+        success_float=hit_float,
+        distance=distance,
         margin=margin,
         logits=logits,
         clean_logits=as_logits(trial.clean.logits) if trial.access.level else trial.clean.logits,

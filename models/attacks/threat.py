@@ -1,5 +1,6 @@
 """What an attacker may do to an image: a norm, a radius, the pixel range, 8-bit levels, a mask."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,14 @@ from models.types import ConfigError
 
 SLACK = 1e-6
 """How far float rounding may carry a perturbation over its radius."""
+
+
+def check_eps(norm: str, smallest: float, largest: float) -> None:
+    """Raises ConfigError unless radii between these make sense."""
+    if not 0 <= smallest <= largest < math.inf:
+        raise ConfigError("eps must be a finite number of at least 0", field="eps")
+    if norm == "linf" and largest > 1:
+        raise ConfigError("eps must be at most 1: pixels lie in [0, 1]", field="eps", remedy="try 8/255")
 
 
 @dataclass(frozen=True)
@@ -28,12 +37,8 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ConfigError(f"the norm must be one of {', '.join(NORMS)}", field="norm")
-        if self.eps is not None:
-            eps = torch.as_tensor(self.eps, dtype=torch.float32)
-            if not bool((eps >= 0).all()) or not bool(torch.isfinite(eps).all()):
-                raise ConfigError("eps must be a finite number of at least 0", field="eps")
-            if self.norm == "linf" and bool((eps > 1).any()):
-                raise ConfigError("eps must be at most 1: pixels lie in [0, 1]", field="eps", remedy="try 8/255")
+        if isinstance(self.eps, (int, float)):
+            check_eps(self.norm, self.eps, self.eps)
 
     @property
     def geometry(self) -> Norm:

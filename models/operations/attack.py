@@ -12,6 +12,7 @@ from models.attacks.criterion import Criterion, Misclassified, Targeted
 from models.attacks.curve import curve, noise
 from models.attacks.reading import Clean, as_logits
 from models.attacks.settle import AttackResult
+from models.attacks.threat import check_eps
 from models.family import Family, Scores
 from models.operations.core import Operation, Params, Result, Rows
 from models.operations.verdicts import items, perturbation
@@ -98,7 +99,7 @@ class AttackOperation(Operation):
         curve_top = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
         epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, curve_top)})
         if epsilons:
-            threat.at(torch.tensor(epsilons))  # refuses radii that make no sense
+            check_eps(threat.norm, min(epsilons), max(epsilons))
         return {
             "inputs": inputs,
             "labels": torch.full((count,), label),
@@ -116,13 +117,16 @@ class AttackOperation(Operation):
     def compute(self, model: Family, rows: Rows, params: AttackParams) -> Rows:
         attack = params.attack()
         x, seeds = rows["inputs"], rows["seeds"]
-        access, copies = access_of(model, attack), _copies(rows)
+        access = access_of(model, attack)
+        # Asking a black box about the copies that pad a batch would cost passes; a gradient step takes them along.
+        copies = None if attack.access == "gradients" else _copies(rows)
         with torch.no_grad():
             clean = Clean.of(access, x)
             criterion = _criterion(rows, clean.logits, targeted=params.target is not None)
             threat = attack.threat(LEVELS_8BIT)
             threat = threat.at(rows["eps"]) if threat.bounded else threat
-            one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, rest=copies != _places(x))
+            rest = None if copies is None else copies != _places(x)
+            one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, rest=rest)
             found = _found(one)
             if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
                 found |= {"clean": as_logits(model.logits(x)), "adversarial": as_logits(model.logits(one.images))}
@@ -136,7 +140,7 @@ class AttackOperation(Operation):
                 found["sweep"] = torch.stack([run.logits for run in runs], 1)
                 found["sweep_success"] = torch.stack([run.success for run in runs], 1)
         found["labels"] = getattr(criterion, "labels", rows["labels"])
-        return {name: tensor[copies] for name, tensor in found.items()}
+        return found if copies is None else {name: tensor[copies] for name, tensor in found.items()}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: AttackParams) -> Result:
         if bool(found["broken"].any()):
