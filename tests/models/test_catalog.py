@@ -23,9 +23,9 @@ def test_capabilities_are_those_of_the_class_line():
         assert ("Encodes" in found[name]["capabilities"]) == issubclass(family, Encodes)
         assert ("Decodes" in found[name]["capabilities"]) == issubclass(family, Decodes)
     assert found["vae"]["capabilities"] == ["Encodes", "Decodes", "HasPrior"]
-    assert found["denoising_autoencoder"]["operations"] == sorted(
-        ["decode", "denoise", "encode", "interpolate", "reconstruct", "samples"]
-    )
+    able = {"decode", "denoise", "encode", "interpolate", "reconstruct", "samples"}
+    assert able <= set(found["denoising_autoencoder"]["operations"])
+    assert "denoise" not in found["autoencoder"]["operations"]
 
 
 def test_writing_twice_gives_the_same_bytes_and_names_in_order():
