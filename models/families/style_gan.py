@@ -25,7 +25,9 @@ class StyleGANConfig(GameConfig):
     mapping_layers: int = Field(2, ge=1, le=16, description="Layers from noise to style; 8 in the paper.")
     noise: bool = Field(True, description="Every layer adds noise at a learned strength.")
     mixing: float = Field(0.9, ge=0, le=1, description="Share of images made from two styles in training.")
-    path_length: float = Field(2.0, ge=0, le=100, description="Weight of the path length penalty.")
+    path_length: float | None = Field(
+        None, ge=0, le=100, description="Weight of the path length penalty; empty: 2 from 128 pixels, else none."
+    )
     path_every: int = Field(4, ge=1, le=256, description="Updates of G from one path length penalty to the next.")
 
 
@@ -47,9 +49,10 @@ class StyleGAN(Truncates, MixesStyles, Generative):
         config = super().resolve(config, data)
         for problem in game_clashes(config):
             raise problem
-        # a hundredth of it, usual at 32 pixels and long training, lets D win within 10 000 digits
         preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "learning_rate": 2.5e-3}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
+        if config.path_length is None:  # on small images its gradient drowns the game's
+            preset["path_length"] = 2.0 if max(data.height, data.width) >= 128 else 0.0
         return config.model_copy(update=resolve_game(config, data.count, preset))
 
     def players(self) -> tuple[nn.Module, nn.Module]:

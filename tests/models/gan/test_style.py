@@ -143,13 +143,19 @@ def test_noise_is_fresh_in_training_and_fixed_when_serving():
 
 @pytest.mark.parametrize("steps", [3, 4])
 def test_a_resumed_run_ends_as_the_undisturbed_one(steps):
-    config = {"path_every": 2, "penalty_every": 2}
+    config = {"path_every": 2, "penalty_every": 2, "path_length": 2.0}
     whole = train(tiny(**config)).state()
     part = train(tiny(**config), steps).state()
     resumed = train(build(StyleGAN, seed=9, latent_dim=16, widest=8, **config), 0)
     resumed.restore(part)
     found = train(resumed.family, training=resumed).state()
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize(("size", "weight"), [(28, 0.0), (128, 2.0)])
+def test_small_images_are_trained_without_the_path_length_penalty(size, weight):
+    assert StyleGAN.resolve(StyleGAN.Config(), spec(size)).path_length == weight
+    assert StyleGAN.resolve(StyleGAN.Config(path_length=1.0), spec(size)).path_length == 1.0
 
 
 @pytest.mark.parametrize("size", [(28, 28, 1), (9, 33, 3)])
