@@ -48,10 +48,11 @@ class Autoencoder(Coding):
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
         found = super().step(batch, optimisers, moment)
-        rate = optimisers["adam"].param_groups[0]["lr"]
-        for group, weight in ((self.kernels, self.config.l1_kernel), (self.biases, self.config.l1_bias)):
-            if weight:
-                shrink(group, rate * weight)
+        rate, settings = optimisers["adam"].param_groups[0]["lr"], self.config
+        if settings.l1_kernel:
+            shrink(self.kernels, rate * settings.l1_kernel)
+        if settings.l1_bias:
+            shrink(self.biases, rate * settings.l1_bias)
         return found
 
     @property
@@ -64,8 +65,12 @@ class Autoencoder(Coding):
 
     def _l2(self) -> Tensor | float:
         """The squared weights, in the loss: decay beside Adam (AdamW) would be another penalty."""
-        pairs = ((self.kernels, self.config.l2_kernel), (self.biases, self.config.l2_bias))
-        return sum(weight * sum(item.square().sum() for item in group) for group, weight in pairs if weight)
+        settings, found = self.config, 0.0
+        if settings.l2_kernel:
+            found = found + settings.l2_kernel * sum(kernel.square().sum() for kernel in self.kernels)
+        if settings.l2_bias:
+            found = found + settings.l2_bias * sum(bias.square().sum() for bias in self.biases)
+        return found
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Adds the share of kernel weights that are zero, and the copies-noise probe: the error on uniform noise."""
