@@ -106,7 +106,8 @@ def fork(job: RunningJob, training: Training, origin: str) -> None:
 def conclude(job: RunningJob, training: Training, source: Source) -> Result:
     """Measures, publishes, and gives the result with the rows that appear when the job ends."""
     family, spec = training.family, job.spec
-    metrics = {key: value if math.isfinite(value) else None for key, value in training.finish().items()}
+    measured = training.finish()
+    metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,
@@ -129,7 +130,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "dataset": spec["dataset"],
         "config": card["config"],
         "images": training.images,
-        "warnings": list(warnings(metrics)),
+        "warnings": [*family.remarks(measured), *warnings(metrics)],
     }
     return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
 
