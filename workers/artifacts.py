@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from abc import ABC
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from app.core import blobs
 from app.core.errors import AnamorphError, Internal, NotFound
+from models.catalog import capabilities
 from models.checkpoint import State
 from models.family import Family
 from models.registry import families, fitting
@@ -61,15 +61,6 @@ def load_checkpoint(kept: list[dict]) -> State | None:
     return None
 
 
-def capabilities(kind: type[Family]) -> list[str]:
-    """Names of the base classes that say what a model can do."""
-    return sorted(
-        base.__name__
-        for base in kind.__mro__
-        if base.__module__ == Family.__module__ and ABC in base.__bases__ and base is not Family
-    )
-
-
 def model_key(digest: str, name: str) -> str:
     return f"models/{digest}/{name}"
 
@@ -86,7 +77,7 @@ def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tup
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
         "data": facts,
-        "capabilities": capabilities(type(family)),
+        "capabilities": sorted(capabilities(type(family))),
         "operations": fitting(type(family)),
         "parameters": sum(parameter.numel() for parameter in family.parameters()),
         "bytes": len(weights),

@@ -1,5 +1,6 @@
 """Attacks made of attacks: sequences, restarts, rounding inside, smallest eps; models seen through transformations."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
 from types import SimpleNamespace
@@ -20,8 +21,9 @@ class Sequence(Attack):
     """Several attacks on the same rows, each on the images that the ones before could not turn."""
 
     @property
+    @abstractmethod
     def parts(self) -> list[Attack]:
-        raise NotImplementedError
+        """The attacks, in turn."""
 
     def steps(self, trial: Trial) -> Iterator[None]:
         for part in self.parts:

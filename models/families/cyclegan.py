@@ -7,13 +7,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config, Family, Translates
+from models.family import Config
 from models.moment import Moment
-from models.nn.adversarial import constant_then_linear, fool_loss, frozen, judge_loss, update
+from models.nn.adversarial import fool_loss, frozen, judge_loss, update
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
-from models.nn.translators import PatchGAN, initialise, make_generator, patch_layers
+from models.nn.translators import PatchGAN, initialise, make_generator
 from models.translation import ROWS, colour_transfer, in_batches
+from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
 
 OTHER = {"a": "b", "b": "a"}
@@ -41,7 +42,7 @@ class CycleGANConfig(Config):
     pool: int = Field(50, ge=1, le=1000, description="Past translations shown to the discriminators again.")
 
 
-class CycleGAN(Translates, Family):
+class CycleGAN(Translator):
     """The generator `ab` makes B from A; judge `b` tells its work from real B."""
 
     name = "cyclegan"
@@ -65,21 +66,6 @@ class CycleGAN(Translates, Family):
             self.served[source + target] = Ema(generator, half_life=693 * config.batch_size)  # 0.999 an update
             self.judges[target] = initialise(PatchGAN(channels, config.width, config.patch_layers))
             self.pools[target] = HistoryPool(config.pool, data.shape)
-
-    @classmethod
-    def resolve(cls, config: CycleGANConfig, data: DataSpec) -> CycleGANConfig:
-        smallest = min(data.height, data.width)
-        layers = config.patch_layers or patch_layers(data.height, data.width)
-        width = config.width or (64 if smallest >= 128 else 32)
-        return super().resolve(config, data).model_copy(update={"patch_layers": layers, "width": width})
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        rate = self.config.learning_rate
-        networks = {"generators": self.generators, "judges": self.judges}
-        return {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999)) for name, net in networks.items()}
-
-    def schedule(self, progress: float) -> float:
-        return constant_then_linear(progress)
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
         fakes, metrics = self._update_generators(batch, optimisers["generators"], moment)

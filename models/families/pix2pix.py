@@ -7,12 +7,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config, Family, Translates
+from models.family import Config
 from models.moment import Moment
-from models.nn.adversarial import constant_then_linear, fool_loss, frozen, judge_loss, update
+from models.nn.adversarial import fool_loss, frozen, judge_loss, update
 from models.nn.ema import Ema
-from models.nn.translators import PatchGAN, initialise, make_generator, patch_layers
+from models.nn.translators import PatchGAN, initialise, make_generator
 from models.translation import paired_report
+from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
 
 COLUMNS = {"ab": ("input", "target"), "ba": ("target", "input")}
@@ -38,7 +39,7 @@ class Pix2PixConfig(Config):
     paper_mode: bool = Field(False, description="Dropout in the inner up blocks, in training and at serving.")
 
 
-class Pix2Pix(Translates, Family):
+class Pix2Pix(Translator):
     """Trains as it serves: instance norm keeps no statistics; the served generator is an average over time."""
 
     name = "pix2pix"
@@ -60,21 +61,6 @@ class Pix2Pix(Translates, Family):
             self.generators[direction] = generator
             self.judges[direction] = initialise(PatchGAN(2 * channels, config.width, config.patch_layers))
             self.served[direction] = Ema(generator, half_life=693 * config.batch_size)  # 0.999 an update
-
-    @classmethod
-    def resolve(cls, config: Pix2PixConfig, data: DataSpec) -> Pix2PixConfig:
-        smallest = min(data.height, data.width)
-        layers = config.patch_layers or patch_layers(data.height, data.width)
-        width = config.width or (64 if smallest >= 128 else 32)
-        return super().resolve(config, data).model_copy(update={"patch_layers": layers, "width": width})
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        rate = self.config.learning_rate
-        networks = {"generators": self.generators, "judges": self.judges}
-        return {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999)) for name, net in networks.items()}
-
-    def schedule(self, progress: float) -> float:
-        return constant_then_linear(progress)
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
         found: dict[str, list[Tensor]] = {"judge": [], "fool": [], "l1": []}
