@@ -16,6 +16,7 @@ from app.core import catalog
 from app.core.builtins import BUILTINS
 from app.core.settings import Settings
 from app.main import create_app
+from tests.benchmarks.rows import rows
 from tests.system.test_compose import check_command
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,14 @@ SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line
 def test_the_reference_is_up_to_date():
     written = runpy.run_path(str(ROOT / "docs" / "reference.py"))
     assert written["main"]() == REFERENCE, "run `make catalog` and commit docs/reference.md"
+
+
+def test_the_quality_page_says_what_was_measured():
+    written = runpy.run_path(str(ROOT / "docs" / "quality.py"))
+    page = (ROOT / "docs" / "quality.md").read_text()
+    assert written["main"]() == page, "run `python docs/quality.py` and commit docs/quality.md"
+    measured = {json.loads(file.read_text())["row"] for file in (ROOT / "docs" / "quality").glob("*.json")}
+    assert measured <= rows().keys(), "a measurement of a row that is no more"
 
 
 def test_every_setting_has_a_sentence():
