@@ -1,5 +1,6 @@
 """Measures of a translation, with the trivial baselines that any trained network must beat."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from models.data import Columns
 
 ROWS = 512
+NUMBERS = 32_000_000  # in one column, however large its images
 
 
 def colour_transfer(images: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -39,19 +41,48 @@ def distances(found: Tensor, wanted: Tensor, name: str) -> dict[str, float]:
     return {f"{name}l1": float((found - wanted).abs().mean()), f"{name}psnr": psnr(found, wanted)}
 
 
-def paired_report(
-    translate: Callable[[Tensor], Tensor], train: Columns, validation: Columns, source: str, target: str
+def sample(columns: Columns, count: int = ROWS) -> dict[str, Tensor]:
+    """At most `count` rows of each column, evenly spread over it: rows n of columns of one length belong together."""
+    rows = {}
+    for name, column in columns.columns.items():
+        total, numbers = len(column), math.prod(column.shape[1:])
+        few = max(1, min(count, total, NUMBERS // numbers))
+        rows |= columns.rows(torch.linspace(0, total - 1, few, dtype=torch.float64).round().long(), [name])
+    return rows
+
+
+def simple(inputs: Tensor, seen: dict[str, Tensor], source: str, target: str, paired: bool) -> dict[str, Tensor]:
+    """What needs no learning: the input copied, the mean target, a global colour transfer; and, where training images
+    come in pairs, the partner of the nearest one.
+    """
+    mean = seen[target].mean(0, keepdim=True).expand_as(inputs)
+    found = {"copy": inputs, "mean": mean, "colour": colour_transfer(inputs, seen[source], seen[target])}
+    return found | ({"nearest": seen[target][nearest(inputs, seen[source])]} if paired else {})
+
+
+def scored(
+    translate: Callable[[Tensor], Tensor], train: Columns, validation: Columns, source: str, target: str, paired: bool
 ) -> dict[str, float]:
-    """L1 and PSNR on unseen pairs, beside: copied input, mean target, nearest training pair, colour transfer."""
-    seen, unseen = train.head(ROWS), validation.head(ROWS)
+    """L1 and PSNR on unseen pairs or twins, beside the same of what needs no learning."""
+    seen, unseen = sample(train), sample(validation)
     inputs, targets = unseen[source], unseen[target]
     report = distances(in_batches(translate, inputs), targets, "")
-    baselines = {
-        "copy": inputs,
-        "mean": seen[target].mean(0, keepdim=True).expand_as(targets),
-        "nearest": seen[target][nearest(inputs, seen[source])],
-        "colour": colour_transfer(inputs, seen[source], seen[target]),
-    }
-    for name, images in baselines.items():
+    for name, images in simple(inputs, seen, source, target, paired).items():
         report |= distances(images, targets, f"{name}_")
     return report
+
+
+def moved(
+    translate: Callable[[Tensor], Tensor], train: Columns, validation: Columns, source: str, target: str
+) -> dict[str, float]:
+    """How far a translation moves images, mean per pixel, beside how far a global colour transfer does."""
+    seen, images = sample(train), sample(validation)[source]
+    simple_way = colour_transfer(images, seen[source], seen[target])
+    found = in_batches(translate, images)
+    ways = {"moved_l1": found, "colour_moved_l1": simple_way}
+    return {name: float((other - images).abs().mean()) for name, other in ways.items()}
+
+
+def cycle_l1(there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    """Mean distance per pixel of images (n, c, h, w) from what comes back of them."""
+    return float((in_batches(lambda part: back(there(part)), images) - images).abs().mean())

@@ -49,7 +49,10 @@ class Diverged(ModelError):
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The facts of a dataset that shape a network. `columns` counts rows by split and column."""
+    """The facts of a dataset that shape a network. `columns` counts rows by split and column.
+
+    `twins`: validation rows n of the columns a and b show the same thing, so a translation can be scored.
+    """
 
     layout: str
     height: int
@@ -57,13 +60,14 @@ class DataSpec:
     channels: int
     classes: tuple[str, ...] | None = None
     columns: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    twins: bool = False
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> "DataSpec":
         classes = facts.get("classes")
         names = tuple(classes) if classes else None
         size = facts["height"], facts["width"], facts["channels"]
-        return cls(facts["layout"], *size, names, facts.get("columns", {}))
+        return cls(facts["layout"], *size, names, facts.get("columns", {}), facts.get("twins", False))
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -23,6 +23,8 @@ from workers.running import Result, RunningJob
 
 MAX_FLOATS = 1 << 28
 """Numbers in all images of a request: a gibibyte."""
+TILED = 4
+"""Overlapping tiles of an image and what is made of them take so many times its memory."""
 BATCH = 64
 ITEMS = 100
 """Rows of facts in the job's result; the file has all."""
@@ -36,7 +38,8 @@ def run_operation(job: RunningJob) -> Result:
     params = read_params(operation.Params, spec["params"])
     images, latents = read_upload(spec.get("upload"))
     check_size(resident.model, images)
-    (inputs,) = to_tensors([read_inputs(resident.model, operation, params, images, latents)])
+    most = MAX_FLOATS // TILED // resident.model.data.pixels
+    (inputs,) = to_tensors([read_inputs(resident.model, operation, params, images, latents, most)])
     rows = operation.rows(resident.model, inputs, params)
     parts = []
     for part in slices(rows):

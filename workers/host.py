@@ -78,8 +78,8 @@ class Host:
         resident = self.residents.get(call["model"])
         operation = operation_for(resident, call["operation"])
         params = read_params(operation.Params, call["params"])
-        start = time.perf_counter()
-        inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"))
+        most, start = settings().call_images, time.perf_counter()
+        inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"), most)
         return Work(index, call, resident, operation, params, inputs, {"decode": _milliseconds(start)})
 
 

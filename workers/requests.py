@@ -36,11 +36,16 @@ def read_params(kind: type[P], values: dict[str, Any]) -> P:
 
 
 def read_inputs(
-    model: Family, operation: Operation, params: Params, images: list[bytes] | None, latents: bytes | None
+    model: Family, operation: Operation, params: Params, images: list[bytes] | None, latents: bytes | None, most: int
 ) -> np.ndarray | None:
-    """The images, uint8 (n, c, h, w), or the latents, float32 (n, d), of a call, as the operation takes them."""
+    """The images, uint8 (n, c, h, w), or the latents, float32 (n, d), of a call, as the operation takes them.
+
+    Where images may have any size, so many pixels in all as `most` images of the model's size.
+    """
     if operation.takes == "nothing":
         return None
+    if images and operation.any_size and not getattr(params, "resize", False):
+        return codecs.decode_alike(model.data.channels, images, most * model.data.height * model.data.width)
     if images and operation.takes in ("images", "either"):
         facts = {"height": model.data.height, "width": model.data.width, "channels": model.data.channels}
         try:

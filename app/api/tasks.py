@@ -17,8 +17,6 @@ from app.core.model_rows import Found
 from app.core.settings import settings
 
 SEED_BITS = 31
-CALL_BATCHES = 4
-"""A call may bring this many micro-batches of images; more is a job."""
 JOB_IMAGES = 10_000
 
 
@@ -51,7 +49,7 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
     """Raises what the client can mend."""
     entries = request.app.state.catalog
     entry = entries["operations"][operation]
-    most = JOB_IMAGES if prefer.respond_async else settings().call_batch * CALL_BATCHES
+    most = JOB_IMAGES if prefer.respond_async else settings().call_images
     inputs = await intake.read(request, entry["takes"], most)
     texts, values = parameters.given(request, inputs)
     params = parameters.completed(entries, operation, texts, values)

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def call_images(self) -> int:
+        """Images that one call may bring, or cost; more is a job."""
+        return 4 * self.call_batch
+
+    @property
     def redis_url(self) -> str:
         """The broker in redis-py's spelling of a unix socket."""
         return self.broker_url.replace("redis+socket://", "unix://", 1)

@@ -1,5 +1,6 @@
 """Unpaired image-to-image translation with cycle consistency (Zhu et al. 2017)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from models.nn.adversarial import fool_loss, frozen, judge_loss, update
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
 from models.nn.translators import PatchGAN, initialise, make_generator
-from models.translation import ROWS, colour_transfer, in_batches
+from models.translation import cycle_l1, moved, sample, scored
 from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
 
@@ -108,17 +109,16 @@ class CycleGAN(Translator):
         return self.served[direction](images)
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
-        """Cycle and identity distances per pixel, and how far a translation moves, beside a global colour transfer."""
-        seen, unseen = train.head(ROWS), validation.head(ROWS)
-        report = {}
+        """Cycle distance per pixel and how far a translation moves; with twins, how near it comes to the truth."""
+        report, unseen = {}, sample(validation)
         for source, target in OTHER.items():
-            way = source + target
-            found = in_batches(lambda x, w=way: self.translate(x, w), unseen[source])
-            back = in_batches(lambda x, w=target + source: self.translate(x, w), found)
-            report[f"{way}_cycle_l1"] = float((back - unseen[source]).abs().mean())
-            report[f"{way}_moved_l1"] = float((found - unseen[source]).abs().mean())
-            moved = colour_transfer(unseen[source], seen[source], seen[target])
-            report[f"{way}_colour_moved_l1"] = float((moved - unseen[source]).abs().mean())
+            way, back = source + target, partial(self.translate, direction=target + source)
+            there = partial(self.translate, direction=way)
+            found = moved(there, train, validation, source, target)
+            found["cycle_l1"] = cycle_l1(there, back, unseen[source])
+            if self.data.twins:
+                found |= scored(there, train, validation, source, target, paired=False)
+            report |= {f"{way}_{name}": value for name, value in found.items()}
         return report
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:

@@ -1,5 +1,6 @@
 """Paired image-to-image translation with a conditional GAN (Isola et al. 2017)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ from models.moment import Moment
 from models.nn.adversarial import fool_loss, frozen, judge_loss, update
 from models.nn.ema import Ema
 from models.nn.translators import PatchGAN, initialise, make_generator
-from models.translation import paired_report
+from models.translation import scored
 from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
 
@@ -93,7 +94,9 @@ class Pix2Pix(Translator):
         found = {}
         for direction in self.directions:
             source, target = COLUMNS[direction]
-            report = paired_report(lambda x, d=direction: self.translate(x, d), train, validation, source, target)
+            report = scored(
+                partial(self.translate, direction=direction), train, validation, source, target, paired=True
+            )
             found |= {
                 name if len(self.directions) == 1 else f"{direction}_{name}": value for name, value in report.items()
             }

@@ -48,10 +48,14 @@ class Fitted(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
+        return (self.network(self.padded(images))[..., :height, :width] + 1) / 2
+
+    def padded(self, images: Tensor) -> Tensor:
+        """What the network sees: in [-1, 1], continued to the right and below."""
+        height, width = images.shape[-2:]
         bottom, right = -height % self.multiple, -width % self.multiple
         mode = "reflect" if bottom < height and right < width else "replicate"
-        padded = F.pad(images * 2 - 1, (0, right, 0, bottom), mode=mode)
-        return (self.network(padded)[..., :height, :width] + 1) / 2
+        return F.pad(images * 2 - 1, (0, right, 0, bottom), mode=mode)
 
 
 def _down(before: int, after: int, norm: bool) -> nn.Sequential:
@@ -126,9 +130,19 @@ class ResNet(nn.Module):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, thin, 3, 1, 1), nn.InstanceNorm2d(thin), nn.ReLU()]
         layers += [nn.Conv2d(width, after, 7, 1, 3, padding_mode="reflect"), nn.Tanh()]
         self.layers = nn.Sequential(*layers)
+        self.taps = (2, 5, 8, 8 + (blocks + 1) // 2)  # the three resolutions, and half way through the blocks
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The image itself and what the layers up to the last tap make of it, one map at each tap."""
+        found = [images]
+        for index, layer in enumerate(self.layers[: self.taps[-1] + 1]):
+            images = layer(images)
+            if index in self.taps:
+                found.append(images)
+        return found
 
 
 class PatchGAN(nn.Module):

@@ -56,6 +56,8 @@ class Operation(ABC):
     method: ClassVar[Literal["GET", "POST"]] = "POST"
     sheet: ClassVar[bool] = False
     """Several images are answered as one contact sheet by default, not as a zip."""
+    any_size: ClassVar[bool] = False
+    """Images come at the size they have, not at the model's; `rows` cuts them into tiles (models/tiling.py)."""
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
     Params: ClassVar[type[Params]] = Params

@@ -1,21 +1,32 @@
 """Simulated images, made to look real."""
 
+from torch import Tensor
+
 from models.family import Family, Refines
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
+from models.tiling import cut, join
 
 
 class Refine(Operation):
-    """The mean distance each image moved comes along."""
+    """The mean distance each image moved comes along. An image of any size keeps its size."""
 
     name = "refine"
     summary = "Makes simulated images look like real ones."
     needs = (Refines,)
+    any_size = True
+    Params = ImageParams
 
-    def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
-        images = model.refine(rows["inputs"])
-        return {"images": images, "moved": (images - rows["inputs"]).abs().flatten(1).mean(1)}
+    def rows(self, model: Family, inputs: Tensor | None, params: ImageParams) -> Rows:
+        tiles, places = cut(inputs, model.data.shape[1:])
+        return {"inputs": tiles, "places": places}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
-        return Result(
-            images=found["images"], facts={"items": [{"moved_l1": value} for value in found["moved"].tolist()]}
-        )
+    def agreement(self, params: ImageParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
+        return {"images": model.refine(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
+        images = join(found["images"], rows["places"])
+        moved = (images - join(rows["inputs"], rows["places"])).abs().flatten(1).mean(1)
+        return Result(images=images, facts={"items": [{"moved_l1": value} for value in moved.tolist()]})

@@ -6,14 +6,15 @@ from pydantic import Field
 from torch import Tensor
 
 from models.family import Family, Translates
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core import ImageParams, Operation, Result, Rows
+from models.tiling import cut, join
 from models.types import InputError
 
 BACK = {"ab": "ba", "ba": "ab"}
 
 
-class TranslateParams(Params):
-    """A model trained one way only has that direction."""
+class TranslateParams(ImageParams):
+    """A model trained one way only has that direction. Without `resize` an image of any size keeps its size."""
 
     direction: Literal["ab", "ba"] | None = Field(None, description="ab or ba; empty: the model's first direction.")
     cycle: bool = Field(False, description="Also translate back, and show the difference from the input.")
@@ -25,6 +26,7 @@ class Translate(Operation):
     name = "translate"
     summary = "Translates images to the other domain."
     needs = (Translates,)
+    any_size = True
     Params = TranslateParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: TranslateParams) -> Rows:
@@ -36,19 +38,22 @@ class Translate(Operation):
                     f"this model translates {' and '.join(model.directions)} only, not {way}",
                     field="cycle" if way != direction else "direction",
                 )
-        return {"inputs": inputs}
+        tiles, places = cut(inputs, model.data.shape[1:])
+        return {"inputs": tiles, "places": places}
 
     def compute(self, model: Family, rows: Rows, params: TranslateParams) -> Rows:
         direction = params.direction or model.directions[0]
         found = {"images": model.translate(rows["inputs"], direction)}
         if params.cycle:
             found["back"] = model.translate(found["images"], BACK[direction])
-            found["difference"] = (found["back"] - rows["inputs"]).abs()
         return found
 
     def result(self, model: Family, rows: Rows, found: Rows, params: TranslateParams) -> Result:
         facts = {"direction": params.direction or model.directions[0]}
-        pictures = {name: found[name] for name in ("back", "difference") if name in found}
-        if "difference" in found:
-            facts["items"] = [{"cycle_l1": value} for value in found["difference"].flatten(1).mean(1).tolist()]
-        return Result(images=found["images"], facts=facts, pictures=pictures)
+        joined = {name: join(tiles, rows["places"]) for name, tiles in found.items()}
+        pictures = {}
+        if "back" in joined:
+            difference = (joined["back"] - join(rows["inputs"], rows["places"])).abs()
+            pictures = {"back": joined["back"], "difference": difference}
+            facts["items"] = [{"cycle_l1": value} for value in difference.flatten(1).mean(1).tolist()]
+        return Result(images=joined["images"], facts=facts, pictures=pictures)

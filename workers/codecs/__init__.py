@@ -1,7 +1,7 @@
 """Bytes become arrays and arrays become bytes here and nowhere else. Images are uint8 (C, H, W) with 1 or 3 channels,
 batches uint8 (N, C, H, W); nothing in here needs torch, though tensors are welcome wherever arrays are."""
 
-from workers.codecs.decode import decode, decode_batch, decode_for, decode_mask
+from workers.codecs.decode import decode, decode_alike, decode_batch, decode_for, decode_mask
 from workers.codecs.encode import class_colours, encode, encode_masks, encode_png, encode_webp, grid, grid_png
 from workers.codecs.header import Header, read_header
 from workers.codecs.npy import NpyHead, decode_npy, encode_npy, read_npy_head
@@ -12,6 +12,7 @@ __all__ = [
     "NpyHead",
     "class_colours",
     "decode",
+    "decode_alike",
     "decode_batch",
     "decode_for",
     "decode_mask",

@@ -7,7 +7,7 @@ import numpy as np
 import pyspng
 from PIL import Image
 
-from app.core.errors import InvalidImage
+from app.core.errors import InvalidImage, TooLarge
 from workers.codecs.flatten import flatten, indices
 from workers.codecs.header import Header, read_header
 from workers.codecs.pixels import fit, with_channels
@@ -66,6 +66,36 @@ def decode_batch(facts: dict[str, Any], images: list[bytes], *, resize: bool = F
                 error.field = f"images/{index}"
             raise
     return batch
+
+
+def decode_alike(channels: int, images: list[bytes], most: int) -> np.ndarray:
+    """uint8 (N, channels, H, W) of images that have one size, whichever; an error names the first that differs.
+
+    Raises TooLarge, before anything is decoded, for more than `most` pixels in all.
+    """
+    pixels = sum(header.height * header.width for header in map(read_header, images))
+    if pixels > most:
+        raise TooLarge(
+            f"These images have {pixels} pixels; {most} may come at once.",
+            field="image",
+            remedy="Send 'Prefer: respond-async', fewer or smaller images, or resize=true.",
+        )
+    found = []
+    for index, data in enumerate(images):
+        try:
+            found.append(decode(data, channels))
+        except InvalidImage as error:
+            if len(images) > 1:
+                error.field = f"images/{index}"
+            raise
+        if found[index].shape != found[0].shape:
+            first, other = (f"{pixels.shape[1]} x {pixels.shape[2]}" for pixels in (found[0], found[index]))
+            raise InvalidImage(
+                f"The images of one request have one size; the first is {first} (height x width), this one {other}.",
+                field=f"images/{index}",
+                remedy="Add resize=true, or send images of other sizes in requests of their own.",
+            )
+    return np.stack(found)
 
 
 def decode_mask(data: bytes) -> np.ndarray:

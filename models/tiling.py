@@ -1,0 +1,81 @@
+"""Images of any size through a network of one size: overlapping tiles, blended so that no seam shows.
+
+Every tile is a row like any other, so memory and batches are those of the network's own size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OVERLAP = 3 / 8
+"""Share of a tile that it has in common with the next: about the context that a network misses at a border."""
+LEAST = 1e-3  # weight at the very edge of a tile, so that a pixel no other tile covers is still divided by something
+
+
+def starts(length: int, tile: int) -> list[int]:
+    """Where tiles begin along one side, evenly spread, the last flush with the end; [0] where one is enough."""
+    if length <= tile:
+        return [0]
+    stride = max(1, tile - round(tile * OVERLAP))
+    gaps = math.ceil((length - tile) / stride)
+    return [round(index * (length - tile) / gaps) for index in range(gaps + 1)]
+
+
+def count(height: int, width: int, tile: tuple[int, int]) -> int:
+    """Tiles of size `tile` that cover an image."""
+    return len(starts(height, tile[0])) * len(starts(width, tile[1]))
+
+
+def cut(images: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(n, c, H, W) -> tiles (n*t, c, *tile) and their places (n*t, 5): image, top, left, H, W.
+
+    An image smaller than a tile is continued by reflection to its size.
+    """
+    height, width = images.shape[-2:]
+    padded = _continued(images, tile)
+    tiles, places = [], []
+    for index, image in enumerate(padded):
+        for top in starts(height, tile[0]):
+            for left in starts(width, tile[1]):
+                tiles.append(image[:, top : top + tile[0], left : left + tile[1]])
+                places.append((index, top, left, height, width))
+    return torch.stack(tiles), torch.tensor(places)
+
+
+def join(tiles: Tensor, places: Tensor) -> Tensor:
+    """The images (n, c, H, W) that `cut` would cut into these tiles; where tiles overlap, their weighted mean."""
+    *_, height, width = places[0].tolist()
+    side = tiles.shape[-2:]
+    if len(tiles) == int(places[-1, 0]) + 1:  # one tile each: no weighing, not a bit changes
+        return tiles[..., :height, :width]
+    size = (max(height, side[0]), max(width, side[1]))
+    window = _window(side).to(tiles)
+    total = torch.zeros(int(places[-1, 0]) + 1, tiles.shape[1], *size).to(tiles)
+    weight = torch.zeros(1, *size).to(tiles)
+    for tile, (index, top, left, *_) in zip(tiles, places.tolist(), strict=True):
+        rows, columns = slice(top, top + side[0]), slice(left, left + side[1])
+        total[index, :, rows, columns] += tile * window
+        if index == 0:
+            weight[:, rows, columns] += window
+    return (total / weight)[..., :height, :width]
+
+
+def _continued(images: Tensor, tile: tuple[int, int]) -> Tensor:
+    height, width = images.shape[-2:]
+    bottom, right = max(0, tile[0] - height), max(0, tile[1] - width)
+    if not bottom and not right:
+        return images
+    mode = "reflect" if bottom < height and right < width else "replicate"
+    return F.pad(images, (0, right, 0, bottom), mode=mode)
+
+
+def _window(side: tuple[int, int]) -> Tensor:
+    """Weights (h, w): 1 inside, falling to almost nothing over the overlap."""
+    sides = []
+    for length in side:
+        ramp = max(1, round(length * OVERLAP))
+        distance = torch.minimum(torch.arange(length), torch.arange(length).flip(0)) + 0.5
+        sides.append((distance / ramp).clamp(max=1).mul(math.pi / 2).sin().square().clamp(min=LEAST))
+    return sides[0][:, None] * sides[1]
