@@ -94,6 +94,12 @@ class Family(nn.Module, ABC):
             )
         self.load_state_dict(common, strict=False)
 
+    def begin(self, train: Columns) -> None:
+        """Before the first update, and before a checkpoint is loaded: decide from the images what the config left open.
+
+        The same data give the same decision, so a resumed run needs none of it stored.
+        """
+
     @abstractmethod
     def optimisers(self) -> dict[str, Optimizer]:
         """New optimisers over the present parameters; moments carry over by parameter name."""
@@ -161,6 +167,11 @@ class OneLoss(Family):
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
         loss, metrics = self.loss(batch, moment)
+        self.descend(loss, optimisers)
+        return {"loss": loss.detach(), **metrics}
+
+    def descend(self, loss: Tensor, optimisers: dict[str, Optimizer]) -> None:
+        """One step down."""
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -168,7 +179,6 @@ class OneLoss(Family):
             nn.utils.clip_grad_norm_(self.parameters(), self.clip)
         for optimiser in optimisers.values():
             optimiser.step()
-        return {"loss": loss.detach(), **metrics}
 
 
 class Encodes(ABC):

@@ -37,6 +37,7 @@ class Training:
             raise DataError("training needs at least 2 training images and 1 validation image", field="dataset")
         self.family, self.train, self.validation, self.seed = family, train, validation, seed
         self.device = family.device
+        family.begin(train)
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0

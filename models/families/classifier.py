@@ -1,5 +1,6 @@
 """The classifier: which of the classes does an image show."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,14 +11,15 @@ from torch import Tensor
 from models import metrics
 from models.data import Columns
 from models.family import Scores
-from models.judging import Judging, JudgingConfig
+from models.hardened import Hardened
+from models.hardening import HardeningConfig
 from models.moment import Moment
-from models.types import Batch, DataError, DataSpec, Metrics
+from models.types import DataError, DataSpec
 
 LISTED = 20
 
 
-class ClassifierConfig(JudgingConfig):
+class ClassifierConfig(HardeningConfig):
     """The loss is the cross-entropy, averaged over the batch."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
@@ -26,7 +28,7 @@ class ClassifierConfig(JudgingConfig):
     )
 
 
-class Classifier(Scores, Judging):
+class Classifier(Scores, Hardened):
     """By default a residual network with group normalisation. The first loss is log K."""
 
     name = "classifier"
@@ -57,11 +59,9 @@ class Classifier(Scores, Judging):
     def logits(self, images: Tensor) -> Tensor:
         return self.judge(images)
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
-        images, labels = self.augment(batch["images"], moment.generator), batch["labels"]
-        logits = self.logits(images)
-        loss = F.cross_entropy(logits, labels, self._weights(labels), label_smoothing=self.config.label_smoothing)
-        return loss, {"accuracy": (logits.detach().argmax(1) == labels).float().mean()}
+    def penalty(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        weights, smoothing = self._weights(labels), self.config.label_smoothing
+        return lambda logits: F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""
@@ -81,7 +81,7 @@ class Classifier(Scores, Judging):
         if len(counts) <= LISTED:
             names = zip(self.data.classes, by_class.tolist(), counts.tolist(), strict=True)
             found |= {f"accuracy:{name}": share for name, share, count in names if count}
-        return found
+        return found | self.withstood(validation, moment)
 
     def _majority(self, train: Columns, truth: Tensor) -> float:
         """Validation accuracy of always answering the most frequent training class."""
