@@ -54,6 +54,12 @@ class Columns:
         """The first `count` rows of every column: a fixed probe."""
         return {name: self._take(name, torch.arange(min(count, len(column)))) for name, column in self.columns.items()}
 
+    def spaced(self, count: int) -> dict[str, Tensor]:
+        """At most `count` rows of every column, evenly spaced over it: a fixed probe of sorted data too."""
+        lengths = {name: len(column) for name, column in self.columns.items()}
+        places = {size: torch.linspace(0, size - 1, min(count, size)).long() for size in set(lengths.values())}
+        return {name: self._take(name, places[size]) for name, size in lengths.items()}
+
     def batches(self, size: int, limit: int | None = None) -> Iterator[dict[str, Tensor]]:
         """All rows in stored order, `size` at a time, at most `limit` rows; of a domain that has ended, none."""
         total = min(len(self), limit or len(self))

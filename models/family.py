@@ -6,6 +6,7 @@ mini-batch. Training, checkpoints, progress and reports are the engine's (models
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.data import Columns
+from models.doctor import Alarm, Look
 from models.moment import Moment
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
@@ -124,6 +126,22 @@ class Family(nn.Module, ABC):
     def remarks(self, measured: dict[str, float]) -> list[str]:
         """What the numbers of `evaluate` should make a user wary of: cause and remedy, a sentence each."""
         return []
+
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None:
+        """The loss (a scalar) on images that are not trained on, the same measure at every moment: less is better."""
+        return None
+
+    def examine(self, look: Look) -> Iterable[Alarm]:
+        """What is wrong now, at one of the doctor's looks: every alarm that holds, whether or not it did before."""
+        return ()
+
+    def treat(self, alarm: Alarm, look: Look) -> str | None:
+        """A bounded remedy for an alarm, in place, and a sentence about it; None: nothing was changed.
+
+        Called at every look at which the alarm holds, when the config has a true `auto_remedy`. All that it changes
+        must be parameters or buffers, which the checkpoint carries; rates of learning follow from `schedule`.
+        """
+        return None
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor | None:
         """Images (k, c, h, w) that show the state of training, the same inputs and latents every time."""

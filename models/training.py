@@ -6,27 +6,31 @@ networks, the optimiser moments and two integers, and a resumed run is bit-ident
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.checkpoint import State, moments, networks, restore_moments, restore_networks
 from models.data import Columns
+from models.doctor import Doctor, Notice
 from models.family import Family
 from models.moment import Moment
 from models.seeds import derive, seed_globally
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
+WINDOW = "window/"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One update done: how far the run is, and its scalars, still on the device."""
+    """One update done: how far the run is, its scalars, still on the device, and what the doctor has to say."""
 
     images: int
     total: int
     metrics: Metrics
+    notices: tuple[Notice, ...] = ()
 
 
 class Training:
@@ -41,6 +45,7 @@ class Training:
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0
+        self.doctor, self.window = Doctor(self.total, self.batch_size, validation), Meter()
         self.optimisers = family.optimisers()
         self._rates = self._base_rates()
 
@@ -60,7 +65,9 @@ class Training:
         self._set_rates()
         metrics = self.family.step(batch, self.optimisers, self.moment())
         self.images, self.step = self.images + self.batch_size, self.step + 1
-        return Step(self.images, self.total, metrics)
+        self.window.add(metrics)
+        notices = tuple(self._look()) if self.step in self.doctor.steps else ()
+        return Step(self.images, self.total, metrics, notices)
 
     def moment(self, purpose: str = "draws") -> Moment:
         """The present point; its generator depends on (seed, step, purpose) alone."""
@@ -97,7 +104,9 @@ class Training:
         tensors = networks(self.family) | moments(self.optimisers, self._names())
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point()):
             raise Diverged("the weights are no longer finite", field="config", remedy="lower learning_rate")
-        return State(tensors, {"images": self.images, "step": self.step, "seed": self.seed})
+        tensors |= {WINDOW + name: value for name, value in self.window.sums.items()}
+        facts: dict[str, Any] = {"images": self.images, "step": self.step, "seed": self.seed}
+        return State(tensors, facts | {"doctor": self.doctor.state(), "window": dict(self.window.counts)})
 
     def restore(self, state: State) -> None:
         """Continue from `state`, in a Training made with the same family, config and data."""
@@ -105,6 +114,13 @@ class Training:
         self.prepare(max(0, self.images - self.batch_size))
         restore_networks(self.family, state.tensors)
         restore_moments(self.optimisers, self.family, state.tensors)
+        self.doctor.restore(state.facts.get("doctor", {}))
+        self.window.counts = dict(state.facts.get("window", {}))
+        self.window.sums = {name: state.tensors[WINDOW + name].to(self.device).clone() for name in self.window.counts}
+
+    def _look(self) -> list[Notice]:
+        with self._evaluating():
+            return self.doctor.look(self.family, self.window.take(), self.moment("look"))
 
     def _names(self) -> dict[torch.nn.Parameter, str]:
         return {parameter: name for name, parameter in self.family.named_parameters()}

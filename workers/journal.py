@@ -6,10 +6,14 @@ checkpoint passes the points of the one before and overwrites them with equal va
 
 import time
 from collections import deque
+from dataclasses import asdict
+from typing import Any
 
-from app.core import blobs
+from app.core import blobs, events
+from app.core.database import reading
 from app.core.settings import settings
 from models.checkpoint import State
+from models.doctor import Notice
 from models.training import Meter, Step, Training
 from workers import codecs
 from workers.artifacts import save_checkpoint
@@ -49,11 +53,15 @@ class Journal:
         self.looking_seconds = 0.0
         self.looked_at: int | None = None
         self.saved_at: int | None = None
+        self.told: set[tuple] = set()
         self.recent: deque[tuple[float, int]] = deque([(self.started, training.images)], maxlen=40)
 
     def begin(self, state: State | None) -> None:
         """Before the first update: takes over the half-filled point of the attempt before."""
         self.report()
+        if self.job.attempt > 1:
+            with reading(self.job.bind) as conn:
+                self.told = {_key(event) for event in events.alarms(conn, [self.job.id])}
         if state:
             counts = state.facts.get("meter", {})
             device = self.training.family.device
@@ -69,6 +77,8 @@ class Journal:
         number, now = self.training.step, time.monotonic()
         if number % self.window == 0 or step.images >= step.total:
             self.pending.append((step.images, self.meter.take()))
+        for notice in step.notices:
+            self.tell(notice)
         if number in self.looks and self._affordable(now):
             self.look()
         if now - self.reported >= REPORT_SECONDS:
@@ -87,6 +97,14 @@ class Journal:
             blobs.put(f"jobs/{self.job.id}/snapshots/{images}.png", codecs.grid_png(pictures), create_only=False)
             self.job.event("snapshot", {"images": images})
         self.looking_seconds += time.monotonic() - start
+
+    def tell(self, notice: Notice) -> None:
+        """An alarm, its treatment or its end, as an event; not again by an attempt that passes the same point."""
+        data = asdict(notice.alarm) | {"at_images": notice.images}
+        key = _key({"kind": notice.kind, "data": data})
+        if key not in self.told:
+            self.told.add(key)
+            self.job.event(notice.kind, data)
 
     def report(self) -> None:
         """Progress, and the points of the curves since the last report."""
@@ -122,3 +140,7 @@ class Journal:
 
     def _affordable(self, now: float) -> bool:
         return self.looking_seconds <= 0.1 + SNAPSHOT_SHARE * (now - self.started)
+
+
+def _key(event: dict[str, Any]) -> tuple:
+    return event["kind"], event["data"]["name"], event["data"]["at_images"]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -108,6 +109,8 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
     family, spec = training.family, job.spec
     measured = training.finish()
     metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
+    said = [alarm.sentence for alarm in training.doctor.standing]
+    said = list(dict.fromkeys([*said, *family.remarks(measured), *warnings(metrics)]))
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,
@@ -118,6 +121,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "licence": source.licence,
         "attribution": source.attribution,
         "images": training.images,
+        "warnings": said,
         "init_from": spec.get("init_from"),
         "fork_from": spec.get("fork_from"),
     }
@@ -130,7 +134,8 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "dataset": spec["dataset"],
         "config": card["config"],
         "images": training.images,
-        "warnings": [*family.remarks(measured), *warnings(metrics)],
+        "warnings": said,
+        "alarms": [asdict(alarm) for alarm in training.doctor.alarms],
     }
     return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
 

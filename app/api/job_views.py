@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select, tuple_
 
-from app.core import jobs, wire
+from app.core import events, jobs, wire
 from app.core.tables import job_metrics
 
 Row = dict[str, Any]
@@ -20,7 +20,8 @@ def one(conn: Connection, row: Row) -> wire.Job:
 def many(conn: Connection, rows: Iterable[Row]) -> list[wire.Job]:
     rows = list(rows)
     latest = _latest_metrics(conn, [row["id"] for row in rows])
-    return [_view(conn, row, latest.get(row["id"], {})) for row in rows]
+    alarms = _alarms(conn, [row["id"] for row in rows if row["kind"] == "training"])
+    return [_view(conn, row, latest.get(row["id"], {}), alarms.get(row["id"], {})) for row in rows]
 
 
 def artifacts(row: Row) -> dict[str, str]:
@@ -29,7 +30,7 @@ def artifacts(row: Row) -> dict[str, str]:
     return {name: key for name, key in found.items() if isinstance(key, str)}
 
 
-def _view(conn: Connection, row: Row, metrics: dict[str, float | None]) -> wire.Job:
+def _view(conn: Connection, row: Row, metrics: dict[str, float | None], alarms: dict) -> wire.Job:
     return wire.Job(
         id=row["id"],
         kind=row["kind"],
@@ -42,6 +43,7 @@ def _view(conn: Connection, row: Row, metrics: dict[str, float | None]) -> wire.
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         metrics=metrics,
+        alarms=list(alarms.values()),
         error=row["error"],
         result=_result(row),
         request={name: value for name, value in row["spec"].items() if name not in PRIVATE},
@@ -71,6 +73,16 @@ def _links(row: Row) -> wire.Links:
     if row["state"] == "succeeded" and row["kind"] == "dataset":
         links["dataset"] = f"/v1/datasets/{result.get('dataset')}"
     return links
+
+
+def _alarms(conn: Connection, ids: list[str]) -> dict[str, dict[tuple, wire.Alarm]]:
+    """The alarms of each training, each as its latest event tells it."""
+    found: dict[str, dict[tuple, wire.Alarm]] = {}
+    for event in events.alarms(conn, ids) if ids else ():
+        data = event["data"]
+        alarm = wire.Alarm(**{name: data[name] for name in wire.Alarm.model_fields if name in data})
+        found.setdefault(event["job_id"], {})[alarm.name, alarm.images] = alarm
+    return found
 
 
 def _latest_metrics(conn: Connection, ids: list[str]) -> dict[str, dict[str, float | None]]:

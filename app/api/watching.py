@@ -16,6 +16,7 @@ from app.api.openapi import problems
 from app.api.paths import JobPath
 from app.core import events, jobs
 from app.core.database import encode_json, reading
+from app.core.tables import ALARMS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 LOOK_SECONDS = 0.4
@@ -24,7 +25,7 @@ PING = b": ping\n\n"
 LAST = 2**31 - 1
 """No event has a higher number: the column holds no more."""
 STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
-AS_THEY_ARE = ("metrics", "snapshot")
+AS_THEY_ARE = ("metrics", "snapshot", *ALARMS)
 
 
 @router.get(
@@ -33,7 +34,10 @@ AS_THEY_ARE = ("metrics", "snapshot")
     summary="Watch a job",
     response_class=StreamingResponse,
     responses={
-        200: {"description": "`state`, `progress`, `metrics`, `snapshot`, `log`, `completed`.", "content": STREAM},
+        200: {
+            "description": "`state`, `progress`, `metrics`, `snapshot`, `alarm`, `log`, `completed`.",
+            "content": STREAM,
+        },
         204: {"description": "The job has ended and the client knows all of it: do not come back."},
     },
     openapi_extra=problems(404),

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from app.core.database import clock, upsert
-from app.core.tables import job_events, job_metrics, jobs
+from app.core.tables import IS_ALARM, job_events, job_metrics, jobs
 
 
 class LeaseLost(Exception):
@@ -55,6 +55,13 @@ def events_after(conn: Connection, job_id: str, seq: int = 0, limit: int = 500) 
     """Events with a higher number than `seq`, oldest first."""
     wanted = (job_events.c.job_id == job_id) & (job_events.c.seq > seq)
     rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.seq).limit(limit))
+    return [dict(row) for row in rows.mappings()]
+
+
+def alarms(conn: Connection, job_ids: list[str]) -> list[dict[str, Any]]:
+    """What the doctor said of these trainings: events of the kinds `tables.ALARMS`, oldest first."""
+    wanted = job_events.c.job_id.in_(job_ids) & IS_ALARM
+    rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.job_id, job_events.c.seq))
     return [dict(row) for row in rows.mappings()]
 
 

@@ -83,6 +83,18 @@ class Progress(BaseModel):
     eta_seconds: float | None = None
 
 
+class Alarm(BaseModel):
+    """Something wrong with a training, as its doctor saw it."""
+
+    name: str = Field(description="What is wrong, in one stable word.", examples=["overfitting"])
+    cause: str
+    remedy: str
+    evidence: dict[str, float] = Field({}, description="The numbers behind the cause.")
+    images: int = Field(description="Images shown when it was raised.")
+    cleared: int | None = Field(None, description="Images shown when it had gone; null while it stands.")
+    treated: str | None = Field(None, description="What the training did about it by itself (`auto_remedy`).")
+
+
 class Job(BaseModel):
     """Durable work. `attempt` grows each time a worker takes it up."""
 
@@ -97,6 +109,7 @@ class Job(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     metrics: dict[str, float | None] = Field({}, description="The latest point of the curves.")
+    alarms: list[Alarm] = Field([], description="What the doctor found wrong with a training, oldest first.")
     error: dict[str, Any] | None = Field(None, description="The problem that ended it.")
     result: dict[str, Any] | None = None
     request: dict[str, Any] = Field(description="What was asked for, completed.")

@@ -193,3 +193,21 @@ async def test_a_watcher_sees_progress_and_the_end_while_they_happen(client, job
 async def test_head_of_a_stream_does_not_wait_for_its_end(client, job):
     answer = await asyncio.wait_for(client.head(f"/v1/jobs/{job['id']}/events"), 5)
     assert answer.status_code == 200 and not answer.content
+
+
+async def test_a_training_shows_its_alarms_as_they_are_now_and_streams_them(client, job):
+    token = claimed(job).token
+    alarm = {"name": "overfitting", "cause": "It learns by heart.", "remedy": "Stop.", "evidence": {"loss": 0.5}}
+    alarm |= {"images": 640, "cleared": None, "treated": None, "at_images": 640}
+    write(jobs.add_event, job["id"], token, "alarm", alarm)
+    (shown,) = (await client.get(f"/v1/jobs/{job['id']}")).json()["alarms"]
+    assert (shown["name"], shown["images"], shown["cleared"]) == ("overfitting", 640, None)
+    write(jobs.add_event, job["id"], token, "alarm_cleared", alarm | {"cleared": 960, "at_images": 960})
+    write(jobs.finish, job["id"], token, {"model": "vae-squares"})
+    (listed,) = (await client.get("/v1/jobs")).json()["data"]
+    assert [alarm["cleared"] for alarm in listed["alarms"]] == [960]
+    stream = told((await client.get(f"/v1/jobs/{job['id']}/events")).text)
+    assert [(kind, data["name"]) for _, kind, data in stream if kind.startswith("alarm")] == [
+        ("alarm", "overfitting"),
+        ("alarm_cleared", "overfitting"),
+    ]

@@ -1,0 +1,215 @@
+"""The training doctor: a cheap look at a training at points fixed by its length, and alarms with cause and remedy.
+
+A look is a function of the weights, the seed and the data, so a resumed run raises the same alarms at the same images.
+Families say what they are wary of in `Family.examine`; what can go wrong with any of them is here.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from models.data import Columns
+from models.moment import Moment
+from models.types import Batch
+
+if TYPE_CHECKING:
+    from models.family import Family
+
+PROBE = 128
+SHARE = 0.015
+"""Of the cost of a training; showing an image without gradients costs about a third of training on it."""
+LOOKS = 8, 40
+"""A probe is made smaller until so many looks are affordable, and nobody looks oftener than the second number."""
+FEWEST = 4
+NARROW = 0.2
+"""Pixels that fill less than this part of [0, 1] were probably scaled for another range."""
+RISEN, FALLEN = 1.15, 0.95
+"""Held-out loss over its best, training loss under what it was then: together, overfitting."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One thing wrong with a training: `cause` and `remedy` are sentences, `evidence` the numbers behind the cause.
+
+    `name` is stable. An alarm that stands is not raised again; one that has cleared can return.
+    """
+
+    name: str
+    cause: str
+    remedy: str
+    evidence: Mapping[str, float] = field(default_factory=dict)
+    images: int = 0
+    cleared: int | None = None
+    """Images shown when it had gone again."""
+    treated: str | None = None
+    """What the family did about it by itself, under `auto_remedy`."""
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.cause} {self.remedy}"
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A change to tell of: an alarm that came (`alarm`), was treated again, or cleared, after so many `images`."""
+
+    kind: Literal["alarm", "alarm_treated", "alarm_cleared"]
+    alarm: Alarm
+    images: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found: means of the step's scalars since the look before, and the loss on the probe."""
+
+    images: int
+    metrics: Mapping[str, float]
+    held_out: float | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a family may judge by: the present finding, those before it (oldest first), and a probe.
+
+    `probe` holds the same few validation rows at every look. The family is in eval mode and without gradients;
+    `moment.generator` is the look's own. What `examine` computes beyond the probe is the family's to bound.
+    """
+
+    now: Finding
+    before: Sequence[Finding]
+    probe: Batch
+    moment: Moment
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        return self.now.metrics
+
+    @property
+    def first(self) -> bool:
+        return not self.before
+
+
+def look_plan(total: int, batch: int, rows: int) -> tuple[set[int], int]:
+    """The updates after which to look (the first and the last among them), and the rows of the probe."""
+    probe = max(1, min(PROBE, rows, max(8, int(3 * SHARE * total / LOOKS[0]))))
+    looks = min(LOOKS[1], max(FEWEST, int(3 * SHARE * total / probe)))
+    steps = -(-total // batch)
+    return {1, *(-(-steps * look // looks) for look in range(1, looks + 1))}, probe
+
+
+class Doctor:
+    """Belongs to one training; what it knows is JSON and travels in the checkpoint."""
+
+    def __init__(self, total: int, batch: int, validation: Columns):
+        self.steps, rows = look_plan(total, batch, len(validation))
+        self.validation, self.rows = validation, rows
+        self.findings: list[Finding] = []
+        self.alarms: list[Alarm] = []
+        self._probe: Batch | None = None
+
+    @property
+    def standing(self) -> list[Alarm]:
+        """Alarms that have not cleared."""
+        return [alarm for alarm in self.alarms if alarm.cleared is None]
+
+    def probe(self, device: torch.device) -> Batch:
+        if self._probe is None:
+            rows = self.validation.spaced(self.rows)
+            self._probe = {name: column.to(device) for name, column in rows.items()}
+        return self._probe
+
+    def look(self, family: "Family", metrics: Mapping[str, float], moment: Moment) -> list[Notice]:
+        """Examine `family`, which is in eval mode and without gradients. Returns what has changed."""
+        probe = self.probe(family.device)
+        loss = family.held_out(probe, moment)
+        known = loss is not None and bool(torch.isfinite(loss))
+        now = Finding(moment.images, dict(metrics), float(loss) if known else None)
+        look = Look(now, tuple(self.findings), probe, moment)
+        found = {alarm.name: alarm for alarm in (*general(look), *family.examine(look))}
+        self.findings.append(now)
+        cleared = [alarm for alarm in self.standing if alarm.name not in found]
+        return [
+            *(self._change("alarm_cleared", alarm, now.images, cleared=now.images) for alarm in cleared),
+            *(notice for alarm in found.values() if (notice := self._meet(alarm, family, look))),
+        ]
+
+    def _meet(self, alarm: Alarm, family: "Family", look: Look) -> Notice | None:
+        """An alarm that holds: raised unless it stands already, and treated when the family does that by itself."""
+        treated = family.treat(alarm, look) if getattr(family.config, "auto_remedy", False) else None
+        images, stands = look.now.images, [known for known in self.standing if known.name == alarm.name]
+        if stands:
+            return self._change("alarm_treated", stands[0], images, treated=treated) if treated else None
+        evidence = {name: float(value) for name, value in alarm.evidence.items() if math.isfinite(value)}
+        self.alarms.append(replace(alarm, evidence=evidence, images=images, treated=treated))
+        return Notice("alarm", self.alarms[-1], images)
+
+    def _change(self, kind: str, alarm: Alarm, images: int, **values: Any) -> Notice:
+        changed = self.alarms[self.alarms.index(alarm)] = replace(alarm, **values)
+        return Notice(kind, changed, images)
+
+    def state(self) -> dict[str, Any]:
+        return {name: [asdict(item) for item in getattr(self, name)] for name in ("findings", "alarms")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.findings = [Finding(**found) for found in state.get("findings", [])]
+        self.alarms = [Alarm(**found) for found in state.get("alarms", [])]
+
+
+def general(look: Look) -> Iterator[Alarm]:
+    """What can be wrong with any training."""
+    yield from data_alarms(look.probe)
+    yield from overfitting(look)
+
+
+def data_alarms(probe: Batch) -> Iterator[Alarm]:
+    """Images that are all the same, or whose values fill only a small part of [0, 1]."""
+    for name in ("images", "input", "target", "a", "b"):
+        if name not in probe:
+            continue
+        images = probe[name]
+        low, high = float(images.amin()), float(images.amax())
+        differ = float((images - images[:1]).abs().amax())
+        evidence = {"lowest": low, "highest": high, "difference": differ}
+        if len(images) > 1 and differ == 0:
+            yield Alarm(
+                "constant-images",
+                f"All {len(images)} validation images looked at are the same: there is nothing to tell apart.",
+                "Look at the dataset; the import may have lost what the images show.",
+                evidence,
+            )
+        elif high - low < NARROW:
+            yield Alarm(
+                "unscaled-input",
+                f"The pixels lie between {low:.3g} and {high:.3g}, a small part of the range from 0 to 1.",
+                "Scale the images to use it (8-bit images: 0 to 255) and import them again.",
+                evidence,
+            )
+
+
+def overfitting(look: Look) -> Iterator[Alarm]:
+    """The held-out loss has left its best while the training loss went on falling, at this look and the one before."""
+    past = [found for found in look.before if found.held_out is not None and "loss" in found.metrics]
+    if len(past) < 3 or look.now.held_out is None or "loss" not in look.metrics:
+        return
+    best = min(past, key=lambda found: found.held_out)
+    # a density can be negative: then a part of the way down from the first look is the measure
+    scale = max(abs(best.held_out), 0.05 * abs(past[0].held_out - best.held_out), 1e-12)
+    worse = [(found.held_out - best.held_out) / scale > RISEN - 1 for found in (past[-1], look.now)]
+    fell = look.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])
+    if all(worse) and fell:
+        yield Alarm(
+            "overfitting",
+            f"The loss on images held out was lowest ({best.held_out:.4g}) after {best.images} images and is "
+            f"{look.now.held_out:.4g} now, while the training loss went on falling.",
+            f"Train for about {best.images} images, use more data or a smaller model, or set keep to best.",
+            {
+                "held_out": look.now.held_out,
+                "best_held_out": best.held_out,
+                "best_images": best.images,
+                "loss": look.metrics["loss"],
+                "loss_at_best": best.metrics["loss"],
+            },
+        )
