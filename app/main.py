@@ -14,6 +14,7 @@ from starlette.types import Scope
 from app.api import (
     dataset_images,
     datasets,
+    derived,
     docs,
     families,
     health,
@@ -42,7 +43,7 @@ from app.core.database import migrate
 from app.core.settings import Settings, settings
 from app.core.sweeper import Sweeper
 
-ROUTERS = (models, dataset_images, datasets, trainings, reports, watching, jobs, families, keys, health, docs)
+ROUTERS = (models, dataset_images, datasets, derived, trainings, reports, watching, jobs, families, keys, health, docs)
 
 
 def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) -> FastAPI:

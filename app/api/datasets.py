@@ -56,7 +56,7 @@ async def create(
         return await run_sync(_import_builtin, request, principal, builtin, name, options, key)
     if name is None:
         raise InvalidRequest("name: This is needed.", field="name", remedy="POST /v1/datasets?name=digits")
-    await run_sync(_check_free, principal.tenant, name, key)
+    await run_sync(check_free, principal.tenant, name, key)
     upload = await receive(request)
     spec = {"name": name, "format": upload.format, "upload": upload.key, **options}
     same_as = {**spec, "upload": upload.sha256}
@@ -84,12 +84,12 @@ def _import_builtin(request: Request, principal, builtin: str, name: str | None,
             "A built-in dataset is imported under its own name, as it is; drawn at an image_size, under any name.",
             field=next(iter(options), "name"),
         )
-    _check_free(principal.tenant, name, key, own=name == builtin)
+    check_free(principal.tenant, name, key, own=name == builtin)
     spec = {"name": name, "builtin": builtin} | ({} if size is None else {"image_size": size})
     return accept(request, principal, "dataset", spec, key)
 
 
-def _check_free(tenant: str, name: str, key: str | None, own: bool = False) -> None:
+def check_free(tenant: str, name: str, key: str | None, own: bool = False) -> None:
     if is_repeat(tenant, key):
         return  # what the first request found counts
     check_space(tenant)

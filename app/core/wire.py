@@ -44,6 +44,21 @@ class ReportRequest(Request):
     seed: Seed | None = Field(None, description="The same request with the same seed gives the same report.")
 
 
+class DerivedRequest(Request):
+    """Which images a model is to work on, and the name of the dataset that its work becomes."""
+
+    name: Name = Field(description="Name of the new dataset.", examples=["refined"])
+    dataset: Name = Field(description="The dataset to work on.", examples=["fontdigits"])
+    model: ModelReference = Field(description="The model that does it.", examples=["my-refiner"])
+    operation: str = Field(
+        max_length=64, description="An operation that makes one image of one image.", examples=["refine"]
+    )
+    params: dict[str, Any] = Field({}, description="Parameters of the operation.", examples=[{}])
+    column: Literal["images", "input", "target", "a", "b"] | None = Field(
+        None, description="Which images, where a dataset has several; by default the first. Only images keep labels."
+    )
+
+
 class KeyRequest(Request):
     """A new API key; its token is shown in the answer and never again."""
 

@@ -13,7 +13,7 @@ from app.core.tables import jobs as jobs_table
 from tests.workers.pictures import npz_file, pixels, png, zip_file
 from workers.builtins import openmoji
 from workers.data import ensure_builtin, open_dataset, run_dataset
-from workers.data.imports import register
+from workers.data.imports import Origin, register
 from workers.data.publish import Published
 from workers.lifecycle import end
 from workers.running import RunningJob, Stopped
@@ -78,7 +78,7 @@ def test_a_taken_name_is_a_conflict_also_when_it_is_taken_meanwhile(engine, uplo
     late = started(engine, upload)
     result = run_dataset(late)
     with transaction(engine) as conn:
-        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), None)
+        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), Origin("upload"))
     monkeypatch.setattr("workers.lifecycle.runner_of", lambda kind: lambda job: result)
     assert ended(engine, late)["error"]["code"] == "conflict"
     monkeypatch.undo()
@@ -87,7 +87,7 @@ def test_a_taken_name_is_a_conflict_also_when_it_is_taken_meanwhile(engine, uplo
 
 def test_a_name_taken_before_is_a_conflict_at_once_and_free_again_once_deleted(engine, upload):
     with transaction(engine) as conn:
-        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), None)
+        register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), Origin("upload"))
     job = started(engine, upload)
     with pytest.raises(Conflict, match="letters"):
         run_dataset(job)

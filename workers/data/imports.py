@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,25 @@ SOURCES = {"zip": ZipSource, "npz": NpzSource}
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a dataset came from: "upload", "builtin:ID" or "derived:DATASET", and whose work it is."""
+
+    source: str
+    licence: str | None = None
+    attribution: str | None = None
+
+
 def run_dataset(job: RunningJob) -> Result:
-    """Imports `spec["upload"]`, or the built-in `spec["builtin"]`, as the dataset `spec["name"]`."""
+    """Makes the dataset `spec["name"]` of `spec["upload"]`, the built-in `spec["builtin"]`, or a model's work."""
     spec, report = job.spec, Report()
-    builtin = spec.get("builtin")
-    name = spec.get("name") or builtin
+    name = spec.get("name") or spec.get("builtin")
     with reading(job.bind) as conn:
         if find(conn, job.tenant, name):
             raise taken(name)
     try:
         options = Options.read(spec)
-        source = BuiltinSource(builtin, options.size) if builtin else open_upload(spec, report)
+        source, origin = open_rows(job, options, report)
         published = read_source(source, options, report, job.progress, job.stop_if_asked)
     except AnamorphError as error:
         if error.status < 500:  # another attempt would read the same bytes
@@ -45,10 +54,26 @@ def run_dataset(job: RunningJob) -> Result:
         raise
 
     def also(conn: Connection) -> None:
-        register(conn, job.tenant, name, published, builtin)
+        register(conn, job.tenant, name, published, origin)
         forget_upload(spec)
 
     return Result(result_of(name, published, report), also)
+
+
+def open_rows(job: RunningJob, options: Options, report: Report) -> tuple[Source, Origin]:
+    """What the spec names, to be read row by row."""
+    if builtin := job.spec.get("builtin"):
+        return BuiltinSource(builtin, options.size), built_in(builtin)
+    if "model" in job.spec:
+        from workers.data.derived import open_derived  # an import needs no torch
+
+        return open_derived(job)
+    return open_upload(job.spec, report), Origin("upload")
+
+
+def built_in(builtin: str) -> Origin:
+    about = BUILTINS[builtin]
+    return Origin(f"builtin:{builtin}", about.licence, about.attribution)
 
 
 def open_upload(spec: dict[str, Any], report: Report) -> Source:
@@ -89,7 +114,7 @@ def ensure_builtin(
         published = read_source(source, Options(), Report(), lambda *_: None, tick)
         try:
             with transaction(bind) as conn:
-                register(conn, tenant, builtin, published, builtin)
+                register(conn, tenant, builtin, published, built_in(builtin))
         except Conflict:
             pass  # another worker was first
         with reading(bind) as conn:
@@ -99,8 +124,7 @@ def ensure_builtin(
     return row
 
 
-def register(conn: Connection, tenant: str, name: str, published: Published, builtin: str | None) -> None:
-    about = BUILTINS.get(builtin or "")
+def register(conn: Connection, tenant: str, name: str, published: Published, origin: Origin) -> None:
     janitor.hold(conn, published.digest)
     if published.found and not blobs.exists(f"datasets/{published.digest}/facts.json"):
         raise Unavailable("The arrays of an equal dataset were just cleaned away.", remedy="Import it again.")
@@ -111,9 +135,7 @@ def register(conn: Connection, tenant: str, name: str, published: Published, bui
         "digest": published.digest,
         "layout": published.facts["layout"],
         "facts": published.facts,
-        "source": f"builtin:{builtin}" if builtin else "upload",
-        "licence": about and about.licence,
-        "attribution": about and about.attribution,
+        **asdict(origin),
         "bytes": published.bytes,
         "created_at": now(conn),
     }

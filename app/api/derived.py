@@ -1,0 +1,58 @@
+"""POST /v1/datasets/derived: what a model makes of a dataset becomes a dataset, as a job."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api.accepting import IdempotencyKey, accept, is_repeat
+from app.api.access import Writer
+from app.api.datasets import check_free
+from app.api.openapi import problems
+from app.api.strict_json import StrictRoute
+from app.api.tasks import check_able
+from app.core import catalog, dataset_rows, model_rows, wire
+from app.core.catalog import Catalog
+from app.core.database import reading
+from app.core.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
+
+
+@router.post(
+    "/derived",
+    status_code=202,
+    response_model=wire.Job,
+    operation_id="derive_dataset",
+    summary="Make a dataset of what a model does with another",
+    openapi_extra=problems(404, 409, 413),
+)
+def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
+    """Refined or translated images can train a classifier: splits, labels and masks are kept, order too."""
+    entries = request.app.state.catalog
+    spec = body.model_dump(exclude_none=True)
+    spec["params"] = catalog.complete(operation_of(entries, body.operation)["params"], body.params, "/params")
+    if not is_repeat(principal.tenant, key):
+        check_free(principal.tenant, body.name, key)
+        with reading() as conn:
+            dataset_rows.get(conn, principal.tenant, body.dataset)
+            found = model_rows.resolve(conn, principal.tenant, body.model)
+        check_able(entries, found, body.operation)
+        spec["model"] = f"{found.name}@{found.digest}"
+    return accept(request, principal, "dataset", spec, key, same_as=body.model_dump())
+
+
+def operation_of(entries: Catalog, name: str) -> dict[str, Any]:
+    """The catalog's entry. Raises InvalidRequest for what does not make one image of one image."""
+    fitting = {known: entry for known, entry in entries["operations"].items() if one_of_one(entry)}
+    if name not in fitting:
+        raise InvalidRequest(
+            f"operation is one of {', '.join(fitting)}: those that make one image of one image.", field="/operation"
+        )
+    return fitting[name]
+
+
+def one_of_one(entry: dict[str, Any]) -> bool:
+    """Whether an operation makes an image of an image, and not a sheet, an attack or a number."""
+    images = entry["takes"] == "images" and entry["gives"] == "images"
+    return images and not entry["sheet"] and "branches" not in entry["params"]

@@ -1,0 +1,43 @@
+"""POST /v1/datasets/derived: what is refused before a job is made."""
+
+import pytest
+
+from tests.app.conftest import add_dataset, add_model
+
+pytestmark = pytest.mark.anyio
+BODY = {"name": "clean", "dataset": "squares", "model": "net", "operation": "denoise"}
+
+
+@pytest.fixture(autouse=True)
+def there(app):
+    add_dataset("squares")
+    add_model("net", family="vae")
+    add_model("judge", family="classifier")
+
+
+async def test_a_derived_dataset_is_a_job_that_names_the_version(client):
+    answer = await client.post("/v1/datasets/derived", json=BODY)
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert job["kind"] == "dataset" and job["request"]["model"].startswith("net@")
+    assert job["request"]["params"] == {} and "upload" not in job["request"]
+
+
+REFUSED = [
+    ({"name": "squares"}, 409, "name"),
+    ({"name": "mnist5k"}, 409, "name"),
+    ({"dataset": "circles"}, 404, None),
+    ({"model": "nets"}, 404, None),
+    ({"operation": "encode"}, 422, "/operation"),
+    ({"model": "judge"}, 409, None),
+    ({"params": {"siz": 3}}, 422, "/params/siz"),
+    ({"column": "c"}, 422, "/column"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "pointer"), REFUSED)
+async def test_what_is_refused_names_the_field(client, change, status, pointer):
+    answer = await client.post("/v1/datasets/derived", json=BODY | change)
+    assert answer.status_code == status, answer.text
+    if pointer:
+        assert answer.json()["errors"][0]["pointer"] == pointer

@@ -1,0 +1,106 @@
+"""What a model makes of the images of a dataset, as rows of a new one: a refined set trains a classifier."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.core.database import reading
+from app.core.errors import InvalidDataset
+from app.core.settings import settings
+from models.operations.core import Params
+from models.types import DataSpec
+from workers import codecs, devices, records
+from workers.batches import Resident, compute
+from workers.data.imports import Origin
+from workers.data.opened import Columns, OpenDataset
+from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Row
+from workers.host import Host
+from workers.requests import operation_for, read_params
+from workers.running import RunningJob
+from workers.sources import open_source
+
+BATCH = 64
+BESIDE = (*VALUE_TYPES, "masks")
+"""Columns that stay true of an image when a model has changed how it looks."""
+
+
+def open_derived(job: RunningJob) -> tuple["DerivedSource", Origin]:
+    """The rows that the job's spec asks for, and whose work they rest on."""
+    spec = job.spec
+    devices.use_threads(settings().train_threads)
+    with reading(job.bind) as conn:
+        digest = records.digest_of(conn, job.tenant, spec["model"])
+    given = open_source(job.bind, job.tenant, spec["dataset"], tick=job.stop_if_asked)
+    resident = Host(settings().resident_bytes, devices.device()).residents.get(digest)
+    source = DerivedSource(given.data, resident, spec["operation"], spec["params"], spec.get("column"))
+    return source, Origin(f"derived:{spec['dataset']}", given.licence, given.attribution)
+
+
+class DerivedSource:
+    """Like ZipSource. Splits, labels and masks are kept; from a pair or a domain its images alone."""
+
+    twins = False
+
+    def __init__(
+        self, data: OpenDataset, resident: Resident, operation: str, params: dict[str, Any], column: str | None
+    ):
+        self.data, self.resident, self.column = data, resident, column or default_column(data)
+        self.operation = operation_for(resident, operation)
+        self.params: Params = read_params(self.operation.Params, params)
+        self.check()
+        whole = self.column == "images"
+        self.layout = data.facts["layout"] if whole else "plain"
+        self.classes = data.facts.get("classes") if whole else None
+        self.total = sum(len(side[self.column]) for side in (data.train, data.validation) if self.column in side)
+
+    def check(self) -> None:
+        """Raises InvalidDataset for a column that is not there and for images the model does not read."""
+        present = [name for name in self.data.train if name in IMAGE_COLUMNS]
+        if self.column not in present:
+            raise InvalidDataset(
+                f"The dataset has no images in a column {self.column}.",
+                field="column",
+                remedy=f"It has {', '.join(present)}.",
+            )
+        given, wanted = DataSpec.from_facts(self.data.facts), self.resident.model.data
+        if given.channels != wanted.channels or (given.shape != wanted.shape and not self.operation.any_size):
+            shapes = ("x".join(map(str, spec.shape)) for spec in (given, wanted))
+            raise InvalidDataset(
+                "The dataset's images are {} (channels, height, width), the model's {}.".format(*shapes),
+                field="dataset",
+                remedy=f"Import it with image_size={wanted.height}x{wanted.width}&channels={wanted.channels}.",
+            )
+
+    def rows(self) -> Iterator[Row]:
+        for split, side in (("train", self.data.train), ("validation", self.data.validation)):
+            for start in range(0, len(side.get(self.column, ())), BATCH):
+                yield from self._rows(split, side, start)
+
+    def _rows(self, split: str, side: Columns, start: int) -> Iterator[Row]:
+        images = np.array(side[self.column][start : start + BATCH])
+        beside = {
+            name: side[name][start : start + BATCH] for name in BESIDE if name in side and self.column == "images"
+        }
+        for index, image in enumerate(self._made(images)):
+            values = {name: column[index].item() for name, column in beside.items() if name != "masks"}
+            mask = np.array(beside["masks"][index]) if "masks" in beside else None
+            yield Row(f"{split}[{start + index}]", {"images": image}, mask, values, split)
+
+    def _made(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, c, h, w) twice: what the model makes of them, in the bytes a call would answer."""
+        rows = self.operation.rows(self.resident.model, codecs.to_tensor(images), self.params)
+        with torch.no_grad():
+            (found,) = compute(self.resident, self.operation, self.params, [rows])
+        made = self.operation.result(self.resident.model, rows, found, self.params).images
+        if len(made) != len(images):
+            raise InvalidDataset("The operation makes several images of one with these parameters.", field="params")
+        return codecs.to_uint8(made)
+
+    def close(self) -> None:
+        pass
+
+
+def default_column(data: OpenDataset) -> str:
+    return next(name for name in IMAGE_COLUMNS if name in data.train)
