@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
 from app.core.builtins import BUILTINS, Builtin
-from app.core.catalog import load
+from app.core.catalog import load, spoken
 from app.core.errors import CODES
 from app.core.phrases import describe
 from app.core.settings import Settings
@@ -76,7 +76,7 @@ def main() -> str:
             *section("Built-in datasets", BUILTIN_HEADS, builtins()),
             *section("Families", ("family", "what it is", "layouts", "operations"), families()),
             *options("Settings of the families", {n: e["config"] for n, e in load()["families"].items()}),
-            *section("Attacks", ("method", "what it is", "norms"), attacks()),
+            *section("Attacks", ("method", "what it is", "norms", "on models that have"), attacks()),
             *options("Settings of the attacks", {n: e["params"] for n, e in load()["attacks"].items()}),
             *section("Operations", ("operation", "what it does", "needs", "takes", "gives"), operations()),
             *section("Errors", ("code", "status", "title"), errors()),
@@ -153,12 +153,15 @@ def families() -> list[tuple[str, ...]]:
 
 
 def attacks() -> list[tuple[str, ...]]:
-    return [(f"`{name}`", entry["summary"], ", ".join(entry["norms"])) for name, entry in load()["attacks"].items()]
+    return [
+        (f"`{name}`", entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"]))
+        for name, entry in load()["attacks"].items()
+    ]
 
 
 def operations() -> list[tuple[str, ...]]:
     return [
-        (f"`{name}`", entry["summary"], ", ".join(entry["needs"]), entry["takes"], entry["gives"])
+        (f"`{name}`", entry["summary"], ", ".join(map(spoken, entry["needs"])), entry["takes"], entry["gives"])
         for name, entry in load()["operations"].items()
     ]
 

@@ -53,11 +53,17 @@ def describe_family(family: type[Family]) -> dict[str, Any]:
     }
 
 
+def names(need: type | tuple[type, ...]) -> str | list[str]:
+    """The name of a capability, or those of alternatives."""
+    return [item.__name__ for item in need] if isinstance(need, tuple) else need.__name__
+
+
 def describe_attack(attack: type[Attack]) -> dict[str, Any]:
     return {
         "summary": attack.summary,
         "norms": attack.norms,
         "access": attack.access,
+        "victims": [item.__name__ for item in attack.victims],
         "targeted": attack.targeted,
         "minimal": attack.minimal,
         "params": params_schema(attack),
@@ -68,11 +74,12 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
     branches = {"discriminator": "method", "default": "fgsm", "branches": "attacks"}
     return {
         "summary": operation.summary,
-        "needs": [item.__name__ for item in operation.needs],
+        "needs": [names(item) for item in operation.needs],
         "takes": operation.takes,
         "gives": operation.gives,
         "method": operation.method,
         "sheet": operation.sheet,
+        "facts_first": operation.facts_first,
         "params": branches if operation.name == "attack" else operation.Params.model_json_schema(),
     }
 

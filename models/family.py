@@ -249,6 +249,22 @@ class Scores(ABC):
         """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
 
 
+class Segments(ABC):
+    """Gives one logit per class for each pixel."""
+
+    @abstractmethod
+    def pixel_logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K, H, W), before any softmax."""
+
+
+class Detects(ABC):
+    """Finds objects: for each cell of a grid, how sure it is of an object of each class there, and its box."""
+
+    @abstractmethod
+    def detection_maps(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K + 4, h, w): K logits, then left, top, right and bottom in pixels."""
+
+
 class Estimates(ABC):
     """Gives one number per image."""
 

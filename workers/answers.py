@@ -49,5 +49,6 @@ def encode_images(images: torch.Tensor | None, encoding: str, grid: bool = False
     if encoding == "npy":
         return [codecs.encode_npy(images)]
     if grid:
+        images = codecs.coloured(images) if images.ndim == 3 else images
         images = contact_sheet(codecs.to_uint8(images))[None]
     return codecs.encode(images, encoding)

@@ -8,12 +8,14 @@ used only where a trial shows that they change no bit.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.family import Conditional, Decodes, Family, Scores
+from models.family import Conditional, Decodes, Family
 from models.operations.core import Operation, Params, Rows
+from models.victims import victim_of
 
 # Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
 CHUNKS = ((4_096, 8), (16_384, 4), (65_536, 2))
@@ -134,8 +136,8 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
 def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
     """Operations that differentiate may take long: what is tried is the model's derivative, in chunks alone."""
     model, chunk = resident.model, resident.chunk
-    if isinstance(model, Scores):
-        network, inputs = model.logits, torch.rand(chunk, *model.data.shape)
+    if victim := victim_of(model):
+        network, inputs = partial(victim.outputs, model), torch.rand(chunk, *model.data.shape)
     elif isinstance(model, Decodes):
         label = [model.labels_in_turn(1).to(model.device)] if isinstance(model, Conditional) else []
         inputs = torch.randn(chunk, model.latent_dim)

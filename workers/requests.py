@@ -1,5 +1,7 @@
 """What a call asks for, typed: the operation, its parameters, its images or latents as tensors."""
 
+import base64
+import re
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +15,7 @@ from workers import codecs
 from workers.batches import Resident
 
 P = TypeVar("P", bound=BaseModel)
+DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
 
 
 def operation_for(resident: Resident, name: str) -> Operation:
@@ -28,11 +31,24 @@ def operation_for(resident: Resident, name: str) -> Operation:
 
 def read_params(kind: type[P], values: dict[str, Any]) -> P:
     """The typed parameters. The front end has checked them; who has not is told the first fault by name."""
+    planes = {name: read_plane(values[name], name) for name in getattr(kind, "planes", ()) if values.get(name)}
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values | planes)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InvalidRequest(first["msg"], field="/".join(str(part) for part in first["loc"])) from None
+
+
+def read_plane(text: str, field: str) -> torch.Tensor:
+    """A parameter of one number per pixel, uint8 (H, W). Raises InvalidRequest or InvalidImage naming it."""
+    try:
+        data = base64.b64decode(DATA_URL.sub("", text, count=1), validate=True)
+        return torch.from_numpy(codecs.decode_mask(data).copy())
+    except InvalidImage as error:
+        error.field = field
+        raise
+    except ValueError:
+        raise InvalidRequest("This is no base64 of a PNG.", field=field, remedy="Encode the file's bytes.") from None
 
 
 def read_inputs(

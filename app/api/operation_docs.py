@@ -57,7 +57,7 @@ def _inlined(value: Any, root: Schema) -> Any:
 
 
 def _description(entry: dict[str, Any]) -> str:
-    needs = joined(entry["needs"])
+    needs = joined([catalogs.spoken(need) for need in entry["needs"]])
     forms = joined(formats.offers(entry, several=True), "or")
     one = formats.offers(entry, several=False)[0]
     return (

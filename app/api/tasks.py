@@ -70,7 +70,7 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
         digest=found.digest,
         format=formats.pick(entry, request.headers.get("accept"), count > 1),
         listed=inputs.several or entry["takes"] == "nothing" or entry["sheet"],
-        picture_first=entry["gives"] == "images" and "branches" not in entry["params"],
+        picture_first=entry["gives"] == "images" and not entry.get("facts_first"),
         seed=params.get("seed"),
     )
     return Task(principal, found, operation, params, inputs, asked, count, texts | values, picked)

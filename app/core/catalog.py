@@ -6,7 +6,7 @@ by name, without torch.
 
 import json
 from difflib import get_close_matches
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,17 @@ def report(catalog: Catalog, name: str) -> dict[str, Any]:
 def operations_of(catalog: Catalog, capabilities: list[str]) -> list[str]:
     """The operations a model with these capabilities can do."""
     able = set(capabilities)
-    return [name for name, entry in catalog["operations"].items() if able.issuperset(entry["needs"])]
+    return [name for name, entry in catalog["operations"].items() if all(map(partial(meets, able), entry["needs"]))]
+
+
+def meets(able: set[str], need: str | list[str]) -> bool:
+    """Whether a need is met: a capability, or a list of which one is enough."""
+    return need in able if isinstance(need, str) else bool(able.intersection(need))
+
+
+def spoken(need: str | list[str]) -> str:
+    """A need in words."""
+    return need if isinstance(need, str) else joined(need, "or")
 
 
 def branches(catalog: Catalog, operation: str) -> dict[str, dict[str, Any]] | None:
@@ -67,4 +77,16 @@ def branches(catalog: Catalog, operation: str) -> dict[str, dict[str, Any]] | No
     return catalog[params["branches"]] if "branches" in params else None
 
 
-__all__ = ["Catalog", "attack", "branches", "complete", "family", "load", "nearest", "operations_of", "report"]
+__all__ = [
+    "Catalog",
+    "attack",
+    "branches",
+    "complete",
+    "family",
+    "load",
+    "meets",
+    "nearest",
+    "operations_of",
+    "report",
+    "spoken",
+]

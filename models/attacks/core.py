@@ -19,6 +19,7 @@ from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, settle
 from models.attacks.threat import ThreatModel, check_eps
 from models.attacks.trial import Spent, Trial
+from models.family import Scores
 from models.types import ConfigError, InputError
 
 OnStep = Callable[[int, Trial], None]
@@ -67,6 +68,8 @@ class Attack(ABC):
     access: ClassVar[Literal["gradients", "scores", "labels"]] = "gradients"
     minimal: ClassVar[bool] = False
     """Seeks the smallest perturbation, rather than the smallest margin within eps."""
+    victims: ClassVar[tuple[type, ...]] = (Scores,)
+    """Capabilities, any one of which makes a model one that can be attacked so."""
     targeted: ClassVar[bool] = True
     """Can aim at a class."""
     early: ClassVar[bool] = True

@@ -135,7 +135,8 @@ class FractionOfPixels(Criterion):
 
     labels: Tensor
     targets: Tensor | None = None
-    threshold: float = 0.99
+    threshold: float | Tensor = 0.99
+    """One for all images, or (N,)."""
     ignore_index: int = 255
 
     def counted(self) -> Tensor:
@@ -152,26 +153,25 @@ class FractionOfPixels(Criterion):
         total = self.counted().flatten(1).sum(1).clamp_min(1)
         return self.right(logits).flatten(1).sum(1) / total - (1 - self.threshold) - 1e-6
 
+    def entropy(self, logits: Tensor) -> Tensor:
+        """(N, H, W): cross-entropy of each counted pixel with its label or, where there are targets, its target."""
+        aim = torch.where(self.counted(), self.labels if self.targets is None else self.targets, 0)
+        return torch.nn.functional.cross_entropy(logits, aim, reduction="none") * self.counted()
+
     def loss(self, logits: Tensor) -> Tensor:
         """Cross-entropy summed over the counted pixels (away from the labels, or towards the targets)."""
-        aim = self.labels if self.targets is None else self.targets
-        aim = torch.where(self.counted(), aim, 0)
-        entropy = torch.nn.functional.cross_entropy(logits, aim, reduction="none") * self.counted()
-        return entropy.flatten(1).sum(1) * (1 if self.targets is None else -1)
+        return self.weighted(logits, torch.ones_like(self.labels, dtype=logits.dtype))
 
+    def weighted(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """(N,): the loss with a weight for each pixel (N, H, W)."""
+        return (self.entropy(logits) * weights).flatten(1).sum(1) * (1 if self.targets is None else -1)
 
-@dataclass(frozen=True)
-class NoDetection(Criterion):
-    """Detection: no proposal above `score` is left. Outputs are scores (N, proposals) in logits."""
+    def pull(self, logits: Tensor) -> Tensor:
+        """(N,), to be climbed: over the pixels still right, the wanted logit less the right one (Xie et al. 2017).
 
-    proposals: Tensor
-    """(N, proposals) bool: the ones that find a true object on the clean image."""
-    score: float = 0.0
-
-    def margin(self, logits: Tensor) -> Tensor:
-        """The best surviving score over the threshold; minus infinity where there was nothing to find."""
-        return logits.masked_fill(~self.proposals, -torch.inf).amax(1) - self.score
-
-    def loss(self, logits: Tensor) -> Tensor:
-        """How far the surviving proposals fell, summed."""
-        return -(torch.relu(logits - self.score) * self.proposals).sum(1)
+        Wanted is the target or, without one, the strongest of the other classes.
+        """
+        aim = torch.where(self.counted(), self.labels if self.targets is None else self.targets, 0)
+        chosen, rest = pick(logits, aim), others(logits, aim).amax(1)
+        gain = rest - chosen if self.targets is None else chosen - rest
+        return torch.where(self.right(logits), gain, 0).flatten(1).sum(1)

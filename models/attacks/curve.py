@@ -80,3 +80,23 @@ def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
     else:
         signs = signs * wide(threat.radius(x) / threat.geometry.size(signs).clamp_min(1e-12), x)
     return threat.snap(x, threat.project(x, x + signs))
+
+
+def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
+    """`x` with the very perturbation of `changed`, its pixels in another order: a control of equal size in any norm.
+
+    Only pixels that may change take part (Xie et al. 2017 permute so; what leaves the range of pixels is cut off).
+    """
+    order = Draws(seeds).uniform((x.shape[2] * x.shape[3],), "shuffle")
+    if threat.mask is None:
+        free = torch.ones_like(order, dtype=torch.bool)
+    else:
+        free = threat.mask.expand(len(x), -1, -1, -1).bool().any(1).flatten(1)
+    # pixels that may not change keep their places: they are sorted after all others, in order
+    natural = torch.arange(order.shape[1], device=x.device).expand_as(order)
+    origin = torch.where(free, order, 2.0 + natural).argsort(dim=1, stable=True)
+    place = torch.where(free, 0, 1).argsort(dim=1, stable=True)
+    index = torch.empty_like(origin).scatter(1, place, origin)
+    delta = (changed - x).flatten(2)
+    moved = delta.gather(2, index[:, None].expand_as(delta)).view_as(x)
+    return threat.at(None).snap(x, (x + moved).clamp(0, 1))

@@ -1,6 +1,7 @@
-"""Adversarial images: an attack on a classifier, tested on the 8-bit image that is sent."""
+"""Adversarial images: an attack on a classifier, segmenter or detector, tested on the 8-bit image that is sent."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field
@@ -8,17 +9,19 @@ from torch import Tensor
 
 from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.core import Attack, Eps
-from models.attacks.criterion import Criterion, Misclassified, Targeted
-from models.attacks.curve import curve, noise
+from models.attacks.curve import curve, noise, shuffled
 from models.attacks.reading import Clean, as_logits
 from models.attacks.settle import AttackResult
 from models.attacks.threat import check_eps
-from models.family import Family, Scores
-from models.operations.core import Operation, Params, Result, Rows
+from models.detection import LIMIT
+from models.family import Family
+from models.operations.core import Operation, Params, Plane, Result, Rows
 from models.operations.verdicts import items, perturbation
 from models.registry import attacks
 from models.seeds import derive
 from models.types import ConfigError, InputError
+from models.victims import ATTACKED, SETTINGS, Victim, check_settings, settings_for, victim_of
+from models.victims.core import area
 
 LEVELS_8BIT = 256
 FINE, COARSE = 41, 9
@@ -32,14 +35,26 @@ class AttackParams(Params):
     """What every attack takes; the settings of the chosen `method` come beside these."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    planes = ("mask", "truth", "pixels", "aim")
 
     method: str = Field("fgsm", description="The attack; the catalog lists them.")
     label: int | str | None = Field(None, description="True class by name or index; empty: what the model says.")
     target: int | str | None = Field(None, description="Class to be taken for, by name or index; empty: any other.")
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
-    control: bool = Field(False, description="Also try random signs of the same size.")
+    control: bool = Field(False, description="Also try random signs of the same size, and the perturbation shuffled.")
     sweep: bool | list[Eps] = Field(
         False, description="Also try a whole curve of eps: yes (0 to twice eps), or up to 64 ascending values."
+    )
+    mask: Plane = Field(None, exclude=True, description="A PNG: pixels may change where it is not black.")
+    truth: Plane = Field(None, exclude=True, description="A PNG of true class indices, 255 where none counts.")
+    pixels: Plane = Field(None, exclude=True, description="A PNG: pixels are to be turned where it is not black.")
+    aim: Plane = Field(None, exclude=True, description="A PNG of the class wanted of each pixel, 255 for any.")
+    threshold: float = Field(0.99, gt=0, le=1, description="Share of the pixels that have to turn for a success.")
+    goal: Literal["vanish", "fabricate", "mislabel"] = Field(
+        "vanish", description="Objects are to go unseen, to appear where there are none, or to get a wrong class."
+    )
+    boxes: list[tuple[int | str, float, float, float, float]] | None = Field(
+        None, max_length=LIMIT, description="True objects: [class, left, top, right, bottom] in pixels."
     )
 
     def attack(self) -> Attack:
@@ -65,6 +80,8 @@ class AttackParams(Params):
 def params_schema(attack: type[Attack]) -> dict[str, Any]:
     """JSON schema of all parameters of a request that uses `attack`."""
     common, own = AttackParams.model_json_schema(), attack.Config.model_json_schema()
+    foreign = SETTINGS - settings_for(attack.victims)
+    common["properties"] = {name: spec for name, spec in common["properties"].items() if name not in foreign}
     method = {"const": attack.name, "default": attack.name, "type": "string", "title": "Method"}
     schema = {
         "title": attack.name,
@@ -77,33 +94,33 @@ def params_schema(attack: type[Attack]) -> dict[str, Any]:
 
 
 class AttackOperation(Operation):
-    """Labels default to the model's own answers. Images the model already gets wrong come back unchanged."""
+    """What is true defaults to the model's own answers. Images the model already gets wrong come back unchanged."""
 
     name = "attack"
-    summary = "Changes images a little so that the model misclassifies them."
-    needs = (Scores,)
+    summary = "Changes images a little so that the model errs: in their class, their mask or the objects in them."
+    needs = (ATTACKED,)
     gradients = True
+    facts_first = True
     Params = AttackParams
 
     def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
-        attack = params.attack()
-        label, target = params.label, params.target
-        if target is not None and not attack.targeted:
+        attack, victim = params.attack(), victim_of(model)
+        check_pair(attack, victim)
+        check_settings(victim, params.model_fields_set)
+        if (params.target is not None or params.aim is not None) and not attack.targeted:
             raise ConfigError(f"{attack.name} cannot aim at a class", field="target", remedy="leave target out")
-        label = -1 if label is None else _index(model, label, "label")
-        target = -1 if target is None else _index(model, target, "target")
-        if label == target != -1:
-            raise InputError("target is the label itself", field="target", remedy="give another class, or none")
         threat, count = attack.threat(), len(inputs)
         eps = NO_EPS if threat.eps is None else on_grid(threat.norm, threat.eps)
         curve_top = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
         epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, curve_top)})
         if epsilons:
             check_eps(threat.norm, min(epsilons), max(epsilons))
+        mask = area(model, params.mask, "mask")
+        movable = {} if mask is None else {"mask": mask.float()[None].expand(count, 1, -1, -1)}
         return {
             "inputs": inputs,
-            "labels": torch.full((count,), label),
-            "targets": torch.full((count,), target),
+            **victim.rows(model, inputs, params),
+            **movable,
             "eps": torch.full((count,), eps, dtype=torch.float32),
             "seeds": torch.tensor([derive(params.seed, "attack", row) for row in range(count)], dtype=torch.int64),
             "sweep": torch.tensor(epsilons, dtype=torch.float32).expand(count, -1),
@@ -112,34 +129,42 @@ class AttackOperation(Operation):
     def agreement(self, params: AttackParams) -> tuple:
         attack = params.attack()
         config = attack.config.model_dump_json(exclude={"eps"})
-        return params.method, config, attack.config.eps is None, params.target is None, params.control
+        aimed = params.target is not None, params.aim is not None
+        return params.method, config, attack.config.eps is None, aimed, params.control, params.goal
 
     def compute(self, model: Family, rows: Rows, params: AttackParams) -> Rows:
-        attack = params.attack()
+        attack, victim = params.attack(), victim_of(model)
         x, seeds = rows["inputs"], rows["seeds"]
         access = access_of(model, attack)
         # Asking a black box about the copies that pad a batch would cost passes; a gradient step takes them along.
         copies = None if attack.access == "gradients" else _copies(rows)
         with torch.no_grad():
             clean = Clean.of(access, x)
-            criterion = _criterion(rows, clean.logits, targeted=params.target is not None)
-            threat = attack.threat(LEVELS_8BIT)
+            criterion = victim.criterion(rows, clean.logits, params)
+            threat = replace(attack.threat(LEVELS_8BIT), mask=rows.get("mask"))
             threat = threat.at(rows["eps"]) if threat.bounded else threat
             rest = None if copies is None else copies != _places(x)
             one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, rest=rest)
-            found = _found(one)
+            found = _found(one) | {"clean": victim.seen(one.clean_logits), "adversarial": victim.seen(one.logits)}
             if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
-                found |= {"clean": as_logits(model.logits(x)), "adversarial": as_logits(model.logits(one.images))}
+                for name, images in {"clean": x, "adversarial": one.images}.items():
+                    found[name] = victim.seen(victim.outputs(model, images))
             if params.control:
-                size = one.distance if attack.minimal else threat.radius(x)
-                found["control"] = as_logits(model.logits(noise(x, threat.at(size), seeds)))
+                size = threat.radius(x) if threat.bounded else one.distance
+                controls = {
+                    "control": noise(x, threat.at(size), seeds),
+                    "shuffled": shuffled(x, one.images, threat, seeds),
+                }
+                for name, images in controls.items():
+                    outputs = victim.outputs(model, images)
+                    found |= {name: victim.seen(outputs), f"{name}_success": criterion.margin(as_logits(outputs)) < 0}
             if rows["sweep"].shape[1]:
                 radii = rows["sweep"]
                 how = {"compact": False, "clean": clean, "found": None if threat.bounded else one}
                 runs = curve(attack, access, x, criterion, threat, radii, seeds, **how)
-                found["sweep"] = torch.stack([run.logits for run in runs], 1)
+                found["sweep"] = torch.stack([victim.seen(run.logits) for run in runs], 1)
                 found["sweep_success"] = torch.stack([run.success for run in runs], 1)
-        found["labels"] = getattr(criterion, "labels", rows["labels"])
+        found |= victim.truth(criterion)
         return found if copies is None else {name: tensor[copies] for name, tensor in found.items()}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: AttackParams) -> Result:
@@ -151,37 +176,34 @@ class AttackOperation(Operation):
             )
         pictures, scales = perturbation(rows["inputs"], found["images"])
         facts = {"method": params.method, "seed": params.seed, "items": items(model, rows, found, params, scales)}
-        return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures})
+        shown = victim_of(model).pictures(model, found | {"inputs": rows["inputs"]})
+        return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures, **shown})
+
+
+def check_pair(attack: Attack, victim: Victim) -> None:
+    """Raises ConfigError when the attack is not for this kind of model, naming those that are."""
+    if victim.capability in attack.victims:
+        return
+    able = [name for name, other in attacks().items() if victim.capability in other.victims]
+    raise ConfigError(
+        f"{attack.name} is not for a model that {victim.title}", field="method", remedy=f"choose {', '.join(able)}"
+    )
 
 
 def access_of(model: Family, attack: Attack) -> Access:
     """The model as `attack` may see it; the frozen copy of a resident model is made once."""
-    budget = attack.config.budget
+    budget, outputs = attack.config.budget, victim_of(model).outputs
     if attack.access == "gradients":
         kept = vars(model)
         if KEPT not in kept:
-            kept[KEPT] = WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape)
+            kept[KEPT] = WhiteBox(model, outputs, shape=model.data.shape)
         return kept[KEPT].within(budget)
-    return (ScoreOracle if attack.access == "scores" else LabelOracle)(model.logits, budget)
+    return (ScoreOracle if attack.access == "scores" else LabelOracle)(lambda x: outputs(model, x), budget)
 
 
 def on_grid(norm: str, eps: float) -> float:
     """The largest radius that 8-bit pixels can use up: for linf a whole number of 255ths, rounded down."""
     return int(eps * 255 + 1e-3) / 255 if norm == "linf" else eps
-
-
-def _index(model: Family, label: str | int, field: str) -> int:
-    try:
-        return model.data.class_index(label)
-    except InputError as error:
-        raise InputError(error.detail, field=field, remedy=error.remedy) from None
-
-
-def _criterion(rows: Rows, logits: Tensor, targeted: bool) -> Criterion:
-    if targeted:
-        return Targeted(rows["targets"])
-    own = logits.nan_to_num(-torch.inf).argmax(1)
-    return Misclassified(torch.where(rows["labels"] < 0, own, rows["labels"]))
 
 
 def _places(x: Tensor) -> Tensor:
@@ -203,4 +225,4 @@ def _copies(rows: Rows) -> Tensor:
 def _found(one: AttackResult) -> Rows:
     names = ("images", "success", "success_float", "queries", "gradients", "steps", "broken", "soft", "flat")
     rows = {name: getattr(one, name) for name in names}
-    return rows | {"clean": one.clean_logits, "adversarial": one.logits, "wrong": one.initially_wrong}
+    return rows | {"wrong": one.initially_wrong}

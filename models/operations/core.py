@@ -6,9 +6,9 @@ shape that mix the rows of many requests, on the model's device; `rows` and `res
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from torch import Tensor
 
 from models.family import Family
@@ -17,10 +17,18 @@ Rows = dict[str, Tensor]
 """Tensors with one common leading dimension: row i of all of them belongs together."""
 
 
+PLANE = {"type": "string", "contentEncoding": "base64", "minLength": 1, "maxLength": 2_000_000}
+Plane = Annotated[Any, WithJsonSchema({"anyOf": [PLANE, {"type": "null"}]})]
+"""A parameter with one number for each pixel: base64 of a PNG to a client, uint8 (H, W) here. See Params.planes."""
+
+
 class Params(BaseModel):
     """Parameters of an operation: query parameters of its endpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    planes: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are a Plane; the worker decodes them."""
 
 
 class ImageParams(Params):
@@ -33,8 +41,9 @@ class ImageParams(Params):
 class Result:
     """The answer to one request: images (n, c, h, w) and latents (n, d), with facts for JSON.
 
-    `facts["items"]` holds one dict per row where there is something to say of each. `pictures` are further images by
-    name, such as the perturbation of an attack, to be encoded like `images`.
+    Images (n, h, w) of dtype uint8 are class indices. `facts["items"]` holds one dict per row where there is something
+    to say of each. `pictures` are further images by name, such as the perturbation of an attack, to be encoded like
+    `images`.
     """
 
     images: Tensor | None = None
@@ -48,8 +57,8 @@ class Operation(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    needs: ClassVar[tuple[type, ...]]
-    """Capabilities, all of which a family must have."""
+    needs: ClassVar[tuple[type | tuple[type, ...], ...]]
+    """Capabilities, all of which a family must have; of those in a tuple, one."""
     takes: ClassVar[Literal["images", "latents", "either", "nothing"]] = "images"
     """What a request brings; `either`: latents, or images of a model that encodes them."""
     gives: ClassVar[Literal["images", "latents", "facts"]] = "images"
@@ -58,6 +67,8 @@ class Operation(ABC):
     """Several images are answered as one contact sheet by default, not as a zip."""
     any_size: ClassVar[bool] = False
     """Images come at the size they have, not at the model's; `rows` cuts them into tiles (models/tiling.py)."""
+    facts_first: ClassVar[bool] = False
+    """What was found out weighs more than the picture: JSON by default."""
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
     Params: ClassVar[type[Params]] = Params

@@ -5,36 +5,32 @@ from torch import Tensor
 
 from models.family import Family
 from models.operations.core import Params, Rows
+from models.victims import Victim, victim_of
 
-SEEN = ("clean", "adversarial", "control", "sweep")
-"""What `compute` gives as logits (N, ..., K)."""
-
-
-def prediction(model: Family, chances: Tensor) -> dict:
-    """The most probable class of one row (K,)."""
-    index, names = int(chances.argmax()), model.data.classes
-    return {"label": names[index] if names else str(index), "index": index, "probability": float(chances[index])}
+CONTROLS = ("control", "shuffled")
+"""Perturbations of the same size that an attack has to beat by far."""
 
 
 def items(model: Family, rows: Rows, found: Rows, params: Params, scales: list[float]) -> list[dict]:
     """The facts of each image."""
-    chances = {name: found[name].double().softmax(-1) for name in SEEN if name in found}
-    facts = []
+    victim, facts = victim_of(model), []
     for row, scale in enumerate(scales):
-        seen = {name: part[row] for name, part in chances.items()}
-        item = _measures(rows, found, row) | {name: prediction(model, seen[name]) for name in SEEN[:2]}
-        item |= {"perturbation_scale": scale, "notes": _notes(rows, found, params, row, item["clean"])}
-        if "control" in seen:
-            item["control"] = prediction(model, seen["control"])
-            item["control"]["success"] = _fools(rows, found, item["control"]["index"], row)
-        if "sweep" in seen:
-            item["sweep"] = _sweep(model, rows["sweep"][row], found["sweep_success"][row], seen["sweep"])
+        item = _measures(victim, rows, found, row)
+        for name in ("clean", "adversarial", *CONTROLS):
+            if name in found:
+                item[name] = victim.describe(model, found[name][row], found, row)
+        for name in CONTROLS:
+            if name in found:
+                item[name]["success"] = bool(found[f"{name}_success"][row])
+        item |= {"perturbation_scale": scale, "notes": _notes(victim, rows, found, params, row, item["clean"])}
+        if "sweep" in found:
+            item["sweep"] = _sweep(victim, model, rows["sweep"][row].tolist(), found, row)
             item["flip_eps"] = next((point["eps"] for point in item["sweep"] if point["success"]), None)
         facts.append(item)
     return facts
 
 
-def _measures(rows: Rows, found: Rows, row: int) -> dict:
+def _measures(victim: Victim, rows: Rows, found: Rows, row: int) -> dict:
     delta, eps = found["images"][row] - rows["inputs"][row], float(rows["eps"][row])
     linf = float(delta.abs().max())
     return {
@@ -47,36 +43,33 @@ def _measures(rows: Rows, found: Rows, row: int) -> dict:
         "gradients": int(found["gradients"][row]),
         "control": None,
         "sweep": None,
-        "labels_from": "request" if rows["labels"][row] >= 0 else "model",
+        "labels_from": "request" if victim.given(rows, row) else "model",
         "initially_wrong": bool(found["wrong"][row]),
     }
 
 
-def _fools(rows: Rows, found: Rows, index: int, row: int) -> bool:
-    target = int(rows["targets"][row])
-    return index == target if target >= 0 else index != int(found["labels"][row])
+def _sweep(victim: Victim, model: Family, radii: list[float], found: Rows, row: int) -> list[dict]:
+    points = zip(radii, found["sweep_success"][row].tolist(), found["sweep"][row], strict=True)
+    return [
+        {"eps": eps, "success": hit} | victim.describe(model, seen, found, row, brief=True) for eps, hit, seen in points
+    ]
 
 
-def _sweep(model: Family, radii: Tensor, hits: Tensor, chances: Tensor) -> list[dict]:
-    rows = zip(radii.tolist(), hits.tolist(), chances, strict=True)
-    return [{"eps": eps, "success": hit} | prediction(model, part) for eps, hit, part in rows]
-
-
-def _notes(rows: Rows, found: Rows, params: Params, row: int, clean: dict) -> list[str]:
+def _notes(victim: Victim, rows: Rows, found: Rows, params: Params, row: int, clean: dict) -> list[str]:
     """Sentences for the user: what was done otherwise than they may expect."""
     notes, asked, eps = [], params.attack().threat(), float(rows["eps"][row])
-    if found["wrong"][row] and rows["targets"][row] >= 0:
+    if found["wrong"][row] and params.target is not None and "label" in clean:
         notes.append(f"The model takes this image for {clean['label']} already: it is returned unchanged.")
     elif found["wrong"][row]:
-        notes.append("The model misclassifies this image without an attack: it is returned unchanged.")
+        notes.append(victim.fooled)
     if asked.norm == "linf" and eps >= 0 and abs(float(asked.eps) - eps) > 1e-6:
         below = round(eps * 255)
         notes.append(
             f"eps {float(asked.eps):.6g} is {float(asked.eps) * 255:.4g}/255, but 8-bit pixels move in whole 255ths: "
             f"{below}/255 was used; the next is {below + 1}/255."
         )
-    if rows["labels"][row] < 0 and rows["targets"][row] < 0:
-        notes.append("No label was given: the model's own answer was taken for the truth.")
+    if not victim.given(rows, row) and params.target is None:
+        notes.append(victim.presumed)
     if found["success_float"][row] and not found["success"][row]:
         notes.append("The attack succeeds before rounding to 8 bits only, and no repair was found within eps.")
     if found["flat"][row]:

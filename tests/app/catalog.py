@@ -80,6 +80,8 @@ CATALOG = {
             "Scores",
             params=schema(top={"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}),
         ),
-        "attack": operation("images", "images", "Scores", params={"discriminator": "method", "branches": "attacks"}),
+        "attack": operation(
+            "images", "images", "Scores", params={"discriminator": "method", "branches": "attacks"}, facts_first=True
+        ),
     },
 }

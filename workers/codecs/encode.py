@@ -19,7 +19,9 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode(images, encoding: str) -> list[bytes]:
-    """Images (N, C, H, W), uint8 or float in [0, 1], as "png" or "webp" files."""
+    """Images (N, C, H, W), uint8 or float in [0, 1], or class indices (N, H, W), as "png" or "webp" files."""
+    if images.ndim == 3:
+        return encode_masks(images) if encoding == "png" else encode_webp(coloured(images))
     return {"png": encode_png, "webp": encode_webp}[encoding](images)
 
 
@@ -45,6 +47,11 @@ def class_colours() -> np.ndarray:
             if 3 * bit + channel < 8:
                 colours[:, channel] |= ((index >> (3 * bit + channel) & 1) << (7 - bit)).astype(np.uint8)
     return colours
+
+
+def coloured(masks) -> np.ndarray:
+    """Class indices (N, H, W) as a viewer would show them, uint8 (N, 3, H, W)."""
+    return np.ascontiguousarray(class_colours()[np.asarray(masks, dtype=np.uint8)].transpose(0, 3, 1, 2))
 
 
 def encode_webp(images) -> list[bytes]:

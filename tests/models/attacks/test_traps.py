@@ -6,7 +6,7 @@ from torch import nn
 
 from models.attacks import combine
 from models.attacks.access import LabelOracle, Live, ScoreOracle, WhiteBox
-from models.attacks.criterion import FractionOfPixels, Misclassified, NoDetection, Targeted
+from models.attacks.criterion import FractionOfPixels, Misclassified, Targeted
 from models.attacks.curve import curve, noise
 from models.attacks.draws import Draws
 from models.attacks.fold import folded
@@ -273,9 +273,6 @@ def test_margins_are_below_zero_exactly_when_the_image_is_adversarial():
     aimed = FractionOfPixels(labels, targets=torch.zeros(1, 2, 2, dtype=torch.int64), threshold=1.0)
     assert aimed.margin(maps) > 0
     assert aimed.margin(maps * 0) < 0
-    scores = torch.tensor([[0.9, 0.2], [0.3, 0.4]])
-    found = NoDetection(torch.tensor([[True, False], [True, True]]), score=0.5)
-    assert (found.margin(scores) < 0).tolist() == [False, True]
 
 
 def test_segmentation_is_attacked_through_the_same_engine():

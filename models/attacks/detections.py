@@ -1,0 +1,147 @@
+"""When a detector counts as fooled: its objects vanish, change their names, or others appear.
+
+Outputs are maps (N, K + 4, h, w) as models/family.Detects gives them. Every object and every cell is looked at, also
+those that non-maximum suppression would hide, so what is called a success here is one whatever is done afterwards.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attacks.criterion import Criterion
+from models.detection import OVERLAP, SCORE, overlap, peaks
+
+FAR = -1e4
+"""A logit that no cell has: that of a thing that is not there."""
+SLACK = 1.0
+"""By how much the losses want a logit beyond the threshold."""
+
+
+@dataclass(frozen=True)
+class OfBoxes(Criterion):
+    """`boxes` (N, M, 5) are the true ones: left, top, right, bottom, class, or -1 where there is none.
+
+    `score` is the least probability of a detection, `iou` the least overlap with an object that it is about.
+    `targets` (N,), with -1 for none, is the class wanted.
+    """
+
+    boxes: Tensor
+    targets: Tensor
+    score: float = SCORE
+    iou: float = OVERLAP
+
+    @property
+    def least(self) -> float:
+        """The logit of `score`."""
+        return math.log(self.score / (1 - self.score))
+
+    @property
+    def objects(self) -> Tensor:
+        """(N, M): the rows of `boxes` that are objects."""
+        return self.boxes[..., 4] >= 0
+
+    def shared(self, maps: Tensor) -> Tensor:
+        """(N, M, P): the overlap of each object with the box of each cell."""
+        with torch.no_grad():
+            return overlap(self.boxes[..., :4], maps[:, -4:].flatten(2).mT) * self.objects[..., None]
+
+    @abstractmethod
+    def loss(self, logits: Tensor) -> Tensor: ...
+
+    def pull(self, logits: Tensor) -> Tensor:
+        """What DAG climbs: the loss already counts only what is not yet as wanted."""
+        return self.loss(logits)
+
+
+@dataclass(frozen=True)
+class NoDetection(OfBoxes):
+    """Vanish: no detection of any class on any object."""
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """The surest detection on an object over the threshold."""
+        best = logits[:, :-4].flatten(2).amax(1)  # (N, P)
+        return best.masked_fill(~self._near(logits), FAR).amax(1) - self.least
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How little the cells on objects rise above the threshold, summed over cells and classes."""
+        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK).sum(1)
+        return -(over * self._near(logits)).sum(1)
+
+    def _near(self, maps: Tensor) -> Tensor:
+        return (self.shared(maps) >= self.iou).any(1)
+
+
+@dataclass(frozen=True)
+class FalseDetections(OfBoxes):
+    """Fabricate: as many detections where there is no object as there are objects, at least one."""
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """The threshold over the n-th surest peak away from all objects."""
+        best = peaks(self._kinds(logits).amax(1, keepdim=True)).flatten(1).masked_fill(~self._away(logits), FAR)
+        wanted = self.objects.sum(1).clamp(1, best.shape[1])
+        return self.least - best.sort(dim=1, descending=True).values.gather(1, wanted[:, None] - 1)[:, 0]
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How far the cells away from objects are below the threshold, summed; the near ones count most."""
+        best = self._kinds(logits).amax(1).flatten(1)
+        missing = torch.nn.functional.softplus(self.least + SLACK - best)
+        return -(torch.exp(-missing.detach()) * missing * self._away(logits)).sum(1)
+
+    def _kinds(self, maps: Tensor) -> Tensor:
+        """The logits of the class wanted, or of all."""
+        kinds = torch.arange(maps.shape[1] - 4, device=maps.device)
+        unwanted = (self.targets[:, None] >= 0) & (kinds != self.targets[:, None])
+        return maps[:, :-4].masked_fill(unwanted[..., None, None], FAR)
+
+    def _away(self, maps: Tensor) -> Tensor:
+        """(N, P): cells whose box has its middle in no object and overlaps with none by `iou`."""
+        boxes = maps[:, -4:].detach().flatten(2)
+        middle = (boxes[:, :2] + boxes[:, 2:]).mT[:, None] / 2  # (N, 1, P, 2)
+        corner = self.boxes[:, :, None]
+        within = ((middle >= corner[..., :2]) & (middle <= corner[..., 2:4])).all(-1) & self.objects[..., None]
+        return ~(within | (self.shared(maps) >= self.iou)).any(1)
+
+
+@dataclass(frozen=True)
+class Mislabelled(OfBoxes):
+    """Mislabel: on every object the surest detection has a wrong class, or the class wanted.
+
+    Objects that are of the class wanted do not count.
+    """
+
+    def margin(self, logits: Tensor) -> Tensor:
+        """Of the object nearest to its truth: its own class, or the threshold, over the strongest wanted class."""
+        own, wanted = (torch.where(self._near(logits), part, FAR).amax(2) for part in self._sides(logits))
+        margin = own.clamp_min(self.least) - wanted
+        return torch.where(self._counted, margin, FAR).amax(1)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """How far, on cells of objects, the wanted class is below the object's own and below the threshold, summed."""
+        own, wanted = self._sides(logits)
+        short = torch.relu(own - wanted + SLACK) + torch.relu(self.least + SLACK - wanted)
+        return -(short * self._near(logits)).flatten(1).sum(1)
+
+    @property
+    def _counted(self) -> Tensor:
+        return self.objects & (self.boxes[..., 4] != self.targets[:, None])
+
+    def _near(self, maps: Tensor) -> Tensor:
+        return (self.shared(maps) >= self.iou) & self._counted[..., None]
+
+    def _sides(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M, P) twice: for each object and cell the logit of its own class, and of the class wanted instead."""
+        logits = maps[:, :-4].flatten(2)  # (N, K, P)
+        own = self.boxes[..., 4].long().clamp_min(0)[..., None].expand(-1, -1, logits.shape[2])  # (N, M, P)
+        mine = logits.gather(1, own)
+        # the strongest other class is the second where the own one leads, else the first
+        top = logits.topk(min(2, logits.shape[1]), 1)
+        second = top.values[:, -1:] if logits.shape[1] > 1 else torch.full_like(top.values, FAR)
+        other = torch.where(top.indices[:, :1] == own, second, top.values[:, :1])
+        target = self.targets.clamp_min(0)[:, None, None].expand(-1, 1, logits.shape[2])
+        return mine, torch.where(self.targets[:, None, None] >= 0, logits.gather(1, target), other)
+
+
+GOALS: dict[str, type[OfBoxes]] = {"vanish": NoDetection, "fabricate": FalseDetections, "mislabel": Mislabelled}

@@ -1,0 +1,55 @@
+"""Measures of masks: confusion, intersection over union, shares; and masks as pictures."""
+
+import torch
+from torch import Tensor
+
+IGNORED = 255
+"""The value of a pixel that does not count."""
+
+
+def confusion(guess: Tensor, truth: Tensor, count: int) -> Tensor:
+    """(count, count) int64: pixels by true class (rows) and guessed class. Pixels whose truth is IGNORED are left out.
+
+    `guess` and `truth` are integer tensors of one shape.
+    """
+    guess, truth = guess.flatten().long(), truth.flatten().long()
+    counted = truth != IGNORED
+    guess, truth = guess[counted], truth[counted]
+    return torch.bincount(truth * count + guess, minlength=count * count).view(count, count)
+
+
+def ious(table: Tensor) -> Tensor:
+    """(K, K) -> (K,) float64: intersection over union of each class; NaN for a class that is nowhere."""
+    table = table.double()
+    right = table.diagonal()
+    union = table.sum(0) + table.sum(1) - right
+    return torch.where(union > 0, right / union.clamp_min(1), torch.nan)
+
+
+def pixel_accuracy(table: Tensor) -> float:
+    """Share of pixels on the diagonal."""
+    return float(table.diagonal().sum() / table.sum().clamp_min(1))
+
+
+def shares(names: tuple[str, ...], mask: Tensor) -> dict[str, float]:
+    """Share of the pixels of one mask by class name."""
+    counts = torch.bincount(mask.flatten().long(), minlength=len(names)).double()
+    return dict(zip(names, (counts / counts.sum().clamp_min(1)).tolist(), strict=True))
+
+
+def colours(count: int) -> Tensor:
+    """(count, 3) in [0, 1]: the usual colours of class indices, their bits spread over the channels; 0 is black."""
+    index = torch.arange(count)
+    values = torch.zeros(count, 3, dtype=torch.int64)
+    for bit in range(8):
+        for channel in range(3):
+            if 3 * bit + channel < 8:
+                values[:, channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+    return values / 255
+
+
+def overlay(images: Tensor, masks: Tensor, strength: float = 0.5) -> Tensor:
+    """Images (N, C, H, W) with their masks (N, H, W) laid over them in colour, (N, 3, H, W); class 0 leaves none."""
+    paint = colours(256)[masks.long()].permute(0, 3, 1, 2)
+    images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return torch.where((masks > 0)[:, None], (1 - strength) * images + strength * paint, images)
