@@ -36,7 +36,7 @@ def run_operation(job: RunningJob) -> Result:
     spec, resident = job.spec, host().residents.get(job.spec["model"])
     operation = operation_for(resident, spec["operation"])
     params = read_params(operation.Params, spec["params"])
-    images, latents = read_upload(spec.get("upload"))
+    images, latents, names = read_upload(spec.get("upload"))
     check_size(resident.model, images)
     most = MAX_FLOATS // TILED // resident.model.data.pixels
     (inputs,) = to_tensors([read_inputs(resident.model, operation, params, images, latents, most)])
@@ -48,12 +48,12 @@ def run_operation(job: RunningJob) -> Result:
         job.progress(sum(map(count, parts)), count(rows))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     answer = operation.result(resident.model, rows, found, params)
-    return Result(store(job, resident, answer, count(rows)), lambda conn: forget(conn, spec.get("upload")))
+    return Result(store(job, resident, answer, count(rows), names), lambda conn: forget(conn, spec.get("upload")))
 
 
-def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None]:
+def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
     try:
-        return unpack_inputs(blobs.get(key)) if key else (None, None)
+        return unpack_inputs(blobs.get(key)) if key else (None, None, None)
     except FileNotFoundError:
         raise InvalidRequest("The inputs of this job are gone.", remedy="Send the request again.") from None
 
@@ -77,11 +77,13 @@ def count(rows: Rows) -> int:
     return len(next(iter(rows.values())))
 
 
-def store(job: RunningJob, resident: Resident, found: Found, total: int) -> dict[str, Any]:
+def store(
+    job: RunningJob, resident: Resident, found: Found, total: int, names: list[str] | None = None
+) -> dict[str, Any]:
     """Writes the files of an answer; gives the job's result, which names them and begins with the facts."""
     spec = job.spec
     keys = {}
-    for name, data in files(found, spec["encoding"], spec.get("grid", False)).items():
+    for name, data in files(found, spec["encoding"], spec.get("grid", False), names).items():
         keys[name] = job.artifact_key(name)
         blobs.put(keys[name], data, create_only=False)
     facts = dict(found.facts)
@@ -91,27 +93,29 @@ def store(job: RunningJob, resident: Resident, found: Found, total: int) -> dict
     return about | {"params": spec["params"], "count": total, "facts": facts, "artifacts": keys}
 
 
-def files(found: Found, encoding: str, grid: bool) -> dict[str, bytes]:
+def files(found: Found, encoding: str, grid: bool, names: list[str] | None = None) -> dict[str, bytes]:
     """facts.json; latents.npy; images.npy, one images.png or images.webp, or images.zip with one file per picture."""
     (answer,) = encode_answers([(found, encoding, grid)])
     written = {"facts.json": json.dumps(found.facts).encode()}
     if answer["latents"] is not None:
         written["latents.npy"] = answer["latents"]
-    if len(answer["images"]) == 1 and not answer["extra"]:
+    if len(answer["images"]) == 1 and not answer["extra"] and not names:
         written[f"images.{encoding}"] = answer["images"][0]
     elif answer["images"]:
-        written["images.zip"] = pack(answer, encoding)
+        written["images.zip"] = pack(answer, encoding, names)
     return written
 
 
-def pack(answer: dict[str, Any], encoding: str) -> bytes:
-    """A zip of 0000.png, 0001.png ... and what comes with each, such as 0000-perturbation.png."""
+def pack(answer: dict[str, Any], encoding: str, names: list[str] | None = None) -> bytes:
+    """A zip of 0000.png, 0001.png ..., or by `names`, and what comes with each, such as 0000-perturbation.png."""
+    stems = dict(enumerate(names if names and len(names) == len(answer["images"]) else ()))
     groups = {"": answer["images"]} | {f"-{name}": pictures for name, pictures in answer["extra"].items()}
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for ending, pictures in groups.items():
             for index, picture in enumerate(pictures):
-                archive.writestr(zipfile.ZipInfo(f"{index:04}{ending}.{encoding}", EPOCH), picture)
+                stem = stems.get(index, f"{index:04}")
+                archive.writestr(zipfile.ZipInfo(f"{stem}{ending}.{encoding}", EPOCH), picture)
     return out.getvalue()
 
 

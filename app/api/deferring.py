@@ -22,7 +22,7 @@ async def defer(request: Request, task: Task) -> Response:
 
 
 def _accept(request: Request, task: Task) -> Response:
-    inputs, upload = pack_inputs(task.inputs.images, task.inputs.latents), None
+    inputs, upload = pack_inputs(task.inputs.images, task.inputs.latents, task.inputs.names), None
     if task.inputs.rows:
         upload = f"uploads/{new_id()}"
         blobs.put(upload, inputs)

@@ -1,4 +1,4 @@
-"""The inputs of an operation, however they were sent: a raw image, multipart, JSON with base64, latents as JSON or npy.
+"""The inputs of an operation, however sent: a raw image, multipart, a zip, JSON with base64, latents as JSON or npy.
 
 Bytes are only weighed here and told apart by their first few; an inference worker reads them.
 """
@@ -10,16 +10,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
 from app.api.arrays import latents_from_lists, latents_from_npy
+from app.api.frames import read_frames
 from app.api.strict_json import parse_object
 from app.core.errors import InvalidImage, InvalidRequest, TooLarge, UnsupportedMedia
 from app.core.settings import settings
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
-NPY = "application/x-npy"
+NPY, ZIP = "application/x-npy", "application/zip"
+ZIPS = (ZIP, "application/x-zip-compressed")
 UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
 """What clients send who did not think about it, curl above all: the body itself says what it is."""
 MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
@@ -28,12 +31,16 @@ DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
 
 @dataclass
 class Inputs:
-    """`several`: the client gave a list, and gets one back. `params` came in the body beside the inputs."""
+    """`several`: the client gave a list, and gets one back. `params` came in the body beside the inputs.
+
+    `names` are those of the files of a zip, without suffix.
+    """
 
     images: list[bytes] | None = None
     latents: bytes | None = None
     rows: int = 0
     several: bool = False
+    names: list[str] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
 
@@ -48,15 +55,15 @@ async def read(request: Request, takes: str, most: int) -> Inputs:
     if media == "multipart/form-data":
         found = await _from_form(request, most)
     else:
-        found = _from_body(await request.body(), media)
+        body = await request.body()
+        media = _told_by(body, media) if media in UNTOLD else media
+        found = await _from_zip(body, most) if media in ZIPS else _from_body(body, media)
     return found if takes == "nothing" else _checked(found, takes)
 
 
 def _from_body(body: bytes, media: str) -> Inputs:
     if not body:
         return Inputs()
-    if media in UNTOLD:
-        media = _told_by(body, media)
     if media in IMAGE_TYPES or media == "image/jpg":
         return Inputs(images=[body], rows=1)
     if media == NPY:
@@ -66,7 +73,7 @@ def _from_body(body: bytes, media: str) -> Inputs:
         return _from_json(body)
     raise UnsupportedMedia(
         "The body has a media type that is not read here.",
-        remedy=f"Send {', '.join(IMAGE_TYPES)}, multipart/form-data, application/json or {NPY}.",
+        remedy=f"Send {', '.join(IMAGE_TYPES)}, multipart/form-data, {ZIP}, application/json or {NPY}.",
     )
 
 
@@ -75,6 +82,8 @@ def _told_by(body: bytes, media: str) -> str:
         return "image/png"
     if body.startswith(b"\x93NUMPY"):
         return NPY
+    if body.startswith(b"PK\x03\x04"):
+        return ZIP
     return "application/json" if body.lstrip()[:1] == b"{" else media or "image/png"
 
 
@@ -105,6 +114,11 @@ def _decoded(text: Any, pointer: str) -> bytes:
         return base64.b64decode(DATA_URL.sub("", text, count=1), validate=True)
     except (binascii.Error, ValueError):
         raise InvalidRequest("This is no base64.", field=pointer) from None
+
+
+async def _from_zip(body: bytes, most: int) -> Inputs:
+    names, images = await run_sync(read_frames, body, most)
+    return Inputs(images=images, rows=len(images), several=True, names=names)
 
 
 async def _from_form(request: Request, most: int) -> Inputs:

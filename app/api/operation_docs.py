@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.api import formats
-from app.api.intake import IMAGE_TYPES, NPY
+from app.api.intake import IMAGE_TYPES, NPY, ZIP
 from app.core import catalog as catalogs
 from app.core.catalog import Catalog
 from app.core.phrases import Schema, joined, resolve
@@ -119,7 +119,7 @@ def _body(catalog: Catalog, name: str) -> dict[str, Any]:
     takes = catalog["operations"][name]["takes"]
     content: dict[str, Any] = {}
     if takes in ("images", "either"):
-        content |= {media: {"schema": BINARY} for media in IMAGE_TYPES}
+        content |= {media: {"schema": BINARY} for media in (*IMAGE_TYPES, ZIP)}
         fields = {"image": {"type": "array", "items": BINARY, "minItems": 1}}
         content["multipart/form-data"] = {"schema": {"type": "object", "properties": fields, "required": ["image"]}}
     content["application/json"] = {"schema": _json_body(catalog, name), "example": _example(takes)}

@@ -30,6 +30,7 @@ class Asked:
     listed: bool  # the answer is a list, because the request was one
     picture_first: bool  # images are the answer, facts come beside them
     seed: int | None
+    names: list[str] | None = None  # of the files the images came in
 
 
 async def respond(answer: Answer, asked: Asked, headers: dict[str, str]) -> Response:
@@ -103,9 +104,10 @@ def _text(image: bytes) -> str:
 def _zip(answer: Answer, asked: Asked) -> bytes:
     """Images as they are, further pictures beside them, facts.json; the same answer is the same bytes."""
     ending = "webp" if asked.format.encoding == WEBP else "png"
-    files = {f"{index:04}.{ending}": image for index, image in enumerate(answer.images)}
+    stems = dict(enumerate(asked.names if asked.names and len(asked.names) == len(answer.images) else ()))
+    files = {f"{stems.get(index, f'{index:04}')}.{ending}": image for index, image in enumerate(answer.images)}
     for name, pictures in answer.extra.items():
-        files |= {f"{index:04}-{name}.{ending}": picture for index, picture in enumerate(pictures)}
+        files |= {f"{stems.get(index, f'{index:04}')}-{name}.{ending}": each for index, each in enumerate(pictures)}
     about = {"model": asked.model, "version": asked.digest, "seed": asked.seed}
     files["facts.json"] = encode_json(answer.facts | about).encode()
     out = io.BytesIO()

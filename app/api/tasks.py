@@ -68,10 +68,11 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
         operation=operation,
         model=found.name,
         digest=found.digest,
-        format=formats.pick(entry, request.headers.get("accept"), count > 1),
+        format=formats.pick(entry, request.headers.get("accept"), count > 1 or inputs.names is not None),
         listed=inputs.several or entry["takes"] == "nothing" or entry["sheet"],
         picture_first=entry["gives"] == "images" and not entry.get("facts_first"),
         seed=params.get("seed"),
+        names=inputs.names,
     )
     return Task(principal, found, operation, params, inputs, asked, count, texts | values, picked)
 

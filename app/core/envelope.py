@@ -100,14 +100,14 @@ def task_message(payload: bytes) -> str:
     return json.dumps(message)
 
 
-def pack_inputs(images: list[bytes] | None, latents: bytes | None) -> bytes:
-    """The inputs of a call that became a job, as the blob its worker reads."""
-    return msgpack.packb({"images": images, "latents": latents})
+def pack_inputs(images: list[bytes] | None, latents: bytes | None, names: list[str] | None = None) -> bytes:
+    """The inputs of a call that became a job, as the blob its worker reads. `names` are those of files in a zip."""
+    return msgpack.packb({"images": images, "latents": latents} | ({"names": names} if names else {}))
 
 
-def unpack_inputs(blob: bytes) -> tuple[list[bytes] | None, bytes | None]:
+def unpack_inputs(blob: bytes) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
     inputs = msgpack.unpackb(blob)
-    return inputs["images"], inputs["latents"]
+    return inputs["images"], inputs["latents"], inputs.get("names")
 
 
 def _entry(number: int, call: Call) -> dict[str, Any]:

@@ -27,7 +27,7 @@ async def test_a_call_becomes_a_job_with_its_inputs_in_a_blob(client, lane, mode
         spec = jobs.get(conn, "local", answer.json()["id"])["spec"]
     expected = {"model": model, "operation": "denoise", "params": {}, "encoding": "png", "grid": False, "name": "v"}
     assert expected.items() <= spec.items()
-    assert unpack_inputs(blobs.get(spec["upload"])) == ([png(i) for i in range(300)], None)
+    assert unpack_inputs(blobs.get(spec["upload"])) == ([png(i) for i in range(300)], None, None)
 
 
 async def test_repeated_with_its_key_it_is_one_job_and_one_blob(client):

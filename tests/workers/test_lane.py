@@ -125,6 +125,13 @@ def test_a_call_as_a_job_leaves_what_the_call_would_have_answered(digest):
     assert row["progress"]["images"] == 150 and not blobs.exists("uploads/reconstruct")
 
 
+def test_frames_keep_their_names(digest):
+    job_id = deferred_job(digest, "denoise", pngs(3))
+    blobs.put("uploads/denoise", pack_inputs(pngs(3), None, ["a", "b2", "b10"]), create_only=False)
+    with zipfile.ZipFile(io.BytesIO(blobs.get(run(job_id)["result"]["artifacts"]["images.zip"]))) as archive:
+        assert archive.namelist() == ["a.png", "b2.png", "b10.png"]
+
+
 @pytest.mark.parametrize(
     ("how", "names"),
     [

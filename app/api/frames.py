@@ -1,0 +1,71 @@
+"""A zip of images as input, such as the frames of a video: read in order, and named alike on the way out."""
+
+import io
+import re
+import zipfile
+from posixpath import basename, splitext
+
+from app.core.errors import InvalidImage, InvalidRequest, TooLarge
+from app.core.settings import settings
+
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+UNPACKED = 4
+"""A zip of images hardly shrinks them: one that unpacks to more times what a body may have is no such zip."""
+
+
+def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
+    """Names without folder and suffix, and files, in natural order: frame 2 before frame 10.
+
+    Raises InvalidRequest for what is no zip of images, TooLarge for more than `most` of them.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            infos = sorted((info for info in archive.infolist() if _is_frame(info)), key=lambda i: _natural(i.filename))
+            if len(infos) > most:
+                raise TooLarge(
+                    f"The zip has {len(infos)} images; {most} may come at once.",
+                    remedy="Send 'Prefer: respond-async', or fewer.",
+                )
+            if not infos:
+                raise InvalidRequest("The zip has no PNG, JPEG or WebP file.", field="image")
+            files = _read(archive, infos)
+    except (InvalidRequest, InvalidImage, TooLarge):
+        raise
+    except Exception as error:  # BadZipFile and half a dozen others, depending on the bytes
+        raise InvalidRequest("The body is no zip archive, or it is damaged or cut short.") from error
+    names = [splitext(basename(info.filename))[0] for info in infos]
+    if len(set(names)) < len(names):
+        repeated = next(name for index, name in enumerate(names) if name in names[:index])
+        raise InvalidRequest(
+            f"Two images of the zip are called {repeated[:80]}.", remedy="Give each a name of its own."
+        )
+    return names, files
+
+
+def _read(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> list[bytes]:
+    files, left = [], UNPACKED * settings().max_json_bytes
+    for index, info in enumerate(infos):
+        if info.flag_bits & 0x1 or info.compress_type not in METHODS:
+            raise InvalidImage("The file is encrypted or packed in an unusual way.", field=f"images/{index}")
+        limit = min(left, settings().max_image_bytes)
+        with archive.open(info) as stream:
+            data = stream.read(limit + 1)
+        if len(data) > limit:
+            raise TooLarge("The images of the zip are too large.", field=f"images/{index}")
+        left -= len(data)
+        files.append(data)
+    return files
+
+
+def _is_frame(info: zipfile.ZipInfo) -> bool:
+    path = info.filename.replace("\\", "/").split("/")
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path)
+    return not hidden and path[-1].lower().endswith(SUFFIXES)
+
+
+def _natural(name: str) -> tuple:
+    """Sort key of alternating text and numbers; a number compares by length first, however many digits it has."""
+    pieces = re.split(r"([0-9]+)", name)
+    numbers = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in pieces[1::2]]
+    return (*zip(pieces[::2], [*numbers, (0, "")], strict=True), name)
