@@ -309,6 +309,31 @@ class Refines(ABC):
         """(B, C, H, W) in [0, 1] -> the same shape and range."""
 
 
+class Ages(ABC):
+    """Shows the same person at another age: `decode` takes the age group as its label."""
+
+    @property
+    @abstractmethod
+    def age_groups(self) -> tuple[str, ...]:
+        """The names of the groups, by label."""
+
+    @abstractmethod
+    def age_group(self, given: str) -> int:
+        """The label of a group's name, or of an age in it. Raises InputError when there is none."""
+
+    @abstractmethod
+    def read_age(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K): logits of the age groups."""
+
+    @abstractmethod
+    def identify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, F): features whose cosine says how alike two persons are."""
+
+    @abstractmethod
+    def locate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, latent_dim): a first guess at the latents, whatever the age."""
+
+
 class Judges(ABC):
     """Says how real an image looks beside what the model itself makes."""
 

@@ -52,6 +52,8 @@ class DataSpec:
     """The facts of a dataset that shape a network. `columns` counts rows by split and column.
 
     `twins`: validation rows n of the columns a and b show the same thing, so a translation can be scored.
+    `ages` are those of the training images, at evenly spaced places from the youngest to the oldest; `identities` is
+    how many different ones the training images have.
     """
 
     layout: str
@@ -61,13 +63,17 @@ class DataSpec:
     classes: tuple[str, ...] | None = None
     columns: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     twins: bool = False
+    ages: tuple[float, ...] | None = None
+    identities: int | None = None
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> "DataSpec":
         classes = facts.get("classes")
         names = tuple(classes) if classes else None
         size = facts["height"], facts["width"], facts["channels"]
-        return cls(facts["layout"], *size, names, facts.get("columns", {}), facts.get("twins", False))
+        ages = facts.get("ages")
+        people = tuple(ages) if ages else None, facts.get("identities")
+        return cls(facts["layout"], *size, names, facts.get("columns", {}), facts.get("twins", False), *people)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -144,6 +144,16 @@ BUILTINS: dict[str, Builtin] = {
             **DRAWN_EMOJI,
         ),
         Builtin(
+            id="openmoji-people",
+            title="Emoji people of four ages",
+            layout="attributes",
+            count=102,
+            classes=None,
+            attribution=OPENMOJI + "cut to head and shoulders; the ages are those of a baby, a child, an adult and an "
+            "older adult, an identity is skin, gender and hair.",
+            **DRAWN_EMOJI,
+        ),
+        Builtin(
             id="icons-outline2fill",
             title="Icons, outline to filled",
             layout="paired",

@@ -69,8 +69,16 @@ class Generative(HasPrior, Decodes, Judges, Game):
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Distances from real images with floors and trivial samplers, and how well D still tells the two apart."""
+        return self.measured(self.measure(train, validation), train, validation, moment)
+
+    def measure(self, train: Columns, validation: Columns) -> Fidelity:
+        """The frozen network and the real images that `measured` compares with."""
         classes = self.data.classes
-        measure = Fidelity(train, validation, self.device, len(classes) if classes else None)
+        return Fidelity(train, validation, self.device, len(classes) if classes else None)
+
+    def measured(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """The numbers of `evaluate`, by a measure that is at hand."""
+        classes = self.data.classes
         found = self.gallery(measure.count, moment)
         facts = measure.report(found) | {"discriminator_accuracy": self.calibrate(measure.unseen, found)}
         if measure.labelled:

@@ -1,6 +1,7 @@
 """An image back into latent space: the code whose picture comes nearest, found by descent through the decoder."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from pydantic import Field
@@ -45,20 +46,12 @@ class Project(Operation):
         start = starting_points(model, rows)
         labels = {"labels": start["labels"]} if "labels" in start else {}
         free = not isinstance(model, Encodes | Truncates)
-        latents, best = start["latents"].clone().requires_grad_(), start["latents"].clone()
-        least = torch.full((len(images),), math.inf, device=images.device)
-        optimiser = torch.optim.Adam([latents], betas=(0.9, 0.999))
-        for step in range(params.steps + 1):
-            errors = distance(decode(model, latents, labels), images)
-            with torch.no_grad():
-                better = errors < least
-                least, best = torch.where(better, errors, least), torch.where(better[:, None], latents, best)
-            if step == params.steps:
-                break
-            loss = errors.sum() + (PULL * (latents.square().mean(1).sqrt() - 1).square().sum() if free else 0.0)
-            (latents.grad,) = torch.autograd.grad(loss, latents)
-            optimiser.param_groups[0]["lr"] = params.learning_rate * pace(step / params.steps)
-            optimiser.step()
+        best = descend(
+            start["latents"],
+            lambda latents: distance(decode(model, latents, labels), images),
+            (params.steps, params.learning_rate),
+            PULL if free else 0.0,
+        )
         with torch.no_grad():
             made = decode(model, best, labels)
         squares = (made - images).square().flatten(1).mean(1)
@@ -71,6 +64,31 @@ class Project(Operation):
             for mse, start, label in zip(found["squares"].tolist(), found["starts"].tolist(), labels, strict=True)
         ]
         return Result(images=found["images"], latents=found["latents"], facts={"items": items})
+
+
+def descend(
+    start: Tensor, errors: Callable[[Tensor], Tensor], pace_of: tuple[int, float], pull: float = PULL
+) -> Tensor:
+    """The latents (b, d) with the least of `errors` (b,) met on a descent by Adam from `start`, each row by itself.
+
+    `pace_of` are the steps and the greatest step size; `pull` weighs how far the length of a row is from that of a
+    standard normal one.
+    """
+    (steps, rate), latents, best = pace_of, start.clone().requires_grad_(), start.clone()
+    least = torch.full((len(start),), math.inf, device=start.device)
+    optimiser = torch.optim.Adam([latents], betas=(0.9, 0.999))
+    for step in range(steps + 1):
+        found = errors(latents)
+        with torch.no_grad():
+            better = found < least
+            least, best = torch.where(better, found, least), torch.where(better[:, None], latents, best)
+        if step == steps:
+            break
+        loss = found.sum() + (pull * (latents.square().mean(1).sqrt() - 1).square().sum() if pull else 0.0)
+        (latents.grad,) = torch.autograd.grad(loss, latents)
+        optimiser.param_groups[0]["lr"] = rate * pace(step / steps)
+        optimiser.step()
+    return best
 
 
 def pace(progress: float) -> float:

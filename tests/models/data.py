@@ -52,7 +52,8 @@ def dataset(layout: str, shape: tuple[int, int, int] = (1, 8, 8), count: int = 2
         for side, split in {"train": train, "validation": validation}.items()
     }
     channels, height, width = shape
-    spec = DataSpec(layout, height, width, channels, CLASSES.get(layout), rows)
+    people = {"ages": tuple(sorted(train["ages"].tolist())), "identities": 4} if layout == "attributes" else {}
+    spec = DataSpec(layout, height, width, channels, CLASSES.get(layout), rows, **people)
     return spec, Columns(train), Columns(validation)
 
 

@@ -12,10 +12,19 @@ from tests.workers.imported import imported, sampled
 from workers import builtins
 from workers.builtins import digits, examples, fontdigits, glyphs, openmoji, photos
 from workers.data.builtin import BuiltinSource
-from workers.data.rows import Size
+from workers.data.rows import IMAGE_COLUMNS, Size
 
 COLUMNS = {"paired": {"input", "target"}, "unpaired": {"a", "b"}}
-WHOLE = ("mnist5k", "digits8", "icons-outline2fill", "glyphs", "glyphs-italic", "photo-patches", "faces-lfw100")
+WHOLE = (
+    "mnist5k",
+    "digits8",
+    "openmoji-people",
+    "icons-outline2fill",
+    "glyphs",
+    "glyphs-italic",
+    "photo-patches",
+    "faces-lfw100",
+)
 
 
 def every(name: str, *size: int) -> list[builtins.Example]:
@@ -43,6 +52,7 @@ def test_facts_and_pictures_agree(name, chosen, monkeypatch):
             assert picture.flags.c_contiguous
         assert (example.label is not None) == (about.layout == "labelled")
         assert (example.mask is not None) == (about.layout == "segmentation")
+        assert bool(example.values) == (about.layout == "attributes")
     levels = np.concatenate([picture.ravel() for example in found[::10] for picture in example.images.values()])
     assert np.ptp(levels) > 200
 
@@ -61,7 +71,7 @@ def test_an_import_keeps_groups_whole_and_every_picture(name, storage, monkeypat
     sampled(monkeypatch, step=160)
     source, data, report = imported(name)
     left = data.facts["columns"]["train"], data.facts["columns"]["validation"]
-    column = next(iter(left[0]))
+    column = next(name for name in left[0] if name in IMAGE_COLUMNS)
     assert left[1][column] and report.refused_count == 0 and not [w for w in report.warnings if "left out" in w]
     for side in (data.train, data.validation):
         assert all(len(rows) == left[side is data.validation][name] for name, rows in side.items())

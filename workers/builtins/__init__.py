@@ -5,7 +5,7 @@ A loader takes the side of the pictures in pixels where the facts in app/core/bu
 
 from collections.abc import Callable
 
-from workers.builtins import digits, fontdigits, glyphs, icons, openmoji, photos
+from workers.builtins import digits, fontdigits, glyphs, icons, openmoji, people, photos
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples
 
 LOADERS: dict[str, Callable[..., Examples]] = {
@@ -15,6 +15,7 @@ LOADERS: dict[str, Callable[..., Examples]] = {
     "openmoji-line2color": openmoji.line2color,
     "openmoji-seg": openmoji.seg,
     "openmoji-tone": openmoji.tone,
+    "openmoji-people": people.people,
     "icons-outline2fill": icons.outline2fill,
     "glyphs": glyphs.glyphs,
     "glyphs-italic": glyphs.italic,

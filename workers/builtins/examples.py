@@ -14,7 +14,10 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 class Example(NamedTuple):
-    """uint8 (C, H, W) by column. Near copies share a `group`, and `split`, where given, keeps groups whole."""
+    """uint8 (C, H, W) by column. Near copies share a `group`, and `split`, where given, keeps groups whole.
+
+    `values` is what else is known: `ages`, `identities`.
+    """
 
     name: str
     images: dict[str, np.ndarray]
@@ -22,6 +25,7 @@ class Example(NamedTuple):
     mask: np.ndarray | None = None
     group: str | None = None
     split: str | None = None
+    values: dict[str, str | float] | None = None
 
 
 class Examples(NamedTuple):

@@ -32,5 +32,5 @@ class BuiltinSource:
 
 
 def _row(example: Example) -> Row:
-    values = {} if example.label is None else {"labels": example.label}
+    values = dict(example.values or {}) | ({} if example.label is None else {"labels": example.label})
     return Row(example.name, example.images, example.mask, values, example.split, example.group)

@@ -13,6 +13,7 @@ from app.core import blobs
 from workers.codecs import fit, grid_png
 from workers.data.classes import name_values
 from workers.data.doctor import advise, advise_on_classes, examine
+from workers.data.people import facts_of_people
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
 from workers.data.table import Column, Table, chunk_rows
@@ -61,6 +62,7 @@ def publish(
         "classes": classes,
         "columns": columns,
     }
+    facts |= facts_of_people(values, [index for index, side in enumerate(sides) if side == TRAIN], report)
     if twins and None not in sides:  # a row left out would shift all that follow
         facts["twins"] = True
     _thumbnails(table, folder / "thumbnails.png")

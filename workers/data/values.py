@@ -18,6 +18,8 @@ def read_values(array: Array, column: str) -> list:
                              remedy=remedy)  # fmt: skip
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InvalidDataset(f"The array {array.name} holds NaN or infinity.")
+    if column == "ages" and values.dtype.kind in "if" and values.size and values.min() < 0:
+        raise InvalidDataset(f"The array {array.name} holds a negative age.", remedy="Leave those images out.")
     return _numbers(array.name, values) if column in ("targets", "ages") else _names(array.name, values)
 
 

@@ -1,0 +1,231 @@
+"""Age groups, the stages of the training, the identity network, and what a request for another age is answered."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.ageing import latents_of_faces
+from models.ages import boundaries_of, group_named, groups_of, names_of
+from models.families.age_cgan import AgeCGAN
+from models.families.classifier import Classifier
+from models.identity import contrast, identity_distance
+from models.operations.age import Age
+from models.training import Training
+from models.types import ConfigError, DataError, DataSpec, InputError
+from tests.models.data import dataset
+
+SHORT = {"images": 40, "batch_size": 4, "width": 8, "latent_dim": 8}
+
+
+def build(shape=(1, 16, 16), **config) -> Training:
+    spec, train, validation = dataset("attributes", shape)
+    torch.manual_seed(0)
+    return Training(AgeCGAN.create(SHORT | config, spec), train, validation)
+
+
+def served(**config) -> AgeCGAN:
+    model = build(**config).family
+    return model.eval().requires_grad_(False)
+
+
+def ask(model, images, **params):
+    operation = Age()
+    asked = operation.Params(**params)
+    rows = operation.rows(model, images, asked)
+    return operation.result(model, rows, operation.compute(model, rows, asked), asked)
+
+
+@pytest.mark.parametrize(
+    ("ages", "names"),
+    [
+        (range(80), ("0-18", "19-29", "30-39", "40-49", "50-59", "60+")),
+        (range(16, 46), ("0-18", "19-29", "30-39", "40+")),
+        ([*range(19), *range(60, 70)], ("0-59", "60+")),
+        (range(25), ("0-18", "19+")),
+        ((1, 9, 35, 70), ("0-4", "5-29", "30-59", "60+")),
+        ((0.5, 1.5), ("0", "1+")),
+        ((0.25, 0.5), ("below 0.375", "0.375+")),
+    ],
+)
+def test_the_usual_groups_are_kept_as_far_as_the_data_has_such_ages(ages, names):
+    found = boundaries_of(tuple(float(age) for age in sorted(ages)))
+    assert names_of(found) == names
+    assert groups_of(torch.tensor([float(age) for age in ages]), found).unique().tolist() == list(range(len(names)))
+
+
+def test_ages_that_no_usual_boundary_parts_are_cut_into_equal_parts():
+    ages = torch.rand(600, generator=torch.Generator().manual_seed(0)).sort().values * 10
+    groups = groups_of(ages, boundaries_of(ages.tolist()))
+    assert torch.bincount(groups).tolist() == pytest.approx([100] * 6, abs=2)
+
+
+def test_one_age_alone_is_no_data_for_ageing():
+    spec, _, _ = dataset("attributes")
+    alone = DataSpec(spec.layout, 8, 8, 1, None, spec.columns, ages=(30.0, 30.0))
+    with pytest.raises(DataError, match="one age"):
+        AgeCGAN.create({}, alone)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        ({"boundaries": [30, 20]}, "boundaries"),
+        ({"boundaries": [30, 35, 55]}, "boundaries"),
+        ({"boundaries": [-1]}, "boundaries"),
+        ({"condition": "labels", "boundaries": [30]}, "boundaries"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused_by_name(config, field):
+    with pytest.raises(ConfigError) as caught:
+        build(**config)
+    assert caught.value.field.startswith(field)
+
+
+def test_identities_that_teach_nothing_are_refused_when_asked_for_and_passed_over_when_not():
+    spec, train, _ = dataset("attributes")
+    alone = DataSpec(spec.layout, 8, 8, 1, None, spec.columns, ages=spec.ages, identities=len(train))
+    with pytest.raises(DataError, match="identities"):
+        AgeCGAN.create({"identity": "labels"}, alone)
+    model, other = AgeCGAN.create(SHORT, alone), build().family
+    assert model.config.identity == "images" and "identity column" in model.remarks({})[0]
+    assert other.config.identity == "labels" and not other.remarks({})
+
+
+def test_every_stage_teaches_its_own_networks_alone():
+    training = build()
+    model, seen = training.family, []
+    assert model.bounds == (28, 32) and model.total == 40
+    for _ in range(model.total // 4):
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        training.advance()
+        moved = {
+            name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+        }
+        seen.append((model.stage, moved))
+    assert [stage for stage, _ in seen] == ["players"] * 7 + ["encoder"] + ["recognisers"] * 2
+    assert all(moved == {"gan"} for stage, moved in seen if stage == "players")
+    assert seen[7][1] == {"gan", "encoder"}  # the averaged generator settles once
+    assert seen[8][1] == seen[9][1] == {"reader", "identifier"}
+
+
+def test_a_short_run_has_every_stage_that_fits():
+    assert build(images=12).family.bounds == (4, 8)
+    assert math.isfinite(finished(build(images=4))["identity_distance_identity"])
+
+
+def finished(training: Training) -> dict[str, float]:
+    for _ in training.run():
+        pass
+    return training.finish()
+
+
+def test_the_contrast_is_that_of_the_paper_and_pulls_one_person_together():
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    same = -math.log(math.exp(5) / (math.exp(5) + 2))  # cosine 1 at temperature .2 against twice cosine 0
+    assert contrast(features, torch.tensor([0, 1, 1, 0])).item() == pytest.approx(same, rel=1e-5)
+    assert contrast(features, torch.tensor([0, 0, 1, 1])).item() > 5
+    assert identity_distance(features[:2], features[2:]).tolist() == pytest.approx([1, 1])
+
+
+def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it_is():
+    spec, train, validation = dataset("labelled", (3, 12, 12))
+    teacher = Classifier.create({"images": 8, "batch_size": 4, "width": 4}, spec)
+    training = build()
+    training.family.adopt(teacher)
+    training = Training(training.family, training.train, training.validation)
+    finished(training)
+    model = training.family
+    assert model.config.identity == "model" and not model.remarks({})
+    grey = torch.rand(2, 1, 16, 16)
+    wide = torch.nn.functional.interpolate(grey, (12, 12), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(model.identify(grey), teacher.trunk(wide))
+    again = AgeCGAN.create(model.config.model_dump(mode="json"), model.data).serve(model.served_state())
+    assert torch.equal(again.identify(grey), model.eval().identify(grey))
+
+
+def test_identity_by_a_model_needs_one():
+    with pytest.raises(ConfigError, match="init_from"):
+        finished(build(identity="model"))
+
+
+def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
+    model = served()
+    for layer in model.gan.ema.module.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight *= 4  # as if trained: pictures differ
+    images, groups = torch.rand(3, 1, 16, 16), torch.tensor([0, 1, 2])
+    apart, pixels = {}, {}
+    for variant in ("z0", "pixel", "identity"):
+        latents = latents_of_faces(model, images, groups, variant, (40, 0.1)).detach()
+        made = model.decode(latents, groups)
+        apart[variant] = float(identity_distance(model.identify(images), model.identify(made)).mean())
+        pixels[variant] = float((made - images).square().mean())
+        company = torch.cat([1 - images[:1], images[1:2], images[:1]])
+        assert torch.equal(latents_of_faces(model, company, groups, variant, (40, 0.1))[1], latents[1])
+    assert apart["identity"] < min(apart["z0"], apart["pixel"]) and pixels["pixel"] < pixels["z0"]
+
+
+def test_the_encoders_guess_is_as_long_as_the_latents_the_generator_knows():
+    for latent, length in (("normal", 1.0), ("sphere", 1.0), ("uniform", 3**-0.5)):
+        found = served(latent=latent).locate(torch.rand(2, 1, 16, 16))
+        assert found.square().mean(1).sqrt().tolist() == pytest.approx([length] * 2, rel=1e-4)
+
+
+def test_one_age_or_the_row_of_all_with_the_identity_distance_beside_each():
+    model, images = served(), torch.rand(2, 1, 16, 16)
+    one = ask(model, images, to="60+", latents="z0")
+    row = ask(model, images, all=True, latents="z0")
+    groups = len(model.age_groups)
+    assert one.images.shape == (2, 1, 16, 16) and row.images.shape == (2, 1, 16, 16 * groups)
+    assert [age["to"] for age in row.facts["items"][0]["ages"]] == list(model.age_groups)
+    torch.testing.assert_close(row.images[..., -16:], one.images)
+    torch.testing.assert_close(row.pictures[f"age-{groups - 1}"], one.images)
+    wanted = identity_distance(model.identify(images), model.identify(one.images))
+    assert [item["identity_distance"] for item in one.facts["items"]] == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert row.facts["items"][1]["ages"][-1]["identity_distance"] == pytest.approx(wanted[1].item(), abs=1e-5)
+
+
+def test_the_age_shown_is_read_or_given_and_decides_the_search():
+    model, images = served(), torch.rand(1, 1, 16, 16)
+    read = model.age_groups[int(model.read_age(images).argmax())]
+    assert ask(model, images, to="60+", latents="z0").facts["items"][0]["from"] == read
+    other = next(name for name in model.age_groups if name != read)
+    told = ask(model, images, to="60+", latents="pixel", steps=2, label=other)
+    assert told.facts["items"][0]["from"] == other
+
+
+@pytest.mark.parametrize(
+    ("params", "field"),
+    [
+        ({}, "to"),
+        ({"to": "soon"}, "to"),
+        ({"to": "-3"}, "to"),
+        ({"to": "nan"}, "to"),
+        ({"to": "60+", "all": True}, "all"),
+        ({"to": "60+", "label": "old"}, "label"),
+    ],
+)
+def test_an_age_that_is_not_there_is_refused_with_those_that_are(params, field):
+    model = served()
+    with pytest.raises(InputError) as caught:
+        ask(model, torch.rand(1, 1, 16, 16), **params)
+    assert caught.value.field == field
+    if "all" not in params:
+        assert "60+" in caught.value.detail + (caught.value.remedy or "")
+
+
+def test_an_age_in_years_means_its_group_and_classes_are_groups_too():
+    assert group_named("65", ("0-59", "60+"), (60.0,)) == 1 and group_named("0-59", ("0-59", "60+"), (60.0,)) == 0
+    model = served(condition="labels")
+    assert model.age_groups == ("a", "b", "c") and model.age_group("b") == 1
+    with pytest.raises(InputError, match="one of a, b, c"):
+        model.age_group("65")
+
+
+def test_groups_follow_the_ages_of_each_image():
+    training = build()
+    batch = {"ages": torch.tensor([20.5, 40.0, 60.9]), "images": torch.zeros(3, 1, 16, 16)}
+    bounds = training.family.config.boundaries
+    assert training.family._groups(batch).tolist() == np.digitize([20.5, 40.0, 60.9], bounds).tolist()
