@@ -130,7 +130,7 @@ def test_the_contrast_is_that_of_the_paper_and_pulls_one_person_together():
 
 
 def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it_is():
-    spec, train, validation = dataset("labelled", (3, 12, 12))
+    spec = dataset("labelled", (3, 12, 12))[0]
     teacher = Classifier.create({"images": 8, "batch_size": 4, "width": 4}, spec)
     training = build()
     training.family.adopt(teacher)
@@ -155,7 +155,8 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
     for layer in model.gan.ema.module.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.weight *= 4  # as if trained: pictures differ
-    images, groups = torch.rand(3, 1, 16, 16), torch.tensor([0, 1, 2])
+    groups = torch.tensor([0, 1, 2])
+    images = model.decode(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), groups)
     apart, pixels = {}, {}
     for variant in ("z0", "pixel", "identity"):
         latents = latents_of_faces(model, images, groups, variant, (40, 0.1)).detach()
@@ -164,7 +165,7 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
         pixels[variant] = float((made - images).square().mean())
         company = torch.cat([1 - images[:1], images[1:2], images[:1]])
         assert torch.equal(latents_of_faces(model, company, groups, variant, (40, 0.1))[1], latents[1])
-    assert apart["identity"] < min(apart["z0"], apart["pixel"]) and pixels["pixel"] < pixels["z0"]
+    assert apart["identity"] < 0.5 * apart["z0"] and pixels["pixel"] < 0.5 * pixels["z0"]
 
 
 def test_the_encoders_guess_is_as_long_as_the_latents_the_generator_knows():
