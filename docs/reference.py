@@ -53,6 +53,8 @@ SETTINGS = {
     "cancel_grace_seconds": "How long a cancelled job may take to stop before it is killed.",
     "release_grace_seconds": "How long a job may take to save itself when its worker stops.",
     "checkpoint_seconds": "Time between checkpoints of a training.",
+    "checkpoint_bytes": "Most bytes of the checkpoints kept along a training to be forked from; the earliest go first.",
+    "checkpoint_days": "How long the checkpoints of a job that has ended stay; its model and snapshots stay longer.",
     "job_niceness": "How much trainings give way to the calls on the same machine (0 to 19).",
     "job_memory_bytes": "Address space of a job's process; empty: no limit.",
     "call_timeout_seconds": "How long a client of a call waits.",

@@ -165,9 +165,13 @@ class Meter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def means(self) -> dict[str, float]:
+        """Means since the last take, which they leave as it is. Reads the device."""
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
     def take(self) -> dict[str, float]:
         """Means since the last take, as floats. Raises Diverged when one is not finite."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = self.means()
         self.sums, self.counts = {}, {}
         bad = [name for name, mean in means.items() if mean != mean or abs(mean) == float("inf")]
         if bad:

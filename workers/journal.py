@@ -1,15 +1,17 @@
 """What a running training tells and keeps: progress, curves, snapshots and checkpoints.
 
-Curves and snapshots sit at points that depend on the length of the training alone, so an attempt that starts from a
-checkpoint passes the points of the one before and overwrites them with equal values.
+All but the checkpoints for resuming sit at points that depend on the length of the training alone
+(workers/milestones.py), so an attempt that starts from a checkpoint passes the points of the one before and overwrites
+them with equal values.
 """
 
+import math
 import time
 from collections import deque
 from dataclasses import asdict
 from typing import Any
 
-from app.core import blobs, events
+from app.core import blobs, checkpoints, events
 from app.core.database import reading
 from app.core.settings import settings
 from models.checkpoint import State
@@ -17,26 +19,11 @@ from models.doctor import Notice
 from models.training import Meter, Step, Training
 from workers import codecs
 from workers.artifacts import save_checkpoint
+from workers.milestones import mark_steps, snapshot_steps, window_of
 from workers.running import RunningJob
 
 REPORT_SECONDS = 0.5
-POINTS = 200, 1000
-"""Points of a curve: this many, in long trainings one each 50 updates, up to the second number."""
-SNAPSHOTS = 72
-SNAPSHOT_SHARE = 0.01
-"""Snapshots that would take more than this share of the time are left out."""
 METER = "meter/"
-
-
-def window_of(steps: int) -> int:
-    """Updates that one point of a curve is the mean of."""
-    return max(1, -(-steps // POINTS[1]), min(50, -(-steps // POINTS[0])))
-
-
-def snapshot_steps(steps: int) -> set[int]:
-    """Updates after which to look: none, 1, 2, 4, 8 ... and, once these are too far apart, at even distances."""
-    regular = range(0, steps + 1, max(1, -(-steps // SNAPSHOTS)))
-    return {*regular, *(2**power for power in range(steps.bit_length()) if 2**power < regular.step), steps}
 
 
 class Journal:
@@ -46,11 +33,11 @@ class Journal:
         """`dataset` is the digest that each checkpoint names, for the attempt that starts from it."""
         self.job, self.training, self.dataset = job, training, dataset
         self.meter, self.pending = Meter(), []
-        self.kept: list[dict] = (job.last_checkpoint or {}).get("kept", [])
+        self.kept, self.marks = checkpoints.newest(job.last_checkpoint), checkpoints.marks(job.last_checkpoint)
         steps = -(-training.total // training.batch_size)
-        self.window, self.looks = window_of(steps), snapshot_steps(steps)
+        self.window, self.looks, self.marking = window_of(steps), snapshot_steps(steps), mark_steps(steps)
+        self.latest: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
-        self.looking_seconds = 0.0
         self.looked_at: int | None = None
         self.saved_at: int | None = None
         self.told: set[tuple] = set()
@@ -67,8 +54,9 @@ class Journal:
             device = self.training.family.device
             self.meter.counts = dict(counts)
             self.meter.sums = {name: state.tensors[METER + name].to(device).clone() for name in counts}
-        elif self.training.step == 0:
-            self.training.prepare(0)
+            self.latest = state.facts.get("latest", {})
+        else:
+            self.training.prepare(max(0, self.training.images - self.training.batch_size))
             self.look()
 
     def note(self, step: Step) -> None:
@@ -76,27 +64,29 @@ class Journal:
         self.meter.add(step.metrics)
         number, now = self.training.step, time.monotonic()
         if number % self.window == 0 or step.images >= step.total:
-            self.pending.append((step.images, self.meter.take()))
+            self.latest = self.meter.take()
+            self.pending.append((step.images, self.latest))
         for notice in step.notices:
             self.tell(notice)
-        if number in self.looks and self._affordable(now):
+        if number in self.looks:
             self.look()
+        if number in self.marking:
+            self.save(mark=True)
         if now - self.reported >= REPORT_SECONDS:
             self.report()
         if now - self.saved >= settings().checkpoint_seconds:
             self.save()
 
     def look(self) -> None:
-        """A snapshot: a contact sheet of what the model makes of the same inputs as ever."""
-        start, images = time.monotonic(), self.training.images
+        """A snapshot: a contact sheet of what the model makes of the same inputs as ever, with the metrics there."""
+        images = self.training.images
         if self.looked_at == images:
             return
         pictures = self.training.snapshot()
         self.looked_at = images
         if pictures is not None:
             blobs.put(f"jobs/{self.job.id}/snapshots/{images}.png", codecs.grid_png(pictures), create_only=False)
-            self.job.event("snapshot", {"images": images})
-        self.looking_seconds += time.monotonic() - start
+            self.job.event("snapshot", {"images": images, "metrics": self._metrics()})
 
     def tell(self, notice: Notice) -> None:
         """An alarm, its treatment or its end, as an event; not again by an attempt that passes the same point."""
@@ -117,19 +107,23 @@ class Journal:
         self.pending = []
         self.reported = time.monotonic()
 
-    def save(self) -> None:
-        """A checkpoint, from which another attempt goes on as if nothing had happened."""
+    def save(self, mark: bool = False) -> None:
+        """A checkpoint, from which another attempt goes on as if nothing had happened; a mark stays to be forked."""
         self.report()
         if self.saved_at == self.training.images:
             return
         state = self.training.state()
         sums = {METER + name: value for name, value in self.meter.sums.items()}
-        facts = state.facts | {"meter": self.meter.counts}
-        key = self.job.artifact_key(f"checkpoint-{state.facts['images']}.safetensors")
-        before, self.kept = self.kept, save_checkpoint(key, State(state.tensors | sums, facts), self.kept)
-        self.job.checkpoint({"images": state.facts["images"], "dataset": self.dataset, "kept": self.kept})
+        facts = state.facts | {"meter": self.meter.counts, "latest": self.latest}
+        key = self.job.artifact_key(f"{checkpoints.CHECKPOINT}{state.facts['images']}.safetensors")
+        before = self.kept + self.marks
+        self.kept = save_checkpoint(key, State(state.tensors | sums, facts), self.kept)
+        if mark:
+            self.marks = checkpoints.marked(self.marks, self.kept[0], settings().checkpoint_bytes)
+        ref = {"images": state.facts["images"], "dataset": self.dataset, "kept": self.kept, "marks": self.marks}
+        self.job.checkpoint(ref)
         for entry in before:
-            if entry not in self.kept:
+            if entry not in self.kept + self.marks:
                 blobs.delete_prefix(entry["key"])
         self.saved, self.saved_at = time.monotonic(), self.training.images
 
@@ -138,8 +132,10 @@ class Journal:
         self.look()
         self.save()
 
-    def _affordable(self, now: float) -> bool:
-        return self.looking_seconds <= 0.1 + SNAPSHOT_SHARE * (now - self.started)
+    def _metrics(self) -> dict[str, float | None]:
+        """The means since the last point of the curves; that point itself where it is here."""
+        found = self.meter.means() or self.latest
+        return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
 
 def _key(event: dict[str, Any]) -> tuple:

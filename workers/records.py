@@ -25,9 +25,9 @@ def digest_of(conn: Connection, tenant: str, reference: str) -> str:
     return found[0]
 
 
-def checkpoints_of(conn: Connection, tenant: str, job_id: str) -> list[dict[str, Any]]:
-    """What the last checkpoint of a job of this tenant points at, the newest first. Raises NotFound."""
-    return (jobs.get(conn, tenant, job_id)["checkpoint"] or {}).get("kept", [])
+def checkpoints_of(conn: Connection, tenant: str, job_id: str) -> dict[str, Any] | None:
+    """The checkpoints of a job of this tenant; see app/core/checkpoints.py. Raises NotFound."""
+    return jobs.get(conn, tenant, job_id)["checkpoint"]
 
 
 def register(conn: Connection, *, tenant: str, card: dict[str, Any], job_id: str | None) -> None:

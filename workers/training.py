@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from app.core import checkpoints
 from app.core.database import reading
 from app.core.errors import InvalidConfig
 from app.core.settings import settings
@@ -68,7 +69,7 @@ def build(job: RunningJob, source: Source) -> Training:
 
 
 def resume(job: RunningJob, training: Training) -> State | None:
-    """Continues from the job's checkpoint, or starts from that of the job it forks. None: at the beginning."""
+    """Continues from the job's checkpoint, or starts from one of the job it forks. None: at the beginning."""
     if job.last_checkpoint:
         state = load_checkpoint(job.last_checkpoint["kept"])
         if state is None:  # the same seed leads to the same model, only later
@@ -81,13 +82,20 @@ def resume(job: RunningJob, training: Training) -> State | None:
     return None
 
 
-def fork(job: RunningJob, training: Training, origin: str) -> None:
-    """Takes over weights, moments and position from the last checkpoint of job `origin`."""
+def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
+    """Takes over weights, moments and position from a checkpoint of another job: its last, or that after `images`."""
+    origin = origin if isinstance(origin, dict) else {"job": origin}
+    job_id, images = origin["job"], origin.get("images")
     with reading(job.bind) as conn:
-        kept = records.checkpoints_of(conn, job.tenant, origin)
-    state = load_checkpoint(kept)
+        ref = records.checkpoints_of(conn, job.tenant, job_id)
+    state = load_checkpoint(checkpoints.newest(ref) if images is None else checkpoints.at(ref, images))
     if state is None:
-        raise InvalidConfig(f"Job {origin} has no checkpoint to fork from.", field="fork_from")
+        where = "" if images is None else f" after {images} images"
+        raise InvalidConfig(
+            f"Job {job_id} has no checkpoint{where} to fork from.",
+            field="fork_from",
+            remedy=f"See the checkpoints at /v1/jobs/{job_id}/snapshots.",
+        )
     if state.facts["images"] >= training.total:
         raise InvalidConfig(
             f"The fork starts at {state.facts['images']} images and the config ends at {training.total}.",
@@ -98,7 +106,7 @@ def fork(job: RunningJob, training: Training, origin: str) -> None:
         training.restore(state)
     except (RuntimeError, KeyError) as error:
         raise InvalidConfig(
-            f"The checkpoint of job {origin} does not fit this family and config.",
+            f"The checkpoint of job {job_id} does not fit this family and config.",
             field="fork_from",
             remedy="Use the same family, dataset and layer sizes; batch, length and learning rate may differ.",
         ) from error

@@ -14,7 +14,7 @@ from app.api.access import Reader, Writer
 from app.api.negotiation import choose
 from app.api.openapi import problems
 from app.api.paths import JobPath, Limit
-from app.core import blobs, events, jobs, wire
+from app.core import blobs, checkpoints, events, jobs, wire
 from app.core.database import reading, transaction
 from app.core.errors import NotFound
 
@@ -111,12 +111,22 @@ def metrics(
     summary="Pictures a training made on its way",
     openapi_extra=problems(404),
 )
-def snapshots(id: JobPath, principal: Reader) -> dict[str, Any]:
+def snapshots(id: JobPath, principal: Reader) -> wire.Snapshots:
+    """Each with the metrics at its point, and whether a checkpoint is kept there that can be forked."""
     with reading() as conn:
-        jobs.get(conn, principal.tenant, id)
+        forkable = checkpoints.points(jobs.get(conn, principal.tenant, id)["checkpoint"])
+        told = events.snapshots(conn, id)
     files = (SNAPSHOT.fullmatch(key.rsplit("/", 1)[-1]) for key, _ in blobs.list(f"jobs/{id}/snapshots"))
-    found = sorted(int(match[1]) for match in files if match)
-    return {"data": [{"images": images, "url": f"/v1/jobs/{id}/snapshots/{images}.png"} for images in found]}
+    found = [
+        wire.Snapshot(
+            images=images,
+            url=f"/v1/jobs/{id}/snapshots/{images}.png",
+            metrics=told.get(images, {}).get("metrics", {}),
+            checkpoint=images in forkable,
+        )
+        for images in sorted(int(match[1]) for match in files if match)
+    ]
+    return wire.Snapshots(data=found, checkpoints=forkable)
 
 
 @router.get(

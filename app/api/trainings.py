@@ -9,12 +9,13 @@ from app.api.accepting import IdempotencyKey, accept, check_space, is_repeat
 from app.api.access import Writer
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.core import catalog, dataset_rows, jobs, model_rows, names, wire
+from app.core import catalog, checkpoints, dataset_rows, jobs, model_rows, names, wire
 from app.core.builtins import Builtin
 from app.core.catalog import Catalog
 from app.core.database import reading
 from app.core.errors import InvalidDataset, InvalidRequest, NotFound
 from app.core.phrases import joined
+from app.core.settings import settings
 
 router = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=StrictRoute)
 OF_LAYOUT = {
@@ -37,12 +38,37 @@ OF_LAYOUT = {
 )
 def create(request: Request, body: wire.TrainingRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
     """An empty config trains well. Raises the config's faults field by field; the completed config is in the job."""
+    body, origin = inherited(principal.tenant, body)
     spec = completed(request.app.state.catalog, body)
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        check_dataset(request.app.state.catalog["families"][body.family], principal.tenant, body.dataset)
-        check_origins(principal.tenant, body)
+        check_dataset(request.app.state.catalog["families"][spec["family"]], principal.tenant, spec["dataset"])
+        check_init(principal.tenant, body)
+        check_fork(body, origin)
     return accept(request, principal, "training", spec, key)
+
+
+def inherited(tenant: str, body: wire.TrainingRequest) -> tuple[wire.TrainingRequest, dict[str, Any] | None]:
+    """The request with what a fork takes over from its origin, and the origin's row. Raises NotFound."""
+    if body.init_from and body.fork_from:
+        raise InvalidRequest("Give init_from or fork_from, not both.", field="/fork_from")
+    if body.fork_from is None:
+        for name in ("family", "dataset"):
+            if getattr(body, name) is None:
+                raise InvalidRequest(f"The field {name} is missing.", field=f"/{name}")
+        return body, None
+    with reading() as conn:
+        origin = jobs.get(conn, tenant, body.fork_from.job)
+    if origin["kind"] != "training":
+        raise NotFound("There is no training with this id.", field="/fork_from")
+    spec = origin["spec"]
+    same = body.family in (None, spec["family"])
+    config = {name: value for name, value in spec.get("config", {}).items() if same and value is not None}
+    if "epochs" in body.config:
+        config.pop("images", None)  # it would win
+    taken = {name: getattr(body, name) or spec[name] for name in ("family", "dataset")}
+    taken |= {"config": config | body.config, "seed": spec.get("seed") if body.seed is None else body.seed}
+    return body.model_copy(update=taken), origin
 
 
 def completed(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
@@ -51,9 +77,8 @@ def completed(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
     config = catalog.complete(family["config"], body.config, "/config")
     name = names.checked(body.name or f"{body.family}-{body.dataset}"[:64], "/name")
     spec: dict[str, Any] = {"family": body.family, "dataset": body.dataset, "config": config, "name": name}
-    given = {"seed": body.seed, "init_from": body.init_from, "fork_from": body.fork_from}
-    if body.init_from and body.fork_from:
-        raise InvalidRequest("Give init_from or fork_from, not both.", field="/fork_from")
+    fork = body.fork_from and body.fork_from.model_dump(exclude_none=True)
+    given = {"seed": body.seed, "init_from": body.init_from, "fork_from": fork}
     return spec | {field: value for field, value in given.items() if value is not None}
 
 
@@ -77,10 +102,23 @@ def check_dataset(family: dict[str, Any], tenant: str, name: str) -> None:
         )
 
 
-def check_origins(tenant: str, body: wire.TrainingRequest) -> None:
-    """Raises NotFound for a model or a job to start from that is not there."""
-    with reading() as conn:
-        if body.init_from:
+def check_init(tenant: str, body: wire.TrainingRequest) -> None:
+    """Raises NotFound for a model to start from that is not there."""
+    if body.init_from:
+        with reading() as conn:
             model_rows.resolve(conn, tenant, body.init_from)
-        if body.fork_from and jobs.get(conn, tenant, body.fork_from)["kind"] != "training":
-            raise NotFound("There is no training with this id.", field="/fork_from")
+
+
+def check_fork(body: wire.TrainingRequest, origin: dict[str, Any] | None) -> None:
+    """Raises InvalidRequest when the job to fork has ended and no such checkpoint of it is kept."""
+    if origin is None:
+        return
+    kept, images = checkpoints.points(origin["checkpoint"]), body.fork_from.images
+    if images not in kept if images is not None else not kept and origin["state"] in jobs.TERMINAL:
+        raise InvalidRequest(
+            "No checkpoint is kept at this point of the training.",
+            field="/fork_from/images" if images is not None else "/fork_from",
+            remedy=f"There is one after {joined(list(map(str, kept)), 'or')} images."
+            if kept
+            else f"Checkpoints stay for {settings().checkpoint_days:g} days after a training has ended.",
+        )

@@ -71,3 +71,10 @@ def metrics(conn: Connection, job_id: str, after: int = -1, limit: int = 10_000)
     wanted = (job_metrics.c.job_id == job_id) & (job_metrics.c.images > after)
     rows = conn.execute(select(*columns).where(wanted).order_by(job_metrics.c.images).limit(limit))
     return [dict(row) for row in rows.mappings()]
+
+
+def snapshots(conn: Connection, job_id: str) -> dict[int, dict[str, Any]]:
+    """By images, what was told of each snapshot; of one that was made twice, the latest."""
+    wanted = (job_events.c.job_id == job_id) & (job_events.c.kind == "snapshot")
+    rows = conn.execute(select(job_events.c.data).where(wanted).order_by(job_events.c.seq)).scalars()
+    return {data["images"]: data for data in rows}

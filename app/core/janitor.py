@@ -1,4 +1,4 @@
-"""Leftovers that nobody can reach any more: arrays of deleted datasets, folders of imports that were killed."""
+"""Leftovers that nobody needs any more: arrays of deleted datasets, old checkpoints, folders of killed imports."""
 
 import shutil
 import time
@@ -6,10 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 
-from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy import Connection, Engine, delete, func, select, update
 
 from app.core import blobs
+from app.core.checkpoints import CHECKPOINT
 from app.core.database import clock, reading, transaction
+from app.core.job_queries import TERMINAL
+from app.core.settings import settings
 from app.core.tables import datasets, jobs
 
 KEPT_SECONDS = 86_400
@@ -19,9 +22,11 @@ IMPORT_FOLDER = "anamorph-import-"
 
 def clean(bind: Engine | None = None) -> None:
     with reading(bind) as conn:
-        digests = forgotten(conn)
+        digests, ended = forgotten(conn), outlived(conn)
     for digest in digests:
         forget(digest, bind)
+    for job_id in ended:
+        drop_checkpoints(job_id, bind)
     remove_import_folders()
 
 
@@ -62,6 +67,35 @@ def _needed(conn: Connection, digest: str) -> bool:
         (job.tenant, job.spec.get("dataset")) in names or (job.checkpoint or {}).get("dataset") == digest
         for job in conn.execute(active)
     )
+
+
+def outlived(conn: Connection) -> list[str]:
+    """Trainings whose checkpoints nobody resumed or forked within `checkpoint_days` of their end."""
+    old = jobs.c.finished_at < clock() - settings().checkpoint_days * 86_400
+    ended = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.checkpoint.is_not(None), old)
+    return list(conn.execute(ended.order_by(jobs.c.id).limit(1000)).scalars())
+
+
+def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
+    """Deletes a job's checkpoints, those of killed attempts too; it can then be resumed only from the beginning.
+
+    The row stays locked meanwhile, so that nobody resumes it; a fork that waits for a worker keeps them all.
+    """
+    with transaction(bind) as conn:
+        conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update()).all()
+        if job_id not in outlived(conn) or _forked(conn, job_id):
+            return
+        for key, _ in blobs.list(f"jobs/{job_id}"):
+            if key.rsplit("/", 1)[-1].startswith(CHECKPOINT):
+                blobs.delete_prefix(key)
+        conn.execute(update(jobs).where(jobs.c.id == job_id).values(checkpoint=None))
+
+
+def _forked(conn: Connection, job_id: str) -> bool:
+    """Whether a job that waits or runs starts from this one."""
+    active = select(jobs.c.spec).where(jobs.c.kind == "training", jobs.c.state.in_(("queued", "running")))
+    forks = (spec.get("fork_from") for spec in conn.execute(active).scalars())
+    return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
 
 
 def remove_import_folders(age_seconds: float = KEPT_SECONDS) -> None:

@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     cancel_grace_seconds: float = Field(20, gt=0)
     release_grace_seconds: float = Field(60, gt=0)
     checkpoint_seconds: float = Field(30, gt=0)
+    checkpoint_bytes: int = Field(256 * MiB, ge=0)
+    checkpoint_days: float = Field(7, gt=0)
     job_niceness: int = Field(10, ge=0, le=19)
     job_memory_bytes: int | None = Field(None, gt=0)
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.core.keys import SCOPES
 from app.core.names import NAME, REFERENCE
@@ -20,18 +20,38 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class TrainingRequest(Request):
-    """What to train on what. An empty config trains well: its defaults come from the data."""
+class Fork(Request):
+    """A checkpoint of a training: its last, or one of those that GET /v1/jobs/{id}/snapshots lists."""
 
-    family: str = Field(max_length=64, description="Kind of model; see /v1/families.", examples=["vae"])
-    dataset: Name = Field(description="Name of a dataset; built-in ones are imported on the way.", examples=["mnist5k"])
+    job: str = Field(max_length=36, description="Id of the training.")
+    images: int | None = Field(None, strict=True, ge=0, lt=2**63, description="Images it had been shown; empty: last.")
+
+
+class TrainingRequest(Request):
+    """What to train on what. An empty config trains well: its defaults come from the data.
+
+    A fork inherits family, dataset, seed and settings that it does not give.
+    """
+
+    family: str | None = Field(
+        None,
+        max_length=64,
+        description="Kind of model; see /v1/families. Only a fork can leave it out.",
+        examples=["vae"],
+    )
+    dataset: Name | None = Field(
+        None,
+        description="Name of a dataset; built-in ones are imported on the way. Only a fork can leave it out.",
+        examples=["mnist5k"],
+    )
     config: dict[str, Any] = Field({}, description="Settings of the family, by its schema.", examples=[{"epochs": 5}])
     name: Name | None = Field(None, description="Name of the model; by default FAMILY-DATASET.", examples=["my-vae"])
     seed: Seed | None = Field(None, description="The same request with the same seed gives the same model.")
     init_from: ModelReference | None = Field(None, description="A model whose weights to start from.")
-    fork_from: str | None = Field(
-        None, max_length=36, description="A training job whose last checkpoint to start from."
-    )
+    fork_from: Annotated[
+        Fork | None,
+        BeforeValidator(lambda given: {"job": given} if isinstance(given, str) else given, str | Fork | None),
+    ] = Field(None, description="A training to go on from, with other settings: its job, or one point of it.")
 
 
 class ReportRequest(Request):
@@ -144,10 +164,13 @@ class Curves(BaseModel):
 class Snapshot(BaseModel):
     images: int
     url: str
+    metrics: dict[str, float | None] = Field({}, description="The curves at this point.")
+    checkpoint: bool = Field(False, description="Whether `fork_from` can start here.")
 
 
 class Snapshots(BaseModel):
     data: list[Snapshot]
+    checkpoints: list[int] = Field([], description="Counts of images from which `fork_from` can start.")
 
 
 class Dataset(BaseModel):

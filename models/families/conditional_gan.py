@@ -15,7 +15,7 @@ from models.gan.flat import FlatDiscriminator, FlatGenerator
 from models.gan.game import Shown
 from models.gan.layers import latents_of
 from models.gan.obedience import class_obedience, number_obedience
-from models.gan.serving import Generative
+from models.gan.serving import PICTURES, Generative
 from models.gan.settings import clash
 from models.gan.tricks import BodyConfig, resolve_bodies
 from models.metrics import CHUNK
@@ -143,6 +143,10 @@ class ConditionalGAN(Conditional, Generative):
         if labels is None:
             labels = self.condition.drawn(torch.rand(count, generator=draws, device=draws.device))
         return self.pictures(generator(latents, self.condition(labels)))
+
+    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+        labels = self.labels_in_turn(PICTURES).to(self.device)
+        return self.specimens(self.present(moment), PICTURES, moment, labels)
 
     def finish(self, train: Columns, moment: Moment) -> None:
         self.condition.fit(train)

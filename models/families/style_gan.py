@@ -49,7 +49,7 @@ class StyleGAN(Truncates, MixesStyles, Generative):
         config = super().resolve(config, data)
         for problem in game_clashes(config):
             raise problem
-        preset = {"loss": "non_saturating", "r1": 10.0, "critic_steps": 1, "learning_rate": 2.5e-3}
+        preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "learning_rate": 2.5e-3}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
         if config.path_length is None:  # on small images its gradient drowns the game's
             preset["path_length"] = 2.0 if max(data.height, data.width) >= 128 else 0.0

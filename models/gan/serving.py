@@ -1,6 +1,7 @@
 """What a trained game does: draw and decode with the averaged generator, and judge with the discriminator."""
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,11 @@ from models.gan.game import Game
 from models.gan.layers import settle
 from models.metrics import CHUNK
 from models.moment import Moment
+from models.seeds import generator
 from models.types import Batch, DataSpec
 
 SETTLING = 16  # batches that set the statistics of the averaged generator
+GLANCING = 2  # the same for a snapshot: one costs less than an update
 JUDGED = 1000  # images that calibrate the discriminator
 PICTURES = 64  # of a snapshot
 
@@ -55,14 +58,19 @@ class Generative(HasPrior, Decodes, Judges, Game):
         sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
         return torch.cat([self.specimens(self.ema.module, size, moment).cpu() for size in sizes])
 
-    def settle(self, generator: nn.Module, moment: Moment) -> None:
+    def settle(self, generator: nn.Module, moment: Moment, batches: int = SETTLING) -> None:
         """Give an averaged generator the batch statistics of its own activations."""
-        settle(generator, lambda: self.specimens(generator, self.config.batch_size, moment), SETTLING)
+        settle(generator, lambda: self.specimens(generator, self.config.batch_size, moment), batches)
+
+    def present(self, moment: Moment) -> nn.Module:
+        """A copy of the averaged generator as it would serve now."""
+        averaged = copy.deepcopy(self.ema.module)
+        draws = generator(moment.seed, "present", device=self.device)
+        self.settle(averaged, replace(moment, generator=draws), GLANCING)
+        return averaged
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
-        averaged = copy.deepcopy(self.ema.module)
-        self.settle(averaged, moment)
-        return self.specimens(averaged, PICTURES, moment)
+        return self.specimens(self.present(moment), PICTURES, moment)
 
     def finish(self, train: Columns, moment: Moment) -> None:
         self.settle(self.ema.module, moment)

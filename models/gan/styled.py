@@ -76,7 +76,11 @@ def enlarge(image: Tensor, size: Size) -> Tensor:
 
 
 class StyleGenerator(nn.Module):
-    """Styles -> images (b, c, h, w), about [-1, 1]: a learned constant, then two layers a level; pictures add up."""
+    """Styles -> images (b, c, h, w) in [-1, 1]: a learned constant, then two layers a level; pictures add up.
+
+    The sum is squashed, unlike the paper's: drawings and digits are exactly black or white over most of their area,
+    a linear sum never is, and that alone tells the discriminator all it needs.
+    """
 
     def __init__(
         self,
@@ -116,7 +120,7 @@ class StyleGenerator(nn.Module):
                 index += 1
             added = self.heads[level](features, styles[:, index - 1])
             image = added if image is None else enlarge(image, size) + added
-        return image
+        return torch.tanh(image)
 
     def mixed(self, coarse: Tensor, fine: Tensor, start: Tensor) -> Tensor:
         """(b, layers, w): `coarse` (b, w) up to layer `start` (b,) and `fine` from there on."""

@@ -134,6 +134,40 @@ def test_who_adds_a_row_holds_the_arrays_until_it_is_there(engine):
     assert done and kept(engine)
 
 
+def ended(engine, days: float, state: str = "succeeded") -> str:
+    """A training that ended so long ago, with a checkpoint of its last attempt and one of a killed attempt."""
+    with transaction(engine) as conn:
+        job, _ = jobs.accept(conn, tenant="t", kind="training", spec={"dataset": "squares"})
+        key = f"jobs/{job['id']}/2/checkpoint-64.safetensors"
+        kept = {"images": 64, "kept": [{"key": key, "images": 64}], "marks": []}
+        row = {"state": state, "checkpoint": kept, "finished_at": clock() - days * DAY}
+        conn.execute(update(jobs_table).where(jobs_table.c.id == job["id"]).values(**row))
+    for name in ("2/checkpoint-64.safetensors", "1/checkpoint-8.safetensors", "snapshots/64.png"):
+        blobs.put(f"jobs/{job['id']}/{name}", b"1")
+    return job["id"]
+
+
+def left(engine, job_id: str) -> tuple[list[str], bool]:
+    sweeper.tidy(engine)
+    with reading(engine) as conn:
+        row = jobs.get(conn, "t", job_id)
+    return [key.rsplit("/", 1)[-1] for key, _ in blobs.list(f"jobs/{job_id}")], row["checkpoint"] is not None
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "canceled"])
+def test_checkpoints_go_a_week_after_the_end_of_their_training_and_snapshots_stay(engine, state):
+    assert left(engine, ended(engine, 8, state)) == (["64.png"], False)
+    assert left(engine, ended(engine, 6, state))[1]
+
+
+def test_checkpoints_stay_for_a_training_taken_up_again_and_for_a_fork_that_waits(engine):
+    resumed, forked = ended(engine, 8, "failed"), ended(engine, 8)
+    with transaction(engine) as conn:
+        jobs.resume(conn, "t", resumed)
+        jobs.accept(conn, tenant="t", kind="training", spec={"fork_from": {"job": forked, "images": 64}})
+    assert left(engine, resumed)[1] and left(engine, forked)[1]
+
+
 def test_folders_of_killed_imports_go_after_a_day(engine, tmp_path):
     old, busy, foreign = (tmp_path / name for name in ("anamorph-import-1", "anamorph-import-2", "other-1"))
     for folder in (old, busy, foreign):

@@ -110,6 +110,25 @@ async def test_snapshots_are_listed_in_order_and_served(client, job):
     assert (await client.get(f"/v1/jobs/{job['id']}/snapshots/65.png")).status_code == 404
 
 
+async def test_snapshots_come_with_their_metrics_and_whether_they_can_be_forked(client, job):
+    claim = claimed(job)
+    for images in (0, 64, 128):
+        blobs.put(f"jobs/{job['id']}/snapshots/{images}.png", png(images))
+        told = {"images": images, "metrics": {"loss": images / 2} if images else {}}
+        write(jobs.add_event, job["id"], claim.token, "snapshot", told)
+    again = {"images": 128, "metrics": {"loss": 3.0}}
+    write(jobs.add_event, job["id"], claim.token, "snapshot", again)  # a later attempt passed it too
+    ref = {"kept": [{"images": 130}, {"images": 128}], "marks": [{"images": 64}]}
+    write(jobs.add_checkpoint, job["id"], claim.token, ref)
+    found = (await client.get(f"/v1/jobs/{job['id']}/snapshots")).json()
+    assert found["checkpoints"] == [64, 128, 130]
+    assert [(item["metrics"], item["checkpoint"]) for item in found["data"]] == [
+        ({}, False),
+        ({"loss": 32.0}, True),
+        ({"loss": 3.0}, True),
+    ]
+
+
 async def test_files_of_a_job_are_served_by_name_and_their_keys_stay_inside(client, job):
     claim = claimed(job)
     key = f"jobs/{job['id']}/1/facts.json"

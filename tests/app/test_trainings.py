@@ -65,6 +65,14 @@ REFUSED = [
     ({"seed": 2**63}, 422, "invalid-request", "/seed", ""),
     ({"init_from": "nobody"}, 404, "not-found", None, ""),
     ({"fork_from": "nobody"}, 404, "not-found", None, ""),
+    ({"fork_from": {"job": "nobody"}}, 404, "not-found", None, ""),
+    ({"fork_from": {"images": 3}}, 422, "invalid-request", "/fork_from/job", ""),
+    ({"fork_from": {"job": "nobody", "images": -1}}, 422, "invalid-request", "/fork_from/images", ""),
+    ({"fork_from": {"job": "nobody", "step": 1}}, 422, "invalid-request", "/fork_from/step", ""),
+    ({"fork_from": 3}, 422, "invalid-request", "/fork_from", ""),
+    ({"fork_from": "nobody", "init_from": "nobody"}, 422, "invalid-request", "/fork_from", "not both"),
+    ({"family": None}, 422, "invalid-request", "/family", "missing"),
+    ({"dataset": None}, 422, "invalid-request", "/dataset", "missing"),
     ({"colour": 1}, 422, "invalid-request", "/colour", "unknown"),
 ]
 
@@ -99,6 +107,41 @@ async def test_a_training_may_start_from_a_model(client):
     add_model("old")
     answer = await client.post("/v1/trainings", json=BODY | {"init_from": "old"})
     assert answer.json()["request"]["init_from"] == "old"
+
+
+def ended(job_id: str, *images: int) -> None:
+    """The job has succeeded and kept checkpoints at these points."""
+    entries = [{"key": f"jobs/{job_id}/1/checkpoint-{count}.safetensors", "images": count} for count in images]
+    with transaction() as conn:
+        ref = {"images": images[-1], "kept": entries[-1:], "marks": entries} if images else None
+        conn.execute(jobs.update().where(jobs.c.id == job_id).values(state="succeeded", checkpoint=ref))
+
+
+async def test_a_fork_inherits_what_it_does_not_give(client):
+    origin = (await client.post("/v1/trainings", json=BODY | {"config": {"latent_dim": 8}, "seed": 3})).json()
+    ended(origin["id"], 64, 128)
+    fork = {"job": origin["id"], "images": 64}
+    answer = await client.post("/v1/trainings", json={"fork_from": fork, "config": {"learning_rate": 0.01}})
+    assert answer.status_code == 202, answer.text
+    asked = answer.json()["request"]
+    assert (asked["family"], asked["dataset"], asked["seed"], asked["name"]) == ("vae", "squares", 3, "vae-squares")
+    assert (asked["config"]["latent_dim"], asked["config"]["learning_rate"]) == (8, 0.01)
+    assert asked["fork_from"] == fork
+    plain = await client.post("/v1/trainings", json=BODY | {"fork_from": origin["id"], "seed": 4})
+    asked = plain.json()["request"]
+    assert (asked["fork_from"], asked["seed"]) == ({"job": origin["id"]}, 4)
+
+
+async def test_a_fork_starts_where_a_checkpoint_is_kept(client):
+    origin = (await client.post("/v1/trainings", json=BODY)).json()
+    ended(origin["id"], 64, 128)
+    answer = await client.post("/v1/trainings", json={"fork_from": {"job": origin["id"], "images": 65}})
+    problem = answer.json()
+    assert (answer.status_code, problem["errors"][0]["pointer"]) == (422, "/fork_from/images")
+    assert "64 or 128 images" in problem["remedy"]
+    ended(origin["id"])
+    answer = await client.post("/v1/trainings", json={"fork_from": origin["id"]})
+    assert answer.status_code == 422 and "7 days" in answer.json()["remedy"]
 
 
 async def test_fifty_clients_racing_with_one_key_make_one_job(client):

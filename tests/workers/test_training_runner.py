@@ -1,5 +1,7 @@
 """One training job from row to published model, and what it tells and keeps on the way."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from sqlalchemy import select
@@ -12,8 +14,8 @@ from models.types import Diverged
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
 from workers import artifacts, codecs, training
-from workers.journal import snapshot_steps, window_of
 from workers.lifecycle import error_of
+from workers.milestones import MARKS, mark_steps, snapshot_steps, window_of
 from workers.running import RunningJob, Stopped
 from workers.training import run_training
 
@@ -140,9 +142,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
     stop_at(job_id, 5)
     stop_at(job_id, 5)
     newest, older = row_of(job_id)["checkpoint"]["kept"]
-    assert (newest["images"], older["images"]) == (80, 40)
+    assert (newest["images"], older["images"]) == (80, 48)
     blobs.put(newest["key"], b"half of it", create_only=False)
-    assert artifacts.load_checkpoint([newest, older]).facts["images"] == 40
+    assert artifacts.load_checkpoint([newest, older]).facts["images"] == 48
     assert complete(job_id)["result"] == wanted["result"]
 
 
@@ -156,15 +158,37 @@ def test_without_any_checkpoint_the_training_starts_over_and_says_so():
     assert happened(job_id, "restarted")
 
 
-def test_two_checkpoints_are_kept(monkeypatch):
+def test_two_checkpoints_are_kept_and_those_along_the_way(monkeypatch):
     monkeypatch.setenv("ANAMORPH_CHECKPOINT_SECONDS", "0.0001")
     training.settings.cache_clear()
     store_dataset()
     job_id = accept(config=CONFIG)
     complete(job_id)
     kept = [key for key, _ in blobs.list(f"jobs/{job_id}") if key.endswith(".safetensors")]
-    assert sorted(kept) == sorted(entry["key"] for entry in row_of(job_id)["checkpoint"]["kept"])
-    assert len(kept) == 2 and len(happened(job_id, "checkpoint")) == 24
+    ref = row_of(job_id)["checkpoint"]
+    assert sorted(kept) == sorted({entry["key"] for entry in ref["kept"] + ref["marks"]})
+    assert [entry["images"] for entry in ref["kept"]] == [192, 184] and len(happened(job_id, "checkpoint")) == 24
+    assert [entry["images"] for entry in ref["marks"]] == [8, 24, 48, 96, 192]
+
+
+def test_marks_are_bounded_by_bytes_and_the_earliest_go_first(monkeypatch):
+    store_dataset()
+    complete(job_id := accept(config=CONFIG))
+    size = row_of(job_id)["checkpoint"]["marks"][-1]["bytes"]
+    monkeypatch.setenv("ANAMORPH_CHECKPOINT_BYTES", str(2 * size + size // 2))
+    training.settings.cache_clear()
+    complete(job_id := accept(config=CONFIG))
+    assert [entry["images"] for entry in row_of(job_id)["checkpoint"]["marks"]] == [96, 192]
+    files = [key for key, _ in blobs.list(f"jobs/{job_id}") if key.endswith(".safetensors")]
+    assert len(files) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 63, 64, 100, 127, 500, 5000, 10**6])
+def test_marks_are_doublings_of_the_way_each_with_its_snapshot(steps):
+    marks = mark_steps(steps)
+    assert marks <= snapshot_steps(steps) and steps in marks and 1 <= len(marks) <= MARKS
+    assert steps < 200 or len(marks) == MARKS
+    assert all(0.3 < small / big < 0.7 for small, big in pairwise(sorted(marks)) if small > 2)
 
 
 def test_snapshots_are_sheets_named_by_images():
@@ -175,6 +199,32 @@ def test_snapshots_are_sheets_named_by_images():
     assert told == sorted(set(told)) and told[0] == 0 and told[-1] == 192
     for images in told:
         assert codecs.decode(blobs.get(f"jobs/{job_id}/snapshots/{images}.png")).shape == (1, 18, 18)
+    assert told == list(range(0, 193, 8)), "a short training is recorded whole"
+    points = curve(job_id)
+    for event in happened(job_id, "snapshot")[1:]:
+        assert event["metrics"] == points[event["images"]]
+
+
+@pytest.mark.parametrize("stops", [(), (10, 9)])
+def test_a_snapshot_between_two_points_of_the_curves_has_the_means_up_to_there(monkeypatch, stops):
+    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    store_dataset()
+    losses, advance = {}, training.Training.advance
+
+    def heard(self):
+        step = advance(self)
+        losses[step.images] = float(step.metrics["loss"])
+        return step
+
+    monkeypatch.setattr(training.Training, "advance", heard)
+    job_id = accept(config=CONFIG)
+    for update in stops:
+        stop_at(job_id, update)
+    complete(job_id)
+    for event in happened(job_id, "snapshot")[1:]:
+        last = event["images"] // 8
+        window = [losses[8 * step] for step in range((last - 1) // 7 * 7 + 1, last + 1)]
+        assert event["metrics"]["loss"] == pytest.approx(sum(window) / len(window), rel=1e-5)
 
 
 def test_a_canceled_training_keeps_its_last_snapshot_and_checkpoint():
@@ -189,7 +239,7 @@ def test_a_canceled_training_keeps_its_last_snapshot_and_checkpoint():
 def test_snapshots_and_points_are_many_enough_and_not_too_many(steps):
     looks, points = snapshot_steps(steps), -(-steps // window_of(steps))
     assert {0, 1, steps} <= looks and len(looks) <= 96 and max(looks) == steps
-    assert len(looks) >= min(steps, 64) / 2 and (steps < 5000 or len(looks) >= 64)
+    assert len(looks) > min(steps, 64)
     assert min(steps, 128) <= points <= 1000
 
 
@@ -267,12 +317,24 @@ def test_init_from_starts_with_the_weights_of_a_model():
         run_training(attempt(accept("tiny_classifier", config=short, init_from="mine")))
 
 
+def test_a_fork_that_changes_nothing_ends_as_its_origin():
+    store_dataset()
+    origin = complete(accept(config=CONFIG))
+    fork = complete(accept(config=CONFIG, fork_from={"job": origin["id"], "images": 48}))
+    first, second = (artifacts.load_model(row["result"]["version"]).state_dict() for row in (origin, fork))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_fork_from_goes_on_where_another_job_stopped():
     store_dataset()
     origin, longer = accept(config=CONFIG), CONFIG | {"images": 400}
     complete(origin)
     row = complete(accept(config=longer, fork_from=origin))
     assert min(curve(row["id"])) > 192 and row["result"]["images"] == 400
+    early = complete(accept(config=longer, fork_from={"job": origin, "images": 48}))
+    assert min(curve(early["id"])) > 48 and early["result"]["images"] == 400
+    with pytest.raises(InvalidConfig, match="no checkpoint after 40 images"):
+        run_training(attempt(accept(config=longer, fork_from={"job": origin, "images": 40})))
     with pytest.raises(InvalidConfig, match="starts at 192 images"):
         run_training(attempt(accept(config=CONFIG, fork_from=origin)))
     with pytest.raises(InvalidConfig, match="does not fit"):
