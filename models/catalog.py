@@ -80,6 +80,9 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
         "method": operation.method,
         "sheet": operation.sheet,
         "facts_first": operation.facts_first,
+        "counts": operation.counts,
+        "dataset": operation.dataset,
+        "report": operation.report,
         "params": branches if operation.name == "attack" else operation.Params.model_json_schema(),
     }
 

@@ -16,6 +16,7 @@ from models.family import Config, Decodes, Encodes, HasPrior, OneLoss
 from models.moment import Moment
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid
 from models.nn.mixture import Mixture
+from models.plane import Plane
 from models.types import Batch, ConfigError, DataSpec
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -90,9 +91,14 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         return output.clamp(0, 1)
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        codes = self.mixture.draw(noise, uniform)
-        low, high = RANGES[self.config.code]
-        return codes.clamp(low, high)
+        return self.admissible(self.mixture.draw(noise, uniform))
+
+    def admissible(self, latents: Tensor) -> Tensor:
+        return latents.clamp(*RANGES[self.config.code])
+
+    def plane(self) -> Plane:
+        """Of the training codes, as the mixture knows them."""
+        return Plane.scaled(self.mixture.centre, self.mixture.axes)
 
     def finish(self, train: Columns, moment: Moment) -> None:
         self.mixture.fit(metrics.gather(train, self.encode, self.device), moment.generator)

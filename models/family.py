@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from models.data import Columns
 from models.doctor import Alarm, Look
 from models.moment import Moment
+from models.plane import Plane
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 
@@ -218,6 +219,10 @@ class Decodes(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, latent_dim) -> (B, C, H, W) in [0, 1]."""
 
+    def admissible(self, latents: Tensor) -> Tensor:
+        """The nearest latents that can be a code: after a ReLU none is negative."""
+        return latents
+
 
 class HasPrior(ABC):
     """Draws codes to decode: `/samples` works."""
@@ -231,6 +236,10 @@ class HasPrior(ABC):
 
         Row i depends on row i alone, so a sample does not change with the number drawn beside it.
         """
+
+    def plane(self) -> Plane | None:
+        """The plane through latent space on which codes spread most, where the family knows it."""
+        return None
 
 
 class Denoises(ABC):

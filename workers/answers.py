@@ -35,14 +35,17 @@ def encode_together(asked: list[Asked]) -> dict[int, list[bytes]]:
 
 def encode_answer(result: Result, encoding: str, grid: bool, files: list[bytes] | None) -> dict[str, Any]:
     return {
-        "images": encode_images(result.images, encoding, grid) if files is None else files,
+        "images": encode_images(result.images, encoding, grid, result.columns) if files is None else files,
         "latents": None if result.latents is None else codecs.encode_npy(result.latents),
-        "facts": result.facts,
+        "facts": result.facts | {name: sheet.layout for name, sheet in result.sheets.items()},
         "extra": {name: encode_images(images, encoding) for name, images in result.pictures.items()},
+        "sheets": {name: codecs.grid_png(sheet.tiles, sheet.columns, gap=0) for name, sheet in result.sheets.items()},
     }
 
 
-def encode_images(images: torch.Tensor | None, encoding: str, grid: bool = False) -> list[bytes]:
+def encode_images(
+    images: torch.Tensor | None, encoding: str, grid: bool = False, columns: int | None = None
+) -> list[bytes]:
     """`png` and `webp` give one file per image, or one contact sheet; `npy` one float32 array (n, c, h, w)."""
     if images is None or encoding == "none":
         return []
@@ -50,5 +53,5 @@ def encode_images(images: torch.Tensor | None, encoding: str, grid: bool = False
         return [codecs.encode_npy(images)]
     if grid:
         images = codecs.coloured(images) if images.ndim == 3 else images
-        images = contact_sheet(codecs.to_uint8(images))[None]
+        images = contact_sheet(codecs.to_uint8(images), columns)[None]
     return codecs.encode(images, encoding)

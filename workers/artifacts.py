@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -35,6 +36,13 @@ def pack(tensors: dict[str, Tensor], facts: dict | None = None) -> bytes:
     # one header entry at most: safetensors writes several in any order
     head = {"facts": canonical(facts).decode()} if facts else {"format": "pt"}
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, head)
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file that `pack` made."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 it is no mapping
 
 
 def save_checkpoint(key: str, state: State, kept: list[dict]) -> list[dict]:

@@ -17,6 +17,7 @@ from models.operations.core import Result as Found
 from models.operations.core import Rows
 from workers.answers import encode_answers
 from workers.batches import Resident, compute
+from workers.beside import KEPT_NUMBERS, furnish
 from workers.host import host
 from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.running import Result, RunningJob
@@ -36,6 +37,7 @@ def run_operation(job: RunningJob) -> Result:
     spec, resident = job.spec, host().residents.get(job.spec["model"])
     operation = operation_for(resident, spec["operation"])
     params = read_params(operation.Params, spec["params"])
+    furnish(operation, resident, params, KEPT_NUMBERS, job.stop_if_asked)
     images, latents, names = read_upload(spec.get("upload"))
     check_size(resident.model, images)
     most = MAX_FLOATS // TILED // resident.model.data.pixels
@@ -96,7 +98,8 @@ def store(
 def files(found: Found, encoding: str, grid: bool, names: list[str] | None = None) -> dict[str, bytes]:
     """facts.json; latents.npy; images.npy, one images.png or images.webp, or images.zip with one file per picture."""
     (answer,) = encode_answers([(found, encoding, grid)])
-    written = {"facts.json": json.dumps(found.facts).encode()}
+    written = {"facts.json": json.dumps(answer["facts"]).encode()}
+    written |= {f"{name}.png": picture for name, picture in answer["sheets"].items()}
     if answer["latents"] is not None:
         written["latents.npy"] = answer["latents"]
     if len(answer["images"]) == 1 and not answer["extra"] and not names:

@@ -14,6 +14,7 @@ from models.operations.core import Operation, Params, Rows
 from workers import devices
 from workers.answers import encode_answers
 from workers.batches import Resident, compute
+from workers.beside import furnish
 from workers.lifecycle import error_of
 from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.residents import Residents
@@ -78,6 +79,7 @@ class Host:
         resident = self.residents.get(call["model"])
         operation = operation_for(resident, call["operation"])
         params = read_params(operation.Params, call["params"])
+        furnish(operation, resident, params)
         most, start = settings().call_images, time.perf_counter()
         inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"), most)
         return Work(index, call, resident, operation, params, inputs, {"decode": _milliseconds(start)})

@@ -65,7 +65,8 @@ class Residents:
         able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
         resident = Resident(digest, model, int(held * OVERHEAD), able)
         for operation in able.values():
-            warm(resident, operation())
+            if not operation.dataset and operation.report is None:
+                warm(resident, operation())
         log.info("model.loaded", digest=digest, family=model.name, bytes=resident.bytes)
         return resident
 

@@ -29,4 +29,4 @@ def dataset_images(call: dict[str, Any]) -> dict[str, Any]:
     facts = {} if labels is None else {"labels": labels}
     if call.get("grid") and images:
         images = [codecs.grid_png(np.stack([codecs.decode(image) for image in images]))]
-    return {"images": images, "latents": None, "facts": facts, "extra": {}, "timings": {}}
+    return {"images": images, "latents": None, "facts": facts, "extra": {}, "sheets": {}, "timings": {}}

@@ -2,21 +2,20 @@
 
 import base64
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from app.api.access import Reader
+from app.api.beside import imported
 from app.api.negotiation import choose
 from app.api.openapi import problems
 from app.api.paths import DatasetPath
-from app.core import blobs, dataset_rows, wire
-from app.core.builtins import Builtin
+from app.core import blobs, wire
 from app.core.calls import Call
-from app.core.database import reading
-from app.core.errors import Conflict, NotFound
+from app.core.errors import NotFound
 from app.core.settings import settings
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -46,7 +45,7 @@ async def images(
 ) -> Response:
     """PNGs in base64 with their labels, or one picture of them all."""
     media = choose(request.headers.get("accept"), ["application/json", "image/png"])
-    row = await run_sync(_imported, principal.tenant, d)
+    row = await run_sync(imported, principal.tenant, d)
     params = {"dataset": row["digest"], "split": split, "column": column, "start": start, "count": count}
     request.app.state.watch.insist_on_inference()
     deadline = time.time() + settings().call_timeout_seconds
@@ -72,21 +71,12 @@ async def images(
 )
 def thumbnails(d: DatasetPath, principal: Reader) -> Response:
     """One picture of a few small images, made when the dataset was imported."""
-    row = _imported(principal.tenant, d)
+    row = imported(principal.tenant, d)
     try:
         picture = blobs.get(f"datasets/{row['digest']}/thumbnails.png")
     except FileNotFoundError:
         raise NotFound("This dataset has no thumbnails.") from None
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
-
-
-def _imported(tenant: str, name: str) -> dict[str, Any]:
-    with reading() as conn:
-        row = dataset_rows.get(conn, tenant, name)
-    if isinstance(row, Builtin):
-        remedy = f"POST /v1/datasets?builtin={row.id}, or train on it."
-        raise Conflict("This built-in dataset is not imported yet.", remedy=remedy)
-    return row
 
 
 def _labelled(images: list[bytes], labels: list[int] | None, classes: list[str] | None) -> list[wire.DatasetImage]:

@@ -22,6 +22,8 @@ def offers(operation: dict[str, Any], several: bool) -> list[str]:
     """What an operation can answer, the default first."""
     if operation["gives"] == "facts":
         return [JSON]
+    if operation["gives"] == "pictured":
+        return [JSON, ZIP]
     if operation["gives"] == "latents":
         return [JSON, NPY]
     if operation.get("facts_first"):  # what was found out weighs more than the picture
@@ -34,5 +36,5 @@ def offers(operation: dict[str, Any], several: bool) -> list[str]:
 def pick(operation: dict[str, Any], accept: str | None, several: bool) -> Format:
     """Raises NotAcceptable."""
     media = choose(accept, offers(operation, several))
-    encoding = ENCODINGS[media] if operation["gives"] == "images" else "none"
+    encoding = ENCODINGS[media] if operation["gives"] in ("images", "pictured") else "none"
     return Format(media, encoding, grid=several and media in (PNG, WEBP))

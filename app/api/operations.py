@@ -93,4 +93,5 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
 def _caching(task: Task) -> str:
     if task.picked:
         return "no-store"
-    return "private, max-age=31536000, immutable" if task.found.pinned else "private, no-cache"
+    lasting = task.found.pinned and not task.params.get("dataset")  # a dataset's name may come to mean another
+    return "private, max-age=31536000, immutable" if lasting else "private, no-cache"

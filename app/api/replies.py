@@ -31,10 +31,11 @@ class Asked:
     picture_first: bool  # images are the answer, facts come beside them
     seed: int | None
     names: list[str] | None = None  # of the files the images came in
+    lasting: bool = False  # the same request gives the same bytes, so the body has no timings
 
 
 async def respond(answer: Answer, asked: Asked, headers: dict[str, str]) -> Response:
-    size = sum(map(len, answer.images)) + len(answer.latents or b"")
+    size = sum(map(len, [*answer.images, *answer.sheets.values(), answer.latents or b""]))
     body = await run_sync(_body, answer, asked) if size > LARGE else _body(answer, asked)
     return Response(body, media_type=asked.format.media, headers=_headers(answer, asked) | headers)
 
@@ -72,7 +73,8 @@ def _body(answer: Answer, asked: Asked) -> bytes:
 def _document(answer: Answer, asked: Asked) -> dict[str, Any]:
     about = {"model": asked.model, "version": asked.digest}
     about |= {} if asked.seed is None else {"seed": asked.seed}
-    about |= {"timings": answer.timings}
+    about |= {} if asked.lasting else {"timings": answer.timings}
+    about |= {name: answer.facts[name] | {"image": _text(sheet)} for name, sheet in answer.sheets.items()}
     latents = {} if answer.latents is None else {"latents": lists_from_npy(answer.latents)}
     if not asked.listed:
         return _of_one(answer) | _pictures(answer, 0) | latents | about
@@ -108,8 +110,11 @@ def _zip(answer: Answer, asked: Asked) -> bytes:
     files = {f"{stems.get(index, f'{index:04}')}.{ending}": image for index, image in enumerate(answer.images)}
     for name, pictures in answer.extra.items():
         files |= {f"{stems.get(index, f'{index:04}')}-{name}.{ending}": each for index, each in enumerate(pictures)}
+    files |= {f"{name}.png": sheet for name, sheet in answer.sheets.items()}
     about = {"model": asked.model, "version": asked.digest, "seed": asked.seed}
     files["facts.json"] = encode_json(answer.facts | about).encode()
+    if answer.latents and not answer.images:
+        files["latents.npy"] = answer.latents
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import Request
 
-from app.api import formats, intake, parameters
+from app.api import beside, formats, intake, parameters
 from app.api.preferences import Preferences
 from app.api.replies import Asked
 from app.core import catalog
@@ -73,12 +73,15 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
         picture_first=entry["gives"] == "images" and not entry.get("facts_first"),
         seed=params.get("seed"),
         names=inputs.names,
+        lasting=request.method == "GET",
     )
+    params |= await beside.found(entry, principal.tenant, found, params)
     return Task(principal, found, operation, params, inputs, asked, count, texts | values, picked)
 
 
 def expected(entry: dict[str, Any], inputs: intake.Inputs, params: dict[str, Any]) -> int:
     """How many images the answer will have, and costs."""
-    if entry["takes"] == "nothing":
-        return params.get("n") or 1
-    return max(1, inputs.rows * ((params.get("steps") or 1) if entry["sheet"] else 1))
+    count = 1 if entry["takes"] == "nothing" else max(1, inputs.rows)
+    for value in (params.get(name) for name in entry["counts"]):
+        count *= len(value) if isinstance(value, list) else value or 1
+    return count

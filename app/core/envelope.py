@@ -40,13 +40,15 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What came back. `facts["items"]` has one dict per image; `extra` has further pictures by name, one per image."""
+    """What came back. `facts["items"]` has one dict per image; `extra` has further pictures by name, one per image,
+    and `sheets` pictures of the whole, whose layout is in the facts by the same name."""
 
     images: list[bytes] = field(default_factory=list)
     latents: bytes | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)  # milliseconds by stage
     extra: dict[str, list[bytes]] = field(default_factory=dict)
+    sheets: dict[str, bytes] = field(default_factory=dict)  # PNG
 
 
 def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:

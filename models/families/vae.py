@@ -11,6 +11,7 @@ from models import losses, metrics
 from models.coding import Coding, CodingConfig
 from models.data import Columns
 from models.moment import Moment
+from models.plane import Plane
 from models.types import Batch, DataSpec, Metrics
 
 LOGVAR = 10.0
@@ -75,6 +76,11 @@ class VAE(Coding):
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         return noise if self.config.sampler == "prior" else super().draw(noise, uniform)
+
+    def plane(self) -> Plane:
+        if self.config.sampler == "prior" and self.latent_dim <= 2:
+            return Plane.standard(self.latent_dim, self.device)
+        return super().plane()
 
     def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
         images, settings = batch["images"], self.config

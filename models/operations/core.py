@@ -5,6 +5,7 @@ shape that mix the rows of many requests, on the model's device; `rows` and `res
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from torch import Tensor
 
 from models.family import Family
+from models.gallery import Gallery
 
 Rows = dict[str, Tensor]
 """Tensors with one common leading dimension: row i of all of them belongs together."""
@@ -37,19 +39,53 @@ class ImageParams(Params):
     resize: bool = Field(False, description="Scale and crop images of another size to the model's, not refuse them.")
 
 
+class DatasetParams(Params):
+    """Parameters of an operation that looks at a dataset."""
+
+    dataset: str | None = Field(
+        None,
+        max_length=160,
+        description="Name of an imported dataset of the model's image size; empty: the one the model learned from.",
+    )
+
+
 @dataclass(frozen=True)
 class Result:
     """The answer to one request: images (n, c, h, w) and latents (n, d), with facts for JSON.
 
     Images (n, h, w) of dtype uint8 are class indices. `facts["items"]` holds one dict per row where there is something
     to say of each. `pictures` are further images by name, such as the perturbation of an attack, to be encoded like
-    `images`.
+    `images`. `sheets` are pictures by name that belong to the answer as a whole.
     """
 
     images: Tensor | None = None
     latents: Tensor | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     pictures: dict[str, Tensor] = field(default_factory=dict)
+    sheets: dict[str, "Sheet"] = field(default_factory=dict)
+    columns: int | None = None
+    """Images in a row of a contact sheet; None: as many as make it square."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Tiles (k, c, h, w) side by side in one picture, without gaps, row by row."""
+
+    tiles: Tensor
+    columns: int
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """How a client finds a tile: number i begins at x = i % columns * width, y = i // columns * height."""
+        return {"columns": self.columns, "width": self.tiles.shape[3], "height": self.tiles.shape[2]}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a report leaves for an operation to use: tensors by name, and facts that are plain JSON."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Operation(ABC):
@@ -61,7 +97,8 @@ class Operation(ABC):
     """Capabilities, all of which a family must have; of those in a tuple, one."""
     takes: ClassVar[Literal["images", "latents", "either", "nothing"]] = "images"
     """What a request brings; `either`: latents, or images of a model that encodes them."""
-    gives: ClassVar[Literal["images", "latents", "facts"]] = "images"
+    gives: ClassVar[Literal["images", "latents", "facts", "pictured"]] = "images"
+    """What the answer is; `pictured`: facts, with pictures and sheets beside them."""
     method: ClassVar[Literal["GET", "POST"]] = "POST"
     sheet: ClassVar[bool] = False
     """Several images are answered as one contact sheet by default, not as a zip."""
@@ -69,9 +106,18 @@ class Operation(ABC):
     """Images come at the size they have, not at the model's; `rows` cuts them into tiles (models/tiling.py)."""
     facts_first: ClassVar[bool] = False
     """What was found out weighs more than the picture: JSON by default."""
+    counts: ClassVar[tuple[str, ...]] = ("n",)
+    """Parameters that multiply the images of the answer, by their value or the length of their list."""
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
+    dataset: ClassVar[bool] = False
+    """Looks at a dataset: `Params` is a DatasetParams, and `gallery` is there for `rows` and `result`."""
+    report: ClassVar[str | None] = None
+    """Uses what a report of this kind fitted: `Params` names its job in `report`, and `fitted` is there likewise."""
     Params: ClassVar[type[Params]] = Params
+
+    gallery: Gallery
+    fitted: "Fitted"
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:

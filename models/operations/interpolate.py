@@ -45,6 +45,7 @@ class Interpolate(Operation):
     needs = (Decodes,)
     takes = "either"
     sheet = True
+    counts = ("steps",)
     Params = InterpolateParams
 
     def rows(self, model: Family, inputs: Tensor, params: InterpolateParams) -> Rows:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.data import Columns
 from models.family import Family
+from models.gallery import check_shape
 from models.types import DataError, DataSpec
 
 
@@ -92,14 +93,7 @@ class Report(ABC):
         for column in cls.columns:
             if column not in data.columns.get("validation", {}):
                 raise DataError(f"the report {cls.name} needs the column {column}, which this dataset lacks", "dataset")
-        if data.shape != model.data.shape:
-            given, wanted = ("x".join(map(str, shape)) for shape in (data.shape, model.data.shape))
-            raise DataError(
-                f"the dataset's images are {given} (channels, height, width), the model's {wanted}",
-                "dataset",
-                f"import the dataset again with image_size={model.data.height}x{model.data.width}"
-                f"&channels={model.data.channels}",
-            )
+        check_shape(model, data)
 
     @abstractmethod
     def run(self, subject: Subject, params: Params, kept: Any = None) -> Run:

@@ -12,7 +12,8 @@ def schema(**properties) -> dict:
 
 def operation(takes: str, gives: str, *needs: str, params: dict | None = None, **more) -> dict:
     about = {"summary": f"From {takes} to {gives}.", "needs": list(needs), "takes": takes, "gives": gives}
-    return about | {"method": "POST", "sheet": False, "params": params or schema()} | more
+    about |= {"method": "POST", "sheet": False, "counts": ["n"], "dataset": False, "report": None}
+    return about | {"params": params or schema()} | more
 
 
 def attack(name: str, **properties) -> dict:
@@ -58,6 +59,7 @@ CATALOG = {
             "images",
             "Decodes",
             sheet=True,
+            counts=["steps"],
             params=schema(steps={"type": "integer", "minimum": 2, "maximum": 128, "default": 9}),
         ),
         "samples": operation(

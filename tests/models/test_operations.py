@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from models.family import Decodes, Encodes
+from models.gallery import Gallery
 from models.operations.classify import Classify
 from models.operations.core import Operation
 from models.operations.decode import Decode
@@ -15,14 +16,16 @@ from models.operations.reconstruct import Reconstruct
 from models.operations.samples import Samples
 from models.registry import fitting, operations
 from models.types import InputError
+from tests.models.data import dataset
 from tests.tiny import FAMILIES, TinyAutoencoder, TinyClassifier, TinyGenerator, build
 
 PAIRS = [
     pytest.param(kind, operation, id=f"{kind.name}-{operation.name}")
     for kind in FAMILIES.values()
     for operation in operations().values()
-    if operation.fits(kind) and not operation.gradients
+    if operation.fits(kind) and not operation.gradients and operation.report is None
 ]
+REQUIRED = {"directions": {"origin": "a", "goal": "c"}, "similar": {"index": 2}}
 
 
 def ask(operation: Operation, model, inputs=None, **params):
@@ -39,10 +42,24 @@ def inputs_for(operation: type[Operation], model, count: int = 3):
     return None if operation.takes == "nothing" else torch.randn(count, model.latent_dim, generator=draws)
 
 
+def given(kind, operation) -> dict:
+    """The parameters that a request has to bring."""
+    return REQUIRED.get(operation.name, {}) | ({"label": 1} if issubclass(kind, TinyGenerator) else {})
+
+
+def furnished(operation: type[Operation], model) -> Operation:
+    """With a small dataset beside it, where it looks at one."""
+    asked = operation()
+    if operation.dataset:
+        spec, train, validation = dataset("labelled")
+        asked.gallery = Gallery(model, "small", spec, {"train": train, "validation": validation})
+    return asked
+
+
 @pytest.mark.parametrize(("kind", "operation"), PAIRS)
 def test_every_row_is_answered_from_that_row_alone(kind, operation):
-    model, asked = build(kind), operation()
-    params = operation.Params(label=1) if issubclass(kind, TinyGenerator) else operation.Params()
+    model = build(kind)
+    asked, params = furnished(operation, model), operation.Params(**given(kind, operation))
     rows = asked.rows(model, inputs_for(operation, model), params)
     found = asked.compute(model, rows, params)
     order = torch.arange(len(next(iter(rows.values())))).flip(0)
@@ -55,18 +72,18 @@ def test_every_row_is_answered_from_that_row_alone(kind, operation):
 @pytest.mark.parametrize(("kind", "operation"), PAIRS)
 def test_what_an_operation_gives_is_what_it_says(kind, operation):
     model = build(kind)
-    given = {"label": 1} if issubclass(kind, TinyGenerator) else {}
-    result = ask(operation(), model, inputs_for(operation, model), **given)
+    result = ask(furnished(operation, model), model, inputs_for(operation, model), **given(kind, operation))
     if operation.gives == "images":
         assert result.images.shape[1:] == model.data.shape
         assert result.images.min() >= 0 and result.images.max() <= 1
     else:
         assert result.images is None
         assert (result.latents is not None) == (operation.gives == "latents")
+        assert bool(result.pictures or result.sheets) == (operation.gives == "pictured")
 
 
 def test_a_model_can_do_what_its_capabilities_allow():
-    assert fitting(TinyGenerator) == ["decode", "interpolate", "project", "samples"]
+    assert fitting(TinyGenerator) == ["decode", "grid", "interpolate", "neighbours", "project", "samples"]
     assert {"encode", "denoise", "reconstruct", "samples"} <= set(fitting(TinyAutoencoder))
     assert "classify" in fitting(TinyClassifier) and "decode" not in fitting(TinyClassifier)
 

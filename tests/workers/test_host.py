@@ -1,5 +1,6 @@
 """Calls answered together and alone: the same bytes, no harm done by a neighbour, models that come and go."""
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import torch
 from app.core import blobs
 from models.registry import families, operations
 from tests import tiny
+from tests.workers.trainings import store_dataset
 from workers import artifacts, codecs, residents
 from workers.host import Host
 
@@ -20,8 +22,18 @@ PAIRS = [
     pytest.param(kind, operation, id=f"{kind.name}-{operation.name}")
     for kind in KINDS
     for operation in operations().values()
-    if operation.fits(kind)
+    if operation.fits(kind) and operation.report is None
 ]
+
+
+PARAMS = {
+    "directions": {"from": "one", "to": 2, "alphas": [-1, 0.5]},
+    "grid": {"rows": 2, "columns": 3},
+    "map": {"atlas": 3, "images": 20},
+    "project": {"steps": 3},
+    "similar": {"index": 5, "neighbours": 2},
+}
+"""What operations need, or are quicker with."""
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +47,21 @@ def host() -> Host:
 
 
 def published(kind, seed: int = 0) -> str:
-    """Real families are large enough for convolutions."""
+    """Real families are large enough for convolutions. The dataset a card names is stored where a test needs it."""
     shape = {"size": side_of(kind)}
     model = tiny.build(kind, seed, **shape)
     for parameter in model.parameters():
         if not parameter.any():  # a layer that starts at zero hides what is before it
             torch.nn.init.normal_(parameter, std=0.1)
-    return artifacts.publish(model, tiny.facts(**shape), {"name": "tiny", "seed": seed})[0]
+    origin = {"dataset": "small", "dataset_digest": data_of(side_of(kind))}
+    return artifacts.publish(model, tiny.facts(**shape), {"name": "tiny", "seed": seed, **origin})[0]
+
+
+def data_of(size: int) -> str:
+    """The digest of a dataset of images of this size, stored once."""
+    known = [key.split("/")[1] for key, _ in blobs.list("datasets") if key.endswith("facts.json")]
+    found = {json.loads(blobs.get(f"datasets/{digest}/facts.json"))["height"]: digest for digest in known}
+    return found.get(size) or store_dataset(f"small-{size}", size=size)
 
 
 def side_of(kind) -> int:
@@ -60,8 +80,9 @@ def call(digest: str, operation, seed: int = 0, images: int = 1, size: int = 8, 
     elif operation.takes != "nothing":
         latents = np.random.default_rng(seed).normal(size=(max(images, 2), artifacts.load_model(digest).latent_dim))
         asked["latents"] = codecs.encode_npy(latents.astype(np.float32))
-    else:
+    elif "n" in operation.Params.model_fields:
         asked["params"] = {"seed": seed, "n": images}
+    asked["params"] |= PARAMS.get(operation.name, {})
     return asked | more
 
 
@@ -75,8 +96,6 @@ def calls_of(kind, operation, digest: str) -> list[dict]:
     found = []
     for seed in range(9):
         found.append(call(digest, operation, seed, 1 + seed % 3, side_of(kind)))
-        if operation.name == "project":
-            found[-1]["params"]["steps"] = 3
         if kind is tiny.TinyGenerator:
             found[-1]["params"]["label"] = seed % 3
     return found

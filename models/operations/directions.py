@@ -1,0 +1,87 @@
+"""Attributes as directions of code space: more or less of what tells one class from another."""
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+from models.family import Decodes, Encodes, Family
+from models.gallery import Gallery, Split
+from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
+from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
+from models.types import InputError
+
+MEASURED = 10_000
+
+
+class DirectionsParams(DatasetParams, LabelParams, ImageParams):
+    """The direction leads from the mean code of one class to that of another."""
+
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    origin: int | str = Field(alias="from", description="Class the direction starts at, by name or index.")
+    goal: int | str = Field(alias="to", description="Class the direction leads to.")
+    alphas: list[float] = Field(
+        [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],
+        min_length=1,
+        max_length=64,
+        description="How far to go, one picture each: 0 changes nothing, 1 is the way from mean to mean.",
+    )
+    split: Split = Field("train", description="Images whose codes make the means.")
+
+
+class Directions(Operation):
+    """z + alpha (mean_to - mean_from), decoded: one row of pictures for each image or code.
+
+    The means are of the codes of a labelled dataset, which need not be the one the model learned from.
+    """
+
+    name = "directions"
+    summary = "Moves images or codes along the direction from one class to another, and decodes the way."
+    needs = (Encodes, Decodes)
+    takes = "either"
+    sheet = True
+    counts = ("alphas",)
+    dataset = True
+    Params = DirectionsParams
+
+    def rows(self, model: Family, inputs: Tensor, params: DirectionsParams) -> Rows:
+        start = inputs if inputs.ndim == 4 else fitting_latents(model, inputs)
+        direction = class_mean(self.gallery, params.goal, "to", params.split)
+        direction = direction - class_mean(self.gallery, params.origin, "from", params.split)
+        shifts = torch.tensor(params.alphas)[:, None] * direction
+        total = len(inputs) * len(shifts)
+        return {
+            "inputs": start.repeat_interleave(len(shifts), 0),
+            "shifts": shifts.repeat(len(inputs), 1),
+            **label_rows(model, params.label, total),
+        }
+
+    def agreement(self, params: DirectionsParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: DirectionsParams) -> Rows:
+        codes = model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]
+        latents = model.admissible(codes + rows["shifts"])
+        return {"images": decode(model, latents, rows), "latents": latents}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: DirectionsParams) -> Result:
+        count = len(params.alphas)
+        items = [{"input": row // count, "alpha": params.alphas[row % count]} for row in range(len(found["images"]))]
+        facts = {"dataset": self.gallery.name, "from": params.origin, "to": params.goal, "items": items}
+        return Result(images=found["images"], latents=found["latents"], facts=facts, columns=count)
+
+
+def class_mean(gallery: Gallery, label: int | str, field: str, split: Split) -> Tensor:
+    """(latent_dim,): the mean code of a class. Raises InputError naming `field`."""
+    picks = gallery.pick(split, MEASURED)
+    labels = gallery.labels(picks.positions)
+    if labels is None:
+        raise InputError(f"the dataset {gallery.name} has no labels", "dataset", "name a dataset with classes")
+    try:
+        index = gallery.data.class_index(label)
+    except InputError as error:
+        raise InputError(error.detail, field) from None
+    members = gallery.codes(picks)[labels == index]
+    if not len(members):
+        raise InputError("there is no image of this class to take the mean of", field, "ask for split=all")
+    return members.mean(0)

@@ -1,0 +1,38 @@
+"""The images of a dataset that are nearest to given ones, by their codes."""
+
+from models.family import Encodes, Family
+from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.latents import fitting_latents
+from models.operations.nearest import NearestParams, check_metric, matched, nearest
+
+
+class SearchParams(NearestParams, ImageParams):
+    """Which images, and how they are compared."""
+
+
+class Search(Operation):
+    """Codes of a dataset are computed once for each model and kept."""
+
+    name = "search"
+    summary = "Finds the images of a dataset that are most like the given ones, to the model."
+    needs = (Encodes,)
+    takes = "either"
+    gives = "pictured"
+    dataset = True
+    Params = SearchParams
+
+    def rows(self, model: Family, inputs, params: SearchParams) -> Rows:
+        check_metric(params.metric, inputs)
+        self.gallery.pick(params.split, params.images)
+        return {"inputs": inputs if inputs.ndim == 4 else fitting_latents(model, inputs)}
+
+    def agreement(self, params: SearchParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: SearchParams) -> Rows:
+        return {"codes": model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: SearchParams) -> Result:
+        picks = self.gallery.pick(params.split, params.images)
+        queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
+        return matched(self.gallery, *nearest(self.gallery, picks, queries, params.metric, params.neighbours))

@@ -1,0 +1,47 @@
+"""The images of a dataset that are nearest to one of its own."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.family import Encodes, Family
+from models.operations.core import Operation, Result, Rows
+from models.operations.nearest import NearestParams, matched, nearest
+
+
+class SimilarParams(NearestParams):
+    """Which image of the dataset, which others, and how they are compared."""
+
+    index: int = Field(ge=0, lt=2**31, description="Row of the image, as in the list of the dataset's images.")
+    of: Literal["train", "validation"] = Field("train", description="The side of the dataset that row is on.")
+
+
+class Similar(Operation):
+    """The image itself is left out; a distance near 0 is a duplicate."""
+
+    name = "similar"
+    summary = "Finds the images of a dataset that are most like one of its own, to the model."
+    needs = (Encodes,)
+    takes = "nothing"
+    gives = "pictured"
+    method = "GET"
+    dataset = True
+    Params = SimilarParams
+
+    def rows(self, model: Family, inputs: Tensor | None, params: SimilarParams) -> Rows:
+        return {"inputs": self.gallery.images(torch.tensor([self.gallery.position(params.of, params.index)]))}
+
+    def agreement(self, params: SimilarParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: SimilarParams) -> Rows:
+        return {"codes": model.encode(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: SimilarParams) -> Result:
+        own, picks = self.gallery.position(params.of, params.index), self.gallery.pick(params.split, params.images)
+        queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
+        distances, positions = nearest(self.gallery, picks, queries, params.metric, params.neighbours + 1)
+        others = (positions[0] != own).nonzero()[: params.neighbours, 0]
+        return matched(self.gallery, distances[:, others], positions[:, others])
