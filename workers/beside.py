@@ -1,4 +1,4 @@
-"""What operations look at beside the model: datasets, with what the model made of them kept, and what reports fitted."""
+"""What operations look at beside the model: datasets, what the model made of them, and what reports have fitted."""
 
 import io
 import threading
