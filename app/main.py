@@ -24,6 +24,7 @@ from app.api import (
     openapi,
     operations,
     problems,
+    quiz,
     reports,
     trainings,
     uploads,
@@ -43,7 +44,21 @@ from app.core.database import migrate
 from app.core.settings import Settings, settings
 from app.core.sweeper import Sweeper
 
-ROUTERS = (models, dataset_images, datasets, derived, trainings, reports, watching, jobs, families, keys, health, docs)
+ROUTERS = (
+    models,
+    quiz,
+    dataset_images,
+    datasets,
+    derived,
+    trainings,
+    reports,
+    watching,
+    jobs,
+    families,
+    keys,
+    health,
+    docs,
+)
 
 
 def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) -> FastAPI:

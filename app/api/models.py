@@ -9,7 +9,7 @@ from app.api.access import Reader, Writer
 from app.api.etags import matches
 from app.api.openapi import problems
 from app.api.paths import Cursor, Limit, ModelPath
-from app.core import blobs, catalog, model_rows, names, wire
+from app.core import blobs, catalog, model_rows, names, quizzes, wire
 from app.core.catalog import Catalog
 from app.core.database import reading, transaction
 from app.core.errors import ModelNotReady, NotFound
@@ -104,6 +104,7 @@ def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, 
         "weights": f"{here}/weights.safetensors",
     }
     links |= {"job": _job(row["job_id"])} if row["job_id"] else {}
+    links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}
     copied = ("name", "digest", "family", "dataset", "seed", "config", "metrics", "capabilities", "created_at", "bytes")
     able = {operation: f"{here}/{operation}" for operation in operations}
     return {name: row[name] for name in copied} | {"ready": True, "operations": able, "links": links}

@@ -189,6 +189,19 @@ model_names = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+quiz_answers = Table(
+    "quiz_answers",
+    metadata,
+    Column("tenant", TENANT, primary_key=True),
+    Column("person", String(16), primary_key=True),  # an API key's id, or "local"
+    Column("model", DIGEST, primary_key=True),
+    Column("quiz", String(16), primary_key=True),
+    Column("answer", Integer, nullable=False),
+    Column("correct", Boolean, nullable=False),
+    Column("discriminator", Boolean),  # whether the model's own judge was right; null when it has none
+    Column("created_at", Double, nullable=False),
+)
+
 api_keys = Table(
     "api_keys",
     metadata,
