@@ -32,21 +32,27 @@ def peaks(logits: Tensor) -> Tensor:
     return logits.masked_fill(F.max_pool2d(logits, 3, 1, 1) > logits, -torch.inf)
 
 
-def detections(maps: Tensor, score: float = SCORE, most: int = LIMIT, same: float = OVERLAP) -> Tensor:
-    """Maps (N, K + 4, h, w) -> (N, most, 6): peaks of probability `score` or more, no two of a class on one place.
+def candidates(maps: Tensor, most: int = LIMIT, same: float = OVERLAP) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps (N, K + 4, h, w) -> boxes (N, M, 4), classes (N, M) and logits (N, M) of the surest peaks, surest first.
 
-    Of two of one class that overlap by more than `same` the surer stays (non-maximum suppression). Rows of the batch
-    do not mix.
+    Of two of one class that overlap by more than `same` only the surer has its logit, the other minus infinity
+    (non-maximum suppression). Which of them count is a matter of the logit alone.
     """
     logits, boxes = maps[:, :-4], maps[:, -4:]
     cells = logits.shape[2] * logits.shape[3]
     order = peaks(logits).flatten(1).sort(dim=1, descending=True, stable=True)
     values, places = order.values[:, :most], order.indices[:, :most]
     kinds, cell = places // cells, places % cells
-    found = boxes.flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).mT  # (N, most, 4)
-    chances = values.sigmoid()
-    kept = _distinct(found, kinds, chances >= score, same)
-    table = torch.cat([found, kinds[..., None].to(found), chances[..., None]], 2)
+    found = boxes.flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).mT
+    return found, kinds, values.masked_fill(~_distinct(found, kinds, same), -torch.inf)
+
+
+def detections(maps: Tensor, score: float = SCORE, most: int = LIMIT, same: float = OVERLAP) -> Tensor:
+    """Maps (N, K + 4, h, w) -> (N, most, 6): the candidates of probability `score` or more. Rows do not mix."""
+    boxes, kinds, logits = candidates(maps, most, same)
+    chances = logits.sigmoid()
+    kept = chances >= score
+    table = torch.cat([boxes, kinds[..., None].to(boxes), chances[..., None]], 2)
     table = torch.where(kept[..., None], table, blank(table))
     front = (~kept).to(torch.int8).argsort(dim=1, stable=True)
     table = table.gather(1, front[..., None].expand(-1, -1, 6))
@@ -60,14 +66,13 @@ def blank(table: Tensor) -> Tensor:
     return rows
 
 
-def _distinct(boxes: Tensor, kinds: Tensor, wanted: Tensor, same: float) -> Tensor:
-    """(N, M): the wanted boxes, less those that a surer one of their class covers."""
+def _distinct(boxes: Tensor, kinds: Tensor, same: float) -> Tensor:
+    """(N, M): the boxes that none before them, of the same class and kept itself, covers."""
     covers = (overlap(boxes, boxes) > same) & (kinds[:, :, None] == kinds[:, None, :])
-    kept = wanted.clone()
+    covers = covers.triu(1)
+    kept = torch.ones_like(kinds, dtype=torch.bool)
     for row in range(boxes.shape[1] - 1):
-        later = covers[:, row].clone()
-        later[:, : row + 1] = False
-        kept &= ~(later & kept[:, row, None])
+        kept = kept & ~(covers[:, row] & kept[:, row, None])
     return kept
 
 

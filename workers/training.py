@@ -28,6 +28,7 @@ RESIDENT_SHARE = 0.25
 BASELINES = (
     ("mse", "mse_mean_image", -1, "always answering the mean image"),
     ("accuracy", "accuracy_majority", 1, "always answering the most frequent class"),
+    ("miou", "miou_majority", 1, "always answering the most frequent class"),
 )
 
 

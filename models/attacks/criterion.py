@@ -46,9 +46,13 @@ class Criterion(ABC):
     def loss(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed."""
 
+    def rise(self, logits: Tensor) -> Tensor:
+        """(N,), to be climbed: the margin itself or, where it only counts, differences of logits in its place."""
+        return -self.margin(logits)
+
     def dlr(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed: the margin, made independent of the scale of the logits where that can be done."""
-        return -self.margin(logits)
+        return self.rise(logits)
 
     def surfaces(self, logits: Tensor, count: int) -> Tensor:
         """(N, at most `count`) functions; the image is adversarial when one of them is below 0."""
@@ -165,6 +169,9 @@ class FractionOfPixels(Criterion):
     def weighted(self, logits: Tensor, weights: Tensor) -> Tensor:
         """(N,): the loss with a weight for each pixel (N, H, W)."""
         return (self.entropy(logits) * weights).flatten(1).sum(1) * (1 if self.targets is None else -1)
+
+    def rise(self, logits: Tensor) -> Tensor:
+        return self.pull(logits)
 
     def pull(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed: over the pixels still right, the wanted logit less the right one (Xie et al. 2017).

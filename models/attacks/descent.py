@@ -9,6 +9,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import wide
 from models.attacks.trial import Climb, Trial
+from models.family import Detects, Scores, Segments
 
 
 def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
@@ -43,6 +44,7 @@ class Descent(core.Attack):
     """Steps along the gradient, each projected back into the ball."""
 
     norms = ("linf", "l2", "l1")
+    victims = (Scores, Segments, Detects)
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
@@ -61,12 +63,16 @@ class Descent(core.Attack):
         """One run; the forward pass of a step tests what the step before made."""
         state = trial.state
         state.x = first
-        for _ in range(self.config.steps):
-            _, gradient = trial.slope(state.x, climb)
+        for number in range(self.config.steps):
+            _, gradient = trial.slope(state.x, climb or self.climb(trial, number))
             step = direction(trial, state.x, gradient) * wide(self.length(trial), state.x)
             state.x = trial.threat.project(trial.x, state.x + step)
             yield
         trial.look(state.x)
+
+    def climb(self, trial: Trial, number: int) -> Climb | None:
+        """What step `number` climbs; None: the criterion's loss."""
+        return None
 
     def length(self, trial: Trial) -> Tensor:
         """(N,) length of a step."""

@@ -1,7 +1,7 @@
 """When a detector counts as fooled: its objects vanish, change their names, or others appear.
 
-Outputs are maps (N, K + 4, h, w) as models/family.Detects gives them. Every object and every cell is looked at, also
-those that non-maximum suppression would hide, so what is called a success here is one whatever is done afterwards.
+Outputs are maps (N, K + 4, h, w) as models/family.Detects gives them. The margins are those of the detections that a
+user would see, after non-maximum suppression; the losses look at every cell of the maps.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.attacks.criterion import Criterion
-from models.detection import OVERLAP, SCORE, overlap, peaks
+from models.detection import OVERLAP, SCORE, candidates, overlap
 
 FAR = -1e4
 """A logit that no cell has: that of a thing that is not there."""
@@ -43,16 +43,22 @@ class OfBoxes(Criterion):
         """(N, M): the rows of `boxes` that are objects."""
         return self.boxes[..., 4] >= 0
 
-    def shared(self, maps: Tensor) -> Tensor:
-        """(N, M, P): the overlap of each object with the box of each cell."""
-        with torch.no_grad():
-            return overlap(self.boxes[..., :4], maps[:, -4:].flatten(2).mT) * self.objects[..., None]
+    def shared(self, boxes: Tensor) -> Tensor:
+        """(N, M, P): the overlap of each object with each of the boxes (N, P, 4)."""
+        return overlap(self.boxes[..., :4], boxes.detach()) * self.objects[..., None]
+
+    def near(self, maps: Tensor) -> Tensor:
+        """(N, M, P): which cells are about which object."""
+        return self.shared(maps[:, -4:].flatten(2).mT) >= self.iou
 
     @abstractmethod
     def loss(self, logits: Tensor) -> Tensor: ...
 
+    def rise(self, logits: Tensor) -> Tensor:
+        return self.loss(logits)
+
     def pull(self, logits: Tensor) -> Tensor:
-        """What DAG climbs: the loss already counts only what is not yet as wanted."""
+        """What DAG climbs: the losses count only what is not yet as wanted."""
         return self.loss(logits)
 
 
@@ -62,16 +68,13 @@ class NoDetection(OfBoxes):
 
     def margin(self, logits: Tensor) -> Tensor:
         """The surest detection on an object over the threshold."""
-        best = logits[:, :-4].flatten(2).amax(1)  # (N, P)
-        return best.masked_fill(~self._near(logits), FAR).amax(1) - self.least
+        boxes, _, sure = candidates(logits)
+        return masked(sure, (self.shared(boxes) >= self.iou).any(1)).amax(1) - self.least
 
     def loss(self, logits: Tensor) -> Tensor:
         """How little the cells on objects rise above the threshold, summed over cells and classes."""
         over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK).sum(1)
-        return -(over * self._near(logits)).sum(1)
-
-    def _near(self, maps: Tensor) -> Tensor:
-        return (self.shared(maps) >= self.iou).any(1)
+        return -(over * self.near(logits).any(1)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,18 @@ class FalseDetections(OfBoxes):
     """Fabricate: as many detections where there is no object as there are objects, at least one."""
 
     def margin(self, logits: Tensor) -> Tensor:
-        """The threshold over the n-th surest peak away from all objects."""
-        best = peaks(self._kinds(logits).amax(1, keepdim=True)).flatten(1).masked_fill(~self._away(logits), FAR)
+        """The threshold over the n-th surest detection away from all objects."""
+        boxes, kinds, sure = candidates(logits)
+        asked = (self.targets[:, None] < 0) | (kinds == self.targets[:, None])
+        best = masked(sure, asked & self._away(boxes)).sort(dim=1, descending=True).values
         wanted = self.objects.sum(1).clamp(1, best.shape[1])
-        return self.least - best.sort(dim=1, descending=True).values.gather(1, wanted[:, None] - 1)[:, 0]
+        return self.least - best.gather(1, wanted[:, None] - 1)[:, 0]
 
     def loss(self, logits: Tensor) -> Tensor:
         """How far the cells away from objects are below the threshold, summed; the near ones count most."""
         best = self._kinds(logits).amax(1).flatten(1)
         missing = torch.nn.functional.softplus(self.least + SLACK - best)
-        return -(torch.exp(-missing.detach()) * missing * self._away(logits)).sum(1)
+        return -(torch.exp(-missing.detach()) * missing * self._away(logits[:, -4:].flatten(2).mT)).sum(1)
 
     def _kinds(self, maps: Tensor) -> Tensor:
         """The logits of the class wanted, or of all."""
@@ -96,13 +101,12 @@ class FalseDetections(OfBoxes):
         unwanted = (self.targets[:, None] >= 0) & (kinds != self.targets[:, None])
         return maps[:, :-4].masked_fill(unwanted[..., None, None], FAR)
 
-    def _away(self, maps: Tensor) -> Tensor:
-        """(N, P): cells whose box has its middle in no object and overlaps with none by `iou`."""
-        boxes = maps[:, -4:].detach().flatten(2)
-        middle = (boxes[:, :2] + boxes[:, 2:]).mT[:, None] / 2  # (N, 1, P, 2)
+    def _away(self, boxes: Tensor) -> Tensor:
+        """(N, P): boxes (N, P, 4) with their middle in no object, that overlap with none by `iou`."""
+        middle = (boxes[..., :2] + boxes[..., 2:]).detach()[:, None] / 2  # (N, 1, P, 2)
         corner = self.boxes[:, :, None]
         within = ((middle >= corner[..., :2]) & (middle <= corner[..., 2:4])).all(-1) & self.objects[..., None]
-        return ~(within | (self.shared(maps) >= self.iou)).any(1)
+        return ~(within | (self.shared(boxes) >= self.iou)).any(1)
 
 
 @dataclass(frozen=True)
@@ -113,23 +117,23 @@ class Mislabelled(OfBoxes):
     """
 
     def margin(self, logits: Tensor) -> Tensor:
-        """Of the object nearest to its truth: its own class, or the threshold, over the strongest wanted class."""
-        own, wanted = (torch.where(self._near(logits), part, FAR).amax(2) for part in self._sides(logits))
-        margin = own.clamp_min(self.least) - wanted
-        return torch.where(self._counted, margin, FAR).amax(1)
+        """Of the object nearest to its truth: its own class, or the threshold, over the surest class wanted."""
+        boxes, kinds, sure = candidates(logits)
+        near = self.shared(boxes) >= self.iou  # (N, M, P)
+        mine = kinds[:, None] == self.boxes[..., 4, None]
+        asked = torch.where(self.targets[:, None, None] < 0, ~mine, kinds[:, None] == self.targets[:, None, None])
+        own, wanted = (masked(sure[:, None], near & chosen).amax(2) for chosen in (mine, asked))
+        return masked(own.clamp_min(self.least) - wanted, self._counted).amax(1)
 
     def loss(self, logits: Tensor) -> Tensor:
         """How far, on cells of objects, the wanted class is below the object's own and below the threshold, summed."""
         own, wanted = self._sides(logits)
         short = torch.relu(own - wanted + SLACK) + torch.relu(self.least + SLACK - wanted)
-        return -(short * self._near(logits)).flatten(1).sum(1)
+        return -(short * (self.near(logits) & self._counted[..., None])).flatten(1).sum(1)
 
     @property
     def _counted(self) -> Tensor:
         return self.objects & (self.boxes[..., 4] != self.targets[:, None])
-
-    def _near(self, maps: Tensor) -> Tensor:
-        return (self.shared(maps) >= self.iou) & self._counted[..., None]
 
     def _sides(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """(N, M, P) twice: for each object and cell the logit of its own class, and of the class wanted instead."""
@@ -142,6 +146,11 @@ class Mislabelled(OfBoxes):
         other = torch.where(top.indices[:, :1] == own, second, top.values[:, :1])
         target = self.targets.clamp_min(0)[:, None, None].expand(-1, 1, logits.shape[2])
         return mine, torch.where(self.targets[:, None, None] >= 0, logits.gather(1, target), other)
+
+
+def masked(values: Tensor, chosen: Tensor) -> Tensor:
+    """The chosen values, at least FAR, and FAR for the others."""
+    return torch.where(chosen, values, FAR).clamp_min(FAR)
 
 
 GOALS: dict[str, type[OfBoxes]] = {"vanish": NoDetection, "fabricate": FalseDetections, "mislabel": Mislabelled}

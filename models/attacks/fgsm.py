@@ -10,6 +10,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import NORMS, wide
 from models.attacks.trial import Trial
+from models.family import Detects, Scores, Segments
 
 
 def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ class FGSM(core.Attack):
     name = "fgsm"
     summary = "One step along the sign of the gradient (Goodfellow et al. 2015); with l2 or l1 the fast gradient method"
     norms = ("linf", "l2", "l1")
+    victims = (Scores, Segments, Detects)
     warm = False
 
     class Config(core.Config):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from models.attacks import core
 from models.attacks.norms import TINY, wide
 from models.attacks.trial import Trial
+from models.family import Detects, Scores, Segments
 
 
 def resize_and_pad(trial: Trial, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
@@ -38,6 +39,7 @@ class MIFGSM(core.Attack):
     name = "mifgsm"
     summary = "Sign steps along an average of past gradients; carries over to other models (Dong et al. 2018)"
     norms = ("linf",)
+    victims = (Scores, Segments, Detects)
 
     class Config(core.Config):
         steps: int = Field(10, ge=1, le=1000, description="Gradient steps.")

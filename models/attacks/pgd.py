@@ -35,7 +35,7 @@ def _climb(attack: PGD, trial: Trial) -> Climb | None:
     """The chosen loss. It asks the trial anew each time, because rows may have been put away."""
     losses: dict[str, Climb | None] = {
         "ce": None,
-        "margin": lambda logits: -trial.criterion.margin(logits),
+        "margin": lambda logits: trial.criterion.rise(logits),
         "dlr": lambda logits: trial.criterion.dlr(logits),
     }
     return losses[attack.config.loss]

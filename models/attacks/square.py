@@ -14,6 +14,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import NORMS, TINY, wide
 from models.attacks.trial import Trial
+from models.family import Detects, Scores, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square halves."""
@@ -44,6 +45,7 @@ class Square(core.Attack):
     name = "square"
     summary = "Random search with squares that shrink, from scores alone (Andriushchenko et al. 2020)"
     norms = ("linf", "l2", "l1")
+    victims = (Scores, Segments, Detects)
     access = "scores"
 
     class Config(core.Config):

@@ -28,8 +28,23 @@ def columns(names: list[str], shape: tuple[int, int, int], count: int, seed: int
         "ages": lambda: (20 + 20 * labels + draws.random(count)).astype(np.float32),
         "masks": lambda: (images(count)[:, 0] > 120).astype(np.uint8),
         "b": lambda: images(count // 2 + 1),
+        "boxes": lambda: boxes(shape, count, draws),
+        "counts": lambda: (np.arange(count) % 3).astype(np.int64),
     }
     return {name: made.get(name, lambda: images(count))() for name in names}
+
+
+def boxes(shape: tuple[int, int, int], count: int, draws: np.random.Generator) -> np.ndarray:
+    """(count, 3, 5): as many boxes as the row's number modulo 3, of classes 0 and 1; the rest is empty, class -1."""
+    _, height, width = shape
+    found = np.zeros((count, 3, 5), np.float32)
+    found[..., 4] = -1
+    for row in range(count):
+        for place in range(row % 3):
+            left, top = draws.integers(0, width // 2), draws.integers(0, height // 2)
+            size = draws.integers(3, min(height, width) // 2 + 1)
+            found[row, place] = left, top, left + size, top + size, place
+    return found
 
 
 LAYOUTS = {
@@ -37,10 +52,17 @@ LAYOUTS = {
     "labelled": ["images", "labels"],
     "attributes": ["images", "labels", "targets", "ages", "identities"],
     "segmentation": ["images", "masks"],
+    "detection": ["images", "boxes", "counts"],
     "paired": ["input", "target"],
     "unpaired": ["a", "b"],
 }
-CLASSES = {"segmentation": ("ground", "thing"), "labelled": ("a", "b", "c"), "attributes": ("a", "b", "c")}
+CLASSES = {"segmentation": ("ground", "thing"), "detection": ("a", "b")}
+CLASSES |= dict.fromkeys(("labelled", "attributes"), ("a", "b", "c"))
+    "segmentation": ("ground", "thing"),
+    "detection": ("a", "b"),
+    "labelled": ("a", "b", "c"),
+    "attributes": ("a", "b", "c"),
+}
 
 
 def dataset(layout: str, shape: tuple[int, int, int] = (1, 8, 8), count: int = 24) -> tuple[DataSpec, Columns, Columns]:

@@ -6,10 +6,17 @@ import pytest
 import torch
 from torch import nn
 
+from models import registry
 from models.attacks.access import LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.criterion import Misclassified, Targeted
-from models.registry import attacks
+from models.family import Scores
 from tests.models.attacks.nets import cnn, digits, victims
+
+
+def attacks() -> dict[str, type]:
+    """Those on classifiers; the others have tests of their own."""
+    return {name: kind for name, kind in registry.attacks().items() if Scores in kind.victims}
+
 
 QUICK = {
     "autoattack": {"steps": 5, "targets": 2, "queries": 20},

@@ -1,0 +1,20 @@
+"""CosPGD (Agnihotri et al. 2024): a pixel counts as much as its answer still points where it should not."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.attacks.dense import PixelDescent
+from models.attacks.trial import Trial
+
+
+class CosPGD(PixelDescent):
+    name = "cospgd"
+    summary = "PGD on all pixels, each weighed by how near its probabilities are to its label (Agnihotri et al. 2024)"
+
+    def weights(self, trial: Trial, logits: Tensor, share: float) -> Tensor:
+        """The cosine between the softmax and the one-hot label, or one less that of the target (eq. 6 and 7)."""
+        criterion, chances = trial.criterion, logits.softmax(1)
+        aim = criterion.labels if criterion.targets is None else criterion.targets
+        aim = aim.clamp(0, logits.shape[1] - 1)
+        cosine = F.cosine_similarity(chances, F.one_hot(aim, logits.shape[1]).movedim(3, 1).to(chances), dim=1)
+        return cosine if criterion.targets is None else 1 - cosine

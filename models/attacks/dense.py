@@ -1,0 +1,34 @@
+"""What attacks on every pixel at once share: projected steps from a random point, up a loss that weighs the pixels."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import descent
+from models.attacks.descent import random_start
+from models.attacks.trial import Climb, Trial
+from models.family import Segments
+
+
+class PixelDescent(descent.Descent):
+    """Subclasses say how much each pixel weighs."""
+
+    victims = (Segments,)
+
+    class Config(descent.Descent.Config):
+        steps: int = Field(20, ge=1, le=10_000, description="Gradient steps.")
+        random_start: bool = Field(True, description="Start at a random point of the ball.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        at_random = self.config.random_start and trial.start is trial.x and trial.threat.norm != "l1"
+        yield from self.descend(trial, random_start(trial, 0) if at_random else self.first(trial))
+
+    def climb(self, trial: Trial, number: int) -> Climb:
+        share = number / self.config.steps
+        return lambda logits: trial.criterion.weighted(logits, self.weights(trial, logits.detach(), share))
+
+    @abstractmethod
+    def weights(self, trial: Trial, logits: Tensor, share: float) -> Tensor:
+        """(N, H, W): the weight of each pixel's cross-entropy after a `share` of the steps."""
