@@ -58,11 +58,6 @@ LAYOUTS = {
 }
 CLASSES = {"segmentation": ("ground", "thing"), "detection": ("a", "b")}
 CLASSES |= dict.fromkeys(("labelled", "attributes"), ("a", "b", "c"))
-    "segmentation": ("ground", "thing"),
-    "detection": ("a", "b"),
-    "labelled": ("a", "b", "c"),
-    "attributes": ("a", "b", "c"),
-}
 
 
 def dataset(layout: str, shape: tuple[int, int, int] = (1, 8, 8), count: int = 24) -> tuple[DataSpec, Columns, Columns]:
