@@ -79,6 +79,7 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
         "gives": operation.gives,
         "method": operation.method,
         "sheet": operation.sheet,
+        "shows": operation.shows,
         "facts_first": operation.facts_first,
         "counts": operation.counts,
         "dataset": operation.dataset,

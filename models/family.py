@@ -351,6 +351,23 @@ class Judges(ABC):
         """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model."""
 
 
+class JudgesPatches(Judges):
+    """Judges an image patch by patch; the whole is as real as its patches are on average."""
+
+    judged: tuple[str, ...]
+    """Domains whose images are judged, `a` or `b`."""
+    judges_pairs: bool = False
+    """What is judged is an image beside the input that it was made of."""
+
+    @abstractmethod
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        """(B, C, H, W), for pairs twice -> (B, rows, columns): log-odds that a patch is from the data."""
+
+    def realness(self, images: Tensor) -> Tensor:
+        """Of the first domain."""
+        return self.patches(images, domain=self.judged[0]).flatten(1).mean(1)
+
+
 class Truncates(ABC):
     """Latents have a learned typical value, towards which they can be drawn; straight lines join them well."""
 

@@ -148,6 +148,7 @@ def _example(takes: str) -> dict[str, Any]:
 
 
 def _contents(entry: dict[str, Any]) -> dict[str, Any]:
-    kinds = dict.fromkeys([*formats.offers(entry, several=False), *formats.offers(entry, several=True)])
+    forms = [entry, entry | {"gives": "images"}] if entry.get("shows") else [entry]
+    kinds = dict.fromkeys(kind for form in forms for many in (False, True) for kind in formats.offers(form, many))
     shapes = {formats.JSON: {"type": "object"}}
     return {media: {"schema": shapes.get(media, BINARY)} for media in kinds}

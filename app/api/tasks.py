@@ -53,6 +53,8 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
     inputs = await intake.read(request, entry["takes"], most)
     texts, values = parameters.given(request, inputs)
     params = parameters.completed(entries, operation, texts, values)
+    if entry.get("shows") and params[entry["shows"]]:
+        entry = entry | {"gives": "images"}
     picked = "seed" in params and (params["seed"] is None or (request.method == "GET" and "seed" not in texts))
     if picked:
         params["seed"] = random.getrandbits(SEED_BITS)

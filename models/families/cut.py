@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config
+from models.family import Config, JudgesPatches
 from models.moment import Moment
-from models.nn.adversarial import fool_loss, frozen, judge_loss, update
+from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.translators import Fitted, PatchGAN, initialise, make_generator
 from models.translation import moved, scored
@@ -71,7 +71,7 @@ def patch_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
 
-class CUT(Translator):
+class CUT(JudgesPatches, Translator):
     """One generator, one judge: about twice as fast as CycleGAN, and nothing to hide a message for."""
 
     name = "cut"
@@ -85,7 +85,7 @@ class CUT(Translator):
 
     def __init__(self, config: CUTConfig, data: DataSpec):
         super().__init__(config, data)
-        self.directions = (config.direction,)
+        self.directions, self.judged = (config.direction,), (config.direction[1],)
         generator = make_generator("resnet", data.channels, data.channels, (data.height, data.width), config.width)
         self.generators = nn.ModuleDict({config.direction: generator})
         self.served = nn.ModuleDict({config.direction: Ema(generator, half_life=693 * config.batch_size)})
@@ -136,6 +136,9 @@ class CUT(Translator):
 
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return self.served[direction](images)
+
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """How far a translation moves, and with twins how near it comes to the truth."""

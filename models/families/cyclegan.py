@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config
+from models.family import Config, JudgesPatches
 from models.moment import Moment
-from models.nn.adversarial import fool_loss, frozen, judge_loss, update
+from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
 from models.nn.translators import PatchGAN, initialise, make_generator
@@ -43,7 +43,7 @@ class CycleGANConfig(Config):
     pool: int = Field(50, ge=1, le=1000, description="Past translations shown to the discriminators again.")
 
 
-class CycleGAN(Translator):
+class CycleGAN(JudgesPatches, Translator):
     """The generator `ab` makes B from A; judge `b` tells its work from real B."""
 
     name = "cyclegan"
@@ -53,6 +53,7 @@ class CycleGAN(Translator):
     needs = ("a", "b")
     Config = CycleGANConfig
     directions = ("ab", "ba")
+    judged = ("b", "a")
     default_epochs = 40
     default_batch = 2
 
@@ -107,6 +108,9 @@ class CycleGAN(Translator):
 
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return self.served[direction](images)
+
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Cycle distance per pixel and how far a translation moves; with twins, how near it comes to the truth."""

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config
+from models.family import Config, JudgesPatches
 from models.moment import Moment
-from models.nn.adversarial import fool_loss, frozen, judge_loss, update
+from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.translators import PatchGAN, initialise, make_generator
 from models.translation import scored
@@ -40,7 +40,7 @@ class Pix2PixConfig(Config):
     paper_mode: bool = Field(False, description="Dropout in the inner up blocks, in training and at serving.")
 
 
-class Pix2Pix(Translator):
+class Pix2Pix(JudgesPatches, Translator):
     """Trains as it serves: instance norm keeps no statistics; the served generator is an average over time."""
 
     name = "pix2pix"
@@ -51,10 +51,12 @@ class Pix2Pix(Translator):
     Config = Pix2PixConfig
     default_epochs = 60
     default_batch = 4
+    judges_pairs = True
 
     def __init__(self, config: Pix2PixConfig, data: DataSpec):
         super().__init__(config, data)
         self.directions = ("ab", "ba") if config.direction == "both" else (config.direction,)
+        self.judged = tuple(direction[1] for direction in self.directions)
         size, channels = (data.height, data.width), data.channels
         self.generators, self.judges, self.served = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for direction in self.directions:
@@ -89,6 +91,11 @@ class Pix2Pix(Translator):
 
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return self.served[direction](images)
+
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        """Of a pair: the input, and what was made of it."""
+        judge = self.judges["ab" if domain == "b" else "ba"]
+        return log_odds(self.config.adversarial_loss, judge(torch.cat(images, 1))[:, 0])
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         found = {}

@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.family import Config, Family, Refines
+from models.family import Config, Family, JudgesPatches, Refines
 from models.moment import Moment
 from models.nn.adversarial import frozen, update
 from models.nn.ema import Ema
@@ -74,7 +74,7 @@ def local_judge(channels: int) -> nn.Sequential:
     )
 
 
-class Refiner(Refines, Family):
+class Refiner(Refines, JudgesPatches, Family):
     """Domain A is simulated, domain B real. The refined image keeps its place in A's annotation."""
 
     name = "refiner"
@@ -84,6 +84,7 @@ class Refiner(Refines, Family):
     needs = ("a", "b")
     Config = RefinerConfig
     default_batch = 32
+    judged = ("b",)
 
     def __init__(self, config: RefinerConfig, data: DataSpec):
         super().__init__(config, data)
@@ -124,6 +125,9 @@ class Refiner(Refines, Family):
 
     def refine(self, images: Tensor) -> Tensor:
         return self.served(images).clamp(0, 1)
+
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        return self.judge(*images)[:, 0]
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """How far images move, and how well the judge tells refined and raw simulated ones from real ones."""

@@ -22,6 +22,11 @@ def fool_loss(kind: str, fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean() if kind == "bce" else (fake - 1).square().mean()
 
 
+def log_odds(kind: str, logits: Tensor) -> Tensor:
+    """What a discriminator's map says of real against made; with least squares its outputs are near probabilities."""
+    return logits if kind == "bce" else logits.clamp(1e-3, 1 - 1e-3).logit()
+
+
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
     """Gradients flow through `networks` but not into them."""

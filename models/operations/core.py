@@ -108,6 +108,8 @@ class Operation(ABC):
     """What was found out weighs more than the picture: JSON by default."""
     counts: ClassVar[tuple[str, ...]] = ("n",)
     """Parameters that multiply the images of the answer, by their value or the length of their list."""
+    shows: ClassVar[str | None] = None
+    """A parameter that turns facts into pictures: with it, the operation gives images."""
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
     dataset: ClassVar[bool] = False

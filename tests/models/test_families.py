@@ -42,7 +42,8 @@ def inputs(operation: Operation, model: Family, seed: int = 0) -> torch.Tensor |
     if operation.takes == "nothing":
         return None
     if operation.takes == "images" or (operation.takes == "either" and isinstance(model, Encodes)):
-        return torch.rand(3, *model.data.shape, generator=draws)
+        pairs = operation.name == "score" and getattr(model, "judges_pairs", False)
+        return torch.rand(6 if pairs else 3, *model.data.shape, generator=draws)
     return torch.randn(3, model.latent_dim, generator=draws)
 
 
