@@ -8,14 +8,12 @@ used only where a trial shows that they change no bit.
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from models.family import Conditional, Decodes, Family
+from models.family import Family
 from models.operations.core import Operation, Params, Rows
-from models.victims import victim_of
 
 # Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
 CHUNKS = ((4_096, 8), (16_384, 4), (65_536, 2))
@@ -61,7 +59,9 @@ def compute(resident: Resident, operation: Operation, params: Params, requests: 
 def verdict_on(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
     """The outcome of the trial for requests like this one, made at the first of them."""
     shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in rows.items())
-    key = ("gradients",) if operation.gradients else (operation.name, operation.agreement(params), shapes)
+    key = (operation.name, operation.agreement(params), shapes)
+    if operation.gradients:
+        key = (operation.name, getattr(params, "goal", None))
     if key not in resident.verdicts:
         if len(resident.verdicts) >= VERDICTS:
             resident.verdicts.clear()
@@ -136,17 +136,10 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
 def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
     """Operations that differentiate may take long: what is tried is the model's derivative, in chunks alone."""
     model, chunk = resident.model, resident.chunk
-    if victim := victim_of(model):
-        network, inputs = partial(victim.outputs, model), torch.rand(chunk, *model.data.shape)
-    elif isinstance(model, Decodes):
-        label = [model.labels_in_turn(1).to(model.device)] if isinstance(model, Conditional) else []
-        inputs = torch.randn(chunk, model.latent_dim)
-
-        def network(latents: Tensor) -> Tensor:
-            return model.decode(latents, *(one.expand(len(latents)) for one in label))
-
-    else:
+    tried = operation.derivative(model, params, chunk)
+    if tried is None:
         return Verdict((chunk,), shares=False)
+    network, inputs = tried
 
     def slope(turn: int) -> Tensor:
         leaf = inputs.roll(turn, 0).to(model.device).requires_grad_()

@@ -28,6 +28,7 @@ class APGDT(core.Attack):
     name = "apgdt"
     summary = "Auto-PGD towards each of the likeliest wrong classes in turn (Croce & Hein 2020): APGD-T"
     norms = ("linf", "l2", "l1")
+    ranks = True
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")

@@ -16,6 +16,7 @@ class AutoAttack(Sequence):
     name = "autoattack"
     summary = "APGD-CE, APGD-T, FAB-T and Square in turn, each on the images that hold out (Croce & Hein 2020)"
     norms = ("linf", "l2", "l1")
+    ranks = True
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")

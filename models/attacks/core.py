@@ -70,6 +70,8 @@ class Attack(ABC):
     """Seeks the smallest perturbation, rather than the smallest margin within eps."""
     victims: ClassVar[tuple[type, ...]] = (Scores,)
     """Capabilities, any one of which makes a model one that can be attacked so."""
+    ranks: ClassVar[bool] = False
+    """Plays classes off against each other, in their order: for models with one score per class."""
     targeted: ClassVar[bool] = True
     """Can aim at a class."""
     early: ClassVar[bool] = True

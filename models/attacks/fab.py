@@ -24,6 +24,7 @@ class FAB(core.Attack):
     name = "fab"
     summary = "Projections onto the linearised boundary, kept close to the image (Croce & Hein 2020): FAB-T, or FAB"
     norms = ("linf", "l2", "l1")
+    ranks = True
     minimal = True
 
     class Config(core.Config):

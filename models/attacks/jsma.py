@@ -39,6 +39,7 @@ class JSMA(core.Attack):
     name = "jsma"
     summary = "Changes two values at a time, those with the largest saliency for a target (Papernot et al. 2016)"
     norms = ("l0",)
+    ranks = True
     minimal = True
 
     class Config(core.Config):

@@ -1,6 +1,8 @@
 """Adversarial images: an attack on a classifier, segmenter or detector, tested on the 8-bit image that is sent."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,15 +22,16 @@ from models.operations.verdicts import items, perturbation
 from models.registry import attacks
 from models.seeds import derive
 from models.types import ConfigError, InputError
-from models.victims import ATTACKED, SETTINGS, Victim, check_settings, settings_for, victim_of
+from models.victims import ATTACKED, SETTINGS, VICTIMS, Victim, check_settings, settings_for, victim_of
 from models.victims.core import area
 
 LEVELS_8BIT = 256
 FINE, COARSE = 41, 9
 """Radii of a sweep by default: an attack of one pass affords a slider's worth, one of many steps a few."""
 NO_EPS = -1.0
-KEPT = "_white_box"
-"""Where a resident model keeps its frozen copy, so that the copy goes when the model goes."""
+KEPT = "_white_boxes"
+"""Where a resident model keeps its frozen copies, so that they go when the model goes."""
+GOALS = tuple(name for kind in VICTIMS for name in kind.goals)
 
 
 class AttackParams(Params):
@@ -50,9 +53,23 @@ class AttackParams(Params):
     pixels: Plane = Field(None, exclude=True, description="A PNG: pixels are to be turned where it is not black.")
     aim: Plane = Field(None, exclude=True, description="A PNG of the class wanted of each pixel, 255 for any.")
     threshold: float = Field(0.99, gt=0, le=1, description="Share of the pixels that have to turn for a success.")
-    goal: Literal["vanish", "fabricate", "mislabel"] = Field(
-        "vanish", description="Objects are to go unseen, to appear where there are none, or to get a wrong class."
+    goal: Literal[*GOALS] | None = Field(
+        None,
+        description="Of a detector: objects are to go unseen (default), to appear where there are none, or to get a"
+        " wrong class. Of other models, whichever fits first: the translation, the reconstruction, the code (latents)"
+        " or the discriminator's judgement (realness) is to change.",
     )
+    towards: Literal["last"] | None = Field(
+        None, description="last: what is made of the other images is to come nearer to what is made of the last one."
+    )
+    reach: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="How far away is far enough. Of a translation in the pixel range (0.1); of a reconstruction in"
+        " errors of the clean one (1.5); of a code in distances to that of the picture turned upside down (0.5).",
+    )
+    direction: Literal["ab", "ba"] | None = Field(None, description="Of a translation; empty: the model's first.")
     boxes: list[tuple[int | str, float, float, float, float]] | None = Field(
         None, max_length=LIMIT, description="True objects: [class, left, top, right, bottom] in pixels."
     )
@@ -80,7 +97,7 @@ class AttackParams(Params):
 def params_schema(attack: type[Attack]) -> dict[str, Any]:
     """JSON schema of all parameters of a request that uses `attack`."""
     common, own = AttackParams.model_json_schema(), attack.Config.model_json_schema()
-    foreign = SETTINGS - settings_for(attack.victims)
+    foreign = SETTINGS - settings_for(attack)
     common["properties"] = {name: spec for name, spec in common["properties"].items() if name not in foreign}
     method = {"const": attack.name, "default": attack.name, "type": "string", "title": "Method"}
     schema = {
@@ -97,19 +114,26 @@ class AttackOperation(Operation):
     """What is true defaults to the model's own answers. Images the model already gets wrong come back unchanged."""
 
     name = "attack"
-    summary = "Changes images a little so that the model errs: in their class, their mask or the objects in them."
+    summary = "Changes images a little so that the model errs: in classes, masks, objects or what it makes of them."
     needs = (ATTACKED,)
     gradients = True
     facts_first = True
     Params = AttackParams
 
+    def derivative(
+        self, model: Family, params: AttackParams, count: int
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
+        outputs = partial(victim_of(model, params).outputs, model)
+        return outputs, torch.rand(count, *model.data.shape)
+
     def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
-        attack, victim = params.attack(), victim_of(model)
+        attack, victim = params.attack(), victim_of(model, params)
         check_pair(attack, victim)
         check_settings(victim, params.model_fields_set)
         if (params.target is not None or params.aim is not None) and not attack.targeted:
             raise ConfigError(f"{attack.name} cannot aim at a class", field="target", remedy="leave target out")
-        threat, count = attack.threat(), len(inputs)
+        rows = {"inputs": inputs, **victim.rows(model, inputs, params)}
+        threat, count = attack.threat(), len(rows["inputs"])
         eps = NO_EPS if threat.eps is None else on_grid(threat.norm, threat.eps)
         curve_top = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
         epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, curve_top)})
@@ -118,8 +142,7 @@ class AttackOperation(Operation):
         mask = area(model, params.mask, "mask")
         movable = {} if mask is None else {"mask": mask.float()[None].expand(count, 1, -1, -1)}
         return {
-            "inputs": inputs,
-            **victim.rows(model, inputs, params),
+            **rows,
             **movable,
             "eps": torch.full((count,), eps, dtype=torch.float32),
             "seeds": torch.tensor([derive(params.seed, "attack", row) for row in range(count)], dtype=torch.int64),
@@ -130,17 +153,18 @@ class AttackOperation(Operation):
         attack = params.attack()
         config = attack.config.model_dump_json(exclude={"eps"})
         aimed = params.target is not None, params.aim is not None
-        return params.method, config, attack.config.eps is None, aimed, params.control, params.goal
+        after = params.goal, params.towards, params.reach, params.direction
+        return params.method, config, attack.config.eps is None, aimed, params.control, *after
 
     def compute(self, model: Family, rows: Rows, params: AttackParams) -> Rows:
-        attack, victim = params.attack(), victim_of(model)
+        attack, victim = params.attack(), victim_of(model, params)
         x, seeds = rows["inputs"], rows["seeds"]
-        access = access_of(model, attack)
+        access = access_of(model, attack, victim)
         # Asking a black box about the copies that pad a batch would cost passes; a gradient step takes them along.
         copies = None if attack.access == "gradients" else _copies(rows)
         with torch.no_grad():
             clean = Clean.of(access, x)
-            criterion = victim.criterion(rows, clean.logits, params)
+            criterion = victim.criterion(model, rows, clean.logits, params)
             threat = replace(attack.threat(LEVELS_8BIT), mask=rows.get("mask"))
             threat = threat.at(rows["eps"]) if threat.bounded else threat
             rest = None if copies is None else copies != _places(x)
@@ -176,28 +200,29 @@ class AttackOperation(Operation):
             )
         pictures, scales = perturbation(rows["inputs"], found["images"])
         facts = {"method": params.method, "seed": params.seed, "items": items(model, rows, found, params, scales)}
-        shown = victim_of(model).pictures(model, found | {"inputs": rows["inputs"]})
+        shown = victim_of(model, params).pictures(model, found | {"inputs": rows["inputs"]})
         return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures, **shown})
 
 
 def check_pair(attack: Attack, victim: Victim) -> None:
     """Raises ConfigError when the attack is not for this kind of model, naming those that are."""
-    if victim.capability in attack.victims:
+    if victim.suits(attack):
         return
-    able = [name for name, other in attacks().items() if victim.capability in other.victims]
+    able = [name for name, other in attacks().items() if victim.suits(other)]
     raise ConfigError(
         f"{attack.name} is not for a model that {victim.title}", field="method", remedy=f"choose {', '.join(able)}"
     )
 
 
-def access_of(model: Family, attack: Attack) -> Access:
+def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Access:
     """The model as `attack` may see it; the frozen copy of a resident model is made once."""
-    budget, outputs = attack.config.budget, victim_of(model).outputs
+    victim = victim or victim_of(model)
+    budget, outputs = attack.config.budget, victim.outputs
     if attack.access == "gradients":
-        kept = vars(model)
-        if KEPT not in kept:
-            kept[KEPT] = WhiteBox(model, outputs, shape=model.data.shape)
-        return kept[KEPT].within(budget)
+        kept = vars(model).setdefault(KEPT, {})
+        if victim.key not in kept:
+            kept[victim.key] = WhiteBox(model, outputs, shape=model.data.shape)
+        return kept[victim.key].within(budget)
     return (ScoreOracle if attack.access == "scores" else LabelOracle)(lambda x: outputs(model, x), budget)
 
 

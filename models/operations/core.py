@@ -5,7 +5,7 @@ shape that mix the rows of many requests, on the model's device; `rows` and `res
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -125,6 +125,10 @@ class Operation(ABC):
     def fits(cls, family: type[Family]) -> bool:
         """Whether models of `family` can do this."""
         return all(issubclass(family, capability) for capability in cls.needs)
+
+    def derivative(self, model: Family, params: Params, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
+        """What `compute` differentiates, and `count` rows to try that on; None when no trial could speak for it."""
+        return None
 
     def rows(self, model: Family, inputs: Tensor | None, params: Params) -> Rows:
         """The rows of one request. `inputs` are its images (n, c, h, w), its latents (n, d), or None."""

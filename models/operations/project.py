@@ -37,6 +37,11 @@ class Project(Operation):
     gradients = True
     Params = ProjectParams
 
+    def derivative(self, model: Family, params: ProjectParams, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        label = [model.labels_in_turn(1).to(model.device)] if isinstance(model, Conditional) else []
+        through = lambda latents: model.decode(latents, *(one.expand(len(latents)) for one in label))  # noqa: E731
+        return through, torch.randn(count, model.latent_dim)
+
     def rows(self, model: Family, inputs: Tensor | None, params: ProjectParams) -> Rows:
         asked = label_rows(model, params.label, len(inputs)) if params.label is not None else {}
         return {"inputs": inputs, **asked}

@@ -13,7 +13,7 @@ CONTROLS = ("control", "shuffled")
 
 def items(model: Family, rows: Rows, found: Rows, params: Params, scales: list[float]) -> list[dict]:
     """The facts of each image."""
-    victim, facts = victim_of(model), []
+    victim, facts = victim_of(model, params), []
     for row, scale in enumerate(scales):
         item = _measures(victim, rows, found, row)
         for name in ("clean", "adversarial", *CONTROLS):

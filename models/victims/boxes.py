@@ -21,6 +21,7 @@ FOUND = 0.5
 class BoxVictim(Victim):
     capability = Detects
     title = "detects"
+    goals = ("vanish", "fabricate", "mislabel")
     settings = frozenset({"boxes", "goal"})
     fooled = "The detections are as the attack wants them without an attack: the image is returned unchanged."
     presumed = "No boxes were given: the model's own detections were taken for the truth."
@@ -36,7 +37,7 @@ class BoxVictim(Victim):
         for place, (label, *corners) in enumerate(given):
             boxes[place] = torch.tensor([*_inside(model, corners, place), class_index(model, label, "boxes")])
         target = NONE if params.target is None else class_index(model, params.target, "target")
-        _check(params.goal, target, boxes, bool(given))
+        _check(params.goal or self.goals[0], target, boxes, bool(given))
         count = len(inputs)
         return {
             "boxes": boxes.expand(count, -1, -1),
@@ -44,10 +45,10 @@ class BoxVictim(Victim):
             "targets": torch.full((count,), target),
         }
 
-    def criterion(self, rows: Rows, clean: Tensor, params: Params) -> Criterion:
+    def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         own = detections(clean)[..., :5]
         boxes = torch.where(rows["given"][:, None, None], rows["boxes"], own)
-        return GOALS[params.goal](boxes, rows["targets"])
+        return GOALS[params.goal or self.goals[0]](boxes, rows["targets"])
 
     def seen(self, outputs: Tensor) -> Tensor:
         return detections(outputs)

@@ -30,7 +30,7 @@ class ClassVictim(Victim):
             raise InputError("target is the label itself", field="target", remedy="give another class, or none")
         return {"labels": torch.full((len(inputs),), label), "targets": torch.full((len(inputs),), target)}
 
-    def criterion(self, rows: Rows, clean: Tensor, params: Params) -> Criterion:
+    def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         if params.target is not None:
             return Targeted(rows["targets"])
         own = clean.nan_to_num(-torch.inf).argmax(1)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from models.attacks.core import Attack
 from models.attacks.criterion import Criterion
 from models.family import Family
 from models.operations.core import Params, Rows
@@ -22,8 +23,29 @@ class Victim(ABC):
     """Parameters of a request that only this kind understands."""
     fooled: ClassVar[str]
     """A sentence for an image that needed no attack."""
-    presumed: ClassVar[str]
+    presumed: ClassVar[str] = ""
     """A sentence for an image whose truth was not given."""
+    goals: ClassVar[tuple[str, ...]] = ()
+    """What an attack can be after, where there is more than one thing."""
+
+    def __init__(self, params: Params | None = None):
+        """`params` are those of any request of a batch."""
+        self.params = params
+
+    @classmethod
+    def fits(cls, model: Family) -> bool:
+        """Whether the model is of this kind."""
+        return isinstance(model, cls.capability)
+
+    @classmethod
+    def suits(cls, attack: type[Attack] | Attack) -> bool:
+        """Whether the attack works on models of this kind."""
+        return cls.capability in attack.victims
+
+    @property
+    def key(self) -> tuple:
+        """What decides `outputs` beside the model."""
+        return (type(self).__name__,)
 
     @abstractmethod
     def outputs(self, model: Family, images: Tensor) -> Tensor:
@@ -31,10 +53,13 @@ class Victim(ABC):
 
     @abstractmethod
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
-        """The truth and the aim of each image. Raises InputError naming the parameter that cannot stay."""
+        """The truth and the aim of each image, and `inputs` where not all images are attacked.
+
+        Raises InputError naming the parameter that cannot stay.
+        """
 
     @abstractmethod
-    def criterion(self, rows: Rows, clean: Tensor, params: Params) -> Criterion:
+    def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         """When an image counts as adversarial. Where no truth was given, what the `clean` outputs say is taken."""
 
     @abstractmethod

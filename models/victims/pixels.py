@@ -44,7 +44,7 @@ class PixelVictim(Victim):
         found = {name: value.expand(len(inputs), *size) for name, value in planes.items()}
         return found | {"threshold": torch.full((len(inputs),), params.threshold)}
 
-    def criterion(self, rows: Rows, clean: Tensor, params: Params) -> Criterion:
+    def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         own = clean.nan_to_num(-torch.inf).argmax(1)
         labels = torch.where(rows["truth"] < 0, own, rows["truth"])
         labels = torch.where(rows["counted"], labels, IGNORED)
