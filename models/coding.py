@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models import metrics
 from models.data import Columns
 from models.family import Config, Decodes, Encodes, HasPrior, OneLoss
+from models.fidelity import fidelity_of
 from models.moment import Moment
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid
 from models.nn.mixture import Mixture
@@ -109,7 +110,22 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         found = {"mse": error, "psnr": metrics.psnr(error)}
         found["mse_pca"] = metrics.pca_mse(train, validation, self.fair_axes(validation))
         found["mse_mean_image"] = metrics.mean_image_mse(train, validation)
-        return found | self._neighbours(train, validation)
+        return found | self._neighbours(train, validation) | self._sampled(train, validation, moment)
+
+    def _sampled(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """How close samples are to real images, with floors, intervals and trivial samplers (models/fidelity.py)."""
+        measure = fidelity_of(train, validation, self.device, self.data)
+        return measure.report(self.gallery(measure.count, moment))
+
+    def gallery(self, count: int, moment: Moment) -> Tensor:
+        """(count, c, h, w): samples, on the host."""
+        made = []
+        for start in range(0, count, metrics.CHUNK):
+            rows = min(metrics.CHUNK, count - start)
+            noise = torch.randn(rows, self.latent_dim, generator=moment.generator, device=self.device)
+            uniform = torch.rand(rows, generator=moment.generator, device=self.device)
+            made.append(self.decode(self.draw(noise, uniform)).cpu())
+        return torch.cat(made)
 
     def fair_axes(self, validation: Columns) -> int:
         """How many axes PCA may use to be compared with."""

@@ -4,7 +4,7 @@ The arrays come from outside, often memory-mapped.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,19 @@ def as_float(images: Tensor) -> Tensor:
     return images / 255.0
 
 
+class Shelf(Protocol):
+    """Where what is learned about a dataset once is kept beside it, for every model of that dataset."""
+
+    def get(self, name: str) -> dict[str, Tensor] | None:
+        """What was kept under `name`."""
+
+    def put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keep `tensors`, unless somebody was faster; returns what is kept now."""
+
+    def pause(self) -> None:
+        """Called often while something is learned for the shelf; may raise to stop."""
+
+
 class Columns:
     """One split: named columns of equal length, or the two domains `a` and `b`, each of its own length.
 
@@ -29,11 +42,12 @@ class Columns:
     (memory-mapped ones are read row by row) or as tensors resident on a device.
     """
 
-    def __init__(self, columns: Mapping[str, Any]):
+    def __init__(self, columns: Mapping[str, Any], shelf: Shelf | None = None):
         # a mapped file as a plain array: indexing np.memmap itself makes a new map object each time
         self.columns = {
             name: column if isinstance(column, Tensor) else np.asarray(column) for name, column in columns.items()
         }
+        self.shelf = shelf
         self._orders: dict[tuple[int, str], tuple[int, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -44,7 +58,8 @@ class Columns:
 
     def to(self, device: torch.device | str) -> "Columns":
         """The same columns as tensors on `device`, so that a step copies nothing from the host."""
-        return Columns({name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()})
+        moved = {name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()}
+        return Columns(moved, self.shelf)
 
     def rows(self, indices: Tensor, names: list[str] | None = None) -> dict[str, Tensor]:
         """The rows at `indices` (int64) of the named columns (all by default), in the form a step takes."""

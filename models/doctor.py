@@ -75,13 +75,16 @@ class Look:
     """What a family may judge by: the present finding, those before it (oldest first), and a probe.
 
     `probe` holds the same few validation rows at every look. The family is in eval mode and without gradients;
-    `moment.generator` is the look's own. What `examine` computes beyond the probe is the family's to bound.
+    `moment.generator` is the look's own. What `examine` computes beyond the probe, on `train` and `validation`, is the
+    family's to bound.
     """
 
     now: Finding
     before: Sequence[Finding]
     probe: Batch
     moment: Moment
+    train: Columns
+    validation: Columns
 
     @property
     def metrics(self) -> Mapping[str, float]:
@@ -103,9 +106,9 @@ def look_plan(total: int, batch: int, rows: int) -> tuple[set[int], int]:
 class Doctor:
     """Belongs to one training; what it knows is JSON and travels in the checkpoint."""
 
-    def __init__(self, total: int, batch: int, validation: Columns):
+    def __init__(self, total: int, batch: int, train: Columns, validation: Columns):
         self.steps, rows = look_plan(total, batch, len(validation))
-        self.validation, self.rows = validation, rows
+        self.train, self.validation, self.rows = train, validation, rows
         self.findings: list[Finding] = []
         self.alarms: list[Alarm] = []
         self._probe: Batch | None = None
@@ -127,7 +130,7 @@ class Doctor:
         loss = family.held_out(probe, moment)
         known = loss is not None and bool(torch.isfinite(loss))
         now = Finding(moment.images, dict(metrics), float(loss) if known else None)
-        look = Look(now, tuple(self.findings), probe, moment)
+        look = Look(now, tuple(self.findings), probe, moment, self.train, self.validation)
         found = {alarm.name: alarm for alarm in (*general(look), *family.examine(look))}
         self.findings.append(now)
         cleared = [alarm for alarm in self.standing if alarm.name not in found]

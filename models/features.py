@@ -76,12 +76,17 @@ def _one_each(ways: list[Tensor], draws: torch.Generator, repeated: int = 0) -> 
     return torch.stack(ways)[which, torch.arange(count, device=which.device)], (which - repeated).clamp_min(0)
 
 
-def feature_net(columns: Columns, rows: Tensor, device: torch.device, classes: int | None = None) -> FeatureNet:
-    """The network trained on `rows` of the columns; `classes` is their number where there are labels to learn."""
-    shape = columns.rows(rows[:1], ["images"])["images"].shape[1:]
+def blank_net(columns: Columns, device: torch.device, classes: int | None = None) -> FeatureNet:
+    """The network before it has learned anything, the same for the same shape of images."""
+    shape = columns.rows(torch.tensor([0]), ["images"])["images"].shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(0, "features"))
-        net = FeatureNet(tuple(shape), classes or (8 if shape[1] == shape[2] else 4)).to(device)
+        return FeatureNet(tuple(shape), classes or (8 if shape[1] == shape[2] else 4)).to(device)
+
+
+def feature_net(columns: Columns, rows: Tensor, device: torch.device, classes: int | None = None) -> FeatureNet:
+    """The network trained on `rows` of the columns; `classes` is their number where there are labels to learn."""
+    net = blank_net(columns, device, classes)
     with torch.enable_grad():
         _train(net, columns, rows, classes is not None)
     return net.eval().requires_grad_(False)
@@ -95,6 +100,8 @@ def _train(net: FeatureNet, columns: Columns, rows: Tensor, labelled: bool) -> N
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1)
     for _ in range(steps):
+        if columns.shelf is not None:
+            columns.shelf.pause()
         batch = columns.rows(rows[torch.randint(len(rows), (min(BATCH, len(rows)),), generator=draws)], names)
         images = batch["images"].to(device)
         images, content = (images, batch["labels"].to(device)) if labelled else turned(images, draws)

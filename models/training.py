@@ -45,7 +45,7 @@ class Training:
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0
-        self.doctor, self.window = Doctor(self.total, self.batch_size, validation), Meter()
+        self.doctor, self.window = Doctor(self.total, self.batch_size, train, validation), Meter()
         self.optimisers = family.optimisers()
         self._rates = self._base_rates()
 

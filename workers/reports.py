@@ -18,6 +18,7 @@ from models.types import DataSpec
 from workers import codecs, devices, plots, records
 from workers.artifacts import load_card, load_model
 from workers.running import Result, RunningJob
+from workers.shelves import BlobShelf
 from workers.sources import open_source
 
 ROWS_IN_RESULT = 100
@@ -62,7 +63,8 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str) -> Subject:
     source = open_source(job.bind, job.tenant, job.spec["dataset"], tick=job.stop_if_asked)
     data = DataSpec.from_facts(source.data.facts)
     kind.check(model, data)
-    train, validation = Columns(source.data.train), Columns(source.data.validation)
+    shelf = BlobShelf(source.data.digest, job.stop_if_asked)
+    train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
     return Subject(model, data, train, validation, home_of(job, digest), job.spec.get("seed") or 0)
 
 

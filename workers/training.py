@@ -21,6 +21,7 @@ from workers import devices, records
 from workers.artifacts import load_checkpoint, load_model, publish
 from workers.journal import Journal
 from workers.running import Result, RunningJob, Stopped
+from workers.shelves import BlobShelf
 from workers.sources import Source, open_source
 
 RESIDENT_SHARE = 0.25
@@ -63,7 +64,8 @@ def build(job: RunningJob, source: Source) -> Training:
         with reading(job.bind) as conn:
             digest = records.digest_of(conn, job.tenant, origin)
         family.adopt(load_model(digest).to(device))
-    train, validation = Columns(source.data.train), Columns(source.data.validation)
+    shelf = BlobShelf(source.data.digest, job.stop_if_asked)
+    train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
     if device.type == "cuda" and source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         train, validation = train.to(device), validation.to(device)
     return Training(family, train, validation, seed)

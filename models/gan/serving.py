@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.data import Columns
 from models.family import Decodes, HasPrior, Judges
-from models.fidelity import Fidelity, evenness
+from models.fidelity import Fidelity, evenness, fidelity_of
 from models.gan.calibration import agreement, log_odds
 from models.gan.game import Game
 from models.gan.layers import settle
@@ -81,8 +81,7 @@ class Generative(HasPrior, Decodes, Judges, Game):
 
     def measure(self, train: Columns, validation: Columns) -> Fidelity:
         """The frozen network and the real images that `measured` compares with."""
-        classes = self.data.classes
-        return Fidelity(train, validation, self.device, len(classes) if classes else None)
+        return fidelity_of(train, validation, self.device, self.data)
 
     def measured(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """The numbers of `evaluate`, by a measure that is at hand."""

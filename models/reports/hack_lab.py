@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from models.family import Decodes, Family, HasPrior, Judges
-from models.fidelity import Fidelity, frechet
+from models.fidelity import Fidelity, fidelity_of, frechet
 from models.gan.tricks import BodyConfig
 from models.reports.core import Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive
@@ -76,9 +76,7 @@ class HackLabReport(Report):
         plan = list(trials(params))
         for signs, _ in plan:
             configured(subject, signs, params)  # a clash is found before the first training
-        classes = subject.data.classes
-        device = subject.model.device
-        measure = Fidelity(subject.train, subject.validation, device, len(classes) if classes else None)
+        measure = fidelity_of(subject.train, subject.validation, subject.model.device, subject.data)
         distances: list[float] = list(kept or [])
         while len(distances) < len(plan):
             signs, repeat = plan[len(distances)]

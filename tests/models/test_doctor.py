@@ -6,12 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.doctor import Alarm, Doctor, Finding, Look, general, look_plan
+from models.doctor import Alarm, Finding, Look, general, look_plan
 from models.family import Config, OneLoss
 from models.moment import Moment
 from models.training import Training
 from models.types import DataSpec
-from tests.models.data import columns, dataset
+from tests.models.data import dataset
+
+NOTHING = Columns({})
 
 
 class WaryConfig(Config):
@@ -105,7 +107,7 @@ def test_looks_cost_at_most_a_fiftieth_of_long_trainings():
 
 def one_look(images: Tensor) -> list[str]:
     moment = Moment(64, 640, 8, 0, torch.Generator())
-    return [alarm.name for alarm in general(Look(Finding(64, {}), (), {"images": images}, moment))]
+    return [alarm.name for alarm in general(Look(Finding(64, {}), (), {"images": images}, moment, NOTHING, NOTHING))]
 
 
 def test_images_that_use_little_of_the_range_are_unscaled():
@@ -145,10 +147,10 @@ def test_overfitting_is_seen_on_few_images_and_not_on_many():
 
 
 def test_a_rising_loss_alone_is_not_overfitting():
-    doctor = Doctor(4000, 8, Columns(columns(["images"], (1, 8, 8), 8, 0)))
+    probe = {"images": torch.rand(8, 1, 8, 8)}
     moment = Moment(64, 640, 8, 0, torch.Generator())
     found = [Finding(n, {"loss": loss}, held) for n, loss, held in ((1, 9, 9), (2, 5, 5), (3, 6, 7), (4, 6, 8))]
-    look = Look(Finding(5, {"loss": 6.0}, 9.0), tuple(found), doctor.probe(torch.device("cpu")), moment)
+    look = Look(Finding(5, {"loss": 6.0}, 9.0), tuple(found), probe, moment, NOTHING, NOTHING)
     assert list(general(look)) == []
-    fallen = Look(Finding(5, {"loss": 4.0}, 9.0), tuple(found), look.probe, moment)
+    fallen = Look(Finding(5, {"loss": 4.0}, 9.0), tuple(found), probe, moment, NOTHING, NOTHING)
     assert [alarm.name for alarm in general(fallen)] == ["overfitting"]

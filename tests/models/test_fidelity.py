@@ -8,7 +8,7 @@ import torch
 
 from models.data import Columns
 from models.features import blurred, feature_net, turned
-from models.fidelity import Fidelity, coverage, evenness, frechet, interval, kernel_distance
+from models.fidelity import Fidelity, coverage, evenness, frechet, interval, kernel_distance, kernel_interval
 
 
 def draws(seed: int) -> torch.Generator:
@@ -105,3 +105,8 @@ def test_the_network_is_a_function_of_the_dataset():
 
 def test_blurring_keeps_flat_images():
     assert torch.equal(blurred(torch.full((1, 1, 5, 5), 0.5)), torch.full((1, 1, 5, 5), 0.5))
+
+
+def test_the_quick_interval_of_the_kernel_distance_is_the_plain_one():
+    found, wanted = torch.randn(30, 5, generator=draws(1)) + 0.3, torch.randn(40, 5, generator=draws(2))
+    assert kernel_interval(found, wanted) == pytest.approx(interval(kernel_distance, found, wanted), abs=1e-9)
