@@ -176,3 +176,8 @@ def seconds_per_update(training: Training) -> float:
     for _ in range(TRIAL - 2):
         training.advance()
     return (time.process_time() - started) / (TRIAL - 2)
+
+
+def pixels(columns: Columns, most: int = 10_000) -> torch.Tensor:
+    """(n, D) in [0, 1]: the first rows of the images."""
+    return torch.from_numpy(columns.columns["images"][:most].copy()).flatten(1).float() / 255

@@ -4,7 +4,7 @@ import torch
 
 from models.data import Columns
 from models.families.vae import VAE
-from tests.benchmarks.claims import Found, Row, Subject, at_most, at_most_times
+from tests.benchmarks.claims import Found, Row, Subject, at_most, at_most_times, pixels
 
 NLL_ROWS = 1000
 NLL_DRAWS = 1000
@@ -41,11 +41,6 @@ def independent_pixels(train: Columns, validation: Columns) -> float:
     mean = pixels(train).mean(0).clamp(1e-3, 1 - 1e-3)
     rows = pixels(validation)
     return float(-(rows * mean.log() + (1 - rows) * (1 - mean).log()).sum(1).mean())
-
-
-def pixels(columns: Columns, most: int = 10_000) -> torch.Tensor:
-    """(n, D) in [0, 1]: the first rows of the images."""
-    return torch.from_numpy(columns.columns["images"][:most].copy()).flatten(1).float() / 255
 
 
 VAE_NELBO = Row(
