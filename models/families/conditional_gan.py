@@ -125,7 +125,7 @@ class ConditionalGAN(Conditional, Generative):
         labels, shares = self._candidates()
         features = None if player.joined else player.features(images)
         for label in labels:
-            told = self.condition(label.expand(len(images)))
+            told = self.condition(label.expand(images.shape[0]))
             logits.append(player.judge(player.features(images, told) if features is None else features, told))
         return torch.logsumexp(torch.stack(logits, 1) + shares.log(), 1)
 

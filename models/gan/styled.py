@@ -63,8 +63,10 @@ class StyledLayer(nn.Module):
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         features = self.conv(features, style)
         if self.strength is not None:
-            fresh = torch.randn(len(features), *self.noise.shape[1:], device=features.device)
-            features = features + self.strength * (fresh if self.training else self.noise)
+            noise = self.noise
+            if self.training:
+                noise = torch.randn(features.shape[0], *noise.shape[1:], device=features.device)
+            features = features + self.strength * noise
         return F.leaky_relu(features, SLOPE) * ROOT
 
 
@@ -112,7 +114,7 @@ class StyleGenerator(nn.Module):
 
     def forward(self, styles: Tensor) -> Tensor:
         styles = styles[:, None].expand(-1, self.depth, -1) if styles.ndim == 2 else styles
-        features, image = self.start.expand(len(styles), -1, -1, -1), None
+        features, image = self.start.expand(styles.shape[0], -1, -1, -1), None
         index = 0
         for level, size in enumerate(self.sizes):
             for _ in range(2 if level else 1):
