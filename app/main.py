@@ -16,6 +16,7 @@ from app.api import (
     datasets,
     derived,
     docs,
+    exports,
     families,
     health,
     jobs,
@@ -47,6 +48,7 @@ from app.core.sweeper import Sweeper
 ROUTERS = (
     models,
     quiz,
+    exports,
     dataset_images,
     datasets,
     derived,

@@ -9,6 +9,7 @@ RUNNERS = {
     "training": "workers.training:run_training",
     "dataset": "workers.data:run_dataset",
     "operation": "workers.lane:run_operation",
+    "export": "workers.exporting:run_export",
     "report": "workers.reports:run_report",
 }
 

@@ -102,6 +102,7 @@ def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, 
         "self": here,
         "version": f"/v1/models/{row['name']}@{digest[:16]}",
         "weights": f"{here}/weights.safetensors",
+        "onnx": f"{here}/model.onnx",
     }
     links |= {"job": _job(row["job_id"])} if row["job_id"] else {}
     links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}

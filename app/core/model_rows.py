@@ -82,13 +82,18 @@ def remove(conn: Connection, tenant: str, text: str) -> list[str]:
     return [digest for digest in gone if digest not in shared]
 
 
+def folder(digest: str) -> str:
+    """Where the files of a version lie."""
+    return f"models/{digest}"
+
+
 def weights_key(digest: str) -> str:
-    return f"models/{digest}/weights.safetensors"
+    return f"{folder(digest)}/weights.safetensors"
 
 
 def forget_blobs(digests: list[str]) -> None:
     for digest in digests:
-        blobs.delete_prefix(f"models/{digest}")
+        blobs.delete_prefix(folder(digest))
 
 
 def stored_bytes(conn: Connection, tenant: str) -> int:
