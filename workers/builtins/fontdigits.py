@@ -21,14 +21,17 @@ def fontdigits() -> Examples:
 
 
 def fontdigits_mnist() -> Examples:
-    """a: simulated, b: real. In the order and with the groups of the two sets by themselves, so they split alike."""
+    """a: simulated, b: real. In the order and with the groups of the two sets by themselves, so they split alike.
+
+    The digits come along as a_labels and b_labels, which no training of a translation looks at.
+    """
     simulated = _digits("a")
-    real, _ = mnist_arrays()
+    real, labels = mnist_arrays()
 
     def each() -> Iterator[Example | None]:
-        for example in simulated.each:
-            yield example and example._replace(label=None)
-        yield from (Example(f"mnist {index}", {"b": image}) for index, image in enumerate(real))
+        yield from simulated.each
+        pairs = zip(real, labels.tolist(), strict=True)
+        yield from (Example(f"mnist {index}", {"b": image}, label) for index, (image, label) in enumerate(pairs))
 
     return Examples(simulated.total + len(real), each())
 

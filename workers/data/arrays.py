@@ -21,6 +21,7 @@ COLUMNS = {
     "attributes": ("images",),
 }
 NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks")} | {"x": "images", "y": "labels"}
+OF_DOMAINS = {"a_labels": "a", "b_labels": "b"}
 CLASS_NAMES = ("classes", "class_names", "label_names")
 REMEDY = "Save with numpy.savez(file, images=..., labels=...)."
 
@@ -38,6 +39,9 @@ class NpzSource:
         self.parts: dict[str | None, Part] = {}
         for array in read_arrays(self.archive):
             split, column = _parse(array.name)
+            if array.name in OF_DOMAINS:
+                self.parts.setdefault(None, {})[array.name] = array
+                continue
             if array.name in CLASS_NAMES:
                 self.classes = [str(name) for name in read_values(array, "labels")]
             elif column is None:
@@ -62,6 +66,8 @@ class NpzSource:
 
     def _rows(self, split: str | None, names: tuple[str, ...]) -> Iterator[Row]:
         part, values = self.parts[split], self.values[split]
+        if self.layout == "unpaired":
+            values = self.domain_values.get(names[0], {})
         streams = [levels.pixels(part[name]) for name in names]
         masks = levels.masks(part["masks"]) if "masks" in self.columns else None
         for index, images in enumerate(zip(*streams, strict=True)):
@@ -102,9 +108,24 @@ class NpzSource:
                 raise InvalidDataset(f"The arrays differ in length: {stated}.")
             names = [name for name in self.columns if name in VALUE_TYPES]
             self.values[split] = {name: read_values(part[name], name) for name in names}
+        self.domain_values = self._read_domains()
         if "labels" in self.columns:
             labels = chain.from_iterable(values["labels"] for values in self.values.values())
             self.classes = name_classes(list(labels), self.classes)
+
+    def _read_domains(self) -> dict[str, dict[str, list]]:
+        """Labels by domain, where both have them and no split is given."""
+        part = self.parts.get(None, {})
+        if self.layout != "unpaired" or not set(OF_DOMAINS) <= set(part):
+            return {}
+        found = {domain: read_values(part[name], "labels") for name, domain in OF_DOMAINS.items()}
+        for name, domain in OF_DOMAINS.items():
+            if len(found[domain]) != part[domain].shape[0]:
+                raise InvalidDataset(
+                    f"The arrays differ in length: {domain} {part[domain].shape[0]}, {name} {len(found[domain])}."
+                )
+        self.classes = name_classes([*found["a"], *found["b"]], self.classes)
+        return {domain: {"labels": labels} for domain, labels in found.items()}
 
 
 def _detect(names: set[str]) -> str:

@@ -11,6 +11,7 @@ from workers.data.rows import Report, printable
 
 COLUMNS = {"label": "labels", "target": "targets", "age": "ages", "identity": "identities"}
 MAX_BYTES = 16 << 20
+MAX_NAMED = 10
 
 
 class Attributes(NamedTuple):
@@ -28,12 +29,18 @@ def read_labels(data: bytes, report: Report) -> dict[str, Attributes]:
     columns = {name: name.strip().lower() for name in given}
     known = [name for name, column in columns.items() if column in COLUMNS]
     if "file" not in columns.values() or not known:
+        named = f" It has {', '.join(map(printable, given[:MAX_NAMED]))}." if given else ""
         raise InvalidDataset(
             f"labels.csv needs the column file and at least one of {', '.join(COLUMNS)}; "
-            f"its first line must name them, separated by commas."
+            f"its first line must name them, separated by commas.{named}",
+            field="labels.csv",
         )
     if unknown := [name for name in given if columns[name] not in {*COLUMNS, "file", "split"}]:
-        report.warn(f"{len(unknown)} columns of labels.csv were not used.")
+        named = ", ".join(map(printable, unknown[:MAX_NAMED]))
+        report.warn(
+            f"{len(unknown)} columns of labels.csv were not used: {named}. "
+            f"Those that are read are file, split, {', '.join(COLUMNS)}."
+        )
     return _by_file(lines, columns, report)
 
 

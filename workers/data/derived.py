@@ -39,7 +39,7 @@ def open_derived(job: RunningJob) -> tuple["DerivedSource", Origin]:
 
 
 class DerivedSource:
-    """Like ZipSource. Splits, labels and masks are kept; from a pair or a domain its images alone."""
+    """Like ZipSource. Splits, labels and masks are kept; from a pair or a domain its images, and its labels if any."""
 
     twins = False
 
@@ -51,8 +51,9 @@ class DerivedSource:
         self.params: Params = read_params(self.operation.Params, params)
         self.check()
         whole = self.column == "images"
-        self.layout = data.facts["layout"] if whole else "plain"
-        self.classes = data.facts.get("classes") if whole else None
+        labelled = f"{self.column}_labels" in data.train
+        self.layout = data.facts["layout"] if whole else "labelled" if labelled else "plain"
+        self.classes = data.facts.get("classes") if whole or labelled else None
         self.total = sum(len(side[self.column]) for side in (data.train, data.validation) if self.column in side)
 
     def check(self) -> None:
@@ -80,9 +81,8 @@ class DerivedSource:
 
     def _rows(self, split: str, side: Columns, start: int) -> Iterator[Row]:
         images = np.array(side[self.column][start : start + BATCH])
-        beside = {
-            name: side[name][start : start + BATCH] for name in BESIDE if name in side and self.column == "images"
-        }
+        names = {name: name for name in BESIDE} if self.column == "images" else {f"{self.column}_labels": "labels"}
+        beside = {kept: side[name][start : start + BATCH] for name, kept in names.items() if name in side}
         for index, image in enumerate(self._made(images)):
             values = {name: column[index].item() for name, column in beside.items() if name != "masks"}
             mask = np.array(beside["masks"][index]) if "masks" in beside else None

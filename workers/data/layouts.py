@@ -148,7 +148,24 @@ def _by_role(layout: str, paths: dict[Member, Path], splits: dict[Member, str], 
     below = {member: path[1:] for member, path in inside.items()}
     if not splits:  # images/train/1.png is as common as train/images/1.png
         below, splits = _without_splits(below)
+    classes = _classes_of_domains({member: (path[0].lower(), below[member]) for member, path in inside.items()})
     return [
-        Place(member, path[0].lower(), splitext("/".join(below[member]))[0], None, splits.get(member))
+        Place(
+            member,
+            path[0].lower(),
+            splitext("/".join(below[member]))[0],
+            printable(below[member][0]) if layout == "unpaired" and classes else None,
+            splits.get(member),
+        )
         for member, path in inside.items()
     ]
+
+
+def _classes_of_domains(places: dict[Member, tuple[str, Path]]) -> set[str]:
+    """Folders that both domains have, where all files lie in them and there are two or more: they are classes."""
+    found: dict[str, set[str]] = {}
+    for role, path in places.values():
+        found.setdefault(role, set()).add(path[0] if len(path) > 1 else "")
+    first, *others = found.values() or [set()]
+    alike = len(first) > 1 and "" not in first and all(other == first for other in others)
+    return first if alike else set()

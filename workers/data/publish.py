@@ -89,14 +89,22 @@ def _write(
         binary = not table.classes and table.mask_values[255]
         order = [table.records[row].index for row in rows]
         counts["masks"] = _gather(table.masks, order, folder / "masks.npy", tick, binary)
-    for name, column in values.items():
-        counts[name] = len(rows)
-        np.save(folder / f"{name}.npy", column[rows], allow_pickle=False)
+    for name, (column, order) in _placed(table, values, rows).items():
+        counts[name] = len(order)
+        np.save(folder / f"{name}.npy", column[order], allow_pickle=False)
     if not rows:
         for file in folder.iterdir():
             file.unlink()
         return {}
     return counts
+
+
+def _placed(table: Table, values: dict[str, np.ndarray], rows: list[int]) -> dict[str, tuple[np.ndarray, list[int]]]:
+    """Columns that are not pixels and the rows they have; each of two domains gets its own, a_labels and b_labels."""
+    if "a" not in table.columns:
+        return {name: (column, rows) for name, column in values.items()}
+    own = {domain: [row for row in rows if domain in table.records[row].columns] for domain in table.columns}
+    return {f"{domain}_{name}": (column, own[domain]) for domain in own for name, column in values.items()}
 
 
 def _gather(column: Column, order: list[int], path: Path, tick: Callable[[], None], binary: bool = False) -> int:
