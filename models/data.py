@@ -15,6 +15,8 @@ from models.types import Batch
 
 IMAGES = frozenset({"images", "input", "target", "a", "b"})
 DOMAINS = ("a", "b")
+SEEN_BESIDE = {"a": ("a_labels",), "b": ()}
+"""What a step sees of a domain besides its images; b_labels are for measuring alone."""
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -85,9 +87,10 @@ class Columns:
     def batch(self, seed: int, start: int, size: int) -> Batch:
         """The mini-batch of images number start .. start+size of an endless run of reshuffled epochs."""
         found: dict[str, Tensor] = {}
-        for group in [[name] for name in DOMAINS] if "a" in self.columns else [list(self.columns)]:
+        domains = [[name, *SEEN_BESIDE[name]] for name in DOMAINS]
+        for group in domains if "a" in self.columns else [list(self.columns)]:
             indices = self._indices(seed, group[0], len(self.columns[group[0]]), start, size)
-            found |= self.rows(indices, group)
+            found |= self.rows(indices, [name for name in group if name in self.columns])
         return found
 
     def _indices(self, seed: int, group: str, count: int, start: int, size: int) -> Tensor:

@@ -11,6 +11,7 @@ from models.moment import Moment
 from models.nn.adversarial import frozen, update
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
+from models.refinement import refinement_report
 from models.translation import ROWS, in_batches
 from models.types import Batch, DataSpec, Metrics
 
@@ -130,15 +131,22 @@ class Refiner(Refines, JudgesPatches, Family):
         return self.judge(*images)[:, 0]
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
-        """How far images move, and how well the judge tells refined and raw simulated ones from real ones."""
+        """How far images move, and what can be learned from them before and after (models/refinement.py).
+
+        `judge_accuracy` is that of the discriminator which the refiner has learned to fool.
+        """
         unseen = validation.head(ROWS)
-        refined = in_batches(self.refine, unseen["a"])
-        real = (in_batches(self.judge, unseen["b"]) > 0).float().mean()
-        report = {"moved_l1": float((refined - unseen["a"]).abs().mean())}
-        for name, images in (("refined", refined), ("raw", unseen["a"])):
-            caught = (in_batches(self.judge, images) < 0).float().mean()
+        real = (in_batches(self.judge, unseen["b"].to(self.device)) > 0).float().mean()
+        classes = len(self.data.classes) if self.data.classes else None
+        report = refinement_report(self._on_device, train, validation, classes)
+        for name, images in (("refined", self._on_device(unseen["a"])), ("raw", unseen["a"])):
+            caught = (in_batches(self.judge, images.to(self.device)) < 0).float().mean()
             report[f"judge_accuracy_{name}"] = float((real + caught) / 2)
         return report
+
+    def _on_device(self, images: Tensor) -> Tensor:
+        """Refined images on the host, of images on the host."""
+        return in_batches(self.refine, images.to(self.device)).cpu()
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
         images = probe["a"][:16]
