@@ -160,6 +160,29 @@ def test_two_domains_have_lengths_of_their_own(tmp_path, folders):
     assert any("two domains" in warning for warning in report.warnings)
 
 
+def test_held_out_images_of_equal_names_are_twins(tmp_path):
+    members = {f"train/A/{index}.png": png(index) for index in range(4)}
+    members |= {f"train/B/x{index}.png": png(100 + index) for index in range(3)}
+    held = {f"val/{side}/{index}.png": png(200 + 50 * (side == "B") + index) for side in "AB" for index in (2, 10, 1)}
+    opened, _ = read(zip_file(tmp_path / "a.zip", members | held))
+    assert opened.facts["twins"]
+    for index, name in enumerate((1, 2, 10)):
+        assert (opened.validation["a"][index] == pixels(200 + name)).all()
+        assert (opened.validation["b"][index] == pixels(250 + name)).all()
+    for other in ({"val/B/3.png": png(300)}, {"val/B/3.png": png(301), "val/A/3.png": b"damaged"}):
+        opened, _ = read(zip_file(tmp_path / "b.zip", members | held | other))
+        assert "twins" not in opened.facts
+
+
+@pytest.mark.parametrize("sides", [("input", "target"), ("A", "B")])
+def test_two_sides_of_the_same_pictures_are_refused(tmp_path, sides):
+    members = {f"{side}/{index}.png": png(index) for side in sides for index in range(5)}
+    with pytest.raises(InvalidDataset, match="the same pictures"):
+        read(zip_file(tmp_path / "a.zip", members))
+    _, report = read(zip_file(tmp_path / "b.zip", members | {f"{sides[1]}/0.png": png(9)}))
+    assert any("in both domains" in warning for warning in report.warnings) == (sides[0] == "A")
+
+
 def mask(seed: int, classes: int = 3) -> np.ndarray:
     return pixels(seed)[0] % classes
 

@@ -37,6 +37,28 @@ def examine(array: np.ndarray, tick: Callable[[], None]) -> Findings:
     return found
 
 
+SIDES = {"paired": ("input", "target"), "unpaired": ("a", "b")}
+
+
+def check_sides(layout: str, findings: dict[str, Findings], report: Report) -> None:
+    """Raises InvalidDataset where there is nothing to translate: an empty side, or the same pictures on both."""
+    if layout not in SIDES:
+        return
+    first, second = SIDES[layout]
+    for name in (first, second):
+        if name not in findings:
+            raise report.invalid(f"{name} is empty, or none of its images could be used.", field="layout")
+    one, other = findings[first].keys, findings[second].keys
+    if one == other if layout == "paired" else set(one) == set(other):
+        raise report.invalid(
+            f"{first} and {second} hold the same pictures; there is nothing to translate.",
+            field="layout",
+            remedy="Put two kinds of pictures into the two folders.",
+        )
+    if layout == "unpaired" and (both := set(one) & set(other)):
+        report.warn(f"{len(both)} pictures are in both domains.")
+
+
 def advise(table: Table, findings: dict[str, Findings], sides: list[str | None], report: Report) -> None:
     count, found = len(table.records), list(findings.values())
     if count < FEW:

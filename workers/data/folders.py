@@ -26,8 +26,6 @@ MAX_PIXELS = 50_000_000_000  # some ten minutes of decoding
 class ZipSource:
     """`total` images, of which `rows()` yields the usable ones as rows and None for each that was refused."""
 
-    twins = False
-
     def __init__(self, file: Path, options: Options, report: Report):
         self.report = report
         self.pixels = 0
@@ -39,6 +37,15 @@ class ZipSource:
         scaled = options.size and self.layout not in ("paired", "segmentation")
         self.least_side = 2 * max(options.size) if scaled else None
         self.classes = self._class_names() if self.layout == "segmentation" else None
+
+    @property
+    def twins(self) -> bool:
+        """Validation images of both domains that have the same names, none of them refused, show the same things."""
+        sides: dict[str, list[str]] = {"a": [], "b": []}
+        for place in self.arrangement.places if self.layout == "unpaired" else ():
+            if place.split == "validation":
+                sides[place.role].append(place.key)
+        return bool(sides["a"]) and sides["a"] == sides["b"] and not self.report.refused_count
 
     def close(self) -> None:
         self.archive.close()

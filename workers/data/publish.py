@@ -12,7 +12,7 @@ import numpy as np
 from app.core import blobs
 from workers.codecs import fit, grid_png
 from workers.data.classes import name_values
-from workers.data.doctor import advise, advise_on_classes, examine
+from workers.data.doctor import advise, advise_on_classes, check_sides, examine
 from workers.data.people import facts_of_people
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
@@ -42,6 +42,7 @@ def publish(
         reason = f" {report.refused_count} files were refused, most often because: {why[0][0]}" if why else ""
         raise report.invalid(f"The upload has no usable image.{reason}")
     findings = {name: examine(column.array(), tick) for name, column in table.columns.items()}
+    check_sides(layout, findings, report)
     keys = [[findings[name].keys[record.index] for name in record.columns] for record in table.records]
     groups = [[record.group.encode()] if record.group else [] for record in table.records]
     sides = split(
