@@ -368,6 +368,19 @@ class JudgesPatches(Judges):
         return self.patches(images, domain=self.judged[0]).flatten(1).mean(1)
 
 
+class Suspects(ABC):
+    """Says how much an image looks like an adversarial one."""
+
+    @property
+    @abstractmethod
+    def threshold(self) -> float | None:
+        """Suspicion above this is more than a clean image should have; None when nothing is known of clean ones."""
+
+    @abstractmethod
+    def suspicion(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,)."""
+
+
 class Truncates(ABC):
     """Latents have a learned typical value, towards which they can be drawn; straight lines join them well."""
 

@@ -73,14 +73,18 @@ def settled(config: HardeningConfig) -> HardeningConfig:
     return config.model_copy(update={"adversarial_steps": steps, "adversarial_weight": weight})
 
 
+def is_line_art(images: Tensor) -> bool:
+    """Whether images (n, c, h, w) are grey and nearly all black and white."""
+    edges = ((images < 1 / 8) | (images > 7 / 8)).float().mean()
+    return images.shape[1] == 1 and float(edges) >= TWO_TONE
+
+
 def usual_eps(train: Columns, norm: str) -> float:
     """0.3 where four in five pixels are near black or white and there is no colour, as in MNIST; else 8/255.
 
     For l2 the length at which images of 28x28 (2.0) and of 32x32x3 (0.5) are usually attacked.
     """
-    images = train.head(SEEN)["images"]
-    edges = ((images < 1 / 8) | (images > 7 / 8)).float().mean()
-    line_art = images.shape[1] == 1 and float(edges) >= TWO_TONE
+    line_art = is_line_art(train.head(SEEN)["images"])
     return {"linf": 0.3 if line_art else 8 / 255, "l2": 2.0 if line_art else 0.5}[norm]
 
 

@@ -57,6 +57,29 @@ def reports() -> dict[str, type]:
     return discover(package, Report)
 
 
+@cache
+def defences() -> dict[str, type]:
+    """Every stage that can stand in front of a model, by name."""
+    import models.defences as package
+    from models.defences.core import Defence
+
+    return discover(package, Defence)
+
+
+@cache
+def derived() -> dict[str, type]:
+    """Kinds of models that are made of others, not trained."""
+    import models.derived as package
+    from models.family import Family
+
+    return discover(package, Family)
+
+
+def models() -> dict[str, type]:
+    """Everything that can be published and served."""
+    return families() | derived()
+
+
 def fitting(family: type) -> list[str]:
     """Names of the operations that models of `family` can do."""
     return [name for name, operation in operations().items() if operation.fits(family)]

@@ -17,7 +17,7 @@ from app.core.errors import AnamorphError, Internal, NotFound
 from models.catalog import capabilities
 from models.checkpoint import State
 from models.family import Family
-from models.registry import families, fitting
+from models.registry import derived, families, fitting
 from models.types import DataSpec
 
 KEPT = 2
@@ -116,10 +116,10 @@ def load_model(digest: str) -> Family:
     weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
     if card_digest(weights, card) != digest:
         raise Internal(f"The stored files of model {digest} are damaged.", remedy="Train or import it again.")
-    if card["engine"] > ENGINE or card["family"] not in families():
+    kinds = families() | derived()
+    if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
-    kind = families()[card["family"]]
-    return kind.create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    return kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
 
 
 def _put_once(key: str, data: bytes) -> None:

@@ -116,6 +116,8 @@ class Operation(ABC):
     """Looks at a dataset: `Params` is a DatasetParams, and `gallery` is there for `rows` and `result`."""
     report: ClassVar[str | None] = None
     """Uses what a report of this kind fitted: `Params` names its job in `report`, and `fitted` is there likewise."""
+    alone: ClassVar[bool] = False
+    """`compute` asks the model very often about each row, in batches of its own: it is given one row at a time."""
     Params: ClassVar[type[Params]] = Params
 
     gallery: Gallery

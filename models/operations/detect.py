@@ -1,0 +1,33 @@
+"""Whether an image looks like an adversarial one."""
+
+from models.family import Family, Suspects
+from models.operations.core import ImageParams, Operation, Result, Rows
+from models.types import InputError
+
+
+class Detect(Operation):
+    """The threshold is a quantile of the model's clean validation images. Who knows the detector can attack it too."""
+
+    name = "detect"
+    summary = "Says of each image how much it looks like an adversarial one."
+    needs = (Suspects,)
+    gives = "facts"
+    Params = ImageParams
+
+    def agreement(self, params: ImageParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
+        return {"suspicion": model.suspicion(rows["inputs"])}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
+        level = model.threshold
+        if level is None:
+            raise InputError(
+                "the detector of this model has no threshold, for want of clean images when it was made",
+                field="model",
+                remedy="make it again, naming a dataset of clean images",
+            )
+        scores = found["suspicion"].tolist()
+        items = [{"score": score, "threshold": level, "adversarial": score > level} for score in scores]
+        return Result(facts={"detector": model.config.detector.kind, "items": items})
