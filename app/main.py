@@ -14,6 +14,7 @@ from starlette.types import Scope
 from app.api import (
     dataset_images,
     datasets,
+    defences,
     derived,
     docs,
     exports,
@@ -47,6 +48,7 @@ from app.core.sweeper import Sweeper
 
 ROUTERS = (
     models,
+    defences,
     quiz,
     exports,
     dataset_images,

@@ -19,6 +19,7 @@ from app.main import create_app
 
 FILE = Path(__file__).with_suffix(".md")
 BUILTIN_HEADS = ("dataset", "what it is", "layout", "size; other sizes", "images", "classes", "licence")
+DEFENCES, DETECTORS = load()["defences"], load()["detectors"]
 SECRET = re.compile("key|secret|password")
 
 SETTINGS = {
@@ -80,6 +81,8 @@ def main() -> str:
             *options("Settings of the families", {n: e["config"] for n, e in load()["families"].items()}),
             *section("Attacks", ("method", "what it is", "norms", "on models that have"), attacks()),
             *options("Settings of the attacks", {n: e["params"] for n, e in load()["attacks"].items()}),
+            *section("Defences", ("stage or detector", "what it does"), stages()),
+            *options("Settings of the defences", {n: e["params"] for n, e in (DEFENCES | DETECTORS).items()}),
             *section("Operations", ("operation", "what it does", "needs", "takes", "gives"), operations()),
             *section("Errors", ("code", "status", "title"), errors()),
         ]
@@ -158,6 +161,13 @@ def attacks() -> list[tuple[str, ...]]:
     return [
         (f"`{name}`", entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"]))
         for name, entry in load()["attacks"].items()
+    ]
+
+
+def stages() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`" + (" (detector)" if name in DETECTORS else ""), entry["summary"])
+        for name, entry in (DEFENCES | DETECTORS).items()
     ]
 
 

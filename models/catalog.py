@@ -12,6 +12,7 @@ from typing import Any
 from models import family as base
 from models import registry
 from models.attacks.core import Attack
+from models.detector import KINDS
 from models.family import Family
 from models.operations.attack import params_schema
 from models.operations.core import Operation
@@ -37,6 +38,8 @@ def catalog() -> dict[str, Any]:
         "attacks": {name: describe_attack(item) for name, item in registry.attacks().items()},
         "operations": {name: describe_operation(item) for name, item in registry.operations().items()},
         "reports": {name: describe_report(item) for name, item in registry.reports().items()},
+        "defences": {name: describe_stage(item) for name, item in registry.defences().items()},
+        "detectors": {name: describe_stage(item) for name, item in KINDS.items()},
     }
     return json.loads(json.dumps(found))
 
@@ -95,6 +98,11 @@ def describe_report(report: type) -> dict[str, Any]:
         "columns": report.columns,
         "params": report.Params.model_json_schema(),
     }
+
+
+def describe_stage(stage: type) -> dict[str, Any]:
+    """A defence or a detector."""
+    return {"summary": stage.summary, "params": stage.Config.model_json_schema()}
 
 
 def text() -> str:

@@ -36,6 +36,7 @@ class Detector(nn.Module, ABC):
     """A score of each image, higher for adversarial ones, and the threshold that was set on clean images."""
 
     name: ClassVar[str]
+    summary: ClassVar[str]
     helper: ClassVar[tuple[type, ...]] = ()
     """Capabilities, one of which a model that it works with must have."""
     Config: ClassVar[type[Quantile]] = Quantile
@@ -75,6 +76,7 @@ class Squeezing(Detector):
     """
 
     name = "squeezing"
+    summary = "Compares the answers to the image and to squeezed versions of it (feature squeezing)."
 
     def __init__(self, config: Quantile):
         super().__init__(config)
@@ -95,6 +97,7 @@ class Reconstruction(Detector):
     """MagNet's detector (Meng & Chen 2017): the root mean square of what an autoencoder does not give back."""
 
     name = "reconstruction"
+    summary = "Looks at what an autoencoder does not give back of the image."
     helper = (Denoises, Encodes)
     Config = Rebuild
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.special import bdtrc, betaincinv, ndtri
+from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
 from models.attacks.draws import Draws
@@ -88,9 +88,6 @@ def vote(votes: Tensor, alpha: float) -> Tensor:
     """(b,): the leading class, or ABSTAINED when two equal classes could have come out so (Cohen et al., PREDICT)."""
     top = votes.topk(2, 1)
     first, second = (top.values[:, index].cpu().numpy().astype(np.float64) for index in (0, 1))
-    total = first + second
-    chance = np.minimum(
-        1.0, 2 * bdtrc(first - 1, total, 0.5)
-    )  # two-sided: P(at least `first` of `total`) on either side
+    chance = np.where(first > 0, 2 * betainc(np.maximum(first, 1), second + 1, 0.5), 1)  # of so many heads, or tails
     sure = torch.from_numpy(chance <= alpha).to(votes.device)
     return torch.where(sure, top.indices[:, 0], ABSTAINED)

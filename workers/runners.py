@@ -11,6 +11,7 @@ RUNNERS = {
     "operation": "workers.lane:run_operation",
     "export": "workers.exporting:run_export",
     "report": "workers.reports:run_report",
+    "defence": "workers.defences:run_defence",
 }
 
 

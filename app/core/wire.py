@@ -79,6 +79,26 @@ class DerivedRequest(Request):
     )
 
 
+class DefenceRequest(Request):
+    """What to put in front of which classifier."""
+
+    model: ModelReference = Field(description="The classifier; the new model contains this very version of it.")
+    name: Name = Field(description="Name of the new model.", examples=["digits-jpeg"])
+    stages: list[dict[str, Any]] = Field(
+        [],
+        max_length=8,
+        description="Defences in the order in which an image meets them, each a kind with its settings; see GET.",
+        examples=[[{"kind": "jpeg", "quality": 75}]],
+    )
+    draws: int = Field(16, strict=True, ge=1, le=1024, description="Answers averaged when a stage is random.")
+    detector: dict[str, Any] = Field(
+        {"kind": "squeezing"}, description="What the operation detect uses, a kind with its settings; see GET."
+    )
+    dataset: Name | None = Field(
+        None, description="Clean images that set the detector's threshold. Empty: those the model learned from."
+    )
+
+
 class KeyRequest(Request):
     """A new API key; its token is shown in the answer and never again."""
 

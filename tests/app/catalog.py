@@ -86,4 +86,20 @@ CATALOG = {
             "images", "images", "Scores", params={"discriminator": "method", "branches": "attacks"}, facts_first=True
         ),
     },
+    "defences": {
+        "jpeg": {
+            "summary": "Compresses.",
+            "params": schema(quality={"type": "integer", "minimum": 1, "maximum": 100, "default": 75}),
+        },
+        "purify": {
+            "summary": "Autoencodes.",
+            "params": schema(model={"type": "string", "format": "model"}) | {"required": ["model"]},
+        },
+    },
+    "detectors": {
+        "squeezing": {
+            "summary": "Squeezes.",
+            "params": schema(quantile={"type": "number", "minimum": 0.5, "maximum": 1, "default": 0.95}),
+        },
+    },
 }

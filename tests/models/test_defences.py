@@ -1,0 +1,175 @@
+"""Defences: each stage does what its name says; stages and what is behind them are one model, served like any other."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models import registry
+from models.attacks.criterion import Misclassified
+from models.attacks.draws import Draws
+from models.attacks.pgd import PGD
+from models.defences.core import read_config
+from models.derived.defended import Defended, defend, fingerprints
+from models.families.autoencoder import Autoencoder
+from models.families.classifier import Classifier
+from models.nn.noise import median_filter
+from models.operations.attack import access_of
+from models.operations.detect import Detect
+from models.types import ConfigError, InputError
+from tests.models.data import dataset
+
+KINDS = list(registry.defences())
+
+
+def stage(kind: str, **settings):
+    found = registry.defences()[kind]
+    return found(read_config(found, settings))
+
+
+def draws(count: int) -> Draws:
+    return Draws(torch.arange(count))
+
+
+def smooth(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """Random images that are smooth at the scale of a few pixels, in 8 bits."""
+    noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return (torch.nn.functional.avg_pool2d(noise, 5, 1, 2, count_include_pad=False) * 255).round() / 255
+
+
+def classifier(shape=(1, 12, 12)) -> Classifier:
+    torch.manual_seed(0)
+    model = Classifier.create({"width": 4, "images": 8}, dataset("labelled", shape)[0])
+    torch.nn.init.normal_(model.head.weight, std=0.5)
+    return model.eval().requires_grad_(False)
+
+
+def autoencoder(shape=(1, 12, 12)) -> Autoencoder:
+    torch.manual_seed(1)
+    return Autoencoder.create({"images": 8}, dataset("labelled", shape)[0]).eval().requires_grad_(False)
+
+
+def behind(*stages: dict, shape=(1, 12, 12), **settings) -> Defended:
+    return defend(classifier(shape), "digits@1", list(stages), lambda reference: autoencoder(shape), **settings)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("quality", [10, 50, 90])
+def test_jpeg_loses_what_the_file_format_loses(mode, quality):
+    images = smooth((1, len(mode), 21, 34))
+    levels = (images[0] * 255).round().to(torch.uint8)
+    array = levels[0].numpy() if mode == "L" else levels.permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(array, mode).save(file, "JPEG", quality=quality, subsampling="4:2:0")
+    written = np.asarray(Image.open(file)).astype(np.float32) / 255
+    found = stage("jpeg", quality=quality)(images, draws(1))[0]
+    found = found[0].numpy() if mode == "L" else found.permute(1, 2, 0).numpy()
+    lost = np.abs(written - array / 255).mean()
+    # files have a finer way to scale colour up
+    assert np.abs(found - written).mean() < (0.55 * lost if mode == "RGB" else 0.6 / 255)
+
+
+def test_bits_are_dropped_and_a_median_is_the_median():
+    images = smooth((2, 3, 9, 12))
+    found = stage("bit_depth", bits=2)(images, draws(2))
+    assert torch.equal(found.unique(), torch.tensor([0, 1 / 3, 2 / 3, 1])[(found.unique() * 3).long()])
+    assert (found - images).abs().max() <= 1 / 6 + 1e-6
+    inner = stage("median", size=3)(images, draws(2))[:, :, 1:-1, 1:-1]
+    assert torch.equal(inner, median_filter(images)[:, :, 1:-1, 1:-1])
+    assert stage("median", size=4)(images, draws(2)).shape == images.shape
+
+
+def test_total_variation_is_traded_for_distance():
+    def variation(values: torch.Tensor) -> float:
+        return float(values.diff(dim=2).abs().sum() + values.diff(dim=3).abs().sum())
+
+    images = smooth((1, 1, 16, 16))
+    flat = [stage("tv", weight=weight, steps=200)(images, draws(1)) for weight in (0.01, 0.1, 5.0)]
+    assert variation(images) > variation(flat[0]) > variation(flat[1]) > variation(flat[2])
+    assert torch.allclose(flat[2], images.mean(), atol=5e-3)  # at a high price nothing but the mean is left
+    tiny = torch.rand(2, 1, 1, 3)
+    assert torch.isfinite(stage("tv")(tiny, draws(2))).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "purify"])
+def test_a_gradient_gets_through_every_stage(kind):
+    images = smooth((2, 1, 12, 12)).requires_grad_()
+    found = stage(kind)(images, draws(2))
+    weights = torch.rand(found.shape)
+    (slope,) = torch.autograd.grad((found * weights).sum(), images)
+    assert torch.isfinite(slope).all() and slope.abs().sum() > 0
+    if not stage(kind).smooth:
+        assert torch.equal(slope, weights)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12), (3, 9, 14)], ids=["grey", "colour"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defended_model_is_one_piece_and_answers_a_row_alone_as_in_company(kind, shape):
+    made = behind({"kind": kind} | ({"model": "coder"} if kind == "purify" else {}), shape=shape, draws=3)
+    images = smooth((4, *shape))
+    made.calibrate(images)
+    again = Defended.create(made.config.model_dump(mode="json"), made.data).serve(made.served_state())
+    assert torch.equal(again.logits(images), made.logits(images)) and again.threshold == made.threshold
+    assert torch.equal(made.logits(images), made.logits(images))
+    mixed = torch.cat([smooth((3, *shape), 5), images[3:]])
+    assert torch.equal(made.logits(mixed)[3], made.logits(images)[3])
+    assert not torch.equal(made.logits(images), made.base.logits(images))
+
+
+def test_noise_belongs_to_the_image():
+    images = smooth((3, 1, 12, 12))
+    assert len(set(fingerprints(images).tolist())) == 3
+    assert torch.equal(fingerprints(images[2:]), fingerprints(images)[2:])
+    assert torch.equal(fingerprints(images + 1e-4), fingerprints(images))  # what an 8-bit file would say
+    moved = images.clone()
+    moved[0, 0, 0, 0] = 1 - moved[0, 0, 0, 0]
+    assert fingerprints(moved)[0] != fingerprints(images)[0]
+
+
+@pytest.mark.parametrize("kind", ["bit_depth", "jpeg", "noise"])
+def test_an_attack_on_a_defended_model_goes_through_the_defence(kind):
+    """The same attack, made on the model without its defence, does less harm than one that knows of it."""
+    made = behind({"kind": kind, **({"sigma": 0.1} if kind == "noise" else {})}, draws=4)
+    images = smooth((24, 1, 12, 12))
+    labels = made.logits(images).argmax(1)
+    attack = PGD(steps=10, eps="10/255")
+    blind = attack.run(access_of(made.base, attack), images, Misclassified(made.base.logits(images).argmax(1)))
+    knowing = attack.run(access_of(made, attack), images, Misclassified(labels))
+    survived = made.logits(blind.images).argmax(1) == labels
+    assert knowing.success.sum() > (~survived).sum() or knowing.success.all()
+
+
+@pytest.mark.parametrize(
+    ("stages", "field"),
+    [
+        ([{"kind": "sepia"}], "stages/0/kind"),
+        ([{"kind": "jpeg"}, {"kind": "jpeg", "quality": 0}], "stages/1/quality"),
+        ([{"kind": "purify"}], "stages/0/model"),
+        ([{"kind": "purify", "model": "classifier"}], "stages/0/model"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_named(stages, field):
+    with pytest.raises(ConfigError) as caught:
+        defend(classifier(), "digits", stages, lambda reference: classifier())
+    assert caught.value.field == field
+
+
+def test_an_autoencoder_of_another_size_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        defend(classifier(), "d", [{"kind": "purify", "model": "m"}], lambda reference: autoencoder((3, 12, 12)))
+    assert "3x12x12" in caught.value.detail
+
+
+@pytest.mark.parametrize("detector", [{"kind": "squeezing"}, {"kind": "reconstruction", "model": "coder"}])
+def test_the_threshold_lets_the_asked_share_of_clean_images_pass(detector):
+    made = behind(detector=detector | {"quantile": 0.8})
+    images = smooth((40, 1, 12, 12))
+    operation = Detect()
+    with pytest.raises(InputError):
+        operation.result(made, {}, operation.compute(made, {"inputs": images}, None), None)
+    made.calibrate(images)
+    items = operation.result(made, {}, operation.compute(made, {"inputs": images}, None), None).facts["items"]
+    assert sum(item["adversarial"] for item in items) == 8
+    assert all(item["adversarial"] == (item["score"] > item["threshold"]) for item in items)
