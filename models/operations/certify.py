@@ -34,6 +34,7 @@ class Certify(Operation):
     summary = "Gives each image's answer under noise, with a radius inside which no attack can change it."
     needs = (Scores,)
     many = True
+    counts = ()
     gives = "facts"
     Params = CertifyParams
 

@@ -1,4 +1,4 @@
-"""/v1/defences: stages are completed, models become exact versions, and what cannot be is named before there is a job."""
+"""/v1/defences: stages are completed, models become exact versions, what cannot be is named before there is a job."""
 
 import pytest
 
