@@ -33,7 +33,7 @@ class Certify(Operation):
     name = "certify"
     summary = "Gives each image's answer under noise, with a radius inside which no attack can change it."
     needs = (Scores,)
-    many = True
+    alone = True
     counts = ()
     gives = "facts"
     Params = CertifyParams
@@ -49,14 +49,10 @@ class Certify(Operation):
         sigma, voter = voter_of(model, params.sigma)
         counts = {"first": params.n0 or max(1, params.n // 10), "votes": params.n}
         found: dict[str, list[Tensor]] = {name: [] for name in counts}
-        images, seeds = rows["inputs"], rows["seeds"]
-        for row, (image, seed) in enumerate(zip(images, seeds, strict=True)):
-            copied = row and torch.equal(seed, seeds[row - 1]) and torch.equal(image, images[row - 1])
-            for name, count in counts.items():  # a batch is padded with copies of its last row
-                new = count_votes
-                found[name].append(
-                    found[name][-1] if copied else new(voter, image, sigma, seed, count, len(model.data.classes), name)
-                )
+        for image, seed in zip(rows["inputs"], rows["seeds"], strict=True):
+            for name, count in counts.items():
+                votes = count_votes(voter, image, sigma, seed, count, len(model.data.classes), name)
+                found[name].append(votes)
         return {name: torch.stack(votes) for name, votes in found.items()}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: CertifyParams) -> Result:
