@@ -109,4 +109,4 @@ class Reconstruction(Detector):
         return (cleaned(self.model, images) - images).square().flatten(1).mean(1).clamp_min(1e-12).sqrt()
 
 
-KINDS = {kind.name: kind for kind in (Squeezing, Reconstruction)}
+KINDS = {kind.name: kind for kind in (Reconstruction, Squeezing)}
