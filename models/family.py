@@ -98,10 +98,7 @@ class Family(nn.Module, ABC):
         self.load_state_dict(common, strict=False)
 
     def begin(self, train: Columns) -> None:
-        """Before the first update, and before a checkpoint is loaded: decide from the images what the config left open.
-
-        The same data give the same decision, so a resumed run needs none of it stored.
-        """
+        """Before the first update or a resumed one: decide from the images what the config left open."""
 
     @abstractmethod
     def optimisers(self) -> dict[str, Optimizer]:
