@@ -12,6 +12,7 @@ from typing import Any
 from models import family as base
 from models import registry
 from models.attacks.core import Attack
+from models.attacks.universal import UniversalConfig
 from models.detector import KINDS
 from models.family import Family
 from models.operations.attack import params_schema
@@ -41,6 +42,7 @@ def catalog() -> dict[str, Any]:
         "defences": {name: describe_stage(item) for name, item in registry.defences().items()},
         "detectors": {name: describe_stage(item) for name, item in KINDS.items()},
     }
+    found["perturbations"] = {"universal": {"params": UniversalConfig.model_json_schema()}}
     return json.loads(json.dumps(found))
 
 

@@ -16,13 +16,14 @@ from workers.answers import encode_answers
 from workers.batches import Resident, compute
 from workers.beside import furnish
 from workers.lifecycle import error_of
+from workers.perturbed import apply_perturbation
 from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.residents import Residents
 from workers.views import dataset_images
 
 log = structlog.get_logger(__name__)
-PSEUDO = {"dataset_images": dataset_images}
-"""Operations that need no model."""
+PSEUDO = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation}
+"""Operations that need no model, or not always one."""
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Host:
         for index, call in enumerate(calls):
             try:
                 if call["operation"] in PSEUDO:
-                    outcomes[index] = {"answer": PSEUDO[call["operation"]](call)}
+                    outcomes[index] = {"answer": PSEUDO[call["operation"]](call, self.residents)}
                 else:
                     works.append(self._open(index, call))
             except Exception as error:

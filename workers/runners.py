@@ -12,6 +12,7 @@ RUNNERS = {
     "export": "workers.exporting:run_export",
     "report": "workers.reports:run_report",
     "defence": "workers.defences:run_defence",
+    "perturbation": "workers.perturbations:run_perturbation",
 }
 
 

@@ -8,7 +8,7 @@ from fastapi import Header, Request
 from starlette.responses import JSONResponse
 
 from app.api import job_views
-from app.core import dataset_rows, jobs, model_rows
+from app.core import dataset_rows, jobs, model_rows, perturbation_rows
 from app.core.database import reading, transaction
 from app.core.errors import QuotaExceeded
 from app.core.idempotency import is_known
@@ -61,7 +61,7 @@ def is_replay(answer: JSONResponse) -> bool:
 def check_space(tenant: str) -> None:
     """Raises QuotaExceeded when the tenant stores as much as it may."""
     with reading() as conn:
-        stored = dataset_rows.stored_bytes(conn, tenant) + model_rows.stored_bytes(conn, tenant)
+        stored = sum(rows.stored_bytes(conn, tenant) for rows in (dataset_rows, model_rows, perturbation_rows))
     if stored >= settings().max_bytes_per_tenant:
         raise QuotaExceeded(
             f"Datasets and models take {stored} bytes of {settings().max_bytes_per_tenant}.",

@@ -66,10 +66,12 @@ def _links(row: Row) -> wire.Links:
         links |= {"metrics": f"{here}/metrics", "snapshots": f"{here}/snapshots"}
     if row["state"] not in jobs.TERMINAL:
         links["cancel"] = f"{here}/cancel"
-    if row["kind"] == "training" and row["state"] in ("failed", "canceled"):
+    if row["kind"] in jobs.RESUMABLE and row["state"] in ("failed", "canceled"):
         links["resume"] = f"{here}/resume"
     if row["state"] == "succeeded" and row["kind"] == "training":
         links["model"] = f"/v1/models/{result.get('model')}"
+    if row["state"] == "succeeded" and row["kind"] == "perturbation":
+        links["perturbation"] = f"/v1/perturbations/{result.get('perturbation')}"
     if row["state"] == "succeeded" and row["kind"] == "dataset":
         links["dataset"] = f"/v1/datasets/{result.get('dataset')}"
     return links

@@ -68,11 +68,11 @@ def cancel(id: JobPath, principal: Writer) -> wire.Job:
     status_code=202,
     response_model=wire.Job,
     operation_id="resume_job",
-    summary="Resume a training",
+    summary="Resume a job",
     openapi_extra=problems(404, 409),
 )
 def resume(request: Request, id: JobPath, principal: Writer) -> wire.Job:
-    """A failed or canceled training goes on from its last checkpoint."""
+    """A failed or canceled training, report or fit of a perturbation goes on from its last checkpoint."""
     with transaction() as conn:
         view = job_views.one(conn, jobs.resume(conn, principal.tenant, id))
     request.app.state.sweeper.wake()

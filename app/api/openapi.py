@@ -27,6 +27,7 @@ TAGS = {
     "jobs": "Durable work: watch, cancel, resume.",
     "datasets": "Images to train on.",
     "catalog": "What can be trained, and which attacks there are.",
+    "perturbations": "One change that fools a model on most images.",
     "keys": "API keys, for administrators.",
     "service": "Health and numbers.",
 }

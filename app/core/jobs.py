@@ -6,7 +6,7 @@
     running -> failed               failures reached max_failures
     queued  -> canceled, failed     cancel; deadline passed before the start
     running -> canceled             cancel asked for, then confirmed by the holder or by the lease's end
-    failed | canceled -> queued     resume, trainings only
+    failed | canceled -> queued     resume, of kinds that keep checkpoints
 
 Every change is one conditional UPDATE and its event; no row matched means that somebody else was first.
 """
@@ -35,6 +35,8 @@ from app.core.settings import settings
 from app.core.tables import jobs
 
 QUEUES = ("train", "light")
+RESUMABLE = ("training", "report", "perturbation")
+"""Kinds that keep checkpoints."""
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -141,15 +143,15 @@ def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
 
 
 def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
-    """Queues a failed or canceled training again; it goes on from its last checkpoint."""
+    """Queues a failed or canceled job that keeps checkpoints again; it goes on from its last checkpoint."""
     job = get(conn, tenant, job_id, lock=True)
-    if job["kind"] != "training":
+    if job["kind"] not in RESUMABLE:
         raise Conflict(f"A job of kind {job['kind']!r} cannot be resumed.", remedy="Submit it again.")
     _check_quota(conn, tenant)
     ended = and_(jobs.c.id == job_id, jobs.c.state.in_(("failed", "canceled")))
     again = _queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
     if not _change(conn, again, "queued", {"why": "resumed"}):
-        raise Conflict(f"The job is {job['state']}; only a failed or canceled training resumes.", state=job["state"])
+        raise Conflict(f"The job is {job['state']}; only a failed or canceled one resumes.", state=job["state"])
     return get(conn, tenant, job_id)
 
 

@@ -215,3 +215,17 @@ api_keys = Table(
     Column("revoked_at", Double),
     Column("last_used_at", Double),
 )
+
+perturbations = Table(
+    "perturbations",
+    metadata,
+    Column("tenant", TENANT, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("digest", DIGEST, nullable=False),
+    Column("model_digest", DIGEST, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("job_id", ID),
+    Column("created_at", Double, nullable=False),
+    Index(None, "digest"),
+)

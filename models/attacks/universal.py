@@ -38,7 +38,9 @@ class UniversalConfig(BaseModel):
     passes: int = Field(10, ge=1, le=1000, description="Most passes of deepfool over the images.")
     fooling: float = Field(0.8, gt=0, le=1, description="Share of fooled training images at which deepfool stops.")
     cap: float = Field(9.0, gt=0, le=1000, description="Largest loss one image may contribute in sgd.")
-    target: int | None = Field(None, ge=0, description="Class to be taken for. Empty: any other.")
+    target: int | str | None = Field(None, description="Class to be taken for, by name or index. Empty: any other.")
+    images: int = Field(2000, ge=1, le=100_000, description="Training images to fit it to, drawn by the seed.")
+    held_out: int = Field(2000, ge=1, le=100_000, description="Validation images to measure it on.")
 
     @property
     def radius(self) -> float:
@@ -69,9 +71,11 @@ class Universal:
 
     def __init__(self, access: WhiteBox, train: Columns, config: UniversalConfig, seed: int = 0):
         self.access, self.train, self.config, self.seed = access, train, config, seed
+        if isinstance(config.target, str):
+            raise ConfigError("the target of a fit is the index of a class", field="target")
         if config.method == "deepfool" and config.target is not None:
             raise ConfigError("deepfool fits no target", field="target", remedy="use method sgd")
-        self.step, self.norm = 0, NORMS[config.norm]
+        self.step, self.fooled, self.norm = 0, 0, NORMS[config.norm]
         first = train.head(1)["images"]
         self.raw = torch.zeros_like(first[0])
 
@@ -80,12 +84,13 @@ class Universal:
         """The perturbation (C, H, W) found so far, in whole levels."""
         return whole_levels(self.raw)
 
-    def state(self) -> tuple[Tensor, int]:
-        return self.raw.clone(), self.step
+    def state(self) -> tuple[Tensor, int, int]:
+        """The perturbation, the steps done, and the images already fooled in the present pass of deepfool."""
+        return self.raw.clone(), self.step, self.fooled
 
-    def restore(self, raw: Tensor, step: int) -> None:
+    def restore(self, raw: Tensor, step: int, fooled: int = 0) -> None:
         """Go on from what `state` gave."""
-        self.raw, self.step = raw.clone(), step
+        self.raw, self.step, self.fooled = raw.clone().to(self.raw), step, fooled
 
     def run(self) -> Iterator[Fitted]:
         """Step until the end."""
@@ -112,7 +117,7 @@ class Universal:
     def _gather(self) -> Iterator[Fitted]:
         """Moosavi-Dezfooli et al. (2017), algorithm 1: for each image not yet fooled add the step that fools it."""
         config, count = self.config, len(self.train)
-        attack, fooled = DeepFool(steps=10, norm=config.norm), 0
+        attack = DeepFool(steps=10, norm=config.norm)
         while self.step < config.passes * count:
             x = self._images(self.step, 1)
             clean = as_logits(self.access.outputs(x)).argmax(1)
@@ -122,13 +127,14 @@ class Universal:
                 if bool(result.success.all()):  # a step that did not arrive would only add noise
                     self._move((result.images - start)[0])
             else:
-                fooled += 1
+                self.fooled += 1
             self.step += 1
+            share = self.fooled / ((self.step - 1) % count + 1)
             if self.step % count == 0:
-                if fooled >= config.fooling * count:
+                if self.fooled >= config.fooling * count:
                     self.step = config.passes * count
-                fooled = 0
-            yield Fitted(self.step, config.passes * count, fooled / max(self.step % count, 1))
+                self.fooled = 0
+            yield Fitted(self.step, config.passes * count, share)
 
     def _images(self, start: int, size: int) -> Tensor:
         return self.train.batch(self.seed, start, size)["images"].to(self.raw.device)
@@ -161,20 +167,58 @@ def permuted(delta: Tensor, seed: int = 0) -> Tensor:
 
 def fooling_rate(access: Access, images: Columns, delta: Tensor, limit: int = 10_000, batch_size: int = 250) -> float:
     """Share of the first `limit` images whose answer changes."""
-    changed = total = 0
+    return measure(access, images, {"": delta}, limit, batch_size)[""].rate
+
+
+@dataclass
+class Fooling:
+    """What a perturbation does to a model: answers changed of `total`, and how often each class is the answer."""
+
+    changed: int
+    total: int
+    answers: Tensor
+    right: int | None = None
+    """Answers that agree with the label, where there are labels."""
+
+    @property
+    def rate(self) -> float:
+        return self.changed / max(self.total, 1)
+
+
+def measure(
+    access: Access,
+    images: Columns,
+    deltas: dict[str, Tensor],
+    limit: int = 10_000,
+    batch_size: int = 250,
+    names: dict[int, int] | None = None,
+) -> dict[str, Fooling]:
+    """What each of several perturbations does to the first `limit` images, which the model sees clean once.
+
+    `names` maps the labels of the data to the model's classes, where they differ.
+    """
+    found: dict[str, Fooling] = {}
     with torch.no_grad(), access.ready():
         for rows in images.batches(batch_size, limit):
-            x = rows["images"].to(delta.device)
-            changed += int((access.exact(x).argmax(1) != access.exact(apply(delta, x)).argmax(1)).sum())
-            total += len(x)
-    return changed / max(total, 1)
+            x = rows["images"].to(next(iter(deltas.values())).device)
+            clean = access.exact(x)
+            truth = rows["labels"].to(x.device) if "labels" in rows else None
+            if truth is not None and names is not None:
+                truth = torch.tensor([names.get(label, -1) for label in truth.tolist()], device=x.device)
+            for name, delta in deltas.items():
+                answers = access.exact(apply(delta, x)).argmax(1)
+                known = found.setdefault(name, Fooling(0, 0, torch.zeros(clean.shape[1], dtype=torch.int64)))
+                known.changed += int((answers != clean.argmax(1)).sum())
+                known.total += len(x)
+                known.answers += torch.bincount(answers.cpu(), minlength=clean.shape[1])
+                if truth is not None:
+                    known.right = (known.right or 0) + int((answers == truth).sum())
+    return found
 
 
 def fooling_matrix(
     models: dict[str, Access], deltas: dict[str, Tensor], images: Columns
 ) -> dict[str, dict[str, float]]:
     """How often each perturbation (rows) fools each model (columns)."""
-    return {
-        name: {model: fooling_rate(access, images, delta) for model, access in models.items()}
-        for name, delta in deltas.items()
-    }
+    columns = {model: measure(access, images, deltas) for model, access in models.items()}
+    return {name: {model: found[name].rate for model, found in columns.items()} for name in deltas}

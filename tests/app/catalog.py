@@ -49,6 +49,16 @@ CATALOG = {
         "fgsm": attack("fgsm", norm={"type": "string", "enum": ["linf", "l2"], "default": "linf"}),
         "pgd": attack("pgd", steps={"type": "integer", "minimum": 1, "maximum": 1000, "default": 40}, seed=SEED),
     },
+    "perturbations": {
+        "universal": {
+            "params": schema(
+                method={"type": "string", "enum": ["sgd", "deepfool"], "default": "sgd"},
+                eps={"anyOf": [{"type": "number", "minimum": 0, "maximum": 1000}, {"type": "string"}], "default": None},
+                target=LABEL,
+                steps={"type": "integer", "minimum": 1, "maximum": 100_000, "default": 100},
+            )
+        }
+    },
     "operations": {
         "denoise": operation("images", "images", "Denoises"),
         "reconstruct": operation("images", "images", "Encodes", "Decodes"),
