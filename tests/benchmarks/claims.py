@@ -116,18 +116,18 @@ class Subject:
         """The same measurement's view of another dataset, for rows that need two."""
         return Subject(dataset, open_source(None, LOCAL, dataset), self.seed, self.minutes, self.images, self.started)
 
-    def trained(self, family: str, config: dict[str, Any], share: float = 1.0, **columns: Columns) -> "Trained":
+    def trained(self, family: str, config: dict[str, Any], share: float = 1.0, **given: Any) -> "Trained":
         """A family trained on the subject for as long as its config asks, or as `share` of the budget left allows.
 
         The whole schedule is run over the shorter length, so that what is measured is a finished training.
-        `columns` may give another `train` or `validation`.
+        `given` may have another `train` or `validation` (Columns), and the `spec` that describes them.
         """
-        train, validation = columns.get("train", self.train), columns.get("validation", self.validation)
+        train, validation = given.get("train", self.train), given.get("validation", self.validation)
         budget = self.left * share * SHARE
 
         def built(settings: dict[str, Any]) -> Training:
             torch.manual_seed(self.seed)
-            model = families()[family].create(settings, self.spec).to(devices.device())
+            model = families()[family].create(settings, given.get("spec", self.spec)).to(devices.device())
             return Training(model, train, validation, self.seed)
 
         trial = built(config)
