@@ -130,8 +130,9 @@ def class_kept(subject: Subject) -> Found:
     sides = dict(zip(("train", "validation"), splits, strict=True))
     rows = {name: {"a": len(split["a"]), "b": len(split["b"])} for name, split in sides.items()}
     spec = DataSpec("unpaired", **shape, columns=rows)
-    domains = [Columns({name: split[name] for name in "ab"}) for split in splits]
-    run = subject.trained("cyclegan", {"epochs": 4, "width": 16}, 0.8, train=domains[0], validation=domains[1], spec=spec)
+    train, validation = (Columns({name: split[name] for name in "ab"}) for split in splits)
+    config = {"epochs": 4, "width": 16}
+    run = subject.trained("cyclegan", config, 0.8, train=train, validation=validation, spec=spec)
     learned = Domain(torch.from_numpy(splits[0]["b"]) / 255, torch.from_numpy(splits[0]["b_labels"]))
     judge, _ = small_classifier(learned, len(subject.spec.classes), subject.seed)
     labels = torch.from_numpy(splits[1]["a_labels"])[:ROWS]
