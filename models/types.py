@@ -48,6 +48,14 @@ class Diverged(ModelError):
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What a report leaves for an operation to use: tensors by name, and facts that are plain JSON."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """The facts of a dataset that shape a network. `columns` counts rows by split and column.
 

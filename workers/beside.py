@@ -14,8 +14,8 @@ from app.core import blobs
 from app.core.errors import InvalidRequest, NotFound
 from models.data import Columns
 from models.gallery import Gallery
-from models.operations.core import Fitted, Operation, Params
-from models.types import DataSpec
+from models.operations.core import Operation, Params
+from models.types import DataSpec, Fitted
 from workers import codecs
 from workers.artifacts import load_card, model_key, unpack
 from workers.batches import Resident

@@ -16,7 +16,7 @@ from models.registry import reports
 from models.reports.core import Findings, Progress, Report, Subject
 from models.types import DataSpec
 from workers import codecs, devices, plots, records
-from workers.artifacts import load_card, load_model
+from workers.artifacts import load_card, load_model, pack
 from workers.running import Result, RunningJob
 from workers.shelves import BlobShelf
 from workers.sources import open_source
@@ -65,16 +65,18 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str) -> Subject:
     kind.check(model, data)
     shelf = BlobShelf(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
-    return Subject(model, data, train, validation, home_of(job, digest), job.spec.get("seed") or 0)
+    home, learned = home_of(job, digest)
+    return Subject(model, data, train, validation, home, job.spec.get("seed") or 0, learned)
 
 
-def home_of(job: RunningJob, digest: str) -> Columns | None:
-    """The validation split of the data the model learned from; None when it was deleted."""
+def home_of(job: RunningJob, digest: str) -> tuple[Columns | None, Columns | None]:
+    """The validation and the training split of the data the model learned from; None when they were deleted."""
     card = load_card(digest)
     try:
-        return Columns(open_source(job.bind, job.tenant, card["dataset"], card["dataset_digest"]).data.validation)
+        found = open_source(job.bind, job.tenant, card["dataset"], card["dataset_digest"]).data
     except AnamorphError:
-        return None
+        return None, None
+    return Columns(found.validation), Columns(found.train)
 
 
 def follow(job: RunningJob, run) -> Findings:
@@ -102,6 +104,8 @@ def store(job: RunningJob, findings: Findings) -> dict[str, Any]:
         files |= {f"{name}.{kind}": data for kind, data in plots.draw(curve).items()}
     for name, images in findings.pictures.items():
         files[f"{name}.png"] = codecs.grid_png(images)
+    if findings.fitted is not None:
+        files["fitted.safetensors"] = pack(findings.fitted.tensors, findings.fitted.facts)
     for name, data in files.items():
         blobs.put(job.artifact_key(name), data, create_only=False)
     return {name: job.artifact_key(name) for name in files}

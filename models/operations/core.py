@@ -5,7 +5,7 @@ shape that mix the rows of many requests, on the model's device; `rows` and `res
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.family import Family
 from models.gallery import Gallery
+from models.types import Fitted
 
 Rows = dict[str, Tensor]
 """Tensors with one common leading dimension: row i of all of them belongs together."""
@@ -80,14 +81,6 @@ class Sheet:
         return {"columns": self.columns, "width": self.tiles.shape[3], "height": self.tiles.shape[2]}
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What a report leaves for an operation to use: tensors by name, and facts that are plain JSON."""
-
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Operation(ABC):
     """One thing a model can be asked to do."""
 
@@ -121,7 +114,7 @@ class Operation(ABC):
     Params: ClassVar[type[Params]] = Params
 
     gallery: Gallery
-    fitted: "Fitted"
+    fitted: Fitted
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:

@@ -1,4 +1,4 @@
-"""Which images does the model not know? Reconstruction error, standardised on data the model is at home with."""
+"""A whole dataset ranked: which images does the model not know, which stand alone, which are nearly the same?"""
 
 from collections.abc import Generator
 from typing import Any
@@ -9,120 +9,189 @@ from pydantic import Field
 from torch import Tensor
 
 from models.data import Columns
-from models.family import Decodes, Encodes
-from models.reports.codes import BATCH, column, standardised
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
+from models.family import Decodes, Encodes, redraw
+from models.gallery import Gallery, Picks
+from models.metrics import spread
+from models.reports.codes import BATCH, CodesParams, gallery_of, standardised
+from models.reports.core import Curve, Findings, Progress, Report, Run, Subject
 from models.types import DataError
 
 RANKED = 100
-NEIGHBOURS = 5
+SHOWN = 16
+TWIN = 0.2
+"""Codes nearer than this share of the usual distance to the nearest other are called nearly the same."""
 
 
-class AnomalyParams(Params):
+class AnomalyParams(CodesParams):
     """What counts as normal, and how much to look at."""
 
     normal: list[str | int] | None = Field(
         None, description="Classes that are normal, by name or index; the others are anomalies and scores are judged."
     )
-    images: int = Field(10_000, ge=2, le=100_000, description="At most so many images, from the validation split.")
 
 
 class AnomalyReport(Report):
-    """Scores every image by its reconstruction error in standard deviations of the model's own validation data.
+    """Scores count standard deviations from the usual reconstruction error on the model's own validation data.
 
-    Thresholds are the 95 % and 99 % quantiles there. With `normal`, AUROC and average precision, beside those of PCA
-    reconstruction and of the distance to the nearest codes, both fitted on the model's own validation data.
+    Thresholds are the 95 % and 99 % quantiles there. PCA with as many numbers and the distance to the nearest codes are
+    scored likewise. With `normal`, AUROC and average precision of all three. Outliers are far from every other code of
+    the dataset, near duplicates are pairs much closer than usual. `split: all` ranks the whole dataset.
     """
 
     name = "anomaly"
-    summary = "Ranks a dataset by how unfamiliar its images are to the model."
+    summary = "Ranks a dataset by how unfamiliar its images are; finds outliers and near duplicates."
     needs = (Encodes, Decodes)
     Params = AnomalyParams
 
     def run(self, subject: Subject, params: AnomalyParams, kept: Any = None) -> Run:
-        home = subject.home or subject.validation
-        strange = self._anomalies(subject, params)
+        gallery = gallery_of(subject)
+        picks = gallery.pick(params.split, params.images)
+        if len(picks) < 2:
+            raise DataError("one image cannot be ranked", "dataset", "look at split: all, or at a larger dataset")
+        home = subject.home or subject.validation or subject.train
+        strange = anomalies(gallery, picks, subject, params)
         if strange is not None and subject.home is None:
             raise DataError("the model's own dataset is gone, so nothing says what is normal", "model")
-        keep = self._home_rows(subject, home, params)
-        total = len(keep) + min(len(subject.validation), params.images)
-        known = yield from measure(subject.model, home.rows(keep)["images"], 0, total)
-        images = column(subject.validation, "images", params.images)
-        found = yield from measure(subject.model, images, len(keep), total)
-        scores = (found["errors"] - known["errors"].mean()) / known["errors"].std().clamp_min(1e-12)
-        normal = (known["errors"] - known["errors"].mean()) / known["errors"].std().clamp_min(1e-12)
-        facts = {"images": len(images), "home_images": len(keep)}
-        for share in (0.95, 0.99):
-            threshold = float(normal.quantile(share))
-            facts |= {
-                f"threshold_{share:.2f}": threshold,
-                f"above_{share:.2f}": float((scores > threshold).float().mean()),
-            }
+        rows = home_rows(subject, home, params)
+        total = len(rows) + 2 * len(picks)
+        basis = fitted_basis(subject, home, rows)
+        known = yield from measured(subject, basis, home, rows, 0, total)
+        found = yield from measured(subject, basis, gallery, picks.positions, len(rows), total)
+        familiar = Familiar(known)
+        scores = familiar.scores(found)
+        twins, alone = yield from neighbours(found.codes, len(rows) + len(picks), total)
+        facts: dict[str, Any] = {"images": len(picks), "home_images": len(rows)}
+        for share, threshold in familiar.thresholds("model").items():
+            above = float((scores["model"] > threshold).double().mean())
+            facts |= {f"threshold_{share}": threshold, f"above_{share}": above}
         if strange is not None:
-            rivals = {
-                "model": scores,
-                "pca": pca_errors(known["images"], images, subject.model.latent_dim),
-                "knn": neighbour_distances(known["codes"], found["codes"]),
-            }
-            facts |= {
-                f"{name}_{key}": value for name, rival in rivals.items() for key, value in judge(rival, strange).items()
-            }
-        order = scores.argsort(descending=True)
-        table = [{"index": int(i), "score": float(scores[i]), "mse": float(found["errors"][i])} for i in order[:RANKED]]
-        return Findings(
-            facts, {"most_unusual": table}, [histogram(normal, scores)], {"most_unusual": images[order[:64]]}
-        )
-
-    def _anomalies(self, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
-        """Which of the images are anomalies, when `normal` says so."""
-        if params.normal is None:
-            return None
-        if "labels" not in subject.validation:
-            raise DataError("`normal` names classes, and this dataset has no labels", "params/normal")
-        wanted = {subject.data.class_index(label) for label in params.normal}
-        strange = ~np.isin(column(subject.validation, "labels", params.images).numpy(), list(wanted))
-        if strange.all() or not strange.any():
-            raise DataError("`normal` must leave both normal images and anomalies", "params/normal")
-        return strange
-
-    def _home_rows(self, subject: Subject, home: Columns, params: AnomalyParams) -> Tensor:
-        """Rows of the model's own data that count as normal."""
-        rows = torch.arange(min(len(home), params.images))
-        if params.normal is None or "labels" not in home:
-            return rows
-        classes = torch.tensor([subject.model.data.class_index(label) for label in params.normal])
-        kept = rows[torch.isin(column(home, "labels", len(rows)), classes)]
-        return kept if len(kept) > 1 else rows
+            facts |= {f"{k}_{name}": v for k, rival in scores.items() for name, v in judge(rival, strange).items()}
+        places = gallery.places(picks.positions)
+        order = scores["model"].argsort(descending=True, stable=True)[:RANKED].tolist()
+        lonely = alone.argsort(descending=True, stable=True)[:RANKED].tolist()
+        pairs = near_duplicates(gallery, picks, places, *twins)
+        facts |= {"near_duplicates": len(pairs)}
+        facts |= {"near_duplicates_across_splits": sum(row["split"] != row["other_split"] for row in pairs)}
+        tables = {
+            "most_unusual": [
+                places[i]
+                | {"score": float(scores["model"][i]), "mse": float(found.errors[i])}
+                | {name: float(scores[name][i]) for name in ("pca", "knn")}
+                for i in order
+            ],
+            "outliers": [places[i] | {"distance": float(alone[i])} for i in lonely],
+            "near_duplicates": pairs[:RANKED],
+        }
+        pictures = {
+            "most_unusual": gallery.images(picks.positions[order[:64]]),
+            "outliers": gallery.images(picks.positions[lonely[:64]]),
+            "heat_maps": explained(subject, gallery.images(picks.positions[order[:SHOWN]])),
+        }
+        if pairs:
+            pictures["near_duplicates"] = gallery.images(
+                torch.tensor([p for row in pairs[:32] for p in _positions(gallery, row)])
+            )
+        return Findings(facts, tables, [histogram(familiar.normal["model"], scores["model"])], pictures)
 
 
-def measure(model: Any, images: Tensor, done: int, total: int) -> Generator[Progress, None, dict[str, Tensor]]:
-    """Codes and mean squared reconstruction errors of `images`."""
-    codes, errors = [], []
-    for part in images.split(BATCH):
-        part = part.to(model.device)
-        codes.append(model.encode(part))
-        errors.append((model.decode(codes[-1]) - part).square().flatten(1).mean(1))
+def anomalies(gallery: Gallery, picks: Picks, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
+    """Which of the images are anomalies, when `normal` says so."""
+    if params.normal is None:
+        return None
+    labels = gallery.labels(picks.positions)
+    if labels is None:
+        raise DataError("`normal` names classes, and this dataset has no labels", "params/normal")
+    wanted = {subject.data.class_index(label) for label in params.normal}
+    strange = ~np.isin(labels.numpy(), list(wanted))
+    if strange.all() or not strange.any():
+        raise DataError("`normal` must leave both normal images and anomalies", "params/normal")
+    return strange
+
+
+def home_rows(subject: Subject, home: Columns, params: AnomalyParams) -> Tensor:
+    """Rows of the model's own data that count as normal."""
+    count = len(home)
+    rows = torch.linspace(0, count - 1, min(count, params.images), dtype=torch.float64).long()
+    if params.normal is None or "labels" not in home:
+        return rows
+    classes = torch.tensor([subject.model.data.class_index(label) for label in params.normal])
+    kept = rows[torch.isin(home.rows(rows, ["labels"])["labels"].cpu(), classes)]
+    return kept if len(kept) > 1 else rows
+
+
+def fitted_basis(subject: Subject, home: Columns, rows: Tensor) -> Tensor:
+    """PCA of what the model learned from, else of its validation data that count as normal."""
+    limit = enough_for_pca(subject.model.data.pixels)
+    if subject.learned is not None and len(rows) == len(home):  # not only some of its classes
+        images = torch.cat(list(spread(subject.learned, limit=limit)))
+    else:
+        images = home.rows(rows[:limit], ["images"])["images"]
+    return pca_basis(images.cpu(), subject.model.latent_dim)
+
+
+def measured(
+    subject: Subject, basis: Tensor, source: Columns | Gallery, rows: Tensor, done: int, total: int
+) -> Generator[Progress, None, Measured]:
+    """Codes and errors of the images at `rows`."""
+    function, found = measure(subject.model, basis), []
+    for part in rows.split(BATCH):
+        images = source.images(part) if isinstance(source, Gallery) else source.rows(part, ["images"])["images"]
+        found.append(function(images.to(subject.model.device)).cpu())
         done += len(part)
         yield Progress(done, total)
-    return {"codes": torch.cat(codes).cpu(), "errors": torch.cat(errors).cpu(), "images": images}
+    return Measured.from_rows(torch.cat(found))
 
 
-def pca_errors(known: Tensor, images: Tensor, dimensions: int) -> Tensor:
-    """Mean squared error of projecting `images` on the leading axes of `known`."""
-    mean = known.flatten(1).mean(0)
-    centred = known.flatten(1) - mean
-    rank = min(dimensions, *centred.shape)
-    axes = torch.linalg.svd(centred, full_matrices=False).Vh[:rank]
-    rest = images.flatten(1) - mean
-    return (rest - rest @ axes.T @ axes).square().mean(1)
+def neighbours(
+    codes: Tensor, done: int, total: int
+) -> Generator[Progress, None, tuple[tuple[Tensor, Tensor, float], Tensor]]:
+    """((the distance to the nearest other code (n,), which that is (n,), the usual distance), the mean to a few)."""
+    points = standardised(codes)
+    count = min(6, len(points))
+    distances, indices = [], []
+    for start in range(0, len(points), BATCH):
+        gaps = torch.cdist(points[start : start + BATCH], points)
+        gaps[torch.arange(len(gaps)), torch.arange(start, start + len(gaps))] = -1.0  # itself comes first
+        found = gaps.topk(count, largest=False)
+        distances.append(found.values[:, 1:])
+        indices.append(found.indices[:, 1])
+        yield Progress(done + start + len(gaps), total)
+    gaps, nearest = torch.cat(distances), torch.cat(indices)
+    # the fast distances cancel where codes are nearly the same, which is where these must be right
+    exact = (points - points[nearest]).square().sum(1).sqrt()
+    return (exact, nearest, float(exact.median())), gaps.mean(1)
 
 
-def neighbour_distances(known: Tensor, codes: Tensor) -> Tensor:
-    """Mean distance to the nearest known codes."""
-    count = min(NEIGHBOURS, len(known))
-    reference = standardised(known)
-    parts = standardised(codes, known).split(1024)
-    return torch.cat([torch.cdist(part, reference).topk(count, largest=False).values.mean(1) for part in parts])
+def near_duplicates(
+    gallery: Gallery, picks: Picks, places: list[dict], gaps: Tensor, nearest: Tensor, usual: float
+) -> list[dict]:
+    """Pairs of images, the closest first; `distance` is in units of the usual one, `pixels` the root mean square."""
+    chosen = (gaps <= TWIN * usual).nonzero()[:, 0]
+    pairs = sorted({tuple(sorted((i, int(nearest[i])))) for i in chosen[gaps[chosen].argsort(stable=True)].tolist()})
+    found = []
+    for one, other in pairs[: 10 * RANKED]:
+        images = gallery.images(picks.positions[[one, other]])
+        found.append(
+            places[one]
+            | {f"other_{name}": value for name, value in places[other].items()}
+            | {"distance": float(min(gaps[one], gaps[other])) / usual if usual > 0 else 0.0}
+            | {"pixels": float((images[0] - images[1]).square().mean().sqrt())}
+        )
+    return sorted(found, key=lambda row: row["distance"])
+
+
+def _positions(gallery: Gallery, pair: dict) -> list[int]:
+    return [
+        gallery.position(pair[f"{which}split"], pair[f"{which}index"]) for which in ("", "other_")
+    ]  # fmt: skip
+
+
+def explained(subject: Subject, images: Tensor) -> Tensor:
+    """(3 n, 3, h, w): image, reconstruction, heat map in turn."""
+    drawn = redraw(subject.model, images.to(subject.model.device))[1].cpu()
+    colour = [part.expand(-1, 3, -1, -1) for part in (images, drawn)]
+    return torch.stack([*colour, heat(images, drawn)], 1).flatten(0, 1)
 
 
 def judge(scores: Tensor, strange: np.ndarray) -> dict[str, float]:

@@ -1,31 +1,34 @@
 """Do the codes fall into groups, and are they the classes? k-means or a Gaussian mixture over codes."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
+from models.clustering import Clustering, Method
 from models.family import Encodes
-from models.reports.codes import column, encode_all, standardised
-from models.reports.core import Findings, Params, Report, Run, Subject
+from models.gallery import Gallery, Picks
+from models.reports.codes import CodesParams, encode_all, gallery_of
+from models.reports.core import Findings, Report, Run, Subject
 from models.types import DataError
 
 SHOWN = 16
 
 
-class ClusterParams(Params):
+class ClusterParams(CodesParams):
     """How to group."""
 
     clusters: int | None = Field(None, ge=2, le=1000, description="Groups; empty: the number of classes, else 10.")
-    method: Literal["kmeans", "gmm"] = Field("kmeans", description="k-means, or a Gaussian mixture (diagonal).")
-    images: int = Field(10_000, ge=2, le=100_000, description="At most so many images, from the validation split.")
+    method: Method = Field("kmeans", description="k-means, or a Gaussian mixture (diagonal).")
 
 
 class ClusterReport(Report):
     """With labels: accuracy under the best matching of groups to classes (Hungarian), NMI and ARI. Without: silhouette.
 
-    Codes are standardised per dimension. The same seed gives the same groups.
+    Codes are standardised per dimension. The same seed gives the same groups. The operation `cluster` puts other images
+    into the groups of a finished report.
     """
 
     name = "cluster"
@@ -34,34 +37,32 @@ class ClusterReport(Report):
     Params = ClusterParams
 
     def run(self, subject: Subject, params: ClusterParams, kept: Any = None) -> Run:
-        codes = yield from encode_all(subject.model, subject.validation, params.images)
+        gallery = gallery_of(subject)
+        picks = gallery.pick(params.split, params.images)
         count = params.clusters or len(subject.data.classes or ()) or 10
-        if count >= len(codes):
+        if count >= len(picks):
             raise DataError(
-                f"{count} clusters need more than {count} images; this dataset has {len(codes)} to validate on",
+                f"{count} clusters need more than {count} images; there are {len(picks)} to look at",
                 "params/clusters",
-                "ask for fewer clusters",
+                "ask for fewer clusters" + ("" if params.split == "all" else ", or for split: all"),
             )
-        points = standardised(codes).numpy().astype(np.float64)
-        groups = assign(points, count, params.method, subject.seed)
-        facts = {"clusters": count, "images": len(codes), "method": params.method, **shape_facts(points, groups)}
-        tables = {"clusters": [{"cluster": k, "images": int((groups == k).sum())} for k in range(count)]}
-        if "labels" in subject.validation:
-            labels = column(subject.validation, "labels", len(codes)).numpy()
-            facts |= label_facts(labels, groups)
-            name_majority(tables["clusters"], labels, groups, subject.data.classes)
-        return Findings(facts, tables, pictures={"clusters": sheet(subject, points, groups, count)})
-
-
-def assign(points: np.ndarray, count: int, method: str, seed: int) -> np.ndarray:
-    """The group of each point."""
-    from sklearn.cluster import KMeans
-    from sklearn.mixture import GaussianMixture
-
-    state = seed % 2**32
-    if method == "kmeans":
-        return KMeans(count, n_init=10, random_state=state).fit_predict(points)
-    return GaussianMixture(count, covariance_type="diag", reg_covar=1e-4, random_state=state).fit_predict(points)
+        codes = yield from encode_all(subject.model, gallery, picks)
+        found = Clustering.fit(codes, count, params.method, subject.seed)
+        groups = found.assign(codes)[0].numpy()
+        facts = {"clusters": count, "images": len(codes), "method": params.method}
+        facts |= shape_facts(found.standardised(codes).numpy().astype(np.float64), groups)
+        table = [{"cluster": k, "images": int((groups == k).sum())} for k in range(len(found))]
+        labels = gallery.labels(picks.positions)
+        if labels is not None:
+            facts |= label_facts(labels.numpy(), groups)
+            name_majority(table, labels.numpy(), groups, subject.data.classes)
+        pictures = {"clusters": sheet(gallery, picks, found, codes)}
+        notes = []
+        if len(found) < count:
+            notes = [
+                f"Only {len(found)} of the codes differ, so there are no more groups: the model may have collapsed."
+            ]
+        return Findings(facts, {"clusters": table}, [], pictures, notes, found.pack({"clusters": table}))
 
 
 def shape_facts(points: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:
@@ -100,14 +101,15 @@ def name_majority(rows: list[dict[str, Any]], labels: np.ndarray, groups: np.nda
             row |= {"label": classes[best] if classes else str(best), "share": float((members == best).mean())}
 
 
-def sheet(subject: Subject, points: np.ndarray, groups: np.ndarray, count: int) -> torch.Tensor:
+def sheet(gallery: Gallery, picks: Picks, found: Clustering, codes: Tensor) -> Tensor:
     """A row of images per group, those nearest its middle first; short groups are filled up with white."""
+    groups, distances, _ = found.assign(codes)
     rows = []
-    for group in range(min(count, 64)):
-        members = np.flatnonzero(groups == group)
+    for group in range(min(len(found), 64)):
+        members = (groups == group).nonzero()[:, 0]
         if not len(members):
             continue
-        near = members[np.argsort(((points[members] - points[members].mean(0)) ** 2).sum(1))[:SHOWN]]
-        images = subject.validation.rows(torch.from_numpy(near), ["images"])["images"]
+        near = members[distances[members].argsort(stable=True)[:SHOWN]]
+        images = gallery.images(picks.positions[near])
         rows.append(torch.cat([images, images.new_ones(SHOWN - len(images), *images.shape[1:])]))
     return torch.cat(rows)

@@ -1,33 +1,40 @@
-"""What several reports need of codes: the codes of a dataset, and labels beside them."""
+"""What several reports need of codes: which images they are of, and the codes themselves."""
 
 from collections.abc import Generator
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from models.data import Columns
 from models.family import Encodes
-from models.reports.core import Progress
+from models.gallery import Gallery, Picks, Split
+from models.reports.core import Params, Progress, Subject
 
 BATCH = 256
 
 
-def encode_all(
-    model: Encodes, columns: Columns, limit: int, whole: int | None = None
-) -> Generator[Progress, None, Tensor]:
-    """Codes (n, latent_dim) of the first `limit` images, in stored order, on the CPU. Yields progress on the way."""
-    total = min(len(columns), limit)
-    found = []
-    for batch in columns.batches(BATCH, total):
-        found.append(model.encode(batch["images"].to(model.device)).cpu())
-        yield Progress(sum(map(len, found)), whole or total)
-    return torch.cat(found) if found else torch.empty(0, model.latent_dim)
+class CodesParams(Params):
+    """Which images a report looks at."""
+
+    split: Split = Field("validation", description="Images of which side.")
+    images: int = Field(10_000, ge=2, le=100_000, description="At most so many images, evenly spaced.")
 
 
-def column(columns: Columns, name: str, limit: int) -> Tensor:
-    """The first `limit` rows of one column."""
-    count = min(len(columns), limit)
-    return columns.rows(torch.arange(count), [name])[name]
+def gallery_of(subject: Subject) -> Gallery:
+    """The dataset reported on."""
+    return Gallery(
+        subject.model, "of this report", subject.data, {"train": subject.train, "validation": subject.validation}
+    )
+
+
+def encode_all(model: Encodes, gallery: Gallery, picks: Picks) -> Generator[Progress, None, Tensor]:
+    """Codes (n, latent_dim) of the picked images, on the CPU. Yields progress on the way."""
+    found, done = [], 0
+    for part in picks.positions.split(BATCH):
+        found.append(model.encode(gallery.images(part).to(model.device)).cpu())
+        done += len(part)
+        yield Progress(done, len(picks))
+    return torch.cat(found)
 
 
 def standardised(codes: Tensor, reference: Tensor | None = None) -> Tensor:

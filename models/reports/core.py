@@ -15,7 +15,7 @@ from torch import Tensor
 from models.data import Columns
 from models.family import Family
 from models.gallery import check_shape
-from models.types import DataError, DataSpec
+from models.types import DataError, DataSpec, Fitted
 
 
 class Params(BaseModel):
@@ -45,6 +45,8 @@ class Findings:
     curves: list[Curve] = field(default_factory=list)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    fitted: Fitted | None = None
+    """For the operation that uses what this report fitted."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Progress:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report looks at. `data` describes the dataset reported on, `home` is the one the model learned from."""
+    """What a report looks at. `data` describes the dataset reported on. `home` is the validation split of the one the
+    model learned from, `learned` its training split; None when it is gone."""
 
     model: Family
     data: DataSpec
@@ -66,6 +69,7 @@ class Subject:
     validation: Columns
     home: Columns | None
     seed: int
+    learned: Columns | None = None
 
 
 Run = Generator[Progress, None, Findings]

@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.clustering import Clustering
 from models.data import Columns
+from models.familiarity import Familiar, Measured, heat, pca_basis
 from models.family import Decodes, Encodes, Family
 from models.registry import reports
-from models.reports.anomaly import AnomalyReport, pca_errors
+from models.reports.anomaly import AnomalyReport
 from models.reports.cluster import ClusterReport
 from models.reports.core import Subject
 from models.types import DataError, DataSpec
@@ -90,9 +92,11 @@ def test_more_clusters_than_images_are_refused_by_name():
 
 def test_constant_images_have_no_silhouette_and_do_not_fail():
     images = np.full((30, 1, SIZE, SIZE), 128, np.uint8)
-    with pytest.warns(Warning):  # the library says that it found fewer clusters than asked
-        found = finish(ClusterReport, subject(images, np.arange(30) % 3))
-    assert found.facts["silhouette"] is None
+    found = finish(ClusterReport, subject(images, np.arange(30) % 3))
+    assert found.facts["silhouette"] is None and "collapsed" in found.notes[0]
+    assert found.tables["clusters"] == [{"cluster": 0, "images": 30, "label": "0", "share": pytest.approx(1 / 3)}]
+    found = finish(AnomalyReport, subject(images, np.arange(30) % 3))
+    assert found.facts["above_0.95"] == 0 and all(row["score"] == 0 for row in found.tables["most_unusual"])
 
 
 def test_images_that_the_model_cannot_draw_come_first():
@@ -112,10 +116,68 @@ def test_normal_must_leave_something_to_find():
         finish(AnomalyReport, subject(flat_halves(labels), labels), normal=["0"])
 
 
-def test_pca_errors_vanish_inside_the_span_and_survive_constant_data():
+def test_the_basis_of_pca_spans_flat_data_and_survives_constant_data():
     known = torch.randn(50, 1, 1, 2) @ torch.randn(2, 6)
-    assert pca_errors(known, known[:5], 2).max() < 1e-8
-    assert pca_errors(torch.ones(9, 1, 2, 2), torch.ones(3, 1, 2, 2), 3).max() < 1e-12
+    basis = pca_basis(known, 2)
+    rest = known.flatten(1) - basis[0]
+    assert (rest - rest @ basis[1:].T @ basis[1:]).abs().max() < 1e-5
+    assert torch.isfinite(pca_basis(torch.ones(9, 1, 2, 2), 3)).all()
+
+
+def test_what_is_usual_scores_zero_and_the_thresholds_are_its_quantiles():
+    draws = torch.Generator().manual_seed(0)
+    home = Measured(torch.randn(400, 3, generator=draws), torch.rand(400, generator=draws), torch.rand(400))
+    familiar = Familiar(home)
+    scores = familiar.scores(Measured(home.codes[:1], home.errors.mean()[None], home.pca_errors.max()[None]))
+    assert scores["model"].item() == pytest.approx(0, abs=1e-6) and scores["pca"] > 1.5
+    assert set(familiar.thresholds("model")) == {"0.95", "0.99"}
+    above = (familiar.scores(home)["model"] > familiar.thresholds("model")["0.95"]).double().mean()
+    assert above == pytest.approx(0.05, abs=0.01)
+    far = familiar.scores(Measured(home.codes[:1] + 100, home.errors[:1], home.pca_errors[:1]))
+    assert far["knn"] > 10
+    assert familiar.standing(torch.tensor([-99.0, 99.0])).tolist() == [0, 1]
+
+
+def test_a_heat_map_is_black_where_nothing_differs_and_white_where_all_does():
+    images = torch.zeros(1, 1, 2, 2)
+    drawn = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
+    assert heat(images, drawn)[0, :, 0].T.tolist() == [[0, 0, 0], [1, 1, 1]]
+
+
+def test_near_duplicates_are_found_and_what_stands_alone_too():
+    labels = np.arange(60) % 3
+    draws = np.random.default_rng(3).integers(0, 256, (60, 2))
+    images = np.repeat(draws, SIZE // 2, 1)[:, None, None, :].repeat(SIZE, 2).astype(np.uint8)
+    images[:50] //= 2
+    images[7] = images[31]
+    images[40] = 255
+    found = finish(AnomalyReport, subject(images, labels), split="train")
+    twins = [(row["index"], row["other_index"]) for row in found.tables["near_duplicates"]]
+    assert twins[0] == (7, 31) and found.tables["near_duplicates"][0]["pixels"] == 0
+    assert 40 in [row["index"] for row in found.tables["outliers"][:4]]
+    assert found.pictures["heat_maps"].shape == (3 * 16, 3, SIZE, SIZE)
+    whole = finish(AnomalyReport, subject(images, labels), split="all")
+    assert whole.facts["images"] == 120 and whole.facts["near_duplicates_across_splits"] >= 50  # both sides are equal
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_a_clustering_puts_new_codes_where_the_library_would(method):
+    from sklearn.cluster import KMeans
+    from sklearn.mixture import GaussianMixture
+
+    draws = torch.Generator().manual_seed(0)
+    codes = torch.randn(300, 4, generator=draws) + 6 * torch.randint(0, 3, (300, 1), generator=draws)
+    found = Clustering.fit(codes[:200], 3, method, seed=5)
+    points = found.standardised(codes).double().numpy()
+    kinds = {"kmeans": KMeans(3, n_init=10, random_state=5)}
+    kinds["gmm"] = GaussianMixture(3, covariance_type="diag", reg_covar=1e-4, random_state=5)
+    library = kinds[method].fit(points[:200])
+    groups, distances, belong = found.assign(codes)
+    assert groups.tolist() == library.predict(points).tolist()
+    if method == "gmm":
+        assert belong.numpy() == pytest.approx(library.predict_proba(points), abs=1e-4)
+    again = Clustering.unpack(found.pack({}))
+    assert torch.equal(again.assign(codes)[1], distances)
 
 
 def test_a_dataset_of_another_size_is_refused_with_the_remedy():

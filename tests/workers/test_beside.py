@@ -8,14 +8,16 @@ import httpx
 import numpy as np
 import pytest
 
-from app.core import blobs, catalog, database
-from app.core.database import transaction
+from app.core import blobs, catalog, database, jobs
+from app.core.database import reading, transaction
 from app.main import create_app
+from models.clustering import Clustering
 from tests import tiny
 from tests.workers.test_over_http import Lane
-from tests.workers.trainings import store_dataset
-from workers import artifacts, beside, codecs, host, records
+from tests.workers.trainings import finish, store_dataset
+from workers import artifacts, beside, codecs, host, records, reports
 from workers.data import open_dataset
+from workers.running import RunningJob
 
 pytestmark = pytest.mark.anyio
 HERE = "/v1/models/tiny_autoencoder"
@@ -33,6 +35,7 @@ async def client(storage, sqlite_url, monkeypatch, anyio_backend):
         cache.cache_clear()
     monkeypatch.setattr(artifacts, "families", lambda: tiny.FAMILIES)
     monkeypatch.setattr(host.devices, "use_threads", lambda wanted: None)
+    monkeypatch.setattr(reports.devices, "use_threads", lambda wanted: None)
     digest = store_dataset("small", tenant="local")
     store_dataset("large", size=16, tenant="local")
     store_dataset("theirs", seed=3, tenant="somebody else")
@@ -209,3 +212,77 @@ async def test_what_a_large_dataset_costs_is_refused_until_it_is_known(client, m
     beside.kept.cache_clear()  # another process
     again = await client.post(f"{HERE}/search", **asked)
     assert again.json()["matches"] == first.json()["matches"]
+
+
+def report_on(dataset: str, **params) -> str:
+    """A finished cluster report on the autoencoder; returns the job's id."""
+    with reading() as conn:
+        digest = records.digest_of(conn, "local", "tiny_autoencoder")
+    spec = {"report": "cluster", "model": f"tiny_autoencoder@{digest}", "dataset": dataset, "params": params}
+    with transaction() as conn:
+        job_id = jobs.accept(conn, tenant="local", kind="report", spec=spec)[0]["id"]
+        job = RunningJob(jobs.claim(conn, job_id, "here"))
+    finish(job, reports.run_report(job))
+    return job_id
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+async def test_posted_images_fall_into_the_groups_of_a_report(client, method):
+    job_id = report_on("small", clusters=3, method=method, split="all")
+    data = open_dataset(client.digest)
+    asked = [("image", (f"{row}.png", picture(client.digest, row), "image/png")) for row in range(24)]
+    answer = await client.post(f"{HERE}/cluster", params={"report": job_id}, files=asked)
+    assert answer.status_code == 200, answer.text
+    items = answer.json()["data"]
+    model = artifacts.load_model(answer.headers["x-model-digest"])
+    codes = model.encode(codecs.to_tensor(np.concatenate([data.train["images"], data.validation["images"]])))
+    wanted = Clustering.fit(codes, 3, method, seed=0).assign(codes)
+    assert [item["cluster"] for item in items] == wanted[0][:24].tolist()
+    assert [item["distance"] for item in items] == pytest.approx(wanted[1][:24].tolist(), abs=1e-3)
+    assert all(0 < item["share"] <= 1 and item["label"] in ("one", "two", "three") for item in items)
+    assert ("probability" in items[0]) == (method == "gmm") and any(item["inside"] for item in items)
+
+
+async def test_groups_of_another_model_of_nobody_or_of_no_report_are_refused(client):
+    job_id = report_on("small", clusters=2)
+    content = picture(client.digest, 0)
+    with transaction() as conn:
+        card = artifacts.publish(tiny.build(tiny.TinyAutoencoder, seed=1), tiny.facts(), {"name": "other", "seed": 1})[
+            1
+        ]
+        records.register(conn, tenant="local", card=card, job_id=None)
+        theirs = jobs.accept(conn, tenant="somebody", kind="report", spec={"report": "cluster"})[0]["id"]
+        waiting = jobs.accept(conn, tenant="local", kind="report", spec={"report": "cluster"})[0]["id"]
+    for path, report, status in (
+        ("/v1/models/other", job_id, 422),
+        (HERE, theirs, 404),
+        (HERE, waiting, 409),
+        (HERE, "nonsense", 404),
+        (HERE, f"jobs/{job_id}/1/fitted.safetensors", 404),
+    ):
+        answer = await client.post(f"{path}/cluster", params={"report": report}, content=content)
+        assert answer.status_code == status and answer.json()["errors"][0]["pointer"] == "report", answer.text
+    missing = await client.post(f"{HERE}/cluster", content=content)
+    assert missing.status_code == 422 and missing.json()["errors"][0]["pointer"] == "report"
+
+
+async def test_an_image_unlike_the_data_is_an_anomaly_and_the_data_are_not(client):
+    noise = np.random.default_rng(0).integers(0, 2, (1, 1, 8, 8)).astype(np.uint8) * 255
+    strange = (await client.post(f"{HERE}/anomaly", content=codecs.encode_png(noise)[0])).json()
+    assert strange["score"] > strange["threshold"] and strange["anomalous"] and strange["standing"] == 1
+    assert strange["thresholds"].keys() == {"model", "pca", "knn"} and strange["pca"] > 0
+    assert codecs.decode(base64.b64decode(strange["heat_map"])).shape == (3, 8, 8)
+    files = [("image", (f"{row}.png", picture(client.digest, row, "validation"), "image/png")) for row in range(8)]
+    usual = (await client.post(f"{HERE}/anomaly", files=files)).json()["data"]
+    assert sum(item["anomalous"] for item in usual) == 1  # of eight, one is above the quantile of .95
+    assert np.mean([item["score"] for item in usual]) == pytest.approx(0, abs=1e-4)
+
+
+async def test_a_single_image_says_nothing_of_what_is_usual_but_has_a_map(client):
+    store_dataset("one", count=1, seed=9, tenant="local")
+    found = (await client.get(f"{HERE}/map?dataset=one&atlas=2&latents=true")).json()
+    assert len(found["data"]) == 1 and found["explained"] == 1
+    assert found["quality"]["trustworthiness"] == {"map": None, "codes": None, "pixel_pca": None}
+    alone = await client.post(f"{HERE}/anomaly?dataset=one", content=picture(client.digest, 0))
+    assert alone.status_code == 422 and alone.json()["errors"][0]["pointer"] == "dataset"
+    assert (await client.get(f"{HERE}/similar?dataset=one&index=0")).json()["data"] == [{"matches": []}]

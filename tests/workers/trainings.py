@@ -56,9 +56,9 @@ def finish(job: RunningJob, result: Result) -> dict[str, Any]:
     """Ends the job as its process would; returns the row."""
     job.flush()
     job.write(lambda conn: jobs.finish(conn, job.id, job.token, result.value, result.also))
-    return row_of(job.id)
+    return row_of(job.id, job.tenant)
 
 
-def row_of(job_id: str) -> dict[str, Any]:
+def row_of(job_id: str, tenant: str = TENANT) -> dict[str, Any]:
     with transaction() as conn:
-        return jobs.get(conn, TENANT, job_id)
+        return jobs.get(conn, tenant, job_id)

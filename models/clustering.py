@@ -1,0 +1,84 @@
+"""Groups of codes, fitted once and used again: k-means, or a Gaussian mixture with diagonal covariances."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.types import Fitted
+
+Method = Literal["kmeans", "gmm"]
+EDGE = 0.99
+NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Codes are standardised by `mean` and `spread` (d,). `centres` and `variances` are (k, d), `shares` (k,).
+
+    k-means has unit variances and equal shares. `reach` (k,) is the distance from the centre that 99 % of a group's
+    own codes do not exceed.
+    """
+
+    method: Method
+    mean: Tensor
+    spread: Tensor
+    centres: Tensor
+    variances: Tensor
+    shares: Tensor
+    reach: Tensor
+
+    @classmethod
+    def fit(cls, codes: Tensor, count: int, method: Method, seed: int) -> Self:
+        """To codes (n, d), n > count; the same seed gives the same groups. Codes that are all alike make one group."""
+        mean, spread = codes.mean(0), codes.std(0, correction=0)
+        spread = torch.where(spread > 1e-8, spread, torch.ones_like(spread))
+        points = ((codes - mean) / spread).numpy().astype(np.float64)
+        count = min(count, len(np.unique(points, axis=0)))
+        centres, variances, shares = _fitted(points, count, method, seed % 2**32)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)).float() for array in (centres, variances, shares)]
+        draft = cls(method, mean, spread, *tensors, reach=torch.zeros(count))
+        groups, distances, _ = draft.assign(codes)
+        inside = [distances[groups == group] for group in range(count)]
+        reach = torch.stack([d.quantile(EDGE) if len(d) else d.new_zeros(()) for d in inside])
+        return cls(method, mean, spread, *tensors, reach=reach)
+
+    def __len__(self) -> int:
+        return len(self.centres)
+
+    def standardised(self, codes: Tensor) -> Tensor:
+        return (codes - self.mean) / self.spread
+
+    def assign(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, d) -> the group (n,), the distance to its centre (n,), and the probability of each group (n, k)."""
+        parts = [self._assign(part) for part in self.standardised(codes).split(max(1, NUMBERS // self.centres.numel()))]
+        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+    def _assign(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gaps = points[:, None] - self.centres  # (n, k, d)
+        logs = -0.5 * (gaps.square() / self.variances + self.variances.log()).sum(2) + self.shares.log()
+        groups = logs.argmax(1)
+        distances = gaps.square().sum(2).sqrt().gather(1, groups[:, None])[:, 0]
+        return groups, distances, logs.softmax(1)
+
+    def pack(self, facts: dict) -> Fitted:
+        names = ("mean", "spread", "centres", "variances", "shares", "reach")
+        return Fitted({name: getattr(self, name) for name in names}, facts | {"method": self.method})
+
+    @classmethod
+    def unpack(cls, fitted: Fitted) -> Self:
+        return cls(fitted.facts["method"], **fitted.tensors)
+
+
+def _fitted(points: np.ndarray, count: int, method: Method, state: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres (k, d), variances (k, d) and shares (k,)."""
+    from sklearn.cluster import KMeans
+    from sklearn.mixture import GaussianMixture
+
+    if method == "kmeans" or count == 1:
+        centres = KMeans(count, n_init=10, random_state=state).fit(points).cluster_centers_
+        return centres, np.ones_like(centres), np.full(count, 1 / count)
+    found = GaussianMixture(count, covariance_type="diag", reg_covar=1e-4, random_state=state).fit(points)
+    return found.means_, found.covariances_, found.weights_

@@ -1,0 +1,86 @@
+"""Does the model know such an image? Its reconstruction error, held against images the model is at home with."""
+
+from pydantic import Field
+from torch import Tensor
+
+from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
+from models.family import Decodes, Encodes, Family, redraw
+from models.gallery import Gallery, Split
+from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
+from models.types import InputError
+
+HOME = 2000
+
+
+class AnomalyParams(DatasetParams, ImageParams):
+    """What is familiar: a dataset, by default the validation images of the one the model learned from."""
+
+    split: Split | None = Field(None, description="Familiar images; empty: validation, or all where there is none.")
+    share: float = Field(0.95, gt=0.5, lt=1, description="Share of familiar images below the threshold.")
+
+
+class Anomaly(Operation):
+    """Scores count standard deviations from the usual error. The heat map shows where the model fails.
+
+    `pca` and `knn` are the scores of plain rivals: PCA with as many numbers, and the distance to the nearest codes.
+    """
+
+    name = "anomaly"
+    summary = "Says how unfamiliar images are to the model, and where."
+    needs = (Encodes, Decodes)
+    gives = "pictured"
+    dataset = True
+    Params = AnomalyParams
+
+    def rows(self, model: Family, inputs: Tensor, params: AnomalyParams) -> Rows:
+        if params.split is not None:
+            self.gallery.pick(params.split)
+        return {"inputs": inputs}
+
+    def agreement(self, params: AnomalyParams) -> tuple:
+        return ()
+
+    def compute(self, model: Family, rows: Rows, params: AnomalyParams) -> Rows:
+        codes, drawn = redraw(model, rows["inputs"])
+        return {"codes": codes, "drawn": drawn}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: AnomalyParams) -> Result:
+        familiar, basis = at_home(self.gallery, params.split)
+        images, drawn = rows["inputs"], found["drawn"]
+        centred = images.flatten(1) - basis[0]
+        left = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
+        errors = (drawn - images).square().flatten(1).mean(1)
+        scores = familiar.scores(Measured(found["codes"], errors, left))
+        threshold = float(familiar.normal["model"].quantile(params.share))
+        items = [
+            {
+                "score": score,
+                "threshold": threshold,
+                "anomalous": score > threshold,
+                "standing": standing,
+                "mse": float(errors[row]),
+                "pca": float(scores["pca"][row]),
+                "knn": float(scores["knn"][row]),
+            }
+            for row, (score, standing) in enumerate(
+                zip(scores["model"].tolist(), familiar.standing(scores["model"]).tolist(), strict=True)
+            )
+        ]
+        facts = {"dataset": self.gallery.name, "familiar_images": len(familiar.home.errors), "items": items}
+        facts["thresholds"] = {name: familiar.thresholds(name) for name in scores}
+        return Result(facts=facts, pictures={"heat_map": heat(images, drawn), "reconstruction": drawn})
+
+
+def at_home(gallery: Gallery, split: Split | None) -> tuple[Familiar, Tensor]:
+    """What is usual for the images of a dataset, and the PCA basis it was measured with."""
+    split = split or ("validation" if "validation" in gallery.sides else "all")
+    picks = gallery.pick(split, HOME)
+    if len(picks) < 2:
+        raise InputError("one image does not say what is usual", "dataset", "name a dataset with more images")
+    learned = "train" if split == "validation" and "train" in gallery.sides else split
+    few = gallery.pick(learned, min(HOME, enough_for_pca(gallery.data.pixels)))
+    dimensions = gallery.model.latent_dim
+    key = f"pca-{learned}-{len(few)}-{dimensions}"
+    basis = gallery.keep(key, 0, lambda: pca_basis(gallery.images(few.positions), dimensions))
+    rows = gallery.measure("errors", picks, measure(gallery.model, basis))
+    return Familiar(Measured.from_rows(rows)), basis
