@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.family import Family, redraw
+from models.family import Family
 from models.metrics import NUMBERS, nearest, principal_axes
+from models.redraw import redraw
 
 NEIGHBOURS = 5
 SHARES = (0.95, 0.99)

@@ -18,7 +18,7 @@ from models.data import Columns
 from models.doctor import Alarm, Look
 from models.moment import Moment
 from models.plane import Plane
-from models.types import Batch, ConfigError, DataError, DataSpec, InputError, Metrics, ModelError
+from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 
 class Config(BaseModel):
@@ -284,10 +284,6 @@ class Conditional(ABC):
 
     data: DataSpec
 
-    def recognise(self, images: Tensor) -> Tensor:
-        """The labels (B,) that images (B, C, H, W) are best decoded for. Raises InputError where nothing tells."""
-        raise InputError("this model does not tell the label of an image", "label", "give a label")
-
     def label(self, given: str | int) -> int | float:
         """The label that a name, an index or a number stands for. Raises InputError when there is none."""
         return self.data.class_index(given)
@@ -401,9 +397,3 @@ class MixesStyles(ABC):
     @abstractmethod
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
         """Latents (B, latent_dim) twice and the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""
-
-
-def redraw(model: Family, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of images (b, c, h, w), and what they decode to, for the labels that a conditional model recognises."""
-    codes = model.encode(images)
-    return codes, model.decode(codes, *((model.recognise(images),) if isinstance(model, Conditional) else ()))

@@ -4,9 +4,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
-from models.family import Decodes, Encodes, Family, redraw
+from models.family import Decodes, Encodes, Family
 from models.gallery import Gallery, Split
 from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
+from models.redraw import redraw
 from models.types import InputError
 
 HOME = 2000

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from models.data import Columns
 from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
-from models.family import Decodes, Encodes, redraw
+from models.family import Decodes, Encodes
 from models.gallery import Gallery, Picks
 from models.metrics import spread
+from models.redraw import redraw
 from models.reports.codes import BATCH, CodesParams, gallery_of, standardised
 from models.reports.core import Curve, Findings, Progress, Report, Run, Subject
 from models.types import DataError
