@@ -4,8 +4,9 @@ Everything random follows from (seed, step) and everything scheduled from the co
 networks, the optimiser moments and two integers, and a resumed run is bit-identical on the CPU.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Step:
     total: int
     metrics: Metrics
     notices: tuple[Notice, ...] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
+    """What `Family.appraise` found here."""
 
 
 class Training:
@@ -46,6 +49,8 @@ class Training:
         self.total = family.total
         self.images = self.step = 0
         self.doctor, self.window = Doctor(self.total, self.batch_size, train, validation), Meter()
+        self.appraisals = {-(-images // self.batch_size) for images in family.appraisals()}
+        self.measured: dict[str, float] = {}
         self.optimisers = family.optimisers()
         self._rates = self._base_rates()
 
@@ -66,8 +71,9 @@ class Training:
         metrics = self.family.step(batch, self.optimisers, self.moment())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         self.window.add(metrics)
+        measured = self._appraise() if self.step in self.appraisals else {}
         notices = tuple(self._look()) if self.step in self.doctor.steps else ()
-        return Step(self.images, self.total, metrics, notices)
+        return Step(self.images, self.total, metrics, notices, measured)
 
     def moment(self, purpose: str = "draws") -> Moment:
         """The present point; its generator depends on (seed, step, purpose) alone."""
@@ -106,7 +112,8 @@ class Training:
             raise Diverged("the weights are no longer finite", field="config", remedy="lower learning_rate")
         tensors |= {WINDOW + name: value for name, value in self.window.sums.items()}
         facts: dict[str, Any] = {"images": self.images, "step": self.step, "seed": self.seed}
-        return State(tensors, facts | {"doctor": self.doctor.state(), "window": dict(self.window.counts)})
+        facts |= {"doctor": self.doctor.state(), "window": dict(self.window.counts), "measured": self.measured}
+        return State(tensors, facts)
 
     def restore(self, state: State) -> None:
         """Continue from `state`, in a Training made with the same family, config and data."""
@@ -115,12 +122,19 @@ class Training:
         restore_networks(self.family, state.tensors)
         restore_moments(self.optimisers, self.family, state.tensors)
         self.doctor.restore(state.facts.get("doctor", {}))
+        self.measured = dict(state.facts.get("measured", {}))
         self.window.counts = dict(state.facts.get("window", {}))
         self.window.sums = {name: state.tensors[WINDOW + name].to(self.device).clone() for name in self.window.counts}
 
     def _look(self) -> list[Notice]:
         with self._evaluating():
-            return self.doctor.look(self.family, self.window.take(), self.moment("look"))
+            return self.doctor.look(self.family, self.window.take() | self.measured, self.moment("look"))
+
+    def _appraise(self) -> dict[str, float]:
+        with self._evaluating():
+            found = self.family.appraise(self.train, self.validation, self.moment("appraise"))
+        self.measured = {name: value for name, value in found.items() if math.isfinite(value)}
+        return self.measured
 
     def _names(self) -> dict[torch.nn.Parameter, str]:
         return {parameter: name for name, parameter in self.family.named_parameters()}

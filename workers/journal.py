@@ -37,6 +37,7 @@ class Journal:
         steps = -(-training.total // training.batch_size)
         self.window, self.looks, self.marking = window_of(steps), snapshot_steps(steps), mark_steps(steps)
         self.latest: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
         self.looked_at: int | None = None
         self.saved_at: int | None = None
@@ -54,7 +55,7 @@ class Journal:
             device = self.training.family.device
             self.meter.counts = dict(counts)
             self.meter.sums = {name: state.tensors[METER + name].to(device).clone() for name in counts}
-            self.latest = state.facts.get("latest", {})
+            self.latest, self.measured = state.facts.get("latest", {}), dict(state.facts.get("told", {}))
         else:
             self.training.prepare(max(0, self.training.images - self.training.batch_size))
             self.look()
@@ -62,9 +63,10 @@ class Journal:
     def note(self, step: Step) -> None:
         """After an update. Reads the clock and adds to sums; the rest happens twice a second or at its points."""
         self.meter.add(step.metrics)
+        self.measured |= step.measured
         number, now = self.training.step, time.monotonic()
         if number % self.window == 0 or step.images >= step.total:
-            self.latest = self.meter.take()
+            self.latest, self.measured = self.meter.take() | self.measured, {}
             self.pending.append((step.images, self.latest))
         for notice in step.notices:
             self.tell(notice)
@@ -114,7 +116,7 @@ class Journal:
             return
         state = self.training.state()
         sums = {METER + name: value for name, value in self.meter.sums.items()}
-        facts = state.facts | {"meter": self.meter.counts, "latest": self.latest}
+        facts = state.facts | {"meter": self.meter.counts, "latest": self.latest, "told": self.measured}
         key = self.job.artifact_key(f"{checkpoints.CHECKPOINT}{state.facts['images']}.safetensors")
         before = self.kept + self.marks
         self.kept = save_checkpoint(key, State(state.tensors | sums, facts), self.kept)

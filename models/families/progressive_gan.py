@@ -39,6 +39,7 @@ class ProgressiveGAN(Generative):
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
     spherical = True
+    rewinds = False  # an earlier generator may have had fewer layers
     config: ProgressiveGANConfig
 
     def __init__(self, config: ProgressiveGANConfig, data: DataSpec):

@@ -1,5 +1,6 @@
 """The two players' turns: what each descends, what is traced, and what a family may change about them."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,12 +13,14 @@ from models.family import Family
 from models.gan.augment import AdaptiveAugment, diff_augment
 from models.gan.losses import PAIRED, discriminator_loss, generator_loss, value
 from models.gan.penalties import one_centred, zero_centred
+from models.gan.remedies import Remedies
 from models.gan.settings import GameConfig
 from models.moment import Moment
-from models.nn.adversarial import frozen, update
+from models.nn.adversarial import frozen
 from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 
+BALANCE = -2 * math.log(2)
 LOOK_EVERY = 16  # turns of G from one comparison of saturating and non-saturating gradients to the next
 
 
@@ -34,18 +37,38 @@ def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
     return torch.stack(torch._foreach_norm([tensor for tensor in tensors if tensor is not None])).norm()
 
 
+def descend(optimiser: Optimizer, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """One step; returns the length of the gradient, and 1 if it was not finite, which leaves the step out.
+
+    The masks stay on the device: nothing waits.
+    """
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    slopes = [weight.grad for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
+    length = total_norm(slopes)
+    unfinite = ~torch.isfinite(length)
+    for slope in slopes:
+        slope.masked_fill_(unfinite, 0.0)
+    optimiser.step()
+    return length.masked_fill(unfinite, 0.0), unfinite.float()
+
+
 class Game(Family):
     """A generator against a discriminator, and the average of the generator over training."""
 
     Config = GameConfig
     config: GameConfig
     default_images = 300_000
+    rewinds = True
+    """Whether the generator of an earlier moment can take the place of the present one."""
 
     def __init__(self, config: GameConfig, data: DataSpec):
         super().__init__(config, data)
         self.generator, self.discriminator = self.players()
         self.ema = Ema(self.generator, config.ema_half_life)
-        self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if config.augment == "adaptive" else None
+        wanted = config.augment == "adaptive" or config.auto_remedy
+        self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if wanted else None
+        self.remedies = Remedies(self.ema.module, self.rewinds) if config.auto_remedy else None
 
     @abstractmethod
     def players(self) -> tuple[nn.Module, nn.Module]:
@@ -123,7 +146,9 @@ class Game(Family):
         reals = self._disguised(reals, moment)
         traced = self._teach_discriminator(reals, fakes, optimisers["discriminator"], moment)
         if turn:
-            traced |= self._teach_generator(made, reals, optimisers["generator"], moment)
+            of_generator = self._teach_generator(made, reals, optimisers["generator"], moment)
+            unfinite = torch.maximum(traced["gradient_nonfinite"], of_generator["gradient_nonfinite"])
+            traced |= of_generator | {"gradient_nonfinite": unfinite}
             count = len(reals.images)
             self.ema.update(self.generator, count * self.config.critic_steps, moment.images + count)
         return traced
@@ -150,10 +175,13 @@ class Game(Family):
         for name, (weight, penalty) in extra.items():
             if penalty is not None:
                 loss, traced[name] = loss + weight * penalty, penalty.detach()
-        update(optimiser, loss)
-        traced["gradient_discriminator"] = total_norm(p.grad for p in self.discriminator.parameters())
-        if self.adaptive is not None:
+        if self.remedies is not None and (pace := self.remedies.value("pace")) < 1:
+            for group in optimiser.param_groups:  # set anew before every update
+                group["lr"] = group["lr"] * pace
+        traced["gradient_discriminator"], traced["gradient_nonfinite"] = descend(optimiser, loss)
+        if self.config.augment == "adaptive":
             self.adaptive.observe(a, moment.step)
+        if self.adaptive is not None:
             traced["augment_p"] = self.adaptive.p.clone()
         return traced
 
@@ -172,9 +200,8 @@ class Game(Family):
             penalty = self.generator_penalty(moment)
             if penalty is not None:
                 loss, traced["generator_penalty"] = loss + penalty, penalty.detach()
-            update(optimiser, loss)
-        traced["gradient_generator"] = total_norm(p.grad for p in self.generator.parameters())
-        return traced
+            traced["gradient_generator"], unfinite = descend(optimiser, loss)
+        return traced | {"gradient_nonfinite": unfinite}
 
     def _judged(self, reals: Shown, fakes: Shown) -> tuple[Tensor, Tensor, Tensor]:
         """D's features of the reals and the logits of both, seen in one batch or in two."""
@@ -192,7 +219,7 @@ class Game(Family):
         images, draws = shown.images, moment.generator
         if self.config.augment == "diff":
             images = diff_augment(images, draws)
-        elif self.adaptive is not None:
+        if self.config.augment == "adaptive" or (self.remedies is not None and self.remedies.value("augment") > 0):
             images = self.adaptive(images, draws)
         strength = self.config.instance_noise * (1 - moment.progress)
         if strength:
@@ -210,9 +237,11 @@ class Game(Family):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=allowed and self.device.type == "cuda")
 
     def _trace(self, a: Tensor, b: Tensor) -> Metrics:
-        """V(G, D), D(x), D(G(z)), and the mean sign of D's logits on reals: near 1, D knows them by heart."""
+        """V(G, D) and how far it is above 2 log(1/2), where D cannot tell; D(x), D(G(z)), both 1/2 there; and the mean
+        sign of D's logits on reals: near 1, D knows them by heart."""
         means = {"d_real": a.sigmoid().mean(), "d_fake": b.sigmoid().mean(), "d_real_sign": a.sign().mean()}
-        return {"value": value(a, b), **means}
+        found = value(a, b)
+        return {"value": found, "value_excess": found - BALANCE, **means}
 
     def _saturation(self, b: Tensor) -> Metrics:
         """Length of G's gradient under the saturating loss of the 2014 paper, and under its replacement."""

@@ -1,14 +1,17 @@
 """What a trained game does: draw and decode with the averaged generator, and judge with the discriminator."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from models.data import Columns
+from models.doctor import Alarm, Look
 from models.family import Decodes, HasPrior, Judges
-from models.fidelity import Fidelity, evenness, fidelity_of
+from models.fidelity import Fidelity, coverage, evenness, fidelity_of
+from models.gan import alarms
 from models.gan.calibration import agreement, log_odds
 from models.gan.game import Game
 from models.gan.layers import settle
@@ -21,6 +24,10 @@ SETTLING = 16  # batches that set the statistics of the averaged generator
 GLANCING = 2  # the same for a snapshot: one costs less than an update
 JUDGED = 1000  # images that calibrate the discriminator
 PICTURES = 64  # of a snapshot
+MEASURED = 8, 64  # measurements along a training, and the most that a config may ask for
+MEASURED_SHARE = 1 / 16  # samples drawn for all of them, as a share of the images trained on
+FEWEST_MEASURED = 64
+SETTLED = 0.2  # share of the training after which samples are looked at for trouble
 
 
 class Generative(HasPrior, Decodes, Judges, Game):
@@ -30,6 +37,7 @@ class Generative(HasPrior, Decodes, Judges, Game):
         super().__init__(config, data)
         self.latent_dim = config.latent_dim
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
+        self._known: Tensor | None = None
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         return self.codes(noise)
@@ -55,8 +63,12 @@ class Generative(HasPrior, Decodes, Judges, Game):
 
     def gallery(self, count: int, moment: Moment) -> Tensor:
         """`count` images by the averaged generator, on the host."""
+        return self.drawn(self.ema.module, count, moment)
+
+    def drawn(self, generator: nn.Module, count: int, moment: Moment) -> Tensor:
+        """`count` images by `generator`, on the host."""
         sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-        return torch.cat([self.specimens(self.ema.module, size, moment).cpu() for size in sizes])
+        return torch.cat([self.specimens(generator, size, moment).cpu() for size in sizes])
 
     def settle(self, generator: nn.Module, moment: Moment, batches: int = SETTLING) -> None:
         """Give an averaged generator the batch statistics of its own activations."""
@@ -71,6 +83,60 @@ class Generative(HasPrior, Decodes, Judges, Game):
 
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
         return self.specimens(self.present(moment), PICTURES, moment)
+
+    def appraisals(self) -> list[int]:
+        every = self.config.measure_every
+        if every is None:
+            return (
+                [self.total * part // MEASURED[0] for part in range(1, MEASURED[0] + 1)] if self._affordable() else []
+            )
+        return list(range(every, self.total + 1, max(every, self.total // MEASURED[1]))) if every else []
+
+    def _affordable(self) -> bool:
+        return self.total * MEASURED_SHARE / MEASURED[0] >= FEWEST_MEASURED
+
+    def appraise(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Distances of a few samples, with those of as many real images; coverage both ways. Remembers the best."""
+        measure = self.measure(train, validation)
+        afforded = int(self.total * MEASURED_SHARE / len(self.appraisals()))
+        averaged = self.present(moment)
+        found = self.drawn(averaged, min(measure.count, max(FEWEST_MEASURED, afforded)), moment)
+        facts = measure.quick(found)
+        if facts:
+            rows, floor = measure.rows(found), measure.floor[: len(found)]
+            facts |= {"precision": coverage(rows, measure.wanted), "recall": coverage(measure.wanted, rows)}
+            facts |= {"precision_floor": coverage(floor, measure.wanted)}
+            facts |= {"recall_floor": coverage(measure.wanted, floor)}
+        if self.remedies is not None and "fd" in facts:
+            self.remedies.remember(self.ema.module, facts["fd"])
+        return facts
+
+    def examine(self, look: Look) -> Iterator[Alarm]:
+        """Curves at every look; samples and D's judgement once the players have found their feet."""
+        yield from alarms.from_scalars(self.config.loss, look.now, look.before)
+        if look.first or look.moment.progress < SETTLED:
+            return
+        reals = look.probe["images"]
+        samples = self.specimens(self.generator, len(reals), look.moment)
+        trained = look.train.spaced(len(reals))["images"].to(self.device)
+        yield from alarms.collapsed(samples, reals)
+        yield from alarms.overfitted(*(self.judgement(images * 2 - 1).float() for images in (trained, reals, samples)))
+        if self._known is None:
+            self._known = alarms.known_rows(look.train, self.device)
+        yield from alarms.memorised(samples, reals, self._known)
+
+    def treat(self, alarm: Alarm, look: Look) -> str | None:
+        match alarm.name:
+            case "discriminator-overfits" | "memorising":
+                done = self.remedies.augment_more()
+                if done:
+                    self.adaptive.p.copy_(torch.maximum(self.adaptive.p, self.remedies.augment))
+                return done
+            case "discriminator-too-strong":
+                return self.remedies.slow_down()
+            case "mode-collapse" | "getting-worse" | "exploding-generator" | "exploding-discriminator":
+                return self.remedies.rewind(self.generator, self.ema)
+        return None
 
     def finish(self, train: Columns, moment: Moment) -> None:
         self.settle(self.ema.module, moment)

@@ -44,6 +44,16 @@ class GameConfig(Config):
     augment: Literal["none", "diff", "adaptive"] | None = Field(
         None, description="Augmentation of what D sees; on by default for small datasets."
     )
+    measure_every: int | None = Field(
+        None,
+        ge=0,
+        le=10**9,
+        description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end; "
+        "empty: eight along the way, of as many samples as a small part of the training pays for.",
+    )
+    auto_remedy: bool = Field(
+        False, description="Alarms are answered: more augmentation, a slower D, or the best generator measured so far."
+    )
 
 
 def clash(first: str, second: str, why: str) -> ConfigError:

@@ -110,6 +110,24 @@ def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attemp
     assert curve(job_id) == curve(wanted_id)
 
 
+def test_what_is_measured_on_the_way_stands_at_the_next_point_of_the_curves(monkeypatch):
+    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    kind = tiny.TinyAutoencoder
+    monkeypatch.setattr(kind, "appraisals", lambda self: [72, 184])
+    monkeypatch.setattr(
+        kind,
+        "appraise",
+        lambda self, train, validation, moment: {"sum": float(sum(w.sum() for w in self.parameters()))},
+    )
+    store_dataset()
+    wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
+    complete(wanted_id)
+    stop_at(job_id, 10)  # after the measurement, before the point
+    complete(job_id)
+    assert [images for images, values in curve(job_id).items() if "sum" in values] == [112, 192]
+    assert curve(job_id) == curve(wanted_id)
+
+
 def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
