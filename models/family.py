@@ -125,15 +125,6 @@ class Family(nn.Module, ABC):
         """What the numbers of `evaluate` should make a user wary of: cause and remedy, a sentence each."""
         return []
 
-    def appraisals(self) -> Iterable[int]:
-        """Counts of images after which `appraise` is asked, all of them decided by the config."""
-        return ()
-
-    def appraise(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
-        """Numbers too dear for every update, beside the curves. In eval mode, without gradients; changes nothing that
-        training depends on, unless a buffer remembers it."""
-        return {}
-
     def held_out(self, probe: Batch, moment: Moment) -> Tensor | None:
         """The loss (a scalar) on images that are not trained on, the same measure at every moment: less is better."""
         return None

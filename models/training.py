@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.appraising import Appraised
 from models.checkpoint import State, moments, networks, restore_moments, restore_networks
 from models.data import Columns
 from models.doctor import Doctor, Notice
@@ -33,7 +34,7 @@ class Step:
     metrics: Metrics
     notices: tuple[Notice, ...] = ()
     measured: Mapping[str, float] = field(default_factory=dict)
-    """What `Family.appraise` found here."""
+    """What `Appraised.appraise` found here."""
 
 
 class Training:
@@ -49,7 +50,8 @@ class Training:
         self.total = family.total
         self.images = self.step = 0
         self.doctor, self.window = Doctor(self.total, self.batch_size, train, validation), Meter()
-        self.appraisals = {-(-images // self.batch_size) for images in family.appraisals()}
+        points = family.appraisals() if isinstance(family, Appraised) else ()
+        self.appraisals = {-(-images // self.batch_size) for images in points}
         self.measured: dict[str, float] = {}
         self.optimisers = family.optimisers()
         self._rates = self._base_rates()

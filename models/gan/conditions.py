@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,7 +44,7 @@ class ClassCondition(nn.Module):
 
     def fit(self, train: Columns) -> None:
         """Take over how common each class is."""
-        self.marginal.copy_(self._shares(torch.as_tensor(train.columns[self.column][:])))
+        self.marginal.copy_(self._shares(torch.as_tensor(np.array(train.columns[self.column]))))
 
     def drawn(self, uniform: Tensor) -> Tensor:
         """Labels (b,) from uniform numbers (b,) in [0, 1)."""
@@ -95,7 +96,7 @@ class NumberCondition(nn.Module):
 
     def fit(self, train: Columns) -> None:
         """Take over the distribution of the numbers."""
-        self.quantiles.copy_(self._quantiles(torch.as_tensor(train.columns[self.column][:])))
+        self.quantiles.copy_(self._quantiles(torch.as_tensor(np.array(train.columns[self.column]))))
 
     def drawn(self, uniform: Tensor) -> Tensor:
         """Numbers (b,) from uniform ones in [0, 1), by the inverse of their distribution."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from models.appraising import Appraised
 from models.data import Columns
 from models.doctor import Alarm, Look
 from models.family import Decodes, HasPrior, Judges
@@ -30,7 +31,7 @@ FEWEST_MEASURED = 64
 SETTLED = 0.2  # share of the training after which samples are looked at for trouble
 
 
-class Generative(HasPrior, Decodes, Judges, Game):
+class Generative(HasPrior, Decodes, Judges, Appraised, Game):
     """A game whose averaged generator serves, and whose discriminator answers how real an image looks."""
 
     def __init__(self, config, data: DataSpec):

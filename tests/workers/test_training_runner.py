@@ -10,6 +10,7 @@ from app.core import blobs, events, jobs
 from app.core.database import reading, transaction
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, NotFound
 from app.core.tables import model_names, models
+from models.appraising import Appraised
 from models.types import Diverged
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
@@ -112,13 +113,15 @@ def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attemp
 
 def test_what_is_measured_on_the_way_stands_at_the_next_point_of_the_curves(monkeypatch):
     monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
-    kind = tiny.TinyAutoencoder
-    monkeypatch.setattr(kind, "appraisals", lambda self: [72, 184])
-    monkeypatch.setattr(
-        kind,
-        "appraise",
-        lambda self, train, validation, moment: {"sum": float(sum(w.sum() for w in self.parameters()))},
-    )
+
+    class Watched(tiny.TinyAutoencoder, Appraised):
+        def appraisals(self):
+            return [72, 184]
+
+        def appraise(self, train, validation, moment):
+            return {"sum": float(sum(weight.sum() for weight in self.parameters()))}
+
+    monkeypatch.setattr(training, "families", lambda: {"tiny_autoencoder": Watched})
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
     complete(wanted_id)
