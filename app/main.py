@@ -27,6 +27,7 @@ from app.api import (
     operations,
     perturbations,
     perturbing,
+    oracles,
     problems,
     quiz,
     reports,
@@ -51,6 +52,7 @@ from app.core.sweeper import Sweeper
 ROUTERS = (
     models,
     defences,
+    oracles,
     quiz,
     exports,
     dataset_images,

@@ -13,6 +13,7 @@ from app.cli.main import cli
 from app.core.builtins import BUILTINS, Builtin
 from app.core.catalog import load, spoken
 from app.core.errors import CODES
+from app.core.oracle_settings import Oracle
 from app.core.phrases import describe
 from app.core.settings import Settings
 from app.main import create_app
@@ -63,6 +64,7 @@ SETTINGS = {
     "call_batch": "Most images in a micro-batch.",
     "calls_in_flight": "Micro-batches on their way at a time for each web front.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
+    "oracles": "Models elsewhere that may be attacked: JSON of name to URL or object; see Settings of an oracle.",
     "train_threads": "Threads of a training on the CPU; 0: the cores less one.",
     "infer_threads": "Threads of an inference worker on the CPU; 0: the cores less one.",
     "resident_bytes": "Memory of the models that an inference worker keeps loaded.",
@@ -83,6 +85,7 @@ def main() -> str:
             *options("Settings of the attacks", {n: e["params"] for n, e in load()["attacks"].items()}),
             *section("Defences", ("stage or detector", "what it does"), stages()),
             *options("Settings of the defences", {n: e["params"] for n, e in (DEFENCES | DETECTORS).items()}),
+            *options("Settings of an oracle", {"ANAMORPH_ORACLES": Oracle.model_json_schema()}),
             *section("Operations", ("operation", "what it does", "needs", "takes", "gives"), operations()),
             *section("Errors", ("code", "status", "title"), errors()),
         ]

@@ -71,6 +71,7 @@ def describe_attack(attack: type[Attack]) -> dict[str, Any]:
         "victims": [item.__name__ for item in attack.victims],
         "targeted": attack.targeted,
         "minimal": attack.minimal,
+        "settings": list(attack.Config.model_fields),
         "params": params_schema(attack),
     }
 

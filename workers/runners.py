@@ -13,6 +13,7 @@ RUNNERS = {
     "report": "workers.reports:run_report",
     "defence": "workers.defences:run_defence",
     "perturbation": "workers.perturbations:run_perturbation",
+    "oracle": "workers.oracles:run_oracle",
 }
 
 

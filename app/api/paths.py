@@ -21,6 +21,9 @@ PerturbationPath = Annotated[
     str,
     Path(description="A perturbation's name.", json_schema_extra={"pattern": f"^{NAME.pattern}$"}, examples=["shift"]),
 ]
+OraclePath = Annotated[
+    str, Path(description="An oracle's name.", json_schema_extra={"pattern": f"^{NAME.pattern}$"}, examples=["clinic"])
+]
 JobPath = Annotated[str, Path(description="A job's id.", json_schema_extra={"format": "uuid"})]
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=64, description="`next_cursor` of the page before.")]

@@ -129,6 +129,10 @@ class Unavailable(AnamorphError):
     status, code, title = 503, "unavailable", "A part of the service cannot be reached"
 
 
+class OracleSilent(AnamorphError):
+    status, code, title = 502, "oracle-silent", "The oracle does not answer"
+
+
 class WorkerLost(AnamorphError):
     status, code, title = 503, "worker-lost", "The worker disappeared"
 

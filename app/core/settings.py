@@ -7,6 +7,8 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.core.oracle_settings import OracleSetting
+
 MiB, GiB = 1 << 20, 1 << 30
 
 
@@ -65,6 +67,9 @@ class Settings(BaseSettings):
     call_queue_limit: int = Field(2048, ge=1)
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
+
+    # models elsewhere that may be attacked: name -> URL or more (app/core/oracle_settings.py)
+    oracles: dict[str, OracleSetting] = {}
 
     # compute; 0 threads means "as many as there are cores, less those that answer requests"
     device: str = "auto"

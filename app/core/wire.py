@@ -147,6 +147,23 @@ class Perturbation(BaseModel):
     links: Links
 
 
+class OracleAttackRequest(Request):
+    """Which images to attack an oracle with, how, and how often it may be asked."""
+
+    method: str = Field("square", max_length=64, description="A black-box attack; GET /v1/oracles lists the possible.")
+    params: dict[str, Any] = Field({}, description="Settings of the attack: eps, budget (queries per image) and more.")
+    images: list[Annotated[str, Field(max_length=28_000_000)]] | None = Field(
+        None, min_length=1, max_length=1000, description="Images of one size, as base64 of PNG, JPEG or WebP."
+    )
+    dataset: Name | None = Field(None, description="Or a dataset, whose validation images are attacked.")
+    start: int = Field(0, strict=True, ge=0, lt=2**31, description="First of them.")
+    count: int = Field(16, strict=True, ge=1, le=10_000, description="How many of them.")
+    label: int | str | None = Field(None, description="What is right for the images. Empty: what the oracle says.")
+    target: int | str | None = Field(None, description="Class to be taken for. Empty: any other.")
+    total_budget: int | None = Field(None, strict=True, ge=1, description="Most queries for all images together.")
+    seed: Seed | None = Field(None, description="The same request with the same seed makes the same queries.")
+
+
 class KeyRequest(Request):
     """A new API key; its token is shown in the answer and never again."""
 
