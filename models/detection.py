@@ -81,20 +81,21 @@ def rows_of(table: Tensor) -> Tensor:
     return table[table[:, 4] >= 0]
 
 
-def matched(found: Tensor, truth: Tensor, threshold: float) -> Tensor:
-    """(n,): whether each detection (n, 6), the surest first, is the first on an object of its class, (m, 5) in all.
+def matched(found: Tensor, truth: Tensor, thresholds: Iterable[float]) -> Tensor:
+    """(n, thresholds): whether each detection (n, 6), the surest first, is the first on an object of its class (m, 5).
 
-    Each takes the free object of its class that it overlaps most, if by `threshold` or more (the COCO rule).
+    Each takes the free object of its class that it overlaps most, if by the threshold or more (the COCO rule).
     """
-    hits = torch.zeros(len(found), dtype=torch.bool)
+    least = torch.tensor([*thresholds])
+    hits = torch.zeros(len(found), len(least), dtype=torch.bool)
     if not len(truth):
         return hits
     shared = overlap(found[:, :4], truth[:, :4]) * (found[:, None, 4] == truth[None, :, 4])
-    free = torch.ones(len(truth), dtype=torch.bool)
-    for row in range(len(found)):
-        best, place = torch.where(free, shared[row], -1.0).max(0)
-        if best >= threshold:
-            hits[row], free[place] = True, False
+    free = torch.ones(len(least), len(truth), dtype=torch.bool)
+    for row in (shared.amax(1) >= least.min()).nonzero()[:, 0].tolist():
+        best, place = torch.where(free, shared[row], -1.0).max(1)
+        hits[row] = best >= least
+        free[hits[row], place[hits[row]]] = False
     return hits
 
 
@@ -112,8 +113,7 @@ class Precision:
         found, truth = rows_of(found).float().cpu(), rows_of(truth).float().cpu()
         for kind in truth[:, 4].long().tolist():
             self.objects[kind] += 1
-        hits = torch.stack([matched(found, truth, each) for each in self.thresholds], 1).float()
-        self.rows += torch.cat([found[:, 4:6], hits], 1).tolist()
+        self.rows += torch.cat([found[:, 4:6], matched(found, truth, self.thresholds).float()], 1).tolist()
 
     def by_class(self) -> Tensor:
         """(K, thresholds) average precision; NaN for a class without objects."""

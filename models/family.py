@@ -39,7 +39,7 @@ class Family(nn.Module, ABC):
     summary: ClassVar[str]
     lecture: ClassVar[str] = ""
     """The part of the lecture this family implements."""
-    layouts: ClassVar[tuple[str, ...]] = ("plain", "labelled", "attributes", "segmentation")
+    layouts: ClassVar[tuple[str, ...]] = ("plain", "labelled", "attributes", "segmentation", "detection")
     needs: ClassVar[tuple[str, ...]] = ("images",)
     """Columns without which training cannot start."""
     Config: ClassVar[type[Config]] = Config

@@ -48,6 +48,12 @@ def colours(count: int) -> Tensor:
     return values / 255
 
 
+def hues(count: int) -> Tensor:
+    """(count, 3): a bright colour for each class; hues of neighbours lie far apart."""
+    hue = torch.arange(count)[:, None] * 0.618034 * 6 + torch.tensor([0.0, 4.0, 2.0])
+    return ((hue % 6 - 3).abs() - 1).clamp(0, 1)
+
+
 def overlay(images: Tensor, masks: Tensor, strength: float = 0.5) -> Tensor:
     """Images (N, C, H, W) with their masks (N, H, W) laid over them in colour, (N, 3, H, W); class 0 leaves none."""
     paint = colours(256)[masks.long()].permute(0, 3, 1, 2)

@@ -24,6 +24,7 @@ OF_LAYOUT = {
     "paired": {"input", "target"},
     "unpaired": {"a", "b"},
     "segmentation": {"images", "masks"},
+    "detection": {"images", "boxes", "counts"},
     "attributes": {"images"},
 }
 

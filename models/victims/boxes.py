@@ -10,7 +10,7 @@ from models.attacks.detections import GOALS
 from models.detection import LIMIT, NONE, Precision, blank, detections, draw, matched, rows_of
 from models.family import Detects, Family
 from models.operations.core import Params, Rows
-from models.segmentation import colours
+from models.segmentation import hues
 from models.types import InputError
 from models.victims.core import Victim, class_index
 
@@ -59,7 +59,7 @@ class BoxVictim(Victim):
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
         """How many objects are found, how many detections are of none, and the detections themselves."""
         rows, truth = rows_of(seen.cpu()), rows_of(found["truth"][row].cpu())
-        hits = int(matched(rows, truth, FOUND).sum())
+        hits = int(matched(rows, truth, [FOUND]).sum())
         precision = Precision(len(model.data.classes), [FOUND])
         precision.add(rows, truth)
         facts = {"objects": len(truth), "found": hits, "false": len(rows) - hits}
@@ -70,7 +70,7 @@ class BoxVictim(Victim):
         return bool(rows["given"][row])
 
     def pictures(self, model: Family, found: Rows) -> dict[str, Tensor]:
-        paint = box_colours(len(model.data.classes))
+        paint = hues(len(model.data.classes))
         return {
             "clean_boxes": draw(found["inputs"], found["clean"], paint),
             "adversarial_boxes": draw(found["images"], found["adversarial"], paint),
@@ -84,11 +84,6 @@ def listed(model: Family, table: Tensor) -> list[dict[str, Any]]:
         {"label": names[int(kind)], "index": int(kind), "score": score, "box": [round(edge, 3) for edge in box]}
         for *box, kind, score in rows_of(table.cpu()).tolist()
     ]
-
-
-def box_colours(count: int) -> Tensor:
-    """(count, 3): a bright colour for each class, never black."""
-    return colours(256)[torch.arange(count) % 255 + 1]
 
 
 def _inside(model: Family, corners: list[float], place: int) -> list[float]:

@@ -1,6 +1,6 @@
 """Built-in datasets imported without a job, and loaders made quick: of thousands of drawings every n-th."""
 
-from workers.builtins import fontdigits, openmoji
+from workers.builtins import fontdigits, openmoji, scattered
 from workers.data.builtin import BuiltinSource
 from workers.data.imports import read_source
 from workers.data.opened import OpenDataset, open_dataset
@@ -8,13 +8,14 @@ from workers.data.rows import Options, Report, Size
 
 
 def sampled(monkeypatch, step: int = 60) -> None:
-    """Every `step`-th emoji with its copies in other tones, and two pictures of each printed digit instead of 20."""
+    """Every `step`-th emoji with its copies in other tones, two pictures of each printed digit, 50 scattered ones."""
     found = openmoji.files()
     groups = {openmoji.group_of(file.stem) for file in found[::step]}
     chosen = [file for file in found if openmoji.group_of(file.stem) in groups]
     chosen = [file for file in chosen if sum(file.stem.count(tone) for tone in openmoji.TONES) < 2]  # couples: 25 each
     monkeypatch.setattr(openmoji, "files", lambda: chosen)
     monkeypatch.setattr(fontdigits, "VARIANTS", 2)
+    monkeypatch.setattr(scattered, "COUNTS", {"train": 40, "validation": 10})
 
 
 def imported(name: str, size: Size | None = None) -> tuple[BuiltinSource, OpenDataset, Report]:

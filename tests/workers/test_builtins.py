@@ -52,6 +52,7 @@ def test_facts_and_pictures_agree(name, chosen, monkeypatch):
             assert picture.flags.c_contiguous
         assert (example.label is not None) == bool(about.classes and about.layout != "segmentation")
         assert (example.mask is not None) == (about.layout == "segmentation")
+        assert (example.boxes is not None) == (about.layout == "detection")
         assert bool(example.values) == (about.layout == "attributes")
     levels = np.concatenate([picture.ravel() for example in found[::10] for picture in example.images.values()])
     assert np.ptp(levels) > 200

@@ -5,7 +5,7 @@ A loader takes the side of the pictures in pixels where the facts in app/core/bu
 
 from collections.abc import Callable
 
-from workers.builtins import digits, fontdigits, glyphs, icons, openmoji, people, photos
+from workers.builtins import digits, fontdigits, glyphs, icons, openmoji, people, photos, scattered
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples
 
 LOADERS: dict[str, Callable[..., Examples]] = {
@@ -22,6 +22,8 @@ LOADERS: dict[str, Callable[..., Examples]] = {
     "fontdigits": fontdigits.fontdigits,
     "fontdigits-mnist": fontdigits.fontdigits_mnist,
     "photo-patches": photos.patches,
+    "scattered-digits": scattered.digits,
+    "scattered-emoji": scattered.emoji,
     "faces-lfw100": photos.faces,
 }
 

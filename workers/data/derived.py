@@ -13,6 +13,7 @@ from models.operations.core import Params
 from models.types import DataSpec
 from workers import codecs, devices, records
 from workers.batches import Resident, compute
+from workers.data.boxes import as_boxes
 from workers.data.imports import Origin
 from workers.data.opened import Columns, OpenDataset
 from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Row
@@ -83,10 +84,11 @@ class DerivedSource:
         images = np.array(side[self.column][start : start + BATCH])
         names = {name: name for name in BESIDE} if self.column == "images" else {f"{self.column}_labels": "labels"}
         beside = {kept: side[name][start : start + BATCH] for name, kept in names.items() if name in side}
+        boxes = as_boxes(side["boxes"][start : start + BATCH]) if self.layout == "detection" else None
         for index, image in enumerate(self._made(images)):
             values = {name: column[index].item() for name, column in beside.items() if name != "masks"}
             mask = np.array(beside["masks"][index]) if "masks" in beside else None
-            yield Row(f"{split}[{start + index}]", {"images": image}, mask, values, split)
+            yield Row(f"{split}[{start + index}]", {"images": image}, mask, values, split, boxes=boxes and boxes[index])
 
     def _made(self, images: np.ndarray) -> np.ndarray:
         """uint8 (n, c, h, w) twice: what the model makes of them, in the bytes a call would answer."""
@@ -94,6 +96,8 @@ class DerivedSource:
         with torch.no_grad():
             (found,) = compute(self.resident, self.operation, self.params, [rows])
         made = self.operation.result(self.resident.model, rows, found, self.params).images
+        if made is None or made.ndim != 4:
+            raise InvalidDataset(f"{self.operation.name} makes no images of images.", field="operation")
         if len(made) != len(images):
             raise InvalidDataset("The operation makes several images of one with these parameters.", field="params")
         return codecs.to_uint8(made)

@@ -65,6 +65,8 @@ def advise(table: Table, findings: dict[str, Findings], sides: list[str | None],
         report.warn(f"{count} images are few to learn from.")
     if table.cropped:
         report.warn(f"{table.cropped} images had other proportions than {table.size} and were cropped in the middle.")
+    if table.lost_boxes:
+        report.warn(f"{table.lost_boxes} boxes were left out because cropping left little of what they show.")
     if constant := sum(each.constant for each in found):
         report.warn(f"{constant} images are of a single colour.")
     if all(each.highest <= 1 for each in found):

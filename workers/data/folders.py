@@ -14,6 +14,7 @@ from app.core.settings import settings
 from workers import codecs
 from workers.data.archive import Archive, Member
 from workers.data.attributes import MAX_BYTES, Attributes, read_labels
+from workers.data.boxes import MOST, Objects, check, read_boxes
 from workers.data.layouts import ROLES, Arrangement, Place, arrange
 from workers.data.rows import Options, Report, Row, printable
 
@@ -34,7 +35,7 @@ class ZipSource:
         self.layout = self.arrangement.layout
         self.total = len(self.arrangement.places)
         # large photos that will be scaled down anyway; of pairs both sides keep their size until they were compared
-        scaled = options.size and self.layout not in ("paired", "segmentation")
+        scaled = options.size and self.layout not in ("paired", "segmentation", "detection")
         self.least_side = 2 * max(options.size) if scaled else None
         self.classes = self._class_names() if self.layout == "segmentation" else None
 
@@ -53,6 +54,8 @@ class ZipSource:
     def rows(self) -> Iterator[Row | None]:
         if self.layout == "attributes":
             return self._attributes()
+        if self.layout == "detection":
+            return self._objects()
         if self.layout in ("paired", "segmentation"):
             return self._pairs(*ROLES[self.layout])
         return self._single(self.arrangement.places)
@@ -81,6 +84,36 @@ class ZipSource:
         for place, image in self._decoded(known):
             line = known[place]
             yield image if image is None else Row(place.member.name, {"images": image}, None, line.values, line.split)
+
+    def _objects(self) -> Iterator[Row | None]:
+        sidecar = self.arrangement.sidecars.get("boxes.csv")
+        if sidecar is None:
+            raise InvalidDataset("The layout detection has a boxes.csv at the top; there is none.", field="layout")
+        lines = read_boxes(self._sidecar(sidecar, MAX_BYTES), self.report)
+        known: dict[Place, Objects] = {}
+        for place in self.arrangement.places:
+            # an image of which the table does not speak shows no object
+            known[place] = lines.pop(place.key, None) or lines.pop(place.key.removeprefix("images/"), Objects([], None))
+        for name in lines:
+            self.report.refuse(name, "boxes.csv names the file, but the archive lacks it.")
+        for place, image in self._decoded(known):
+            yield None if image is None else self._with_boxes(place, image, known[place])
+
+    def _with_boxes(self, place: Place, image: np.ndarray, objects: Objects) -> Row | None:
+        """None, and reasons in the report, where boxes.csv says something of the image that cannot be."""
+        bad = objects.bad or len(objects.boxes) > MOST
+        for where, box in objects.boxes:
+            try:
+                check(box, *image.shape[1:])
+            except InvalidImage as error:
+                self.report.refuse(where, error.detail)
+                bad = True
+        if bad:
+            why = f"It has more than {MOST} boxes." if len(objects.boxes) > MOST else "One of its boxes cannot be used."
+            self.report.refuse(place.member.name, why)
+            return None
+        boxes = [box for _, box in objects.boxes]
+        return Row(place.member.name, {"images": image}, split=objects.split, boxes=boxes)
 
     def _pairs(self, first: str, second: str) -> Iterator[Row | None]:
         sides: dict[str, dict[str, Place]] = {first: {}, second: {}}

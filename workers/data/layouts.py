@@ -10,7 +10,8 @@ from workers.data.archive import Member
 from workers.data.rows import Report, printable
 
 Path = tuple[str, ...]
-SIDECARS = ("labels.csv", "classes.json")
+SIDECARS = ("labels.csv", "classes.json", "boxes.csv")
+TABLES = {"labels.csv": "attributes", "boxes.csv": "detection"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
     ("val", "valid", "validation", "test", "testing"), "validation"
@@ -18,7 +19,7 @@ SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
 # the folders of pytorch-CycleGAN-and-pix2pix: trainA, trainB, testA, testB
 JOINED = {split + domain: (split, domain) for split in ("train", "val", "test") for domain in "ab"}
 ROLES = {"paired": ("input", "target"), "unpaired": ("a", "b"), "segmentation": ("images", "masks")}
-REMEDY = "Say which it is: layout=plain, labelled, paired, unpaired, segmentation or attributes."
+REMEDY = "Say which it is: layout=plain, labelled, paired, unpaired, segmentation, attributes or detection."
 
 
 class Place(NamedTuple):
@@ -45,10 +46,10 @@ def arrange(members: list[Member], layout: str | None, report: Report) -> Arrang
         path[0].lower(): member for member, path in paths.items() if len(path) == 1 and path[0].lower() in SIDECARS
     }
     paths = _parted({member: path for member, path in paths.items() if path[0].lower() not in sidecars})
-    if not layout and "labels.csv" in sidecars:
-        layout = "attributes"
-    # labels.csv names files by their whole path and has a column for the split
-    paths, splits = (paths, {}) if layout == "attributes" else _without_splits(paths)
+    if not layout:
+        layout = next((meant for table, meant in TABLES.items() if table in sidecars), None)
+    # a table names files by their whole path and has a column for the split
+    paths, splits = (paths, {}) if layout in TABLES.values() else _without_splits(paths)
     layout = layout or _detect(list(_pictures(paths)), report)
     place = _by_role if layout in ROLES else _by_folder
     return Arrangement(layout, place(layout, paths, splits, report), sidecars)

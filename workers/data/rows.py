@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core.errors import InvalidDataset
 
-LAYOUTS = ("plain", "labelled", "paired", "unpaired", "segmentation", "attributes")
+LAYOUTS = ("plain", "labelled", "paired", "unpaired", "segmentation", "attributes", "detection")
 SMALLEST_SIDE, LARGEST_SIDE = 8, 256
 MAX_IMAGES = 70_000
 MAX_CLASSES = 1000
@@ -32,6 +32,8 @@ class Row:
     values: dict[str, str | int | float] = field(default_factory=dict)
     split: str | None = None
     group: str | None = None
+    boxes: list | None = None
+    """Of objects in the image; see workers/data/boxes.py."""
 
 
 class Size(NamedTuple):

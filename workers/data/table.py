@@ -10,6 +10,7 @@ import numpy as np
 from app.core.errors import InvalidDataset
 from app.core.settings import settings
 from workers.codecs import fit, with_channels
+from workers.data.boxes import fitted
 from workers.data.rows import LARGEST_SIDE, MAX_IMAGES, SMALLEST_SIDE, Options, Report, Row, Size
 
 CHUNK_BYTES = 16 << 20
@@ -68,6 +69,7 @@ class Record(NamedTuple):
     values: dict[str, str | int | float]
     split: str | None
     group: str | None
+    boxes: list | None = None
 
 
 class Table:
@@ -82,7 +84,7 @@ class Table:
         self.records: list[Record] = []
         self.sizes: Counter[Size] = Counter()
         self.channels = options.channels
-        self.cropped = self.bytes = 0
+        self.cropped = self.bytes = self.lost_boxes = 0
 
     @property
     def size(self) -> Size:
@@ -124,7 +126,9 @@ class Table:
         for name, image in row.images.items():
             self._append(name, self._same_channels(fit(image, height, width)))
         index = self.columns[next(iter(row.images))].count - 1
-        self.records.append(Record(tuple(row.images), index, row.values, row.split, row.group))
+        boxes = None if row.boxes is None else fitted(row.boxes, Size(*first.shape[-2:]), self.size)
+        self.lost_boxes += len(row.boxes or ()) - len(boxes or ())
+        self.records.append(Record(tuple(row.images), index, row.values, row.split, row.group, boxes))
 
     def _same_channels(self, image: np.ndarray) -> np.ndarray:
         if self.channels is None:

@@ -1,0 +1,40 @@
+"""Objects in images: boxes, classes and probabilities, and the picture with the boxes drawn."""
+
+from pydantic import Field
+
+from models.detection import LIMIT, OVERLAP, SCORE, detections, draw
+from models.family import Detects, Family
+from models.operations.core import ImageParams, Operation, Result, Rows
+from models.segmentation import hues
+from models.victims.boxes import listed
+
+
+class LocateParams(ImageParams):
+    """Which detections to report."""
+
+    score: float = Field(SCORE, ge=0, le=1, description="Least probability of an object.")
+    overlap: float = Field(OVERLAP, ge=0, le=1, description="Of two objects of a class that overlap more, one stays.")
+    most: int = Field(LIMIT, ge=1, le=LIMIT, description="Most objects of an image.")
+
+
+class Locate(Operation):
+    """A box is left, top, right and bottom in pixels of the image that the model saw. The picture has them drawn."""
+
+    name = "locate"
+    summary = "Finds the objects in each image."
+    needs = (Detects,)
+    facts_first = True
+    Params = LocateParams
+
+    def agreement(self, params: LocateParams) -> tuple:
+        return params.score, params.overlap, params.most
+
+    def compute(self, model: Family, rows: Rows, params: LocateParams) -> Rows:
+        maps = model.detection_maps(rows["inputs"])
+        return {"table": detections(maps, params.score, params.most, params.overlap)}
+
+    def result(self, model: Family, rows: Rows, found: Rows, params: LocateParams) -> Result:
+        items = [{"detections": listed(model, table)} for table in found["table"]]
+        return Result(
+            images=draw(rows["inputs"], found["table"], hues(len(model.data.classes))), facts={"items": items}
+        )
