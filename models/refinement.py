@@ -48,9 +48,14 @@ def told_apart(one: Domain, other: Domain) -> Domain:
 
 
 def small_classifier(
-    data: Domain, classes: int, seed: int, test: Domain | None = None, device: torch.device | str = "cpu"
+    data: Domain,
+    classes: int,
+    seed: int,
+    test: Domain | None = None,
+    device: torch.device | str = "cpu",
+    updates: int = UPDATES,
 ) -> tuple[torch.nn.Module, list[float]]:
-    """A small convolutional network trained on `data` for a fixed number of updates, and its accuracy on the way."""
+    """A small convolutional network trained on `data` for `updates` mini-batches, and its accuracy on the way."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "small classifier"))
         shape = tuple(data.images.shape[1:])
@@ -58,8 +63,8 @@ def small_classifier(
     net = net.to(device)
     draws, curve = generator(seed, "small classifier"), []
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=UPDATES + 1)
-    for update in range(1, UPDATES + 1):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=updates + 1)
+    for update in range(1, updates + 1):
         rows = torch.randint(len(data.images), (BATCH,), generator=draws)
         with torch.enable_grad():
             loss = F.cross_entropy(net(data.images[rows].to(device)), data.labels[rows].to(device))
@@ -67,7 +72,7 @@ def small_classifier(
             loss.backward()
         optimiser.step()
         schedule.step()
-        if test is not None and update % (UPDATES // LOOKS) == 0:
+        if test is not None and update % (updates // LOOKS) == 0:
             curve.append(accuracy(net, test, device))
     return net.requires_grad_(False), curve
 

@@ -1,5 +1,7 @@
 """Simulated images made realistic without losing their annotation: SimGAN (Shrivastava et al. 2017)."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -9,26 +11,56 @@ from models.data import Columns
 from models.family import Config, Family, JudgesPatches, Refines
 from models.moment import Moment
 from models.nn.adversarial import frozen, update
+from models.nn.bodies import ConvEncoder, FlatEncoder, default_body
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
 from models.refinement import refinement_report
 from models.translation import ROWS, in_batches
-from models.types import Batch, DataSpec, Metrics
+from models.types import Batch, DataError, DataSpec, Metrics
 
 
 class RefinerConfig(Config):
-    """L_R = mean over patches softplus(-D(R(x))) + lambda_self * mean |R(x) - x|.
+    """L_R = mean over patches softplus(-D(R(x))) + lambda_self * (mean |R(x) - x| + mean displacement)
+    + label_weight * cross-entropy of the label read in R(x).
 
-    Both terms are means, whatever the size. Sums over a 35x55 image and its 126 patches, as published, convert by
-    lambda_self = lambda * 35 * 55 / 126, so 0.5 there is 7.6 here.
+    All terms are means, whatever the size; `lambda_of_sums` turns published weights into these. Values are compared
+    along the displacement, which counts in shares of the image's side.
     """
 
-    lambda_self: float = Field(5.0, ge=0, le=1e3, description="Weight of staying near the simulated image.")
-    width: int = Field(32, ge=4, le=256, description="Channels of the refiner.")
-    blocks: int = Field(4, ge=1, le=16, description="Residual blocks of the refiner.")
-    refiner_updates: int = Field(2, ge=1, le=50, description="Updates of the refiner for one of the discriminator.")
+    lambda_self: float = Field(0.5, ge=0, le=1e3, description="Weight of staying near the simulated image.")
+    warp: float = Field(
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Farthest that pixels may be displaced, in shares of the side; 0: only values change (the paper).",
+    )
+    label_weight: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Weight of the label staying readable; empty: 1 where simulated images have labels. 0: the paper.",
+    )
+    width: int = Field(24, ge=4, le=256, description="Channels of the refiner.")
+    blocks: int = Field(3, ge=1, le=16, description="Residual blocks of the refiner.")
+    refiner_updates: int = Field(1, ge=1, le=50, description="Updates of the refiner for one of the discriminator.")
     warm_up: float = Field(0.02, ge=0, le=0.5, description="Share of the run in which only the discriminator learns.")
     history_batches: int = Field(50, ge=1, le=1000, description="Batches of past refined images shown to it again.")
+
+
+def lambda_of_sums(weight: float, height: int, width: int) -> float:
+    """`lambda_self` for a published weight where pixels and D's patches, a quarter of a side's pixels, are summed.
+
+    0.5 at 35x55 with its 9x14 patches is 7.6 (carpedm20/simulated-unsupervised-tensorflow).
+    """
+    return weight * height * width / (math.ceil(height / 4) * math.ceil(width / 4))
+
+
+def lambda_of_batch_sums(weight: float, height: int, width: int, batch: int) -> float:
+    """`lambda_self` for a published weight of a sum over the pixels of a batch, beside D's loss as a mean.
+
+    1e-4 at 35x55 with batches of 512 is 99 (mjdietzx/SimGAN).
+    """
+    return weight * height * width * batch
 
 
 class Block(nn.Module):
@@ -42,21 +74,74 @@ class Block(nn.Module):
         return F.relu(features + self.layers(features))
 
 
-class RefinerNet(nn.Module):
-    """Starts as the identity: its last convolution is zero and its input is added, instead of a warm-up towards it."""
+class Warp(nn.Module):
+    """Displaces pixels along a smooth field that the image decides: strokes bend and lean, which values cannot."""
 
-    def __init__(self, channels: int, width: int, blocks: int):
+    def __init__(self, channels: int, farthest: float):
         super().__init__()
+        self.farthest = farthest
         self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU(), *(Block(width) for _ in range(blocks))
+            nn.Conv2d(channels, 24, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(24, 48, 3, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(48, 48, 3, 1, 1),
+            nn.ReLU(),
+            nn.Conv2d(48, 48, 3, 1, 1),
+            nn.ReLU(),
         )
-        self.last = nn.Conv2d(width, channels, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        self.last = zeroed(nn.Conv2d(48, 2, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, c, h, w) -> the same displaced, and the mean displacement in shares of the side."""
+        coarse = self.farthest * torch.tanh(self.last(self.body(images * 2 - 1)))
+        field = F.interpolate(coarse, images.shape[2:], mode="bicubic", align_corners=False)
+        still = torch.eye(2, 3, device=images.device).expand(len(images), -1, -1)
+        grid = F.affine_grid(still, images.shape, align_corners=False) + 2 * field.permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False), coarse.abs().mean()
+
+
+class RefinerNet(nn.Module):
+    """Starts as the identity: its last convolutions are zero and its input is added, in place of a warm-up."""
+
+    def __init__(self, channels: int, config: RefinerConfig):
+        super().__init__()
+        width = config.width
+        self.warp = Warp(channels, config.warp) if config.warp else None
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU(), *(Block(width) for _ in range(config.blocks))
+        )
+        self.last = zeroed(nn.Conv2d(width, channels, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Unclamped, so that the gradient at black and white pixels does not vanish."""
-        return images + self.last(self.body(images * 2 - 1))
+        return self.measured(images)[0]
+
+    def measured(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """R(x), unclamped so that the gradient at black and white pixels does not vanish, and how far it is from x."""
+        images, far = self.warp(images) if self.warp else (images, images.new_zeros(()))
+        change = self.last(self.body(images * 2 - 1))
+        return images + change, change.abs().mean() + far
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, answering zero."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Annotator(nn.Module):
+    """Reads the label of simulated and of refined images; only training needs it."""
+
+    training_only = True
+
+    def __init__(self, shape: tuple[int, int, int], classes: int):
+        super().__init__()
+        conv = default_body(shape) == "conv"
+        self.body = ConvEncoder(shape, classes, 16) if conv else FlatEncoder(shape, classes, (128,))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images)
 
 
 def local_judge(channels: int) -> nn.Sequential:
@@ -89,40 +174,55 @@ class Refiner(Refines, JudgesPatches, Family):
 
     def __init__(self, config: RefinerConfig, data: DataSpec):
         super().__init__(config, data)
-        self.refiner = RefinerNet(data.channels, config.width, config.blocks)
+        self.refiner = RefinerNet(data.channels, config)
         self.served = Ema(self.refiner)
         self.judge = local_judge(data.channels)
+        self.annotator = Annotator(data.shape, len(data.classes)) if config.label_weight else None
         self.pool = HistoryPool(config.history_batches * config.batch_size, data.shape)
+
+    @classmethod
+    def resolve(cls, config: RefinerConfig, data: DataSpec) -> RefinerConfig:
+        labelled = bool(data.classes) and "a_labels" in data.columns.get("train", {})
+        if config.label_weight and not labelled:
+            raise DataError(
+                "label_weight needs labels of the simulated images, which this dataset lacks",
+                field="config/label_weight",
+                remedy="leave it out, or give the folders A and B the same class folders",
+            )
+        weight = config.label_weight if config.label_weight is not None else float(labelled)
+        return super().resolve(config, data).model_copy(update={"label_weight": weight})
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate
-        networks = {"refiner": self.refiner, "judge": self.judge}
-        return {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999)) for name, net in networks.items()}
+        networks = {"refiner": self.refiner, "judge": self.judge, "annotator": self.annotator}
+        kept = {name: net for name, net in networks.items() if net is not None}
+        return {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999)) for name, net in kept.items()}
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
-        simulated, real = batch["a"], batch["b"]
-        metrics, refined = self._update_refiner(simulated, optimisers["refiner"], learns=self._learns(moment))
+        learns = moment.progress >= self.config.warm_up
+        metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns)
         self.served.update(self.refiner, self.config.batch_size, moment.images)
-        if not self._learns(moment) or moment.step % self.config.refiner_updates == 0:
+        if self.annotator is not None:
+            shown, labels = torch.cat([batch["a"], refined]), batch["a_labels"].repeat(2)
+            metrics["annotator"] = update(optimisers["annotator"], F.cross_entropy(self.annotator(shown), labels))
+        if not learns or moment.step % self.config.refiner_updates == 0:
             shown = self.pool.exchange(refined, moment.generator)
-            loss = F.softplus(-self.judge(real)).mean() + F.softplus(self.judge(shown)).mean()
+            loss = F.softplus(-self.judge(batch["b"])).mean() + F.softplus(self.judge(shown)).mean()
             metrics["judge"] = update(optimisers["judge"], loss)
         return metrics
 
-    def _learns(self, moment: Moment) -> bool:
-        return moment.progress >= self.config.warm_up
-
-    def _update_refiner(
-        self, simulated: Tensor, optimiser: torch.optim.Optimizer, learns: bool
-    ) -> tuple[Metrics, Tensor]:
-        with frozen(self.judge), torch.set_grad_enabled(learns):
-            refined = self.refiner(simulated)
+    def _update_refiner(self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool) -> tuple[Metrics, Tensor]:
+        readers = [self.annotator] if self.annotator is not None else []
+        with frozen(self.judge, *readers), torch.set_grad_enabled(learns):
+            refined, moved = self.refiner.measured(batch["a"])
             fool = F.softplus(-self.judge(refined)).mean()
-            moved = (refined - simulated).abs().mean()
-            loss = fool + self.config.lambda_self * moved
+            loss, found = fool + self.config.lambda_self * moved, {"fool": fool.detach(), "moved": moved.detach()}
+            for reader in readers:
+                unread = F.cross_entropy(reader(refined), batch["a_labels"])
+                loss, found["unread"] = loss + self.config.label_weight * unread, unread.detach()
             if learns:
                 update(optimiser, loss)
-        return {"loss": loss.detach(), "fool": fool.detach(), "moved": moved.detach()}, refined.detach()
+        return {"loss": loss.detach(), **found}, refined.detach()
 
     def refine(self, images: Tensor) -> Tensor:
         return self.served(images).clamp(0, 1)

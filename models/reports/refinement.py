@@ -22,6 +22,7 @@ from models.reports.core import Curve, Findings, Params, Progress, Report, Run, 
 from models.translation import colour_transfer
 
 SHOWN = 16
+STEPS = 8
 UNLABELLED = (
     "The dataset has no labels for its two domains, so nothing says whether the labels stay true: give both folders A "
     "and B the same class folders, or an npz the arrays a_labels and b_labels."
@@ -32,6 +33,9 @@ class RefinementParams(Params):
     """How much to look at."""
 
     images: int = Field(5000, ge=16, le=50_000, description="At most so many images of each domain and split.")
+    updates: int = Field(
+        UPDATES, ge=LOOKS, le=100_000, description="Updates of each small classifier.", multiple_of=LOOKS
+    )
 
 
 class RefinementReport(Report):
@@ -55,7 +59,7 @@ class RefinementReport(Report):
             Domain.of(side, name, params.images) for side in (subject.train, subject.validation) for name in ("a", "b")
         )
         labelled = all(each.labels is not None for each in (raw, real, raw_unseen, real_unseen)) and bool(classes)
-        total = 10 if labelled else 5
+        total = STEPS if labelled else 4
 
         def refine(images: Tensor) -> Tensor:
             return model.refine(images.to(model.device)).cpu()
@@ -69,18 +73,19 @@ class RefinementReport(Report):
         }
         for name, seen, unseen in (("raw", raw, raw_unseen), ("refined", refined, refined_unseen)):
             pair = told_apart(seen, real), told_apart(unseen, real_unseen)
-            net, _ = small_classifier(pair[0], 2, subject.seed, device=model.device)
+            net, _ = small_classifier(pair[0], 2, subject.seed, device=model.device, updates=params.updates)
             facts[f"domain_accuracy_{name}"] = accuracy(net, pair[1], model.device)
             facts[f"domain_accuracy_linear_{name}"] = linear_accuracy(*pair, 2)
-            yield Progress(len(facts) // 2, total)
+            yield Progress(2 if name == "raw" else 3, total)
         curves, notes = [], [UNLABELLED]
         if labelled:
             coloured = raw.made(lambda images: colour_transfer(images, raw.images, real.images))
             sources = {"raw": raw, "refined": refined, "colour": coloured, "real": real}
-            found = yield from self._lessons(subject, sources, real_unseen, total)
+            found = yield from self._lessons(subject, params, sources, real_unseen)
             facts |= found[0]
             curves, notes = [found[1]], []
-            judge, _ = small_classifier(raw + real, len(classes), subject.seed, device=model.device)
+            both = raw + real
+            judge, _ = small_classifier(both, len(classes), subject.seed, device=model.device, updates=params.updates)
             for name, unseen in (("raw", raw_unseen), ("refined", refined_unseen)):
                 facts[f"label_agreement_{name}"] = accuracy(judge, unseen, model.device)
             facts["label_agreement"] = facts.pop("label_agreement_refined")
@@ -89,16 +94,18 @@ class RefinementReport(Report):
         return Findings(facts, curves=curves, pictures=sheets, notes=notes)
 
     def _lessons(
-        self, subject: Subject, sources: dict[str, Domain], test: Domain, total: int
+        self, subject: Subject, params: RefinementParams, sources: dict[str, Domain], test: Domain
     ) -> Generator[Progress, None, tuple[dict[str, float], Curve]]:
         """Accuracy on unseen real images after learning from each source, and on the way there."""
         classes, facts, series = len(subject.data.classes), {}, {}
-        for done, (name, source) in enumerate(sources.items(), start=total - len(sources) - 1):
-            _, series[name] = small_classifier(source, classes, subject.seed, test, subject.model.device)
+        for done, (name, source) in enumerate(sources.items(), start=STEPS - len(sources)):
+            _, series[name] = small_classifier(
+                source, classes, subject.seed, test, subject.model.device, params.updates
+            )
             facts[f"accuracy_{name}"] = series[name][-1]
             facts[f"accuracy_linear_{name}"] = linear_accuracy(source, test, classes)
-            yield Progress(done, total)
-        seen = [float(UPDATES // LOOKS * BATCH * look) for look in range(1, LOOKS + 1)]
+            yield Progress(done, STEPS)
+        seen = [float(params.updates // LOOKS * BATCH * look) for look in range(1, LOOKS + 1)]
         return facts, Curve("Accuracy on real images", "images shown to the classifier", "accuracy", seen, series)
 
     def _sheet(self, *rows: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """The refinement report against worlds whose answers are known: a perfect refiner, an idle one, one that lies."""
 
 import numpy as np
-import pytest
 import torch
 
 from models import refinement
@@ -58,14 +57,9 @@ class Liar(Negative):
         return 1 - images.roll(4, 3)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(refinement, "UPDATES", 60)
-
-
 def report(model, labelled: bool = True):
     spec, train, validation = world(labelled)
-    return finish(RefinementReport, Subject(model, spec, train, validation, validation, seed=0))
+    return finish(RefinementReport, Subject(model, spec, train, validation, validation, seed=0), updates=60)
 
 
 def test_a_perfect_refiner_teaches_like_real_images_and_cannot_be_told_from_them():
