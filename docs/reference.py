@@ -10,6 +10,7 @@ import typer.main
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
+from app.core.builtin_models import BUILTIN_MODELS
 from app.core.builtins import BUILTINS, Builtin
 from app.core.catalog import load, spoken
 from app.core.errors import CODES
@@ -39,6 +40,7 @@ SETTINGS = {
     "log_level": "debug, info, warning or error.",
     "log_json": "Log lines as JSON.",
     "max_body_bytes": "Largest request body (uploads of datasets).",
+    "max_model_bytes": "Largest file of a model to import.",
     "max_json_bytes": "Largest JSON body.",
     "max_image_bytes": "Largest encoded image.",
     "max_pixels": "Most pixels of an image.",
@@ -79,6 +81,7 @@ def main() -> str:
             *section("Settings", ("environment variable", "default", "meaning"), settings()),
             *section("Routes", ("route", "what it does"), routes()),
             *section("Built-in datasets", BUILTIN_HEADS, builtins()),
+            *section("Built-in models", ("model", "what it is", "size", "classes", "licence"), builtin_models()),
             *section("Families", ("family", "what it is", "layouts", "operations"), families()),
             *options("Settings of the families", {n: e["config"] for n, e in load()["families"].items()}),
             *section("Attacks", ("method", "what it is", "norms", "on models that have"), attacks()),
@@ -145,6 +148,13 @@ def builtins() -> list[tuple[str, ...]]:
          about.licence)
         for name, about in BUILTINS.items()
     ]  # fmt: skip
+
+
+def builtin_models() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`", about.title, f"{about.height}x{about.width}x{about.channels}", str(about.classes), about.licence)
+        for name, about in BUILTIN_MODELS.items()
+    ]
 
 
 def size(about: Builtin) -> str:

@@ -31,6 +31,15 @@ def families() -> dict[str, type]:
 
 
 @cache
+def imported() -> dict[str, type]:
+    """Every kind of model that is imported rather than trained, by name."""
+    import models.imported as package
+    from models.imported.core import Imported
+
+    return discover(package, Imported)
+
+
+@cache
 def attacks() -> dict[str, type]:
     """Every attack by name."""
     import models.attacks as package
@@ -77,7 +86,7 @@ def derived() -> dict[str, type]:
 
 def models() -> dict[str, type]:
     """Everything that can be published and served."""
-    return families() | derived()
+    return families() | derived() | imported()
 
 
 def fitting(family: type) -> list[str]:

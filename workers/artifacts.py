@@ -17,8 +17,10 @@ from app.core.errors import AnamorphError, Internal, NotFound
 from models.catalog import capabilities
 from models.checkpoint import State
 from models.family import Family
-from models.registry import derived, families, fitting
+from models.imported.opaque import Opaque
+from models.registry import derived, families, fitting, imported
 from models.types import DataSpec
+from workers.onnx_files import runtime
 
 KEPT = 2
 ENGINE = 1
@@ -116,10 +118,14 @@ def load_model(digest: str) -> Family:
     weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
     if card_digest(weights, card) != digest:
         raise Internal(f"The stored files of model {digest} are damaged.", remedy="Train or import it again.")
-    kinds = families() | derived()
+    kinds = families() | derived() | imported()
     if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
-    return kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    model = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    for part in model.modules():
+        if isinstance(part, Opaque):
+            part.asked = runtime(part.content)
+    return model
 
 
 def _put_once(key: str, data: bytes) -> None:

@@ -10,6 +10,7 @@ RUNNERS = {
     "dataset": "workers.data:run_dataset",
     "operation": "workers.lane:run_operation",
     "export": "workers.exporting:run_export",
+    "model": "workers.importing:run_import",
     "report": "workers.reports:run_report",
     "defence": "workers.defences:run_defence",
     "perturbation": "workers.perturbations:run_perturbation",

@@ -68,7 +68,7 @@ def _links(row: Row) -> wire.Links:
         links["cancel"] = f"{here}/cancel"
     if row["kind"] in jobs.RESUMABLE and row["state"] in ("failed", "canceled"):
         links["resume"] = f"{here}/resume"
-    if row["state"] == "succeeded" and row["kind"] == "training":
+    if row["state"] == "succeeded" and row["kind"] in ("training", "model"):
         links["model"] = f"/v1/models/{result.get('model')}"
     if row["state"] == "succeeded" and row["kind"] == "perturbation":
         links["perturbation"] = f"/v1/perturbations/{result.get('perturbation')}"

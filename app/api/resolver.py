@@ -4,8 +4,10 @@ import time
 
 from anyio.to_thread import run_sync
 
-from app.core import model_rows
-from app.core.database import reading
+from app.core import jobs, model_rows
+from app.core.builtin_models import BUILTIN_MODELS
+from app.core.database import reading, transaction
+from app.core.errors import NotFound
 from app.core.model_rows import Found
 
 REMEMBERED_SECONDS = 1.0
@@ -34,5 +36,13 @@ class Resolver:
 
     @staticmethod
     def _look_up(tenant: str, reference: str) -> Found:
+        try:
+            with reading() as conn:
+                return model_rows.resolve(conn, tenant, reference)
+        except NotFound:
+            if reference not in BUILTIN_MODELS:
+                raise
+        with transaction() as conn:  # the first to ask for a built-in model has it imported
+            jobs.accept(conn, tenant=tenant, kind="model", spec={"name": reference, "builtin": reference})
         with reading() as conn:
             return model_rows.resolve(conn, tenant, reference)

@@ -47,7 +47,7 @@ async def receive(request: Request) -> Upload:
             "A dataset comes as a zip or npz file, as the whole body.",
             remedy="curl --data-binary @images.zip -H 'Content-Type: application/zip' ...",
         )
-    with _temporary() as file:
+    with incoming() as file:
         digest, size = await _write(request, file)
         file.flush()
         kind = _kind(Path(file.name), media)
@@ -69,7 +69,8 @@ def _folder() -> Path:
 
 
 @contextmanager
-def _temporary():
+def incoming():
+    """An empty file for what arrives; it goes when the block ends."""
     folder = _folder()
     with storage_errors():
         folder.mkdir(parents=True, exist_ok=True)

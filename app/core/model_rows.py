@@ -60,8 +60,9 @@ def page(
 
 
 def training_of(conn: Connection, tenant: str, name: str) -> str | None:
-    """The id of the newest queued or running training that will make a model of this name."""
-    active = (jobs.c.tenant == tenant) & (jobs.c.kind == "training") & jobs.c.state.in_(("queued", "running"))
+    """The id of the newest queued or running training or import that will make a model of this name."""
+    making = (jobs.c.tenant == tenant) & jobs.c.kind.in_(("training", "model"))
+    active = making & jobs.c.state.in_(("queued", "running"))
     rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active).order_by(jobs.c.id.desc()))
     return next((row.id for row in rows if row.spec.get("name") == name), None)
 
@@ -125,7 +126,7 @@ def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotRead
     job = training_of(conn, tenant, meant.name)
     if job is not None:
         return ModelNotReady(
-            f"The model {meant.name} is still being trained.",
+            f"The model {meant.name} is still being made.",
             remedy=f"Follow /v1/jobs/{job} and come back when it has succeeded.",
             retry_after=5,
             job=f"/v1/jobs/{job}",

@@ -39,6 +39,7 @@ class Settings(BaseSettings):
 
     # what a request may bring
     max_body_bytes: int = Field(2 * GiB, gt=0)
+    max_model_bytes: int = Field(1 * GiB, gt=0)
     max_json_bytes: int = Field(32 * MiB, gt=0)
     max_image_bytes: int = Field(20 * MiB, gt=0)
     max_pixels: int = Field(16_000_000, gt=0)

@@ -42,7 +42,7 @@ class Key:
 @pytest.fixture
 def service(home):
     """A front that needs keys, and things that the made-up requests may find."""
-    home(require_keys="true", bootstrap_key=KEY, rate_limit="1000000/second")
+    home(require_keys="true", bootstrap_key=KEY, rate_limit="1000000/second", call_timeout_seconds=0.3)
     add_model("v")
     add_model("c", "classifier")
     add_dataset("squares")

@@ -1,0 +1,90 @@
+"""VGG (Simonyan & Zisserman 2015) with the names of torchvision's weights, of any depth, at any image size."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.family import Scores
+from models.imported.core import Imported, ImportedConfig
+from models.types import DataSpec, ModelError
+
+POOL = 0
+Width = Annotated[int, Field(ge=1, le=65536)]
+
+
+class VggConfig(ImportedConfig):
+    """`plan` lists the channels of each convolution, 0 for a pooling by two."""
+
+    plan: tuple[Annotated[int, Field(ge=0, le=8192)], ...] = Field(min_length=1, max_length=64)
+    hidden: tuple[Width, Width] = (4096, 4096)
+    grid: int = Field(7, ge=1, le=64, description="Side that the last maps are averaged to.")
+    batch_norm: bool = False
+
+
+class VGG(Imported, Scores):
+    """Maps are averaged to one grid before the dense layers, so that weights do not depend on the image size."""
+
+    name = "vgg"
+    summary = "VGG classifiers with torchvision's weights."
+    Config = VggConfig
+
+    def __init__(self, config: VggConfig, data: DataSpec):
+        super().__init__(config, data)
+        layers, before = [], data.channels
+        for width in config.plan:
+            if width == POOL:
+                layers.append(nn.MaxPool2d(2, 2))
+                continue
+            layers.append(nn.Conv2d(before, width, 3, padding=1))
+            layers += [nn.BatchNorm2d(width)] if config.batch_norm else []
+            layers.append(nn.ReLU())
+            before = width
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d((config.grid, config.grid))
+        first, second = config.hidden
+        self.classifier = nn.Sequential(
+            nn.Linear(before * config.grid**2, first),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(first, second),
+            nn.ReLU(),
+            nn.Dropout(),
+            nn.Linear(second, len(data.classes)),
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.classifier(self.avgpool(self.features(self.normalised(images))).flatten(1))
+
+
+def read_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The config that tensors of these names and shapes belong to, with `channels` and `classes` counted.
+
+    The plan is in the names: a layer number that is skipped beyond the activation was a pooling. Raises ModelError.
+    """
+    convolutions = {}
+    for name, shape in shapes.items():
+        kind, _, rest = name.partition(".")
+        number = rest.partition(".")[0]
+        if kind not in ("features", "classifier") or not number.isdecimal():
+            raise ModelError(f"{name} is not a name that VGG's weights have", field="file")
+        if kind == "features" and name.endswith(".weight") and len(shape) == 4:
+            convolutions[int(number)] = shape
+    dense = [shapes.get(f"classifier.{number}.weight", ()) for number in (0, 3, 6)]
+    if not convolutions or any(len(shape) != 2 for shape in dense):
+        raise ModelError(
+            "these are not the weights of a VGG",
+            field="file",
+            remedy="They have features.0.weight ... classifier.6.weight, as torchvision names them.",
+        )
+    batch_norm = any(name.endswith("running_mean") for name in shapes)
+    numbers, plan = sorted(convolutions), []
+    for number, following in zip(numbers, [*numbers[1:], None], strict=True):
+        plan.append(convolutions[number][0])
+        if following is None or following > number + (3 if batch_norm else 2):
+            plan.append(POOL)
+    grid = math.isqrt(dense[0][1] // convolutions[numbers[-1]][0])
+    config = {"plan": plan, "hidden": [dense[0][0], dense[1][0]], "grid": max(grid, 1), "batch_norm": batch_norm}
+    return {"config": config, "channels": convolutions[numbers[0]][1], "classes": dense[2][0]}

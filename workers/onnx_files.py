@@ -1,0 +1,124 @@
+"""ONNX files from outside: read without running anything in them, run by ONNX Runtime on the CPU."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.core.errors import InvalidRequest
+from models.imported.graph import Drawing, Node
+
+FIELD = "file"
+DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A file that was read. `shape` is that of the input, with None where it is free."""
+
+    content: bytes
+    drawing: Drawing
+    constants: list[Tensor]
+    shape: list[int | None]
+    outputs: int
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The weights of a model that runs the graph node by node."""
+        drawn = torch.frombuffer(bytearray(self.drawing.model_dump_json().encode()), dtype=torch.uint8)
+        return {"graph": drawn} | {f"t{index}": tensor for index, tensor in enumerate(self.constants)}
+
+    @property
+    def opaque_state(self) -> dict[str, Tensor]:
+        """The weights of a model that is only asked."""
+        return {"file": torch.frombuffer(bytearray(self.content), dtype=torch.uint8)}
+
+
+def read(content: bytes) -> OnnxFile:
+    """Raises InvalidRequest for what is no ONNX file, keeps tensors elsewhere, or does not take one image tensor."""
+    import onnx
+
+    try:
+        model = onnx.load_model_from_string(content)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf and the checker have many
+        reason = str(error).strip().splitlines()
+        raise InvalidRequest(f"This is no valid ONNX file: {reason[0][:200] if reason else '?'}", field=FIELD) from None
+    graph = model.graph
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise InvalidRequest("The file keeps its weights in other files.", field=FIELD, remedy="Save it as one file.")
+    known = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in known]
+    if len(inputs) != 1 or not graph.output:
+        names = ", ".join(value.name for value in inputs)
+        raise InvalidRequest(f"The graph has {len(inputs)} inputs ({names}); it should take images.", field=FIELD)
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        raise InvalidRequest("The input of the graph is not float32.", field=FIELD, remedy="Export it so.")
+    shape = [dim.dim_value or None for dim in kind.shape.dim]
+    if len(shape) != 4:
+        raise InvalidRequest(f"The input of the graph has {len(shape)} axes; images have 4.", field=FIELD)
+    constants = {tensor.name: tensor_of(tensor) for tensor in graph.initializer}
+    nodes = [drawn(node, constants) for node in graph.node]
+    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    drawing = Drawing(
+        nodes=tuple(node for node in nodes if node is not None),
+        tensors=tuple(constants),
+        input=inputs[0].name,
+        output=graph.output[0].name,
+        opset=opset,
+    )
+    return OnnxFile(content, drawing, list(constants.values()), shape, len(graph.output))
+
+
+def drawn(node: Any, constants: dict[str, Tensor]) -> Node | None:
+    """A node as JSON can hold it; tensors among its attributes join the constants. None: it was but a constant."""
+    import onnx
+
+    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    attributes: dict[str, Any] = {}
+    for attribute in node.attribute:
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, onnx.TensorProto):
+            held = node.output[0] if op == "Constant" else f"{node.output[0]}/{attribute.name}"
+            constants[held], attributes["constant"] = tensor_of(value), held
+        elif isinstance(value, bytes):
+            attributes[attribute.name] = value.decode("utf-8", "replace")
+        elif isinstance(value, int | float):
+            attributes[attribute.name] = value
+        elif isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value):
+            attributes[attribute.name] = list(value)
+        else:
+            return Node(op=f"{op} with {attribute.name}", inputs=tuple(node.input), outputs=tuple(node.output))
+    if op == "Constant":
+        for name, dtype in (("value_float", torch.float32), ("value_floats", torch.float32),
+                            ("value_int", torch.int64), ("value_ints", torch.int64)):  # fmt: skip
+            if name in attributes:
+                constants[node.output[0]] = torch.tensor(attributes[name], dtype=dtype)
+        return None
+    return Node(op=op, inputs=tuple(node.input), outputs=tuple(node.output), attributes=attributes)
+
+
+def tensor_of(tensor: Any) -> Tensor:
+    import onnx
+
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        raise InvalidRequest("The file keeps its weights in other files.", field=FIELD, remedy="Save it as one file.")
+    array = onnx.numpy_helper.to_array(tensor)
+    if array.dtype.name not in DTYPES:
+        raise InvalidRequest(f"The file holds numbers of type {array.dtype.name}.", field=FIELD, remedy="Use float32.")
+    return torch.from_numpy(np.array(array))
+
+
+def runtime(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    """What ONNX Runtime makes of the file: images in, the first output out."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    taken, given = session.get_inputs()[0].name, session.get_outputs()[0].name
+    return lambda images: session.run([given], {taken: images})[0]
