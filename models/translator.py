@@ -25,7 +25,9 @@ class Translator(Translates, Family):
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate
         networks = {"generators": self.generators, "judges": self.judges}
-        return {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999)) for name, net in networks.items()}
+        return {
+            name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.999), fused=True) for name, net in networks.items()
+        }
 
     def schedule(self, progress: float) -> float:
         return constant_then_linear(progress)

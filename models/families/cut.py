@@ -108,7 +108,7 @@ class CUT(JudgesPatches, Translator):
             shown, wanted = shown.flip(3), wanted.flip(3)
         made = generator(shown)
         fake = made[: len(batch[source])]
-        loss = judge_loss(config.adversarial_loss, judge(wanted), judge(fake.detach()))
+        loss = judge_loss(config.adversarial_loss, *judge(torch.cat([wanted, fake.detach()])).chunk(2))
         metrics = {"judge": update(optimisers["judges"], loss)}
         with frozen(judge):
             fool = fool_loss(config.adversarial_loss, judge(fake))

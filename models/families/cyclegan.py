@@ -74,7 +74,7 @@ class CycleGAN(JudgesPatches, Translator):
         kind, losses = self.config.adversarial_loss, []
         for domain, judge in self.judges.items():
             shown = self.pools[domain].exchange(fakes[domain], moment.generator)
-            losses.append(judge_loss(kind, judge(batch[domain]), judge(shown)))
+            losses.append(judge_loss(kind, *judge(torch.cat([batch[domain], shown])).chunk(2)))
         metrics["judge"] = update(optimisers["judges"], torch.stack(losses).sum())
         for direction, generator in self.generators.items():
             self.served[direction].update(generator, self.config.batch_size, moment.images)
@@ -88,15 +88,18 @@ class CycleGAN(JudgesPatches, Translator):
         with frozen(self.judges):
             for source, target in OTHER.items():
                 there, back = self.generators[source + target], self.generators[target + source]
-                fake = fakes[target] = there(batch[source])
+                # both domains in one pass, which is faster; no image of a batch sees another
+                shown = [batch[source], *([batch[target]] if config.lambda_identity else [])]
+                fake, *same = there(torch.cat(shown)).split(len(batch[source]))
+                fakes[target] = fake
                 fool.append(fool_loss(config.adversarial_loss, self.judges[target](fake)))
                 cycle.append((back(self._noisy(fake, moment)) - batch[source]).abs().mean() * 2)
-                if config.lambda_identity:
-                    identity.append((there(batch[target]) - batch[target]).abs().mean() * 2)
+                identity += [(image - batch[target]).abs().mean() * 2 for image in same]
             metrics = {"fool": torch.stack(fool).sum(), "cycle": torch.stack(cycle).sum()}
             metrics["identity"] = torch.stack(identity).sum() if identity else torch.zeros_like(metrics["fool"])
-            same = config.lambda_cycle * config.lambda_identity * metrics["identity"]
-            metrics["loss"] = metrics["fool"] + config.lambda_cycle * metrics["cycle"] + same
+            lambda_identity = config.lambda_cycle * config.lambda_identity
+            regular = config.lambda_cycle * metrics["cycle"] + lambda_identity * metrics["identity"]
+            metrics["loss"] = metrics["fool"] + regular
             update(optimiser, metrics["loss"])
         return {name: fake.detach() for name, fake in fakes.items()}, {k: v.detach() for k, v in metrics.items()}
 
