@@ -36,6 +36,9 @@ class JudgingConfig(Config):
     )
     flip: bool = Field(False, description="Mirror half of the training images left to right.")
     shift: int = Field(0, ge=0, le=32, description="Move training images by up to so many pixels.")
+    noise: float = Field(
+        0.0, ge=0, le=4, description="Gaussian noise on training images (standard deviation), as certify asks for it."
+    )
 
 
 class Judging(OneLoss):
@@ -98,10 +101,14 @@ class Judging(OneLoss):
         return self.head(self.dropout(features))
 
     def augment(self, images: Tensor, draws: torch.Generator) -> Tensor:
-        """Training images, moved and mirrored as configured."""
+        """Training images, mirrored, moved and made noisy as configured."""
         if self.config.flip:
             images = flip(images, draws)
-        return shift(images, self.config.shift, draws) if self.config.shift else images
+        if self.config.shift:
+            images = shift(images, self.config.shift, draws)
+        if self.config.noise:
+            images = images + self.config.noise * torch.randn(images.shape, generator=draws, device=images.device)
+        return images
 
 
 def trunk(config: JudgingConfig, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:

@@ -17,6 +17,7 @@ from models.reports.core import Findings, Progress, Report, Subject
 from models.types import DataSpec
 from workers import codecs, devices, plots, records
 from workers.artifacts import load_card, load_model, pack
+from workers.references import loader
 from workers.running import Result, RunningJob
 from workers.shelves import BlobShelf
 from workers.sources import open_source
@@ -66,7 +67,7 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str) -> Subject:
     shelf = BlobShelf(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
     home, learned = home_of(job, digest)
-    return Subject(model, data, train, validation, home, job.spec.get("seed") or 0, learned)
+    return Subject(model, data, train, validation, home, job.spec.get("seed") or 0, learned, loader(job))
 
 
 def home_of(job: RunningJob, digest: str) -> tuple[Columns | None, Columns | None]:

@@ -5,7 +5,7 @@ keep for a later attempt it yields as `kept`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -70,6 +70,8 @@ class Subject:
     home: Columns | None
     seed: int
     learned: Columns | None = None
+    load: Callable[[str], Family] | None = None
+    """Another model of this tenant, by name or name@digest."""
 
 
 Run = Generator[Progress, None, Findings]
