@@ -18,6 +18,7 @@ from models.moment import Moment
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid
 from models.nn.mixture import Mixture
 from models.plane import Plane
+from models.redraw import redraw
 from models.types import Batch, ConfigError, DataSpec
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -124,8 +125,12 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
             rows = min(metrics.CHUNK, count - start)
             noise = torch.randn(rows, self.latent_dim, generator=moment.generator, device=self.device)
             uniform = torch.rand(rows, generator=moment.generator, device=self.device)
-            made.append(self.decode(self.draw(noise, uniform)).cpu())
+            made.append(self.sampled(noise, uniform).cpu())
         return torch.cat(made)
+
+    def sampled(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Images from what `draw` takes; a conditional model goes through its labels."""
+        return self.decode(self.draw(noise, uniform))
 
     def fair_axes(self, validation: Columns) -> int:
         """How many axes PCA may use to be compared with."""
@@ -134,7 +139,7 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
         """Pairs of an image and its reconstruction."""
         images = probe["images"][:PAIRS]
-        return torch.stack([images, self.decode(self.encode(images))], 1).flatten(0, 1)
+        return torch.stack([images, redraw(self, images)[1]], 1).flatten(0, 1)
 
     def _neighbours(self, train: Columns, validation: Columns) -> dict[str, float]:
         if "labels" not in train or "labels" not in validation:
@@ -152,7 +157,7 @@ def reconstruction_mse(model: Coding, split: Columns) -> float:
     total, count = 0.0, 0
     for images in metrics.spread(split):
         images = images.to(model.device)
-        error = (model.decode(model.encode(images)) - images).square().double().sum()
+        error = (redraw(model, images)[1] - images).square().double().sum()
         total, count = total + float(error), count + images.numel()
     return total / count
 

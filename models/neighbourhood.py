@@ -16,6 +16,7 @@ JUDGED = 1000
 TRUSTED = 10
 VOTERS = 5
 FEWEST = 5
+ROUNDS = 500  # of t-SNE: somebody waits, and what follows changes little
 
 
 def trustworthiness(original: Tensor, mapped: Tensor, neighbours: int = TRUSTED) -> float | None:
@@ -50,7 +51,7 @@ def quality(pixels: Tensor, codes: Tensor, places: Tensor, labels: Tensor | None
     found["trustworthiness"] = {name: trustworthiness(pixels, rival) for name, rival in rivals.items()}
     if labels is not None:
         accuracy = {name: leave_one_out(rival, labels) for name, rival in (rivals | {"pixels": pixels}).items()}
-        found["knn_accuracy"] = accuracy | {"most_frequent": float(labels.bincount().max() / len(labels))}
+        found["knn_accuracy"] = accuracy | {"most_frequent": float(labels.bincount().max()) / len(labels)}
     return found
 
 
@@ -82,7 +83,8 @@ def embed(method: str, codes: Tensor) -> Tensor:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(rows) - 1) / 3)
-    return torch.from_numpy(TSNE(2, perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(rows)).float()
+    found = TSNE(2, perplexity=perplexity, max_iter=ROUNDS, random_state=0, n_jobs=1).fit_transform(rows)
+    return torch.from_numpy(found).float()
 
 
 def _judged(count: int) -> Tensor:

@@ -1,18 +1,22 @@
 """The variational autoencoder (Kingma & Welling 2014), with beta (Higgins et al. 2017), KL warm-up and free bits."""
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models import losses, metrics
-from models.coding import Coding, CodingConfig
+from models.coding import Coding, CodingConfig, decoder
 from models.data import Columns
+from models.family import Conditional
 from models.moment import Moment
 from models.plane import Plane
-from models.types import Batch, DataSpec, Metrics
+from models.posterior import HasPosterior
+from models.redraw import Recognises
+from models.types import Batch, DataError, DataSpec, Metrics
 
 LOGVAR = 10.0
 NLL_SAMPLES = 64
@@ -33,12 +37,15 @@ class VaeConfig(CodingConfig):
     beta: float = Field(1.0, ge=0, le=1000, description="Weight of the KL term at its full height.")
     kl_warm_up: float = Field(0.1, ge=0, le=1, description="Share of the training over which beta rises from zero.")
     free_bits: float = Field(0.0, ge=0, le=10, description="Nats per latent dimension that cost nothing.")
+    conditional: bool = Field(
+        False, description="Decode for a class: decode, samples and the like take a label, codes need not tell it."
+    )
     sampler: Literal["prior", "mixture"] = Field(
         "prior", description="Where samples come from: the standard normal prior, or a mixture fitted to the codes."
     )
 
 
-class VAE(Coding):
+class VAE(HasPosterior, Coding):
     """`encode` gives the posterior mean. `log_spread` is the log of sigma, or of the scale of the logistic."""
 
     name = "vae"
@@ -50,6 +57,11 @@ class VAE(Coding):
     def __init__(self, config: VaeConfig, data: DataSpec):
         super().__init__(config, data)
         self.register_buffer("log_spread", torch.tensor(math.log(0.25)))
+
+    @classmethod
+    def create(cls, config: dict, data: DataSpec) -> Self:
+        kind = ConditionalVAE if config.get("conditional") is True and cls is VAE else cls
+        return super(VAE, kind).create(config, data)
 
     @classmethod
     def resolve(cls, config: VaeConfig, data: DataSpec) -> VaeConfig:
@@ -86,7 +98,7 @@ class VAE(Coding):
         images, settings = batch["images"], self.config
         mean, logvar = self.posterior(images)
         noise = torch.randn(mean.shape, generator=moment.generator, device=mean.device)
-        output = self.decoder(mean + noise * (0.5 * logvar).exp())
+        output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of(batch))
         self._fit_spread(output.detach(), images, moment)
         surprise = self.surprise(output, images).mean()
         divergence = losses.gaussian_kl(mean, logvar)  # (b, d)
@@ -97,6 +109,14 @@ class VAE(Coding):
         total = {"elbo": surprise + beta * paid, "reconstruction_only": surprise, "kl_only": paid}[settings.objective]
         kl = divergence.detach().sum(1).mean()
         return total, {"nelbo": surprise.detach() + kl, "reconstruction": surprise.detach(), "kl": kl}
+
+    def output(self, codes: Tensor, labels: Tensor | None) -> Tensor:
+        """What the decoder gives for codes (b, latent_dim), without a final activation."""
+        return self.decoder(codes)
+
+    def labels_of(self, batch: Batch) -> Tensor | None:
+        """The labels (b,) that a conditional model decodes a batch for."""
+        return None
 
     def surprise(self, output: Tensor, images: Tensor) -> Tensor:
         """(b,): -log p(image | code) in nats, from the decoder's output.
@@ -128,7 +148,8 @@ class VAE(Coding):
             images = images.to(self.device)
             mean, logvar = self.posterior(images)
             noise = torch.randn(mean.shape, generator=moment.generator, device=mean.device)
-            surprise = self.surprise(self.decoder(mean + noise * (0.5 * logvar).exp()), images)
+            output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of({"images": images}))
+            surprise = self.surprise(output, images)
             parts += torch.stack([surprise, losses.gaussian_kl(mean, logvar).sum(1)]).double().sum(1).cpu()
             means.append(mean.cpu())
             rows += len(images)
@@ -154,7 +175,66 @@ class VAE(Coding):
         noise = torch.randn((samples, *mean.shape), generator=draws, device=mean.device)  # (s, b, d)
         codes = mean + noise * (0.5 * logvar).exp()
         log_ratio = (-0.5 * codes.square() + 0.5 * (noise.square() + logvar)).sum(2)  # log p(z) - log q(z | x)
-        output = self.decoder(codes.flatten(0, 1))
+        labels = self.labels_of({"images": images})
+        output = self.output(codes.flatten(0, 1), None if labels is None else labels.repeat(samples))
         target = images.expand(samples, *images.shape).flatten(0, 1)
         surprise = self.surprise(output, target).unflatten(0, (samples, -1))
         return math.log(samples) - (log_ratio - surprise).logsumexp(0)
+
+
+class ConditionalVAE(Recognises, Conditional, VAE):
+    """p(image | code, label) (Sohn et al. 2015), with q(code | image): what the label tells, the code need not.
+
+    A layer on the encoder's features learns to recognise the label, so that an image alone can be drawn again.
+    """
+
+    def __init__(self, config: VaeConfig, data: DataSpec):
+        if not data.classes or "labels" not in data.columns.get("train", {"labels": 1}):
+            raise DataError(
+                "a conditional vae needs labels, which this dataset lacks",
+                "config/conditional",
+                "leave conditional out",
+            )
+        super().__init__(config, data)
+        wider = config.model_copy(update={"latent_dim": config.latent_dim + len(data.classes)})
+        self.decoder = decoder(wider, data.shape)
+        self.head = nn.Linear(self.encoder.last.in_features, len(data.classes))
+
+    def output(self, codes: Tensor, labels: Tensor) -> Tensor:
+        return self.decoder(torch.cat([codes, F.one_hot(labels, len(self.data.classes)).to(codes)], 1))
+
+    def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
+        return self.pixels(self.output(latents, labels))
+
+    def draw(self, noise: Tensor, uniform: Tensor, labels: Tensor) -> Tensor:
+        return super().draw(noise, uniform)
+
+    def sampled(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        labels = self.labels_in_turn(len(noise)).to(noise.device)
+        return self.decode(self.draw(noise, uniform, labels), labels)
+
+    def guess(self, images: Tensor) -> Tensor:
+        """(b, classes): logits of the label."""
+        return self.head(self.encoder.features(images))
+
+    def recognise(self, images: Tensor) -> Tensor:
+        return self.guess(images).argmax(1)
+
+    def labels_of(self, batch: Batch) -> Tensor:
+        return batch["labels"] if "labels" in batch else self.recognise(batch["images"])
+
+    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+        """The conditional -ELBO, and the cross-entropy of the recognised label."""
+        total, found = super().loss(batch, moment)
+        wrong = F.cross_entropy(self.guess(batch["images"]), batch["labels"])
+        return total + wrong, {**found, "label_loss": wrong.detach()}
+
+    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+        """Adds how often labels are recognised, in images and in the model's own samples for them."""
+        found = super().evaluate(train, validation, moment)
+        pairs = zip(metrics.spread(validation), metrics.spread(validation, "labels"), strict=True)
+        right = [(self.recognise(images.to(self.device)).cpu() == labels.cpu()).double() for images, labels in pairs]
+        noise = torch.randn(256, self.latent_dim, generator=moment.generator, device=self.device)
+        wanted = self.labels_in_turn(len(noise)).to(self.device)
+        obeyed = self.recognise(self.decode(self.draw(noise, noise.new_zeros(len(noise)), wanted), wanted)) == wanted
+        return found | {"label_accuracy": float(torch.cat(right).mean()), "obedience": float(obeyed.double().mean())}

@@ -8,6 +8,7 @@ from models.family import Decodes, Encodes, Family
 from models.gallery import Gallery, Split
 from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
+from models.redraw import Recognises
 from models.types import InputError
 
 MEASURED = 10_000
@@ -53,7 +54,7 @@ class Directions(Operation):
         return {
             "inputs": start.repeat_interleave(len(shifts), 0),
             "shifts": shifts.repeat(len(inputs), 1),
-            **label_rows(model, params.label, total),
+            **self._labels(model, inputs, params, total),
         }
 
     def agreement(self, params: DirectionsParams) -> tuple:
@@ -61,6 +62,8 @@ class Directions(Operation):
 
     def compute(self, model: Family, rows: Rows, params: DirectionsParams) -> Rows:
         codes = model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]
+        if isinstance(model, Recognises) and "labels" not in rows:
+            rows = rows | {"labels": model.recognise(rows["inputs"])}
         latents = model.admissible(codes + rows["shifts"])
         return {"images": decode(model, latents, rows), "latents": latents}
 
@@ -69,6 +72,12 @@ class Directions(Operation):
         items = [{"input": row // count, "alpha": params.alphas[row % count]} for row in range(len(found["images"]))]
         facts = {"dataset": self.gallery.name, "from": params.origin, "to": params.goal, "items": items}
         return Result(images=found["images"], latents=found["latents"], facts=facts, columns=count)
+
+    def _labels(self, model: Family, inputs: Tensor, params: DirectionsParams, total: int) -> Rows:
+        """None for a model that will recognise them in the images."""
+        if params.label is None and inputs.ndim == 4 and isinstance(model, Recognises):
+            return {}
+        return label_rows(model, params.label, total)
 
 
 def class_mean(gallery: Gallery, label: int | str, field: str, split: Split) -> Tensor:

@@ -86,7 +86,9 @@ class Map(Operation):
             "items": items,
         }
         if params.embedding != "none":
-            facts["embedding"] = looked_at(params.embedding, images, codes, labels)
+            key = f"{params.embedding}-{params.split}-{len(picks)}"
+            embedded = self.gallery.keep(key, 0, lambda: neighbourhood.embed(params.embedding, codes))
+            facts["embedding"] = looked_at(params.embedding, embedded, images, labels)
         sheets = {"sprites": tiled(thumbnails(images, params.thumbnail))}
         if params.atlas:
             x, y = (ticks(column, params.atlas) for column in places.T)
@@ -116,9 +118,8 @@ def tiled(images: Tensor) -> Sheet:
     return Sheet(images, max(1, round(len(images) ** 0.5)))
 
 
-def looked_at(method: str, images: Tensor, codes: Tensor, labels: Tensor | None) -> dict:
+def looked_at(method: str, places: Tensor, images: Tensor, labels: Tensor | None) -> dict:
     """Places by t-SNE or UMAP: distances between groups mean nothing there, and no place can be decoded."""
-    places = neighbourhood.embed(method, codes)
     return {
         "method": method,
         "for_looking_only": True,

@@ -12,6 +12,7 @@ from models.family import Conditional, Decodes, Encodes, Family, HasPrior, Trunc
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.operations.samples import sample_rows
+from models.redraw import Recognises
 
 CANDIDATES = 64
 STARTS = ("sample", "typical", "encoder")
@@ -117,7 +118,10 @@ def starting_points(model: Family, rows: Rows) -> Rows:
     """For each row the `latents` to start from, which of STARTS that is, and the label kept while searching."""
     images = rows["inputs"]
     if isinstance(model, Encodes):
-        return {"latents": model.encode(images), "starts": torch.full((len(images),), 2, device=images.device)}
+        found = {"latents": model.encode(images), "starts": torch.full((len(images),), 2, device=images.device)}
+        if isinstance(model, Recognises):
+            found["labels"] = rows["labels"] if "labels" in rows else model.recognise(images)
+        return found
     candidates = {name: column.to(images.device) for name, column in sample_rows(model, 0, CANDIDATES).items()}
     labels = {}
     if isinstance(model, Conditional):

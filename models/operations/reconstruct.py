@@ -2,8 +2,16 @@
 
 import math
 
+from torch import Tensor
+
 from models.family import Decodes, Encodes, Family
 from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.latents import LabelParams, label_rows
+from models.redraw import redraw
+
+
+class ReconstructParams(ImageParams, LabelParams):
+    """A conditional model draws each image for the label it recognises, unless told another."""
 
 
 class Reconstruct(Operation):
@@ -12,17 +20,20 @@ class Reconstruct(Operation):
     name = "reconstruct"
     summary = "Encodes images and decodes them again."
     needs = (Encodes, Decodes)
-    Params = ImageParams
+    Params = ReconstructParams
 
-    def agreement(self, params: ImageParams) -> tuple:
+    def rows(self, model: Family, inputs: Tensor, params: ReconstructParams) -> Rows:
+        asked = {} if params.label is None else label_rows(model, params.label, len(inputs))
+        return {"inputs": inputs, **asked}
+
+    def agreement(self, params: ReconstructParams) -> tuple:
         return ()
 
-    def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
-        latents = model.encode(rows["inputs"])
-        images = model.decode(latents)
+    def compute(self, model: Family, rows: Rows, params: ReconstructParams) -> Rows:
+        latents, images = redraw(model, rows["inputs"], rows.get("labels"))
         errors = (images - rows["inputs"]).square().flatten(1).mean(1)
         return {"images": images, "latents": latents, "errors": errors}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
+    def result(self, model: Family, rows: Rows, found: Rows, params: ReconstructParams) -> Result:
         items = [{"mse": mse, "psnr": -10 * math.log10(max(mse, 1e-10))} for mse in found["errors"].tolist()]
         return Result(images=found["images"], latents=found["latents"], facts={"items": items})
