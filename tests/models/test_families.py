@@ -33,8 +33,9 @@ def build(family: type[Family], shape=(1, 8, 8), seed: int = 0, **config) -> Tra
 
 
 def operations(family: type[Family]) -> list[Operation]:
-    """What models of the family can be asked; attacks have their own contract."""
-    return [item() for item in registry.operations().values() if item.fits(family) and not item.gradients]
+    """What models of the family can be asked; attacks, and what looks at a dataset, have their own contracts."""
+    able = [item for item in registry.operations().values() if item.fits(family)]
+    return [item() for item in able if not (item.gradients or item.dataset or item.report)]
 
 
 def inputs(operation: Operation, model: Family, seed: int = 0) -> torch.Tensor | None:

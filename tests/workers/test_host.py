@@ -30,6 +30,7 @@ PARAMS = {
     "directions": {"from": "one", "to": 2, "alphas": [-1, 0.5]},
     "grid": {"rows": 2, "columns": 3},
     "map": {"atlas": 3, "images": 20},
+    "neighbours": {"n": 2},
     "project": {"steps": 3},
     "similar": {"index": 5, "neighbours": 2},
 }
