@@ -33,8 +33,9 @@ class Domain:
         return cls(torch.cat(list(spread(columns, name, limit))), found)
 
     def made(self, function: Callable[[Tensor], Tensor]) -> "Domain":
-        """What `function` makes of the images, with the same labels."""
-        return Domain(torch.cat([function(part) for part in self.images.split(CHUNK)]), self.labels)
+        """What `function` makes of the images, in the 8 bits of a picture, with the same labels."""
+        made = torch.cat([function(part) for part in self.images.split(CHUNK)])
+        return Domain((made * 255).round() / 255, self.labels)
 
     def __add__(self, other: "Domain") -> "Domain":
         return Domain(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.data import Columns
 from models.family import Config, Family, JudgesPatches, Refines
+from models.identity import changed
 from models.moment import Moment
 from models.nn.adversarial import frozen, update
 from models.nn.bodies import ConvEncoder, FlatEncoder, default_body
@@ -131,7 +132,7 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class Annotator(nn.Module):
-    """Reads the label of simulated and of refined images; only training needs it."""
+    """Reads the label of simulated images, and whether refined ones still have it; only training needs it."""
 
     training_only = True
 
@@ -203,13 +204,17 @@ class Refiner(Refines, JudgesPatches, Family):
         metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns)
         self.served.update(self.refiner, self.config.batch_size, moment.images)
         if self.annotator is not None:
-            shown, labels = torch.cat([batch["a"], refined]), batch["a_labels"].repeat(2)
-            metrics["annotator"] = update(optimisers["annotator"], F.cross_entropy(self.annotator(shown), labels))
+            metrics["annotator"] = self._update_annotator(batch, optimisers["annotator"], moment)
         if not learns or moment.step % self.config.refiner_updates == 0:
             shown = self.pool.exchange(refined, moment.generator)
             loss = F.softplus(-self.judge(batch["b"])).mean() + F.softplus(self.judge(shown)).mean()
             metrics["judge"] = update(optimisers["judge"], loss)
         return metrics
+
+    def _update_annotator(self, batch: Batch, optimiser: torch.optim.Optimizer, moment: Moment) -> Tensor:
+        """On simulated images alone: one that learned from refined ones too would come to agree with any of them."""
+        views = changed(batch["a"], moment.generator)
+        return update(optimiser, F.cross_entropy(self.annotator(views), batch["a_labels"]))
 
     def _update_refiner(self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool) -> tuple[Metrics, Tensor]:
         readers = [self.annotator] if self.annotator is not None else []

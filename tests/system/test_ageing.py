@@ -98,7 +98,6 @@ def test_the_ways_to_find_a_face_differ_and_a_slow_one_may_be_a_job(service, mod
     [
         ("", "to"),
         ("?to=soon", "to"),
-        ("?to=60+", "to"),
         ("?to=60%2B&all=true", "all"),
         ("?to=60%2B&latents=w", "latents"),
     ],
