@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVERLAP = 3 / 8
-"""Share of a tile that it has in common with the next: about the context that a network misses at a border."""
+OVERLAP, MOST = 3 / 8, 128
+"""Share of a tile that it has in common with the next, and most pixels: the context a network misses at a border."""
+WHOLE = 512
+"""A network that reads any size does images up to this side in one piece: what it learned at a border stays there."""
 LEAST = 1e-3  # weight at the very edge of a tile, so that a pixel no other tile covers is still divided by something
 
 
@@ -18,9 +20,18 @@ def starts(length: int, tile: int) -> list[int]:
     """Where tiles begin along one side, evenly spread, the last flush with the end; [0] where one is enough."""
     if length <= tile:
         return [0]
-    stride = max(1, tile - round(tile * OVERLAP))
+    stride = max(1, tile - overlap(tile))
     gaps = math.ceil((length - tile) / stride)
     return [round(index * (length - tile) / gaps) for index in range(gaps + 1)]
+
+
+def overlap(tile: int) -> int:
+    return min(MOST, round(tile * OVERLAP))
+
+
+def widest(images: Tensor, smallest: tuple[int, int]) -> tuple[int, int]:
+    """The tile for a network that reads any size: as large as the image, between `smallest` and WHOLE."""
+    return tuple(max(least, min(side, WHOLE)) for least, side in zip(smallest, images.shape[-2:], strict=True))
 
 
 def count(height: int, width: int, tile: tuple[int, int]) -> int:
@@ -75,7 +86,7 @@ def _window(side: tuple[int, int]) -> Tensor:
     """Weights (h, w): 1 inside, falling to almost nothing over the overlap."""
     sides = []
     for length in side:
-        ramp = max(1, round(length * OVERLAP))
+        ramp = max(1, overlap(length))
         distance = torch.minimum(torch.arange(length), torch.arange(length).flip(0)) + 0.5
         sides.append((distance / ramp).clamp(max=1).mul(math.pi / 2).sin().square().clamp(min=LEAST))
     return sides[0][:, None] * sides[1]

@@ -108,6 +108,10 @@ def _run(model: Family, operation: Operation, params: Params, rows: Rows) -> Row
 
 
 def _try_forward(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+    if any(tensor.ndim == 4 and tensor[0].numel() > resident.model.data.pixels for tensor in rows.values()):
+        return Verdict(
+            (1,), shares=True
+        )  # of a size of its own: one by one, and no trial, which would cost many times it
     chunk = resident.chunk
     many = _trial_rows(rows, chunk * max(LARGER))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.family import Family, Translates
 from models.operations.core import ImageParams, Operation, Result, Rows
-from models.tiling import cut, join
+from models.tiling import cut, join, widest
 from models.types import InputError
 
 BACK = {"ab": "ba", "ba": "ab"}
@@ -38,7 +38,7 @@ class Translate(Operation):
                     f"this model translates {' and '.join(model.directions)} only, not {way}",
                     field="cycle" if way != direction else "direction",
                 )
-        tiles, places = cut(inputs, model.data.shape[1:])
+        tiles, places = cut(inputs, widest(inputs, model.data.shape[1:]))
         return {"inputs": tiles, "places": places}
 
     def compute(self, model: Family, rows: Rows, params: TranslateParams) -> Rows:

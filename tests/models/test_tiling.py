@@ -39,6 +39,13 @@ def test_tiles_that_disagree_leave_no_seam():
     assert whole.max() <= shifts.max() + 1e-6
 
 
+def test_a_network_of_any_size_gets_the_whole_image_up_to_a_limit():
+    sizes = [((28, 28), (28, 28)), ((10, 40), (28, 40)), ((300, 200), (300, 200)), ((4000, 300), (512, 300))]
+    for size, tile in sizes:
+        assert tiling.widest(torch.empty(1, 1, *size), (28, 28)) == tile
+    assert tiling.starts(512 + 384, 512) == [0, 384] and len(tiling.starts(512 + 385, 512)) == 3
+
+
 def test_a_local_network_gives_what_it_gives_on_the_whole_image():
     """A mean over 3 x 3 pixels, whose edges are wrong by the border alone."""
     network = torch.nn.AvgPool2d(3, 1, 1, count_include_pad=False)

@@ -76,6 +76,12 @@ def test_large_images_come_in_smaller_chunks(size, channels, chunk):
     assert max(verdict.sizes) == (64 if chunk == 8 else chunk)
 
 
+def test_images_of_a_size_of_their_own_are_done_one_by_one_without_a_trial():
+    host = resident(Steady)
+    large = {"inputs": torch.rand(1, 1, 40, 30)}
+    assert verdict_on(host, Denoise(), Denoise.Params(), large).sizes == (1,)
+
+
 @pytest.mark.parametrize(
     ("total", "sizes", "batches"),
     [
