@@ -81,6 +81,12 @@ class AttackParams(Params):
             raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="method")
         return known[self.method](**(self.model_extra or {}))
 
+    @property
+    def asked(self) -> set[str]:
+        """What the request decides: all that is not its default, for the front fills every default in."""
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name for name in defaults if getattr(self, name) is not None and getattr(self, name) != defaults[name]}
+
     def epsilons(self, attack: Attack, eps: float) -> list[float]:
         """The radii of the sweep; none without one."""
         if isinstance(self.sweep, list):
@@ -129,7 +135,7 @@ class AttackOperation(Operation):
     def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
         attack, victim = params.attack(), victim_of(model, params)
         check_pair(attack, victim)
-        check_settings(victim, params.model_fields_set)
+        check_settings(victim, params.asked)
         if (params.target is not None or params.aim is not None) and not attack.targeted:
             raise ConfigError(f"{attack.name} cannot aim at a class", field="target", remedy="leave target out")
         rows = {"inputs": inputs, **victim.rows(model, inputs, params)}

@@ -100,6 +100,16 @@ def test_bad_parameters_are_refused_by_name(params, field):
     assert caught.value.field == field
 
 
+def test_settings_of_other_models_that_hold_their_defaults_are_no_fault():
+    schema = params_schema(registry.attacks()["pgd"])
+    filled = {name: spec["default"] for name, spec in schema["properties"].items() if "default" in spec}
+    images = victims()[0][:2]
+    assert attack(images, **(filled | {"steps": 2})).facts["items"]
+    with pytest.raises(ConfigError) as caught:
+        attack(images, **(filled | {"steps": 2, "aim": [[1]]}))
+    assert caught.value.field == "aim"
+
+
 def test_a_model_without_finite_answers_is_not_called_robust():
     class Broken(torch.nn.Module):
         def forward(self, x):
