@@ -41,7 +41,10 @@ def restore_moments(optimisers: Mapping[str, Optimizer], module: nn.Module, tens
                 value.ndim or optimisers[label].defaults.get("fused") or optimisers[label].defaults.get("capturable")
             )
             where = parameters[name].device if beside else "cpu"  # other optimisers count their steps on the host
-            optimisers[label].state[parameters[name]][slot] = value.to(where).clone()
+            kept = value.to(where).clone()
+            if value.ndim:  # laid out in memory as the parameter is, which fused kernels take for granted
+                kept = torch.empty_like(parameters[name], dtype=value.dtype, requires_grad=False).copy_(value)
+            optimisers[label].state[parameters[name]][slot] = kept
 
 
 def networks(module: nn.Module) -> dict[str, Tensor]:

@@ -54,7 +54,9 @@ class GAN(Generative):
             return fakes
         return Shown(self.replay.exchange(fakes.images, moment.generator))
 
-    def pretext(self, features: Tensor, reals: Tensor) -> Tensor | None:
-        if self.config.body != "fast":
-            return None
+    @property
+    def has_pretext(self) -> bool:
+        return self.config.body == "fast"
+
+    def pretext(self, features: Tensor, reals: Tensor) -> Tensor:
         return self.discriminator.redrawing_error(features, reals)

@@ -103,7 +103,7 @@ class ProgressiveGAN(Generative):
             torch.manual_seed(derive(int(self.birth), "growth", self.generator.level))
             for player in (self.generator, self.discriminator):
                 player.grow()
-                player.to(self.birth.device)
+                player.to(self.birth.device, memory_format=self.layout)
         averaged: Growing = self.ema.module
         averaged.blocks.append(copy.deepcopy(self.generator.blocks[-1]))
         averaged.heads.append(copy.deepcopy(self.generator.heads[-1]))

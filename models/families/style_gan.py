@@ -76,6 +76,10 @@ class StyleGAN(Truncates, MixesStyles, Generative):
         alone = torch.rand(count, generator=draws, device=draws.device) >= self.config.mixing
         return player.mixed(styles, others, crossing.masked_fill(alone, player.depth))
 
+    @property
+    def bends(self) -> bool:
+        return self.config.path_length > 0
+
     def generator_penalty(self, moment: Moment) -> Tensor | None:
         """Lazily, how much the length of |J^T y| varies around its running mean (eq. 4)."""
         turns = (moment.step + 1) // self.config.critic_steps

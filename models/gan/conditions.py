@@ -13,6 +13,11 @@ OCTAVES = 3
 QUANTILES = 257
 
 
+def whole(column: Tensor | np.ndarray) -> Tensor:
+    """A column as a tensor: where it is, or read from its file."""
+    return column if isinstance(column, Tensor) else torch.from_numpy(np.array(column))
+
+
 class ClassCondition(nn.Module):
     """Labels (b,) int64 -> (b, classes); as common as in the training data when drawn."""
 
@@ -34,7 +39,8 @@ class ClassCondition(nn.Module):
         self.marginal += (self._shares(labels) - self.marginal) * (len(labels) / self.seen)
 
     def _shares(self, labels: Tensor) -> Tensor:
-        return torch.bincount(labels, minlength=self.width).float() / len(labels)
+        ones = torch.ones(len(labels), device=labels.device)  # counting by bincount would wait for the device
+        return torch.zeros(self.width, device=labels.device).index_add_(0, labels, ones) / len(labels)
 
     def others(self, labels: Tensor, draws: torch.Generator) -> Tensor:
         """Labels for fakes beside a batch with `labels`: as common as there, or all alike."""
@@ -44,7 +50,7 @@ class ClassCondition(nn.Module):
 
     def fit(self, train: Columns) -> None:
         """Take over how common each class is."""
-        self.marginal.copy_(self._shares(torch.as_tensor(np.array(train.columns[self.column]))))
+        self.marginal.copy_(self._shares(whole(train.columns[self.column])))
 
     def drawn(self, uniform: Tensor) -> Tensor:
         """Labels (b,) from uniform numbers (b,) in [0, 1)."""
@@ -96,7 +102,7 @@ class NumberCondition(nn.Module):
 
     def fit(self, train: Columns) -> None:
         """Take over the distribution of the numbers."""
-        self.quantiles.copy_(self._quantiles(torch.as_tensor(np.array(train.columns[self.column]))))
+        self.quantiles.copy_(self._quantiles(whole(train.columns[self.column])))
 
     def drawn(self, uniform: Tensor) -> Tensor:
         """Numbers (b,) from uniform ones in [0, 1), by the inverse of their distribution."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.data import Columns
 from models.family import Family
 from models.gan.augment import AdaptiveAugment, diff_augment
 from models.gan.losses import PAIRED, discriminator_loss, generator_loss, value
@@ -21,6 +22,7 @@ from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 
 BALANCE = -2 * math.log(2)
+COMPILER = "inductor"
 LOOK_EVERY = 16  # turns of G from one comparison of saturating and non-saturating gradients to the next
 
 
@@ -69,6 +71,29 @@ class Game(Family):
         wanted = config.augment == "adaptive" or config.auto_remedy
         self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if wanted else None
         self.remedies = Remedies(self.ema.module, self.rewinds) if config.auto_remedy else None
+
+    def begin(self, train: Columns) -> None:
+        """On CUDA: weights as its convolutions like them, and compiled calls of what is differentiated once."""
+        super().begin(train)
+        if not self.accelerated:
+            return
+        self.to(memory_format=self.layout)
+        if self.config.compile:
+            for player in (self.discriminator, *([] if self.bends else [self.generator])):
+                player.compile(backend=COMPILER)
+
+    @property
+    def accelerated(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.accelerated else torch.contiguous_format
+
+    @property
+    def bends(self) -> bool:
+        """Whether a penalty differentiates the generator twice."""
+        return False
 
     @abstractmethod
     def players(self) -> tuple[nn.Module, nn.Module]:
@@ -125,9 +150,11 @@ class Game(Family):
         """The fakes D is shown for these."""
         return fakes
 
-    def pretext(self, features: Tensor, reals: Tensor) -> Tensor | None:
-        """What D minimises besides the game, from its features of real images."""
-        return None
+    has_pretext = False
+
+    def pretext(self, features: Tensor, reals: Tensor) -> Tensor:
+        """What D minimises besides the game, from its features of real images, where `has_pretext`."""
+        raise NotImplementedError
 
     def generator_penalty(self, moment: Moment) -> Tensor | None:
         """What G minimises besides the game."""
@@ -161,7 +188,7 @@ class Game(Family):
         with self._autocast(allowed=not (x.requires_grad or y.requires_grad)):
             features, a, b = self._judged(Shown(x, reals.told), Shown(y, fakes.told))
             loss = discriminator_loss(config.loss, a, b, 1 - config.label_smoothing, self._flips(len(a), moment))
-            extra = {"pretext": (1.0, self.pretext(features, x.detach()))}
+            extra = {"pretext": (1.0, self.pretext(features, x.detach()) if self.has_pretext else None)}
         traced = {"loss_discriminator": loss.detach(), **self._trace(a.detach(), b.detach())}
         if config.drift:
             extra["drift"] = config.drift, a.square().mean()
@@ -170,7 +197,7 @@ class Game(Family):
         if y.requires_grad:
             extra["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, y)
         if config.gradient_penalty:
-            slope = one_centred(lambda images: self.discriminator(images, reals.told), x, y, moment.generator)
+            slope = one_centred(lambda images: self.discriminator.forward(images, reals.told), x, y, moment.generator)
             extra["gradient_penalty"] = config.gradient_penalty, slope
         for name, (weight, penalty) in extra.items():
             if penalty is not None:
@@ -203,16 +230,19 @@ class Game(Family):
             traced["gradient_generator"], unfinite = descend(optimiser, loss)
         return traced | {"gradient_nonfinite": unfinite}
 
-    def _judged(self, reals: Shown, fakes: Shown) -> tuple[Tensor, Tensor, Tensor]:
-        """D's features of the reals and the logits of both, seen in one batch or in two."""
+    def _judged(self, reals: Shown, fakes: Shown) -> tuple[Tensor | None, Tensor, Tensor]:
+        """D's features of the reals where the pretext needs them, and the logits of both, in one batch or in two."""
         player = self.discriminator
-        if self.config.separate_batches:
+        twice = reals.images.requires_grad or fakes.images.requires_grad
+        judge = player.forward if twice else player  # what is differentiated twice cannot be compiled
+        if self.has_pretext:
             features = player.features(reals.images, reals.told)
-            return features, player.judge(features, reals.told), player(fakes.images, fakes.told)
+            return features, player.judge(features, reals.told), judge(fakes.images, fakes.told)
+        if self.config.separate_batches:
+            return None, judge(reals.images, reals.told), judge(fakes.images, fakes.told)
         told = None if reals.told is None else torch.cat([reals.told, fakes.told])
-        features = player.features(torch.cat([reals.images, fakes.images]), told)
-        count = len(reals.images)
-        return features[:count], *player.judge(features, told).tensor_split([count])
+        logits = judge(torch.cat([reals.images, fakes.images]), told)
+        return None, *logits.tensor_split([len(reals.images)])
 
     def _disguised(self, shown: Shown, moment: Moment) -> Shown:
         """Augmentation and instance noise, the same for reals and fakes."""

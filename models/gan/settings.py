@@ -51,6 +51,10 @@ class GameConfig(Config):
         description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end; "
         "empty: eight along the way, of as many samples as a small part of the training pays for.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile both networks on CUDA: takes minutes once, for long trainings; penalties stay eager.",
+    )
     auto_remedy: bool = Field(
         False, description="Alarms are answered: more augmentation, a slower D, or the best generator measured so far."
     )

@@ -1,24 +1,20 @@
-"""Quality and speed of the adversarial families on real digits.
+"""Quality of the adversarial families on real digits.
 
 `python -m tests.benchmarks.gans quality --family gan --images 60000 width=16 loss=hinge` trains on 4 000 of the 5 000
 digits and prints the distances beside floors and trivial samplers; `--sheet FILE.png` keeps 64 samples.
-`python -m tests.benchmarks.gans speed` compares the time of a step with a plain loop over the same DCGAN.
+The time of a step is tests/benchmarks/gan_steps.py's.
 """
 
 import argparse
 import json
-import statistics
 import time
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
-from models.data import Columns
 from models.registry import families
 from models.training import Training
-from models.types import DataSpec
 from tests.models.data import digits
 
 
@@ -54,49 +50,6 @@ def quality(options: argparse.Namespace) -> None:
         Image.fromarray(pixels).save(options.sheet)
 
 
-def plain_dcgan(generator, discriminator, images: torch.Tensor, width: int):
-    """One update as the usual DCGAN script does it: real, fake, and generator passes, each with its backward."""
-    optimisers = [torch.optim.Adam(player.parameters(), 2e-4, (0.5, 0.999)) for player in (discriminator, generator)]
-
-    def step() -> None:
-        discriminator.zero_grad()
-        ones, zeros = torch.ones(len(images)), torch.zeros(len(images))
-        F.binary_cross_entropy_with_logits(discriminator(images), ones).backward()
-        fakes = generator(torch.randn(len(images), width))
-        F.binary_cross_entropy_with_logits(discriminator(fakes.detach()), zeros).backward()
-        optimisers[0].step()
-        generator.zero_grad()
-        F.binary_cross_entropy_with_logits(discriminator(fakes), ones).backward()
-        optimisers[1].step()
-
-    return step
-
-
-def median_seconds(step, rounds: int) -> float:
-    step()
-    times = []
-    for _ in range(rounds):
-        started = time.process_time()  # of this process alone, whatever else the machine does
-        step()
-        times.append(time.process_time() - started)
-    return statistics.median(times)
-
-
-def speed(options: argparse.Namespace) -> None:
-    print("| size | ours, CPU ms | plain loop, CPU ms | ratio |\n|---|---|---|---|")
-    for size, channels, width in ((28, 1, 32), (64, 3, 16)):
-        spec = DataSpec("plain", size, size, channels, None, {"train": {"images": 256}})
-        pixels = np.random.default_rng(0).integers(0, 256, (256, *spec.shape), dtype=np.uint8)
-        config = {"body": "dcgan", "width": width, "augment": "none", "batch_size": 64, "images": 10**6}
-        torch.manual_seed(0)
-        ours, plain = (families()["gan"].create(config, spec) for _ in range(2))
-        training = Training(ours, Columns({"images": pixels}), Columns({"images": pixels[:8]}))
-        images = torch.from_numpy(pixels[:64]).float() / 127.5 - 1
-        bare = plain_dcgan(plain.generator.train(), plain.discriminator.train(), images, plain.config.latent_dim)
-        found = [median_seconds(step, options.rounds) * 1000 for step in (training.advance, bare)]
-        print(f"| {size}x{size}x{channels} | {found[0]:.0f} | {found[1]:.0f} | {found[0] / found[1]:.2f} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -108,9 +61,6 @@ def main() -> None:
     one.add_argument("--every", type=int, default=200)
     one.add_argument("--sheet")
     one.add_argument("settings", nargs="*", type=setting)
-    two = commands.add_parser("speed")
-    two.set_defaults(run=speed)
-    two.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
