@@ -61,7 +61,10 @@ class GrowingBlock(nn.Module):
 
 
 class GrowingGenerator(Growing):
-    """Latents (b, d) on the sphere -> images (b, c, h, w) at the present grid, about [-1, 1]: nothing squashes."""
+    """Latents (b, d) on the sphere -> images (b, c, h, w) in [-1, 1] at the present grid.
+
+    Squashed, unlike the paper's: see StyleGenerator. It changes neither end of a fade.
+    """
 
     def __init__(self, latent_dim: int, sizes: Sequence[Size], channels: Sequence[int], colours: int):
         super().__init__(sizes, channels, colours)
@@ -83,12 +86,10 @@ class GrowingGenerator(Growing):
         features = self.norm(F.leaky_relu(self.conv(features), SLOPE))
         for block in self.blocks[:-1]:
             features = block(features)
-        if not self.blocks:
-            return self.heads[0](features)
-        image = self.heads[self.level](self.blocks[-1](features))
-        if not self.fading:
-            return image
-        return blend(double(self.heads[self.level - 1](features), self.sizes[self.level]), image, self.alpha)
+        image = self.heads[self.level](self.blocks[-1](features) if self.blocks else features)
+        if self.fading and self.blocks:
+            image = blend(double(self.heads[self.level - 1](features), self.sizes[self.level]), image, self.alpha)
+        return torch.tanh(image)
 
 
 class ShrinkingBlock(nn.Module):

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from app.core import blobs, database
+from app.core.keys import LOCAL
 from app.core.settings import settings
+from tests.workers import served, trainings
+from workers import devices, host
 
 
 @pytest.fixture
@@ -19,6 +22,33 @@ def storage(tmp_path, monkeypatch) -> Iterator[Path]:
     yield tmp_path / "data"
     settings.cache_clear()
     blobs.store.cache_clear()
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+def digest(storage, sqlite_url, monkeypatch) -> Iterator[str]:
+    """A dataset of the local tenant, and models that draw images like its own; see served.py."""
+    monkeypatch.setenv("DATABASE_URL", sqlite_url)
+    settings.cache_clear()
+    database.engine.cache_clear()
+    monkeypatch.setattr(devices, "use_threads", lambda wanted: None)
+    digest = trainings.store_dataset(tenant=LOCAL)
+    served.publish_all(digest)
+    yield digest
+    host.host.cache_clear()
+    database.engine().dispose()
+    database.engine.cache_clear()
+
+
+@pytest.fixture
+async def gallery(digest, anyio_backend):
+    """A client of the front that serves them."""
+    async with served.front() as client:
+        yield client
 
 
 @pytest.fixture
