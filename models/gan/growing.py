@@ -63,7 +63,7 @@ class GrowingBlock(nn.Module):
 class GrowingGenerator(Growing):
     """Latents (b, d) on the sphere -> images (b, c, h, w) in [-1, 1] at the present grid.
 
-    Squashed, unlike the paper's: see StyleGenerator. It changes neither end of a fade.
+    Squashed, unlike the paper's: see StyleGenerator.
     """
 
     def __init__(self, latent_dim: int, sizes: Sequence[Size], channels: Sequence[int], colours: int):
@@ -86,10 +86,15 @@ class GrowingGenerator(Growing):
         features = self.norm(F.leaky_relu(self.conv(features), SLOPE))
         for block in self.blocks[:-1]:
             features = block(features)
-        image = self.heads[self.level](self.blocks[-1](features) if self.blocks else features)
-        if self.fading and self.blocks:
-            image = blend(double(self.heads[self.level - 1](features), self.sizes[self.level]), image, self.alpha)
-        return torch.tanh(image)
+        if not self.blocks:
+            return self._picture(features, 0)
+        image = self._picture(self.blocks[-1](features), self.level)
+        if not self.fading:
+            return image
+        return blend(double(self._picture(features, self.level - 1), self.sizes[self.level]), image, self.alpha)
+
+    def _picture(self, features: Tensor, level: int) -> Tensor:
+        return torch.tanh(self.heads[level](features))
 
 
 class ShrinkingBlock(nn.Module):

@@ -96,7 +96,7 @@ CGAN_OBEYS = Row(
 
 def growing(subject: Subject) -> Found:
     """The same networks twice over as many images: whole from the start, and grown."""
-    config = {"images": 300_000, "width": 16, "widest": 64}
+    config = {"images": 300_000, "width": 8, "widest": 64, "loss": "non_saturating"}
     whole = subject.trained("progressive_gan", config | {"fade_images": 0, "stabilise_images": 0}, share=0.55)
     grown = replace(subject, images=whole.training.images, minutes=1e6).trained("progressive_gan", config)
     share = grown.seconds / whole.seconds
