@@ -49,6 +49,7 @@ SETTINGS = {
     "max_archive_bytes": "Most bytes an uploaded archive may unpack to.",
     "rate_limit": "Requests per key or address, e.g. `100/second`.",
     "max_jobs_per_tenant": "Queued and running jobs a tenant may have.",
+    "max_passes_per_job": "Passes through models that one report may cost, computed before it is accepted.",
     "max_bytes_per_tenant": "Bytes of datasets and models a tenant may have.",
     "idempotency_hours": "How long an `Idempotency-Key` is remembered.",
     "lease_seconds": "How long a job stays with a worker that no longer reports.",

@@ -72,6 +72,7 @@ def describe_attack(attack: type[Attack]) -> dict[str, Any]:
         "targeted": attack.targeted,
         "minimal": attack.minimal,
         "settings": list(attack.Config.model_fields),
+        "price": {"forwards": attack.forwards, "backwards": attack.backwards},
         "params": params_schema(attack),
     }
 
@@ -99,6 +100,7 @@ def describe_report(report: type) -> dict[str, Any]:
         "summary": report.summary,
         "needs": [item.__name__ for item in report.needs],
         "columns": report.columns,
+        "price": report.price,
         "params": report.Params.model_json_schema(),
     }
 

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     max_archive_bytes: int = Field(8 * GiB, gt=0)
     rate_limit: str = "6000/minute"
     max_jobs_per_tenant: int = Field(1000, ge=1)
+    max_passes_per_job: int = Field(200_000_000, gt=0)
     max_bytes_per_tenant: int = Field(100 * GiB, gt=0)
     idempotency_hours: float = Field(24, gt=0)
 

@@ -132,6 +132,9 @@ class APGD(core.Attack):
     summary = "Gradient steps with momentum whose length adapts by itself (Croce & Hein 2020): APGD-CE and APGD-DLR"
     norms = ("linf", "l2", "l1")
 
+    forwards = "restarts * (steps + 1) + 2"
+    backwards = "restarts * (steps + 1)"
+
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
         steps: int = Field(100, ge=1, le=10_000, description="Gradient steps.")

@@ -24,6 +24,8 @@ class Boundary(core.Attack):
     name = "boundary"
     summary = "A random walk along the boundary towards the image, by labels alone (Brendel et al. 2018)"
     norms = ("l2",)
+    forwards = "2 * steps + tries + 30"
+    backwards = "0"
     access = "labels"
     minimal = True
 

@@ -5,8 +5,9 @@ rows of a trial and yields after each step. Images are float32 (N, C, H, W) in [
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from itertools import count
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -79,6 +80,10 @@ class Attack(ABC):
     """Shows the model rounded images only (see combine.quantised)."""
     warm: ClassVar[bool] = True
     """Can go on from a result found at a smaller eps."""
+    forwards: ClassVar[str] = "steps + 2"
+    """Most forward passes of one image, repairs after rounding aside: an expression over the config, `classes` (of the
+    model) and `pixels` (numbers per image), as app/core/prices.py reads it."""
+    backwards: ClassVar[str] = "steps"
     default_eps: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 10.0}
     Config: ClassVar[type[Config]] = Config
 
@@ -113,17 +118,36 @@ class Attack(ABC):
         threat: ThreatModel | None = None,
         seeds: Tensor | int = 0,
         on_step: OnStep | None = None,
+        **more: Any,
+    ) -> AttackResult:
+        """Attack each image: `walk` to its end. `on_step` is called after each step and may raise to stop."""
+        with closing(self.walk(access, x, criterion, threat, seeds, **more)) as walk:
+            for number in count():
+                try:
+                    trial = next(walk)
+                except StopIteration as end:
+                    return end.value
+                if on_step is not None:
+                    on_step(number, trial)
+
+    def walk(
+        self,
+        access: Access,
+        x: Tensor,
+        criterion: Criterion,
+        threat: ThreatModel | None = None,
+        seeds: Tensor | int = 0,
         *,
         compact: bool = True,
         clean: Clean | None = None,
         start: Tensor | None = None,
         rest: Tensor | None = None,
-    ) -> AttackResult:
-        """Attack each image. The model, its gradients and every random stream of the process stay as they were.
+    ) -> Generator[Trial, None, AttackResult]:
+        """Attack each image, step by step. The model, its gradients and every random stream stay as they were.
 
-        `seeds` is one int64 per image, or a number from which they are counted. `on_step` is called after each step and
-        may raise to stop. `start` is where an iterative attack begins instead of at `x`; `rest` marks rows to skip.
-        Rows already adversarial come back unchanged; rows without a finite answer of the model are marked `broken`.
+        `seeds` is one int64 per image, or a number from which they are counted. `start` is where an iterative attack
+        begins instead of at `x`; `rest` marks rows to skip. Rows already adversarial come back unchanged; rows without
+        a finite answer of the model are marked `broken`.
         """
         threat = self.threat() if threat is None else threat
         self.check(access, x, criterion, threat)
@@ -135,17 +159,16 @@ class Attack(ABC):
             trial.minimal, trial.early, trial.compact = self.minimal, self.stops, compact
             trial.quantise = self.quantise
             with suppress(Spent):
-                self._walk(trial, on_step)
+                yield from self._walk(trial)
             trial.store()
             return settle(trial)
 
-    def _walk(self, trial: Trial, on_step: OnStep | None) -> None:
+    def _walk(self, trial: Trial) -> Iterator[Trial]:
         if bool(trial.done.all()):
             return
-        for number, _ in enumerate(self.steps(trial)):
+        for _ in self.steps(trial):
             left = trial.end_step()
-            if on_step is not None:
-                on_step(number, trial)
+            yield trial
             if not left:
                 return
 

@@ -1,5 +1,6 @@
 """Many radii at once: success of an attack as a function of eps, and random noise of equal size to hold against it."""
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from models.attacks.norms import wide
 from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, inside
 from models.attacks.threat import ThreatModel
-from models.attacks.trial import COUNTS
+from models.attacks.trial import COUNTS, Trial
 
 
 def curve(
@@ -34,16 +35,37 @@ def curve(
     A minimum-norm attack answers every radius from one run: `found`, when that has been made already. Others go on from
     the image of the radius before, and rows that are fooled already keep it, so success can only grow with eps.
     """
+    along = trace(attack, access, x, criterion, threat, epsilons, seeds, compact=compact, clean=clean, found=found)
+    while True:
+        try:
+            next(along)
+        except StopIteration as end:
+            return end.value
+
+
+def trace(
+    attack: Attack,
+    access: Access,
+    x: Tensor,
+    criterion: Criterion,
+    threat: ThreatModel,
+    epsilons: Tensor,
+    seeds: Tensor,
+    *,
+    compact: bool = True,
+    clean: Clean | None = None,
+    found: AttackResult | None = None,
+) -> Generator[Trial, None, list[AttackResult]]:
+    """`curve`, step by step."""
+    how = {"compact": compact, "clean": clean}
     if attack.minimal:
-        one = found or attack.run(access, x, criterion, threat.at(None), seeds, compact=compact, clean=clean)
+        one = found or (yield from attack.walk(access, x, criterion, threat.at(None), seeds, **how))
         return [_within(one, x, threat.at(eps)) for eps in epsilons.unbind(1)]
     runs: list[AttackResult] = []
     for eps in epsilons.unbind(1):
         before = runs[-1] if runs else None
-        again = attack.run(
-            access, x, criterion, threat.at(eps), seeds, compact=compact, clean=clean,
-            start=before.floats if before else None, rest=before.success if before and attack.warm else None,
-        )  # fmt: skip
+        start, rest = (before.floats if before else None), (before.success if before and attack.warm else None)
+        again = yield from attack.walk(access, x, criterion, threat.at(eps), seeds, **how, start=start, rest=rest)
         runs.append(merge(before, again, before.success) if before and attack.warm else again)
     return runs
 

@@ -46,6 +46,8 @@ class CW(core.Attack):
     name = "cw"
     summary = "The smallest L2 change by optimisation, with a search for its weight (Carlini & Wagner 2017)"
     norms = ("l2",)
+    forwards = "searches * (steps + 1) + 2"
+    backwards = "searches * steps"
     minimal = True
 
     class Config(core.Config):

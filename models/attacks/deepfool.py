@@ -35,6 +35,8 @@ class DeepFool(core.Attack):
     name = "deepfool"
     summary = "Steps to the nearest boundary of the linearised model until it is crossed (Moosavi-Dezfooli et al. 2016)"
     norms = ("l2", "linf")
+    forwards = "steps + 2"
+    backwards = "(steps + 1) * min(candidates - 1, classes - 1)"
     minimal = True
 
     class Config(core.Config):

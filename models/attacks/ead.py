@@ -22,6 +22,8 @@ class EAD(core.Attack):
     name = "ead"
     summary = "Elastic-net optimisation: sparse changes, small in L1 (Chen et al. 2018)"
     norms = ("l1",)
+    forwards = "searches * (2 * steps + 1) + 2"
+    backwards = "searches * steps"
     minimal = True
 
     class Config(core.Config):

@@ -24,6 +24,8 @@ class FAB(core.Attack):
     name = "fab"
     summary = "Projections onto the linearised boundary, kept close to the image (Croce & Hein 2020): FAB-T, or FAB"
     norms = ("linf", "l2", "l1")
+    forwards = "max(min(targets, classes - 1), 1) * restarts * (2 * steps + 2) + 2"
+    backwards = "(classes - 1) * restarts * steps"
     ranks = True
     minimal = True
 

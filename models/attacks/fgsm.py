@@ -31,6 +31,8 @@ class FGSM(core.Attack):
     name = "fgsm"
     summary = "One step along the sign of the gradient (Goodfellow et al. 2015); with l2 or l1 the fast gradient method"
     norms = ("linf", "l2", "l1")
+    forwards = "2"
+    backwards = "1"
     victims = (Scores, Segments, Detects)
     warm = False
 

@@ -39,6 +39,8 @@ class JSMA(core.Attack):
     name = "jsma"
     summary = "Changes two values at a time, those with the largest saliency for a target (Papernot et al. 2016)"
     norms = ("l0",)
+    forwards = "gamma * pixels / 2 + 3"
+    backwards = "gamma * pixels + 2"
     ranks = True
     minimal = True
 

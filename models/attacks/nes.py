@@ -37,6 +37,8 @@ class NES(core.Attack):
     name = "nes"
     summary = "Projected steps along a gradient estimated from scores (Ilyas et al. 2018)"
     norms = ("linf", "l2")
+    forwards = "steps * (samples + 1) + 2"
+    backwards = "0"
     access = "scores"
 
     class Config(core.Config):

@@ -28,6 +28,8 @@ class OnePixel(core.Attack):
     name = "onepixel"
     summary = "Changes one pixel or a few, found by differential evolution from scores (Su et al. 2019)"
     norms = ("l0",)
+    forwards = "(steps + 1) * population + 2"
+    backwards = "0"
     access = "scores"
     default_eps = {**core.Attack.default_eps, "l0": 1.0}
     warm = False

@@ -14,6 +14,9 @@ class PGD(descent.Descent):
     name = "pgd"
     summary = "Repeated gradient steps, projected back into the ball, from a random start (Madry et al. 2018)"
 
+    forwards = "restarts * (steps + 1) + 2"
+    backwards = "restarts * steps"
+
     class Config(descent.Descent.Config):
         steps: int = Field(40, ge=1, le=10_000, description="Gradient steps.")
         random_start: bool = Field(True, description="Start at a random point of the ball.")

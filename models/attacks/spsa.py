@@ -16,6 +16,8 @@ class SPSA(core.Attack):
     name = "spsa"
     summary = "Adam on a gradient estimated from scores along random signs (Uesato et al. 2018)"
     norms = ("linf", "l2")
+    forwards = "steps * (samples + 1) + 2"
+    backwards = "0"
     access = "scores"
 
     class Config(core.Config):

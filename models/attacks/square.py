@@ -45,6 +45,8 @@ class Square(core.Attack):
     name = "square"
     summary = "Random search with squares that shrink, from scores alone (Andriushchenko et al. 2020)"
     norms = ("linf", "l2", "l1")
+    forwards = "queries + 3"
+    backwards = "0"
     victims = (Scores, Segments, Detects)
     access = "scores"
 

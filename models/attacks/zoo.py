@@ -15,6 +15,8 @@ class ZOO(core.Attack):
     name = "zoo"
     summary = "Coordinate descent on the Carlini & Wagner loss with slopes measured from scores (Chen et al. 2017)"
     norms = ("l2",)
+    forwards = "searches * steps * (2 * coordinates + 1) + 2"
+    backwards = "0"
     access = "scores"
     minimal = True
 

@@ -5,7 +5,7 @@ keep for a later attempt it yields as `kept`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -72,6 +72,10 @@ class Subject:
     learned: Columns | None = None
     load: Callable[[str], Family] | None = None
     """Another model of this tenant, by name or name@digest."""
+    others: Mapping[str, Family] = field(default_factory=dict)
+    """Further models, that the parameter `others` names."""
+    perturbations: Mapping[str, Tensor] = field(default_factory=dict)
+    """Universal perturbations (C, H, W), that the parameter `perturbations` names."""
 
 
 Run = Generator[Progress, None, Findings]
@@ -87,6 +91,8 @@ class Report(ABC):
     columns: ClassVar[tuple[str, ...]] = ("images",)
     """Columns the dataset must have."""
     Params: ClassVar[type[Params]] = Params
+    price: ClassVar[dict[str, str] | None] = None
+    """Most forwards and backwards passes, as expressions over the params and what app/core/prices.py adds to them."""
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
