@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 
-from app.core import blobs
+from app.core import blobs, perturbation_rows
 from app.core.database import reading
 from app.core.errors import AnamorphError, InvalidRequest
 from app.core.settings import settings
 from models.data import Columns
+from models.family import Family
 from models.registry import reports
-from models.reports.core import Findings, Progress, Report, Subject
+from models.reports.core import Findings, Params, Progress, Report, Subject
 from models.types import DataSpec
-from workers import codecs, devices, plots, records
+from workers import codecs, devices, pages, plots, records
 from workers.artifacts import load_card, load_model, pack
 from workers.references import loader
 from workers.running import Result, RunningJob
@@ -31,43 +32,68 @@ def run_report(job: RunningJob) -> Result:
     kind = reports()[job.spec["report"]]
     with reading(job.bind) as conn:
         digest = records.digest_of(conn, job.tenant, job.spec["model"])
-    subject = open_subject(job, kind, digest)
     params = kind.Params(**job.spec.get("params") or {})
+    subject, dataset = open_subject(job, kind, digest, params)
     with torch.no_grad():
-        findings = follow(job, kind().run(subject, params, (job.last_checkpoint or {}).get("kept")))
-    artifacts = store(job, findings)
+        findings = follow(job, kind().run(subject, params, (job.last_checkpoint or {}).get("kept")), dataset)
     value = {
         "report": kind.name,
         "model": job.spec["model"],
         "version": digest,
         "dataset": job.spec["dataset"],
+        "dataset_digest": dataset,
+        "torch": torch.__version__,
         "params": params.model_dump(mode="json"),
         "seed": subject.seed,
         "facts": findings.facts,
         "tables": {name: rows[:ROWS_IN_RESULT] for name, rows in findings.tables.items()},
         "notes": findings.notes,
     }
-    artifacts["report.json"] = job.artifact_key("report.json")
-    whole = value | {"tables": findings.tables, "curves": [asdict(curve) for curve in findings.curves]}
-    blobs.put(artifacts["report.json"], json.dumps(whole).encode(), create_only=False)
-    return Result(value | {"artifacts": artifacts})
+    return Result(value | {"artifacts": store(job, findings, value)})
 
 
-def open_subject(job: RunningJob, kind: type[Report], digest: str) -> Subject:
-    """The model and the dataset, and the model's own data while it still exists."""
+def open_subject(job: RunningJob, kind: type[Report], digest: str, params: Params) -> tuple[Subject, str]:
+    """The models and the dataset, with its digest, and the model's own data while it still exists."""
     model = load_model(digest).to(devices.device())
     if not kind.fits(type(model)):
         needed = ", ".join(capability.__name__ for capability in kind.needs)
         raise InvalidRequest(
             f"The report {kind.name} needs a model that {needed}; {model.name} does not.", field="model"
         )
-    source = open_source(job.bind, job.tenant, job.spec["dataset"], tick=job.stop_if_asked)
+    kept = (job.last_checkpoint or {}).get("dataset")
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
     data = DataSpec.from_facts(source.data.facts)
     kind.check(model, data)
     shelf = BlobShelf(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
     home, learned = home_of(job, digest)
-    return Subject(model, data, train, validation, home, job.spec.get("seed") or 0, learned, loader(job))
+    subject = Subject(
+        model, data, train, validation, home, job.spec.get("seed") or 0, learned, loader(job),
+        others=others(job, params), perturbations=perturbations(job, params),
+    )  # fmt: skip
+    return subject, source.data.digest
+
+
+def others(job: RunningJob, params: Params) -> dict[str, Family]:
+    """The models that `params.others` names, by name."""
+    found = {}
+    for reference in getattr(params, "others", ()):
+        with reading(job.bind) as conn:
+            digest = records.digest_of(conn, job.tenant, reference)
+        name = reference.partition("@")[0]
+        found[f"{name} ({digest[:8]})" if name in found else name] = load_model(digest).to(devices.device())
+    return found
+
+
+def perturbations(job: RunningJob, params: Params) -> dict[str, torch.Tensor]:
+    """The universal perturbations that `params.perturbations` names."""
+    found = {}
+    for name in getattr(params, "perturbations", ()):
+        with reading(job.bind) as conn:
+            row = perturbation_rows.get(conn, job.tenant, name)
+        delta = codecs.decode_npy(blobs.get(perturbation_rows.key(row["digest"], "delta.npy")))
+        found[name] = torch.from_numpy(delta).to(devices.device())
+    return found
 
 
 def home_of(job: RunningJob, digest: str) -> tuple[Columns | None, Columns | None]:
@@ -80,9 +106,10 @@ def home_of(job: RunningJob, digest: str) -> tuple[Columns | None, Columns | Non
     return Columns(found.validation), Columns(found.train)
 
 
-def follow(job: RunningJob, run) -> Findings:
+def follow(job: RunningJob, run, dataset: str | None = None) -> Findings:
     """Drives a report to its end: progress, what it wants kept, and the wish to stop."""
     started = saved = time.monotonic()
+    kept = None
     while True:
         try:
             step: Progress = next(run)
@@ -91,14 +118,15 @@ def follow(job: RunningJob, run) -> Findings:
         now = time.monotonic()
         left = (step.total - step.done) * (now - started) / max(step.done, 1)
         job.progress(step.done, step.total, round(left, 1))
-        if step.kept is not None and (job.stopping or now - saved >= settings().checkpoint_seconds):
-            job.checkpoint({"kept": step.kept})
-            saved = now
+        kept = step.kept if step.kept is not None else kept
+        if kept is not None and (job.stopping or now - saved >= settings().checkpoint_seconds):
+            job.checkpoint({"kept": kept, "dataset": dataset})
+            saved, kept = now, None
         job.stop_if_asked()
 
 
-def store(job: RunningJob, findings: Findings) -> dict[str, Any]:
-    """Plots and sheets as blobs of this attempt; gives their keys by file name."""
+def store(job: RunningJob, findings: Findings, value: dict[str, Any]) -> dict[str, str]:
+    """Plots, sheets, a page and all numbers as blobs of this attempt; gives their keys by file name."""
     files = {}
     for curve in findings.curves:
         name = curve.title.lower().replace(" ", "-")
@@ -107,6 +135,10 @@ def store(job: RunningJob, findings: Findings) -> dict[str, Any]:
         files[f"{name}.png"] = codecs.grid_png(images)
     if findings.fitted is not None:
         files["fitted.safetensors"] = pack(findings.fitted.tensors, findings.fitted.facts)
+    shown = {name: data for name, data in files.items() if name.endswith(".svg") or name[:-4] in findings.pictures}
+    files["report.html"] = pages.page(value, findings.tables, shown)
+    whole = value | {"tables": findings.tables, "curves": [asdict(curve) for curve in findings.curves]}
+    files["report.json"] = json.dumps(whole).encode()
     for name, data in files.items():
         blobs.put(job.artifact_key(name), data, create_only=False)
     return {name: job.artifact_key(name) for name in files}

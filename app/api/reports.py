@@ -1,18 +1,21 @@
 """/v1/reports: a model looked at over a whole dataset, as a job."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
 
 from app.api.accepting import IdempotencyKey, accept, is_repeat
 from app.api.access import Reader, Writer
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.core import catalog, dataset_rows, model_rows, wire
+from app.core import catalog, dataset_rows, model_rows, perturbation_rows, prices, wire
 from app.core.builtins import Builtin
+from app.core.catalog import Catalog
 from app.core.database import reading
-from app.core.errors import InvalidDataset, UnsupportedOperation
+from app.core.errors import InvalidDataset, InvalidRequest, UnsupportedOperation
+from app.core.model_rows import Found
+from app.core.phrases import joined
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"], route_class=StrictRoute)
 
@@ -28,22 +31,98 @@ def kinds(request: Request, principal: Reader) -> dict[str, Any]:
     "",
     status_code=202,
     response_model=wire.Job,
+    responses={200: {"description": "With dry_run: what it would cost.", "model": wire.Priced}},
     operation_id="create_report",
     summary="Report on a model over a dataset",
     openapi_extra=problems(404, 409, 413),
 )
-def create(request: Request, body: wire.ReportRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
-    """The result has numbers and tables; plots, sheets and the whole report as JSON are files of the job."""
-    entry = catalog.report(request.app.state.catalog, body.report)
-    spec = body.model_dump(exclude_none=True)
-    spec["params"] = catalog.complete(entry["params"], body.params, "/params")
-    if not is_repeat(principal.tenant, key):
-        spec["model"] = check_model(entry, principal.tenant, body)
+def create(
+    request: Request,
+    body: wire.ReportRequest,
+    principal: Writer,
+    key: IdempotencyKey = None,
+    dry_run: Annotated[bool, Query(description="Check and price the report, but do not make it.")] = False,
+) -> Response:
+    """The result has numbers and tables; plots, sheets, a page to print and the whole report as JSON are files of the
+    job. A report that attacks has its price, in passes through the model, in `request.price`.
+    """
+    entries = request.app.state.catalog
+    entry = catalog.report(entries, body.report)
+    spec = body.model_dump(exclude_none=True, exclude={"attacks", "eps"})
+    spec["params"] = completed(entries, entry, body)
+    if dry_run or not is_repeat(principal.tenant, key):
+        found = check_model(entry, principal.tenant, body)
+        spec["model"] = f"{found.name}@{found.digest}"
         check_dataset(entry, principal.tenant, body.dataset)
+        spec["params"] |= beside(entries, principal.tenant, spec["params"])
+        if entry.get("price"):
+            spec["price"] = price(entries, entry, principal.tenant, spec)
+    if dry_run:
+        return JSONResponse({"price": spec.get("price"), "request": spec})
     return accept(request, principal, "report", spec, key, same_as=body.model_dump())
 
 
-def check_model(entry: dict[str, Any], tenant: str, body: wire.ReportRequest) -> str:
+def completed(entries: Catalog, entry: dict[str, Any], body: wire.ReportRequest) -> dict[str, Any]:
+    """The params with all defaults, the settings of each attack among them. Raises InvalidRequest by name."""
+    short = {name: value for name in ("attacks", "eps") if (value := getattr(body, name)) is not None}
+    for name in short.keys() & body.params.keys():
+        raise InvalidRequest("This is given twice, at the top and in params.", field=f"/{name}")
+    params = catalog.complete(entry["params"], body.params | short, "/params")
+    if "attacks" in params:
+        params["attacks"] = [
+            attack_of(entries, item, params, f"/params/attacks/{place}") for place, item in enumerate(params["attacks"])
+        ]
+    return params
+
+
+def attack_of(entries: Catalog, item: str | dict[str, Any], params: dict[str, Any], pointer: str) -> dict[str, Any]:
+    """One attack of a report: `method` and the complete settings that it alone has."""
+    given = {"method": item} if isinstance(item, str) else item
+    method = given.get("method")
+    if not isinstance(method, str) or method not in entries["attacks"]:
+        remedy = catalog.nearest(str(method), list(entries["attacks"]))
+        raise InvalidRequest("There is no such attack.", field=pointer, remedy=remedy)
+    entry = entries["attacks"][method]
+    norm = params.get("norm", "linf")
+    if norm not in entry["norms"]:
+        raise InvalidRequest(f"{method} knows the norm {joined(entry['norms'], 'or')} only.", field=pointer)
+    common = {"label", "target", "seed", "control", "sweep", "eps", "norm"}
+    for name in common & given.keys():
+        raise InvalidRequest("The report decides this for all attacks.", field=f"{pointer}/{name}")
+    own = entry["params"] | {
+        "properties": {name: spec for name, spec in entry["params"]["properties"].items() if name in entry["settings"]}
+    }
+    values = {name: value for name, value in given.items() if name != "method"}
+    found = catalog.complete(own, values, pointer)
+    return {"method": method} | {name: value for name, value in found.items() if name not in common}
+
+
+def beside(entries: Catalog, tenant: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The exact versions of further models and perturbations that the params name. Raises NotFound."""
+    found: dict[str, Any] = {}
+    with reading() as conn:
+        if others := params.get("others"):
+            resolved = [model_rows.resolve(conn, tenant, name) for name in others]
+            found["others"] = [f"{other.name}@{other.digest}" for other in resolved]
+        for name in params.get("perturbations") or ():
+            perturbation_rows.get(conn, tenant, name)
+    return found
+
+
+def price(entries: Catalog, entry: dict[str, Any], tenant: str, spec: dict[str, Any]) -> dict[str, int]:
+    """The most passes of the report. Raises QuotaExceeded when these are too many."""
+    with reading() as conn:
+        data = model_rows.get(conn, tenant, spec["model"])["card"].get("data", {})
+        row = dataset_rows.get(conn, tenant, spec["dataset"])
+    images = row.count // 5 if isinstance(row, Builtin) else row["facts"]["columns"]["validation"].get("images", 0)
+    pixels = data.get("height", 1) * data.get("width", 1) * data.get("channels", 1)
+    shape = {"images": max(images, 1), "classes": len(data.get("classes") or ()) or 10, "pixels": pixels}
+    found = prices.of_report(entries, entry, spec["params"], shape)
+    prices.check(found)
+    return found
+
+
+def check_model(entry: dict[str, Any], tenant: str, body: wire.ReportRequest) -> Found:
     """The exact version to report on. Raises NotFound, or UnsupportedOperation for a model that lacks a capability."""
     with reading() as conn:
         found = model_rows.resolve(conn, tenant, body.model)
@@ -54,7 +133,7 @@ def check_model(entry: dict[str, Any], tenant: str, body: wire.ReportRequest) ->
             f" {found.family}.",
             field="/model",
         )
-    return f"{found.name}@{found.digest}"
+    return found
 
 
 def check_dataset(entry: dict[str, Any], tenant: str, name: str) -> None:

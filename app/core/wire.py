@@ -57,10 +57,21 @@ class TrainingRequest(Request):
 class ReportRequest(Request):
     """What to find out about which model on what data."""
 
-    report: str = Field(max_length=64, description="Kind of report; see GET /v1/reports.", examples=["cluster"])
+    report: str = Field(
+        "robustness", max_length=64, description="Kind of report; see GET /v1/reports.", examples=["cluster"]
+    )
     model: ModelReference = Field(description="The model; the report names the exact version.")
     dataset: Name = Field(description="Name of a dataset; built-in ones are imported on the way.", examples=["mnist5k"])
     params: dict[str, Any] = Field({}, description="Settings of the report, by its schema.")
+    attacks: list[str | dict[str, Any]] | None = Field(
+        None,
+        max_length=16,
+        description="Short for params.attacks.",
+        examples=[["fgsm", {"method": "pgd", "steps": 100}]],
+    )
+    eps: list[float | str] | None = Field(
+        None, max_length=64, description="Short for params.eps.", examples=[["4/255", "8/255"]]
+    )
     seed: Seed | None = Field(None, description="The same request with the same seed gives the same report.")
 
 
@@ -162,6 +173,13 @@ class OracleAttackRequest(Request):
     target: int | str | None = Field(None, description="Class to be taken for. Empty: any other.")
     total_budget: int | None = Field(None, strict=True, ge=1, description="Most queries for all images together.")
     seed: Seed | None = Field(None, description="The same request with the same seed makes the same queries.")
+
+
+class Priced(BaseModel):
+    """What a report would cost, in passes of one image through the model, and the request completed."""
+
+    price: dict[str, int] | None
+    request: dict[str, Any]
 
 
 class KeyRequest(Request):

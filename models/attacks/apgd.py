@@ -132,8 +132,8 @@ class APGD(core.Attack):
     summary = "Gradient steps with momentum whose length adapts by itself (Croce & Hein 2020): APGD-CE and APGD-DLR"
     norms = ("linf", "l2", "l1")
 
-    forwards = "restarts * (steps + 1) + 2"
-    backwards = "restarts * (steps + 1)"
+    forwards = "restarts * (steps + 5) + 2"
+    backwards = "restarts * (steps + 5)"
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")

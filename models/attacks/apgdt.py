@@ -28,8 +28,8 @@ class APGDT(core.Attack):
     name = "apgdt"
     summary = "Auto-PGD towards each of the likeliest wrong classes in turn (Croce & Hein 2020): APGD-T"
     norms = ("linf", "l2", "l1")
-    forwards = "min(targets, classes - 1) * (steps + 1) + 2"
-    backwards = "min(targets, classes - 1) * (steps + 1)"
+    forwards = "min(targets, classes - 1) * (steps + 5) + 2"
+    backwards = "min(targets, classes - 1) * (steps + 5)"
     ranks = True
 
     class Config(core.Config):

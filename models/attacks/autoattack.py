@@ -16,8 +16,8 @@ class AutoAttack(Sequence):
     name = "autoattack"
     summary = "APGD-CE, APGD-T, FAB-T and Square in turn, each on the images that hold out (Croce & Hein 2020)"
     norms = ("linf", "l2", "l1")
-    forwards = "steps + 2 * min(targets, classes - 1) * (2 * steps + 2) + queries + 6 + 4 * steps"
-    backwards = "steps + 1 + min(targets, classes - 1) * (2 * steps + 2) + 4 * steps"
+    forwards = "5 * (steps + 5) + min(targets, classes - 1) * (3 * steps + 8) + queries + 5"
+    backwards = "5 * (steps + 5) + min(targets, classes - 1) * (2 * steps + 6)"
     ranks = True
 
     class Config(core.Config):

@@ -1,0 +1,359 @@
+"""How robust is a classifier? Accuracy under attacks of growing size, with intervals, and whether to believe it."""
+
+import base64
+import zlib
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks import trust
+from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.core import Attack, Eps
+from models.attacks.criterion import Misclassified
+from models.attacks.curve import noise, trace
+from models.attacks.intervals import wilson
+from models.attacks.mifgsm import MIFGSM
+from models.attacks.threat import ThreatModel
+from models.family import Family, Scores
+from models.operations.attack import on_grid
+from models.registry import attacks
+from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.labels import classes_in
+from models.seeds import derive
+from models.types import ConfigError
+
+CHUNK, PROBES = 64, 64
+GALLERY, GALLERY_NUMBERS = 8, 1 << 17
+"""Images shown, as far as all their versions together have so many numbers."""
+STRONG = ("apgd", "apgdt", "autoattack", "pgd", "fab", "ddn", "cw")
+ALL, CONTROL = "all attacks", "random signs"
+
+
+class RobustnessParams(Params):
+    """Which attacks, how large, on how many images."""
+
+    attacks: list[str | dict[str, Any]] = Field(
+        ["fgsm", "pgd", {"method": "square", "queries": 500}],
+        min_length=1,
+        max_length=16,
+        description="Names of attacks, or objects with `method` and its settings.",
+    )
+    eps: Annotated[list[Eps], Field(min_length=1, max_length=64)] = Field(
+        ["0/255", "2/255", "4/255", "8/255", "16/255", "32/255", "64/255"], description="Radii, numbers or k/255."
+    )
+    norm: Literal["linf", "l2", "l1"] = Field("linf", description="Of every attack.")
+    images: int = Field(200, ge=1, le=10_000, description="At most so many images, drawn from the validation split.")
+    others: list[str] = Field(
+        [], max_length=4, description="Models to make examples on (MI-FGSM) that are then shown to this one."
+    )
+
+
+class RobustnessReport(Report):
+    """Robust accuracy is the share of all images that are classified rightly and that no attack turns.
+
+    Examples are 8-bit images; success is tested on them. A minimum-norm attack answers all eps from one run.
+    """
+
+    name = "robustness"
+    summary = "Accuracy under attack over eps, with intervals, controls and a verdict on how far to trust it."
+    needs = (Scores,)
+    columns = ("images", "labels")
+    Params = RobustnessParams
+    price = {
+        "forwards": "images * (attack_forwards + count_eps + 1 + count_others * count_eps * 13) + 64 * 110",
+        "backwards": "images * (attack_backwards + count_others * count_eps * 10) + 64 * 102",
+    }
+
+    def run(self, subject: Subject, params: RobustnessParams, kept: Any = None) -> Run:
+        study = Study(subject, params)
+        records = list(kept or [])
+        total = len(study.blocks)
+        for number in range(len(records), total):
+            walk = study.walk(*study.blocks[number])
+            while True:
+                try:
+                    next(walk)
+                except StopIteration as end:
+                    records.append(end.value)
+                    break
+                yield Progress(number, total)
+            yield Progress(number + 1, total, records)
+        return study.findings(records)
+
+
+class Study:
+    """The images, the attacks and the radii of a report, cut into blocks each of which is a record of plain JSON."""
+
+    def __init__(self, subject: Subject, params: RobustnessParams):
+        self.subject, self.params, self.model = subject, params, subject.model
+        self.check(subject.others)
+        self.attacks = named([made(item, params.norm) for item in params.attacks])
+        grid = sorted({on_grid(params.norm, value) for value in params.eps})
+        self.eps = torch.tensor(grid, dtype=torch.float32)
+        draws = torch.Generator().manual_seed(derive(subject.seed, "robustness") % 2**63)
+        rows = len(subject.validation.columns["images"])
+        self.index = torch.randperm(rows, generator=draws)[: params.images].sort().values
+        self.classes = classes_in(subject.model.data, subject.data)
+        self.size = max(4, min(CHUNK, CHUNK * 12_288 // max(subject.model.data.pixels, 1)))
+        self.box = WhiteBox(self.model, lambda net, x: net.logits(x), shape=self.model.data.shape)
+        chunks = range(-(-len(self.index) // self.size))
+        self.others = {f"from {name}": other for name, other in subject.others.items()}
+        names = ["", *self.attacks, *self.others]
+        self.blocks = [(chunk, name) for chunk in chunks for name in names]
+
+    def check(self, others: dict[str, Family]) -> None:
+        """Raises ConfigError for a model to make examples on that does not see the same images and classes."""
+        for name, other in others.items():
+            if not isinstance(other, Scores) or other.data.shape != self.model.data.shape:
+                raise ConfigError(f"{name} does not classify images of the same size", field="params/others")
+            if other.data.classes != self.model.data.classes:
+                raise ConfigError(f"{name} has other classes", field="params/others")
+
+    def rows(self, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and seeds of a chunk."""
+        index = self.index[chunk * self.size : (chunk + 1) * self.size]
+        found = self.subject.validation.rows(index, ["images", "labels"])
+        labels = self.classes[found["labels"].cpu()]
+        seeds = torch.tensor([derive(self.subject.seed, "robustness", int(row)) for row in index], dtype=torch.int64)
+        return tuple(part.to(self.model.device) for part in (found["images"], labels, seeds))
+
+    def access(self, attack: Attack, model: Family | None = None) -> Access:
+        budget = attack.config.budget
+        if attack.access == "gradients":
+            return (self.box if model is None else WhiteBox(model, lambda net, x: net.logits(x))).within(budget)
+        return (ScoreOracle if attack.access == "scores" else LabelOracle)(self.model.logits, budget)
+
+    def walk(self, chunk: int, name: str):
+        """Steps of one block; returns its record."""
+        x, labels, seeds = self.rows(chunk)
+        if not name:
+            yield
+            return self.plain(chunk, x, labels, seeds)
+        radii = self.eps.to(x.device).expand(len(x), -1)
+        threat = ThreatModel(self.params.norm, 0.0, 256)
+        if name in self.others:
+            return (yield from self.transferred(self.others[name], x, labels, threat, seeds))
+        attack = self.attacks[name]
+        runs = yield from trace(attack, self.access(attack), x, Misclassified(labels), threat, radii, seeds)
+        hits = torch.stack([run.success for run in runs], 1)
+        last = runs[-1]
+        record = {"hits": packed(hits), "queries": last.queries.tolist(), "gradients": last.gradients.tolist()}
+        if not (attack.warm or attack.minimal):  # separate runs: each is paid for
+            for what in ("queries", "gradients"):
+                record[what] = sum(getattr(run, what) for run in runs).tolist()
+        if attack.minimal:
+            fits = torch.stack([run.distance for run in runs], 1).amax(1)
+            record["distance"] = torch.where(hits.any(1), fits, -1.0).tolist()
+        if chunk == 0:
+            first = hits.long().argmax(1)
+            shown = torch.stack([run.images for run in runs], 1)[torch.arange(len(x)), first]
+            record["gallery"] = compressed(torch.where(hits.any(1).view(-1, 1, 1, 1), shown, x)[: self.shown])
+        return record
+
+    @property
+    def shown(self) -> int:
+        """Images of the gallery."""
+        versions = self.model.data.pixels * (len(self.attacks) + 1)
+        return max(1, min(GALLERY, GALLERY_NUMBERS // versions))
+
+    def plain(self, chunk: int, x: Tensor, labels: Tensor, seeds: Tensor) -> dict[str, Any]:
+        """The clean answers, the control, and in the first chunk what the model itself gives away."""
+        logits = self.box.exact(x)
+        threat = ThreatModel(self.params.norm, 0.0, 256)
+        control = [self.box.exact(noise(x, threat.at(eps.item()), seeds)).argmax(1) != labels for eps in self.eps]
+        record = {
+            "labels": labels.tolist(),
+            "answers": logits.argmax(1).tolist(),
+            "broken": (~torch.isfinite(logits).all(1)).tolist(),
+            "control": packed(torch.stack(control, 1)),
+        }
+        if chunk == 0:
+            record["gallery"] = compressed(x[: self.shown])
+            some, true, own = x[:PROBES], labels[:PROBES], seeds[:PROBES]
+            middle = self.eps[self.eps > 0]
+            eps = float(middle[len(middle) // 2]) if len(middle) else 8 / 255
+            flags = trust.of_model(self.model, self.box, some, true)
+            flags += trust.of_attacks(self.box, some, true, threat.at(eps), own)
+            record["flags"] = [flag.facts() for flag in flags]
+        return record
+
+    def transferred(self, other: Family, x: Tensor, labels: Tensor, threat: ThreatModel, seeds: Tensor):
+        """Examples made on another model with MI-FGSM, shown to this one."""
+        hits = []
+        box = WhiteBox(other.to(x.device), lambda net, images: net.logits(images))
+        for eps in self.eps:
+            limit = threat.at(float(eps))
+            attack = MIFGSM(eps=float(eps), stop_early=False)
+            if threat.norm != "linf":
+                raise ConfigError("examples are made on other models under linf only", field="params/others")
+            made = yield from attack.walk(box, x, Misclassified(labels), limit, seeds)
+            hits.append(self.box.exact(limit.snap(x, made.images)).argmax(1) != labels)
+        return {"hits": packed(torch.stack(hits, 1)), "queries": [0] * len(x), "gradients": [0] * len(x)}
+
+    def findings(self, records: list[dict[str, Any]]) -> Findings:
+        """Everything that is told, from the records of all blocks."""
+        named = list(zip(self.blocks, records, strict=True))
+        plain = [record for (_, name), record in named if not name]
+        labels, answers = (torch.tensor(joined(plain, what)) for what in ("labels", "answers"))
+        right = (labels == answers) & ~torch.tensor(joined(plain, "broken"))
+        count, columns = len(labels), len(self.eps)
+        parts = [*self.attacks, *self.others]
+        by = {part: [record for (_, name), record in named if name == part] for part in parts}
+        fooled = {part: unpacked(joined(by[part], "hits"), columns) & right[:, None] for part in parts}
+        control = unpacked(joined(plain, "control"), columns) & right[:, None]
+        union = torch.stack(list(fooled.values())).any(0)
+        holding = fooled | {ALL: union, CONTROL: control}
+        kept = {part: (right.sum() - hits.sum(0)).tolist() for part, hits in holding.items()}
+        flags = [trust.Flag(**flag) for flag in plain[0]["flags"]]
+        flags += trust.between(fooled, {part: self.kind(part) for part in parts}, count)
+        strong = any(self.is_strong(attack) for attack in self.attacks.values())
+        verdict = trust.verdict(flags, strong)
+        head = self.headline(kept[ALL], count, verdict)
+        table = [
+            {"eps": float(eps), "eps_255": round(float(eps) * 255, 3)}
+            | {"robust_accuracy": kept[ALL][place] / count, "interval": wilson(kept[ALL][place], count)}
+            | {"success_rate": int(union[:, place].sum()) / max(int(right.sum()), 1)}
+            | {part: kept[part][place] / count for part in [*parts, CONTROL]}
+            for place, eps in enumerate(self.eps)
+        ]
+        facts = {
+            "images": count,
+            "clean_accuracy": int(right.sum()) / count,
+            "clean_interval": wilson(int(right.sum()), count),
+            "norm": self.params.norm,
+            "eps": self.eps.tolist(),
+            "robust_accuracy": [row["robust_accuracy"] for row in table],
+            "intervals": [row["interval"] for row in table],
+            "attacks": {part: self.spent(by[part], fooled[part], right) for part in parts},
+            "headline": head,
+            "trust": verdict,
+        }
+        curve = self.curve(kept, count, parts)
+        pictures = {"gallery": self.gallery(plain[0], by)}
+        tables = {"curve": table, "images": self.table(labels, answers, right, fooled, by), "flags": verdict["flags"]}
+        return Findings(facts, tables, [curve], pictures, [head, *self.remarks(parts)])
+
+    def kind(self, part: str) -> str:
+        """What an attack is to the verdict."""
+        if part not in self.attacks:
+            return "transfer"
+        attack = self.attacks[part]
+        return "black" if attack.access != "gradients" else "walk" if attack.warm or attack.minimal else "step"
+
+    @staticmethod
+    def is_strong(attack: Attack) -> bool:
+        return attack.name in STRONG and getattr(attack.config, "steps", 0) >= 20
+
+    def headline(self, kept: list[int], count: int, verdict: dict[str, Any]) -> str:
+        """The number at the largest radius, its interval and what to make of it."""
+        low, high = wilson(kept[-1], count)
+        size = f"{float(self.eps[-1]) * 255:.4g}/255" if self.params.norm == "linf" else f"{float(self.eps[-1]):.4g}"
+        return (
+            f"At {self.params.norm} eps {size} {kept[-1] / count:.1%} of {count} images hold out (95 % interval"
+            f" {low:.1%} to {high:.1%}; {verdict['confidence']} confidence). {verdict['says']}"
+        )
+
+    def spent(self, records: list[dict[str, Any]], hits: Tensor, right: Tensor) -> dict[str, Any]:
+        """What an attack cost, and how near the nearest examples are where it says so."""
+        queries, gradients = (
+            torch.tensor(joined(records, what), dtype=torch.float64) for what in ("queries", "gradients")
+        )
+        facts = {"fooled": int(hits[:, -1].sum()), "of": int(right.sum())}
+        facts |= {"queries_mean": float(queries.mean()), "queries_median": float(queries.median())}
+        facts |= {"queries": int(queries.sum()), "gradients": int(gradients.sum())}
+        if records and "distance" in records[0]:
+            found = torch.tensor(joined(records, "distance"))
+            found = found[(found >= 0) & right]
+            facts["distance_median"] = float(found.median()) if len(found) else None
+        return facts
+
+    def table(self, labels: Tensor, answers: Tensor, right: Tensor, fooled: dict[str, Tensor],
+              by: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:  # fmt: skip
+        """One row per image: the smallest radius of this curve at which each attack turns it."""
+        names = self.model.data.classes
+        named = lambda index: names[index] if names else str(index)  # noqa: E731
+        queries = {part: joined(by[part], "queries") for part in by}
+        rows = []
+        for place, row in enumerate(self.index.tolist()):
+            entry = {"index": row, "label": named(int(labels[place])), "answer": named(int(answers[place]))}
+            entry["right"] = bool(right[place])
+            for part, hits in fooled.items():
+                found = hits[place].nonzero()[:, 0]
+                entry[part] = float(self.eps[found[0]]) if len(found) else None
+                entry[f"{part} queries"] = queries[part][place]
+            rows.append(entry)
+        return rows
+
+    def curve(self, kept: dict[str, list[int]], count: int, parts: list[str]) -> Curve:
+        linf = self.params.norm == "linf"
+        return Curve(
+            title="Robust accuracy",
+            x_label="eps in 255ths" if linf else f"eps ({self.params.norm})",
+            y_label="share of all images",
+            x=[float(eps) * (255 if linf else 1) for eps in self.eps],
+            series={part: [value / count for value in kept[part]] for part in [*parts, ALL, CONTROL]},
+            intervals={part: [wilson(value, count) for value in kept[part]] for part in (ALL, CONTROL)},
+        )
+
+    def gallery(self, plain: dict[str, Any], by: dict[str, list[dict[str, Any]]]) -> Tensor:
+        """One wide picture per image: clean, then what each attack made of it at the smallest radius that turned it."""
+        shape = self.model.data.shape
+        made = [plain["gallery"], *(by[name][0]["gallery"] for name in self.attacks)]
+        return torch.cat([restored(text, shape) for text in made], 3)
+
+    def remarks(self, parts: list[str]) -> list[str]:
+        moved = [value for value in self.params.eps if abs(on_grid(self.params.norm, value) - value) > 1e-6]
+        notes = [f"The gallery shows in a row: the image, then {', '.join(self.attacks)}."]
+        if moved:
+            notes.append("8-bit pixels move in whole 255ths: radii between were rounded down.")
+        return notes
+
+
+def made(item: str | dict[str, Any], norm: str) -> Attack:
+    """An attack from its name or its settings, under the norm of the report. Raises ConfigError."""
+    config = {"method": item} if isinstance(item, str) else dict(item)
+    method = config.pop("method", "fgsm")
+    known = {name: kind for name, kind in attacks().items() if Scores in kind.victims}
+    if method not in known:
+        raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="params/attacks")
+    kind = known[method]
+    if norm not in kind.norms:
+        raise ConfigError(f"{method} knows the norm {' or '.join(kind.norms)} only", field="params/attacks")
+    if "norm" in kind.Config.model_fields:
+        config["norm"] = norm
+    config.pop("eps", None)
+    return kind(**config)
+
+
+def named(made: list[Attack]) -> dict[str, Attack]:
+    """By name; a second one of a name is numbered."""
+    found: dict[str, Attack] = {}
+    for attack in made:
+        same = sum(other.name == attack.name for other in found.values())
+        found[f"{attack.name} {same + 1}" if same else attack.name] = attack
+    return found
+
+
+def packed(hits: Tensor) -> list[int]:
+    """(N, E) bool -> N numbers whose bit e says hits[:, e]."""
+    return [sum(1 << place for place, hit in enumerate(row) if hit) for row in hits.tolist()]
+
+
+def unpacked(numbers: list[int], columns: int) -> Tensor:
+    return torch.tensor([[bool(number >> place & 1) for place in range(columns)] for number in numbers])
+
+
+def joined(records: list[dict[str, Any]], what: str) -> list:
+    return [value for record in records for value in record[what]]
+
+
+def compressed(images: Tensor) -> str:
+    """8-bit images as text that a checkpoint can hold."""
+    return base64.b64encode(zlib.compress((images * 255).round().byte().cpu().numpy().tobytes(), 9)).decode()
+
+
+def restored(text: str, shape: tuple[int, int, int]) -> Tensor:
+    data = torch.frombuffer(bytearray(zlib.decompress(base64.b64decode(text))), dtype=torch.uint8)
+    return data.view(-1, *shape) / 255

@@ -1,0 +1,98 @@
+"""What reports cost before they are made: expressions, the answer of a dry run, refusals with the computed price."""
+
+import pytest
+
+from app.core import catalog as catalogs
+from app.core import prices
+from tests.app.conftest import add_dataset, add_model
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"), [("2", 2), ("steps + 2", 12), ("restarts * (steps + 1)", 33), ("min(steps, 4) ** 0.5", 2)]
+)
+def test_expressions_are_sums_products_powers_and_bounds(expression, value):
+    assert prices.evaluate(expression, {"steps": 10, "restarts": 3}) == value
+
+
+@pytest.mark.parametrize("expression", ["__import__('os')", "steps.real", "nobody + 1", "[1]", "max(1, *x)", "'a'"])
+def test_nothing_else_is_an_expression(expression):
+    with pytest.raises(ValueError, match="not an expression"):
+        prices.evaluate(expression, {"steps": 10, "x": [2]})
+
+
+def test_every_attack_has_a_price_over_its_own_settings():
+    entries = catalogs.load()
+    for name, entry in entries["attacks"].items():
+        config = {key: spec.get("default") for key, spec in entry["params"]["properties"].items()}
+        forwards, backwards = prices.of_attack(entry, config, 10, 784)
+        assert forwards >= 2 and backwards >= 0, name
+        assert prices.of_attack(entry, config | {"budget": 2}, 10, 784)[0] == 2
+
+
+@pytest.fixture
+def app(app):
+    """With the catalog of the release: its attacks and their prices."""
+    app.state.catalog = catalogs.load()
+    add_model("c", "classifier")
+    add_dataset("squares")
+    return app
+
+
+BODY = {"model": "c", "dataset": "squares", "attacks": ["fgsm", {"method": "pgd", "steps": 9}], "eps": [0.1, "8/255"]}
+
+
+async def test_the_short_form_is_the_robustness_report_and_carries_its_price(client):
+    job = (await client.post("/v1/reports", json=BODY)).json()
+    asked = job["request"]
+    assert asked["report"] == "robustness" and asked["params"]["eps"] == [0.1, "8/255"]
+    assert asked["params"]["attacks"][0] == {"method": "fgsm", "budget": None}
+    assert asked["params"]["attacks"][1]["steps"] == 9 and asked["params"]["attacks"][1]["restarts"] == 1
+    images, radii = 20, 2
+    assert asked["price"]["forwards"] == images * (radii * (2 + 12) + radii + 1) + 64 * 110
+    assert asked["price"]["passes"] == asked["price"]["forwards"] + asked["price"]["backwards"]
+
+
+async def test_a_dry_run_prices_and_makes_nothing(client):
+    answer = await client.post("/v1/reports?dry_run=true", json=BODY)
+    assert answer.status_code == 200 and answer.json()["price"]["passes"] > 0
+    assert (await client.get("/v1/jobs")).json()["data"] == []
+
+
+async def test_a_minimum_norm_attack_is_paid_for_once(client):
+    price = {}
+    for count in (1, 5):
+        body = BODY | {"attacks": ["fab"], "eps": [value / 255 for value in range(count)]}
+        price[count] = (await client.post("/v1/reports?dry_run=true", json=body)).json()["price"]["forwards"]
+    assert price[5] - price[1] == 20 * 4
+
+
+async def test_what_is_too_dear_is_refused_with_its_price(client, home):
+    home(max_passes_per_job=10_000)
+    answer = await client.post("/v1/reports", json=BODY | {"attacks": ["autoattack"]})
+    problem = answer.json()
+    assert answer.status_code == 429 and problem["code"] == "quota-exceeded"
+    assert problem["price"]["passes"] > problem["price"]["limit"] == 10_000
+    assert f"{problem['price']['passes']:,}" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"attacks": ["fgsn"]}, "/params/attacks/0"),
+        ({"attacks": ["fgsm", {"method": "pgd", "stepz": 3}]}, "/params/attacks/1/stepz"),
+        ({"attacks": [{"method": "pgd", "steps": 0}]}, "/params/attacks/0/steps"),
+        ({"attacks": [{"method": "pgd", "eps": 0.1}]}, "/params/attacks/0/eps"),
+        ({"attacks": ["ddn"]}, "/params/attacks/0"),
+        ({"attacks": []}, "/params/attacks"),
+        ({"eps": [-0.1]}, "/params/eps"),
+        ({"eps": ["8/256"]}, "/params/eps"),
+        ({"params": {"eps": [0.1]}}, "/eps"),
+        ({"params": {"others": ["nobody"]}}, None),
+    ],
+)
+async def test_faults_are_named(client, change, field):
+    problem = (await client.post("/v1/reports", json=BODY | change)).json()
+    assert problem["status"] in (404, 422), problem
+    assert field is None or problem["errors"][0]["pointer"] == field

@@ -1,0 +1,28 @@
+"""The price an attack gives itself beforehand holds: no image costs more passes, repairs after rounding aside."""
+
+import pytest
+
+from app.core.prices import evaluate
+from models.attacks.criterion import Misclassified
+from models.attacks.settle import ROUNDS
+from models.family import Scores
+from models.registry import attacks
+from tests.models.attacks.nets import victims
+from tests.models.attacks.test_contract import access_for, make
+
+CASES = [(name, norm) for name, kind in attacks().items() if Scores in kind.victims for norm in kind.norms]
+
+
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_no_image_costs_more_than_was_said(name, norm):
+    x, y = victims(3)
+    # most hold out, so that all is spent
+    config = {} if attacks()[name].minimal else {"eps": 0.004 if norm == "linf" else 0.02}
+    attack = make(name, norm, **config)
+    result = attack.run(access_for(attack), x, Misclassified(y), attack.threat(256))
+    names = attack.config.model_dump() | {"classes": 10, "pixels": 64}
+    forwards, backwards = evaluate(attack.forwards, names), evaluate(attack.backwards, names)
+    assert int(result.queries.max()) <= forwards + ROUNDS
+    assert int(result.gradients.max()) <= backwards
+    if not attack.minimal and norm == "linf":
+        assert int(result.queries.max()) >= 0.2 * forwards, "far too dear"
