@@ -46,4 +46,11 @@ class Perturbation(BaseModel):
     l2: float
     fooling: dict[str, Any] = Field(description="Rates with 95 % intervals, on training and on held-out images.")
     controls: dict[str, Any] = Field(description="The same for random signs and for its own values in other places.")
-    dominant: dict[str, Any] = Field(description="The
+    dominant: dict[str, Any] = Field(description="The class that perturbed images are taken for most.")
+    target: dict[str, Any] | None = None
+    accuracy: dict[str, float] | None = None
+    config: dict[str, Any]
+    notes: list[str] = []
+    bytes: int
+    created_at: datetime
+    links: Links

@@ -110,16 +110,6 @@ class DefenceRequest(Request):
     )
 
 
-class that perturbed images are taken for most.")
-    target: dict[str, Any] | None = None
-    accuracy: dict[str, float] | None = None
-    config: dict[str, Any]
-    notes: list[str] = []
-    bytes: int
-    created_at: datetime
-    links: Links
-
-
 class OracleAttackRequest(Request):
     """Which images to attack an oracle with, how, and how often it may be asked."""
 
