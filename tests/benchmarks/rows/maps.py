@@ -26,7 +26,7 @@ def map_of_two(subject: Subject) -> Found:
 
 
 def groups(subject: Subject) -> Found:
-    """Accuracy of a mixture on codes under the best matching of groups to classes, beside k-means there and on pixels."""
+    """Accuracy of a mixture on codes, groups matched to classes at best, beside k-means there and on pixels."""
     run = subject.trained("vae", {"epochs": 30})
     images, labels = with_labels(subject.train, GROUPED)
     codes = metrics.gather(subject.train, run.model.encode, torch.device("cpu"), GROUPED)
