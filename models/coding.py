@@ -4,6 +4,7 @@ the measures of a reconstruction. The families add what they descend.
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -12,19 +13,26 @@ from torch import Tensor, nn
 
 from models import metrics
 from models.data import Columns
+from models.doctor import Alarm, Look
 from models.family import Config, Decodes, Encodes, HasPrior, OneLoss
 from models.fidelity import fidelity_of
 from models.moment import Moment
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid
 from models.nn.mixture import Mixture
+from models.nn.principal import OverAxes
 from models.plane import Plane
 from models.redraw import redraw
+from models.seeds import derive
 from models.types import Batch, ConfigError, DataSpec
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 RANGES = {"linear": (-math.inf, math.inf), "relu": (0, math.inf), "sigmoid": (0, 1)}
 CONVOLUTIONAL = ("conv", "unet")
 PAIRS = 16
+SETTLED = 0.25
+"""Share of a run after which a code says something about the model."""
+DEAD, FEW = 0.5, 32
+"""Share of units that may be inactive on a probe, which says little about units when it has fewer rows."""
 Layer = Annotated[int, Field(ge=1, le=8192)]
 
 
@@ -41,6 +49,14 @@ class CodingConfig(Config):
     )
     hidden: tuple[Layer, ...] | None = Field(
         None, max_length=8, description="Sizes of the hidden layers of mlp, from the image to the code."
+    )
+    keep: Literal["last", "best"] = Field(
+        "best", description="Which weights to publish: the last, or those of the least loss on images held out."
+    )
+    sampler: Literal["mixture", "gaussian", "prior"] = Field(
+        "mixture",
+        description="Where samples come from: ten normal distributions or a single one, fitted to the codes after "
+        "training, or the standard normal.",
     )
     code: Literal["linear", "relu", "sigmoid"] = Field("linear", description="Activation of the code.")
 
@@ -61,7 +77,7 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         self.encoder = encoder(config, data.shape, config.latent_dim * self.outputs)
         self.decoder = decoder(config, data.shape)
         self.code = CODES[config.code]()
-        self.mixture = Mixture(config.latent_dim)
+        self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else 10)
 
     @classmethod
     def resolve(cls, config: CodingConfig, data: DataSpec) -> CodingConfig:
@@ -93,7 +109,7 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         return output.clamp(0, 1)
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        return self.admissible(self.mixture.draw(noise, uniform))
+        return self.admissible(noise if self.config.sampler == "prior" else self.mixture.draw(noise, uniform))
 
     def admissible(self, latents: Tensor) -> Tensor:
         return latents.clamp(*RANGES[self.config.code])
@@ -136,6 +152,22 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         """How many axes PCA may use to be compared with."""
         return self.latent_dim
 
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+        """The squared error per number of a reconstruction."""
+        return (self.decode(self.encode(probe["images"])) - probe["images"]).square().mean()
+
+    def examine(self, look: Look) -> Iterator[Alarm]:
+        """Units of a rectified code that are never active."""
+        if self.config.code != "relu" or look.moment.progress < SETTLED or len(look.probe["images"]) < FEW:
+            return
+        dead = int((self.encode(look.probe["images"]) <= 0).all(0).sum())
+        if dead > DEAD * self.latent_dim:
+            yield dead_units(dead, self.latent_dim, f"none of {len(look.probe['images'])} validation images")
+
+    def fixed(self, moment: Moment) -> torch.Generator:
+        """Draws that are the same at every look, so that its losses compare."""
+        return torch.Generator(self.device).manual_seed(derive(moment.seed, "held out"))
+
     def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
         """Pairs of an image and its reconstruction."""
         images = probe["images"][:PAIRS]
@@ -150,6 +182,15 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
             metrics.gather(split, self.encode, self.device, rows) for split, rows in ((train, 5000), (validation, 1000))
         ]
         return {"knn_accuracy": metrics.knn_accuracy(codes[0], labels, codes[1], truth)}
+
+
+def dead_units(dead: int, units: int, never: str) -> Alarm:
+    return Alarm(
+        "dead-units",
+        f"{dead} of {units} units are active for {never}.",
+        "Lower weight or learning_rate, set revive_after, or ask for fewer units with latent_dim.",
+        {"dead_units": dead, "units": units},
+    )
 
 
 def reconstruction_mse(model: Coding, split: Columns) -> float:
@@ -181,8 +222,10 @@ def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:
 def encoder(config: CodingConfig, shape: tuple[int, int, int], out: int) -> nn.Module:
     """The network from images (b, c, h, w) to (b, out) that the config asks for."""
     if config.body in CONVOLUTIONAL:
-        return ConvEncoder(shape, out, config.width)
-    return FlatEncoder(shape, out, config.hidden if config.body == "mlp" else ())
+        found = ConvEncoder(shape, out, config.width)
+    else:
+        found = FlatEncoder(shape, out, config.hidden if config.body == "mlp" else ())
+    return OverAxes(found, shape, out) if getattr(config, "linear_path", None) == "pca" else found
 
 
 def decoder(config: CodingConfig, shape: tuple[int, int, int]) -> nn.Module:

@@ -131,7 +131,7 @@ class Doctor:
         known = loss is not None and bool(torch.isfinite(loss))
         now = Finding(moment.images, dict(metrics), float(loss) if known else None)
         look = Look(now, tuple(self.findings), probe, moment, self.train, self.validation)
-        found = {alarm.name: alarm for alarm in (*general(look), *family.examine(look))}
+        found = {alarm.name: alarm for alarm in (*general(look, self._keeps(family)), *family.examine(look))}
         self.findings.append(now)
         cleared = [alarm for alarm in self.standing if alarm.name not in found]
         return [
@@ -153,6 +153,16 @@ class Doctor:
         changed = self.alarms[self.alarms.index(alarm)] = replace(alarm, **values)
         return Notice(kind, changed, images)
 
+    @property
+    def best(self) -> Finding | None:
+        """The look with the least held-out loss, the latest of equals; None where it is not measured."""
+        measured = [found for found in reversed(self.findings) if found.held_out is not None]
+        return min(measured, key=lambda found: found.held_out, default=None)
+
+    @staticmethod
+    def _keeps(family: "Family") -> bool:
+        return getattr(family.config, "keep", "last") == "best"
+
     def state(self) -> dict[str, Any]:
         return {name: [asdict(item) for item in getattr(self, name)] for name in ("findings", "alarms")}
 
@@ -161,10 +171,10 @@ class Doctor:
         self.alarms = [Alarm(**found) for found in state.get("alarms", [])]
 
 
-def general(look: Look) -> Iterator[Alarm]:
-    """What can be wrong with any training."""
+def general(look: Look, keeps: bool = False) -> Iterator[Alarm]:
+    """What can be wrong with any training; `keeps` says that the best weights are kept anyway."""
     yield from data_alarms(look.probe)
-    yield from overfitting(look)
+    yield from overfitting(look, keeps)
 
 
 def data_alarms(probe: Batch) -> Iterator[Alarm]:
@@ -192,7 +202,7 @@ def data_alarms(probe: Batch) -> Iterator[Alarm]:
             )
 
 
-def overfitting(look: Look) -> Iterator[Alarm]:
+def overfitting(look: Look, keeps: bool = False) -> Iterator[Alarm]:
     """The held-out loss has left its best while the training loss went on falling, at this look and the one before."""
     past = [found for found in look.before if found.held_out is not None and "loss" in found.metrics]
     if len(past) < 3 or look.now.held_out is None or "loss" not in look.metrics:
@@ -207,7 +217,10 @@ def overfitting(look: Look) -> Iterator[Alarm]:
             "overfitting",
             f"The loss on images held out was lowest ({best.held_out:.4g}) after {best.images} images and is "
             f"{look.now.held_out:.4g} now, while the training loss went on falling.",
-            f"Train for about {best.images} images, use more data or a smaller model, or set keep to best.",
+            "The weights of that moment are the ones kept; "
+            f"{best.images} images are enough, more data or a smaller model may do better."
+            if keeps
+            else f"Train for about {best.images} images, use more data or a smaller model, or set keep to best.",
             {
                 "held_out": look.now.held_out,
                 "best_held_out": best.held_out,

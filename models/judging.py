@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from models.coding import CODES, Coding, Layer, default_hidden, default_latents, encoder
 from models.family import Config, Family, OneLoss
+from models.moment import Moment
 from models.nn.augment import flip, shift
 from models.nn.trunk import Trunk
-from models.types import ConfigError, DataSpec
+from models.types import Batch, ConfigError, DataSpec
 
 
 class JudgingConfig(Config):
@@ -29,10 +30,16 @@ class JudgingConfig(Config):
     latent_dim: int | None = Field(None, ge=1, le=4096, description="Features that the bodies but residual end in.")
     hidden: tuple[Layer, ...] | None = Field(None, max_length=8, description="Sizes of the hidden layers of mlp.")
     code: Literal["linear", "relu", "sigmoid"] = Field("relu", description="Activation of those features.")
+    linear_path: Literal["none", "pca"] = Field(
+        "none", description="Comes with the encoder of `init_from`: principal axes beside it. Of no effect without one."
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="Share of the last features hidden in each update.")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay (AdamW).")
     trained: Literal["all", "head"] = Field(
         "all", description="head: only the last layer learns, as a linear probe of an encoder."
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="Which weights to publish: the last, or those of the least loss on images held out."
     )
     flip: bool = Field(False, description="Mirror half of the training images left to right.")
     shift: int = Field(0, ge=0, le=32, description="Move training images by up to so many pixels.")
@@ -82,6 +89,7 @@ class Judging(OneLoss):
                 remedy="import the dataset again at the size and channels of the encoder",
             )
         shape = {name: getattr(other.config, name) for name in ("latent_dim", "hidden", "width", "code")}
+        shape["linear_path"] = getattr(other.config, "linear_path", None) or "none"
         body = "conv" if other.config.body == "unet" else other.config.body
         self.config = self.config.model_copy(update={**shape, "body": body})
         self.trunk = nn.Sequential(other.code_encoder(), CODES[other.config.code]()).requires_grad_(True)
@@ -99,6 +107,13 @@ class Judging(OneLoss):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not probing):
             features = self.trunk(images)
         return self.head(self.dropout(features))
+
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None:
+        return self.mistake(probe) if set(self.needs) <= set(probe) else None
+
+    @abstractmethod
+    def mistake(self, batch: Batch) -> Tensor:
+        """How wrong the answers to a batch are: the loss without what training adds to it."""
 
     def augment(self, images: Tensor, draws: torch.Generator) -> Tensor:
         """Training images, mirrored, moved and made noisy as configured."""

@@ -22,7 +22,7 @@ from models.seeds import derive, seed_globally
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
-WINDOW = "window/"
+WINDOW, BEST = "window/", "best/"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Training:
         points = family.appraisals() if isinstance(family, Appraised) else ()
         self.appraisals = {-(-images // self.batch_size) for images in points}
         self.measured: dict[str, float] = {}
+        self.best: dict[str, Tensor] = {}
+        """The weights of the least held-out loss so far, where the config says keep best."""
         self.optimisers = family.optimisers()
         self._rates = self._base_rates()
 
@@ -102,17 +104,23 @@ class Training:
             return self.family.snapshot(probe, Moment(self.images, self.total, self.step, self.seed, draws))
 
     def finish(self) -> dict[str, float]:
-        """Fit what the family fits after training, and measure it: the metrics of the result."""
+        """Fit what the family fits after training, and measure it: the metrics of the result.
+
+        Under `keep: best` the weights of the least held-out loss come back first; they were of `best_images` images.
+        """
+        if self.best:
+            restore_networks(self.family, {name.removeprefix(BEST): value for name, value in self.best.items()})
         with self._evaluating():
             self.family.finish(self.train, self.moment("finish"))
-            return self.family.evaluate(self.train, self.validation, self.moment("evaluate"))
+            found = self.family.evaluate(self.train, self.validation, self.moment("evaluate"))
+        return found | ({"best_images": self.doctor.best.images} if self.best else {})
 
     def state(self) -> State:
         """Everything a resumed run needs. Raises Diverged rather than keep weights that are not finite."""
         tensors = networks(self.family) | moments(self.optimisers, self._names())
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point()):
             raise Diverged("the weights are no longer finite", field="config", remedy="lower learning_rate")
-        tensors |= {WINDOW + name: value for name, value in self.window.sums.items()}
+        tensors |= self.best | {WINDOW + name: value for name, value in self.window.sums.items()}
         facts: dict[str, Any] = {"images": self.images, "step": self.step, "seed": self.seed}
         facts |= {"doctor": self.doctor.state(), "window": dict(self.window.counts), "measured": self.measured}
         return State(tensors, facts)
@@ -123,6 +131,7 @@ class Training:
         self.prepare(max(0, self.images - self.batch_size))
         restore_networks(self.family, state.tensors)
         restore_moments(self.optimisers, self.family, state.tensors)
+        self.best = {name: value.to(self.device) for name, value in state.tensors.items() if name.startswith(BEST)}
         self.doctor.restore(state.facts.get("doctor", {}))
         self.measured = dict(state.facts.get("measured", {}))
         self.window.counts = dict(state.facts.get("window", {}))
@@ -130,7 +139,10 @@ class Training:
 
     def _look(self) -> list[Notice]:
         with self._evaluating():
-            return self.doctor.look(self.family, self.window.take() | self.measured, self.moment("look"))
+            notices = self.doctor.look(self.family, self.window.take() | self.measured, self.moment("look"))
+        if getattr(self.family.config, "keep", "last") == "best" and self.doctor.best is self.doctor.findings[-1]:
+            self.best = {BEST + name: value for name, value in networks(self.family).items()}
+        return notices
 
     def _appraise(self) -> dict[str, float]:
         with self._evaluating():

@@ -14,7 +14,7 @@ from models.family import Scores
 from models.hardened import Hardened
 from models.hardening import HardeningConfig
 from models.moment import Moment
-from models.types import DataError, DataSpec
+from models.types import Batch, DataError, DataSpec
 
 LISTED = 20
 
@@ -62,6 +62,9 @@ class Classifier(Scores, Hardened):
     def penalty(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
         weights, smoothing = self._weights(labels), self.config.label_smoothing
         return lambda logits: F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+
+    def mistake(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self.logits(batch["images"]), batch["labels"])
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""

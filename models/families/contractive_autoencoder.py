@@ -1,5 +1,6 @@
 """The contractive autoencoder (Rifai et al. 2011): a code that moves little when the image moves."""
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -52,6 +53,10 @@ class ContractiveAutoencoder(Coding):
             "reconstruction": error.detach(),
             "contraction": penalty.detach(),
         }
+
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+        with torch.enable_grad():
+            return self.loss(probe, replace(moment, generator=self.fixed(moment)))[0].detach()
 
     def contracted(self, images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Codes (b, d), and |d code / d image|_F^2 (b,)."""

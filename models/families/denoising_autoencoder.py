@@ -109,6 +109,14 @@ class DenoisingAutoencoder(Denoises, Coding):
         output, target = layer_output(pairs, layer, clean, corrupt, self.code)
         return (distance if layer == 0 else losses.squared_error)(output, target).mean()
 
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+        """What is descended once all layers learn together, under the same noise at every look."""
+        clean, settings = probe["images"], self.config
+        noisy = self.corrupt(clean, self.fixed(moment), vary=settings.vary)
+        distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
+        coded = distance(self.decoder(self.encode(noisy)), clean).mean()
+        return coded if self.restorer is None else coded + distance(self.restorer(noisy), clean).mean()
+
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
 

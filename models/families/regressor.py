@@ -1,5 +1,6 @@
 """The regressor: which number belongs to an image."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -57,9 +58,16 @@ class Regressor(Estimates, Judging):
         self._count(batch["targets"], moment)
         targets = ((batch["targets"] - self.mean) / self.deviation).float()
         answers = self.judge(self.augment(batch["images"], moment.generator))[:, 0]
-        distance = {"squared": F.mse_loss, "absolute": F.l1_loss, "huber": F.smooth_l1_loss}[self.config.error]
         error = (answers.detach() - targets).abs().mean() * self.deviation
-        return distance(answers, targets), {"mae": error.float()}
+        return self.distance(answers, targets), {"mae": error.float()}
+
+    @property
+    def distance(self) -> Callable[[Tensor, Tensor], Tensor]:
+        return {"squared": F.mse_loss, "absolute": F.l1_loss, "huber": F.smooth_l1_loss}[self.config.error]
+
+    def mistake(self, batch: Batch) -> Tensor:
+        targets = ((batch["targets"] - self.mean) / self.deviation).float()
+        return self.distance(self.judge(batch["images"])[:, 0], targets)
 
     def _count(self, targets: Tensor, moment: Moment) -> None:
         """Mean and scatter of the targets of the first epoch (Chan et al. 1979), in place."""

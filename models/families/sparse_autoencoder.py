@@ -1,5 +1,7 @@
 """The sparse autoencoder: many units, of which few are active for any one image."""
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -8,8 +10,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models import losses, metrics
-from models.coding import Coding, CodingConfig, default_overcomplete
+from models.coding import Coding, CodingConfig, dead_units, default_overcomplete
 from models.data import Columns
+from models.doctor import Alarm, Look
 from models.moment import Moment
 from models.nn.bodies import FlatDecoder
 from models.types import Batch, ConfigError, DataSpec, Metrics
@@ -17,6 +20,8 @@ from models.types import Batch, ConfigError, DataSpec, Metrics
 REVIVE_EVERY = 50
 REVIVE_UNTIL = 0.7
 """Share of the run after which a new unit would no longer find its place."""
+DEAD_SHARE = 0.1
+"""More units than this share may not be idle for long."""
 BARELY = 0.1
 """A sigmoid unit is never zero: below this it counts as inactive."""
 
@@ -91,6 +96,18 @@ class SparseAutoencoder(Coding):
         found = {"reconstruction": error.detach(), "l0": active.sum(1).float().mean()}
         return error + self.config.weight * self._penalty(codes), found
 
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+        codes = self.encode(probe["images"])
+        error = losses.squared_error(self.decoder(codes), probe["images"]).mean()
+        return error + self.config.weight * self._penalty(codes)
+
+    def examine(self, look: Look) -> Iterator[Alarm]:
+        """Units idle for an epoch, where they are revived for half as long again as it takes to be noticed."""
+        wait = max(1.5 * self.patience + REVIVE_EVERY * self.config.batch_size * bool(self.patience), self.data.count)
+        dead = int((self.idle > wait).sum())
+        if dead > DEAD_SHARE * self.latent_dim:
+            yield dead_units(dead, self.latent_dim, f"none of the last {math.ceil(wait)} training images")
+
     def active(self, codes: Tensor) -> Tensor:
         """(b, d) booleans."""
         return codes > (BARELY if self.config.code == "sigmoid" else 0)
@@ -153,9 +170,5 @@ class SparseAutoencoder(Coding):
 
     def remarks(self, measured: dict[str, float]) -> list[str]:
         dead = measured["dead_units"]
-        if dead <= 0.1 * self.latent_dim:
-            return []
-        return [
-            f"{dead} of {self.latent_dim} units are active for no training image. Lower weight or learning_rate, set "
-            "revive_after, or ask for fewer units with latent_dim."
-        ]
+        found = dead_units(dead, self.latent_dim, "no training image")
+        return [found.sentence] if dead > DEAD_SHARE * self.latent_dim else []

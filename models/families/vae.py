@@ -1,6 +1,7 @@
 """The variational autoencoder (Kingma & Welling 2014), with beta (Higgins et al. 2017), KL warm-up and free bits."""
 
 import math
+from collections.abc import Iterator
 from typing import Literal, Self
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import losses, metrics
-from models.coding import Coding, CodingConfig, decoder
+from models.coding import FEW, SETTLED, Coding, CodingConfig, decoder
 from models.data import Columns
+from models.doctor import Alarm, Look
 from models.family import Conditional
 from models.moment import Moment
 from models.plane import Plane
@@ -19,6 +21,8 @@ from models.redraw import Recognises
 from models.types import Batch, DataError, DataSpec, Metrics
 
 LOGVAR = 10.0
+COLLAPSED, ONE_NAT = 0.25, 1.0
+"""Below this share of active units, or this KL term in nats, the decoder ignores the code."""
 NLL_SAMPLES = 64
 NLL_NUMBERS = 80_000_000
 
@@ -40,8 +44,10 @@ class VaeConfig(CodingConfig):
     conditional: bool = Field(
         False, description="Decode for a class: decode, samples and the like take a label, codes need not tell it."
     )
-    sampler: Literal["prior", "mixture"] = Field(
-        "prior", description="Where samples come from: the standard normal prior, or a mixture fitted to the codes."
+    sampler: Literal["prior", "gaussian", "mixture"] = Field(
+        "prior",
+        description="Where samples come from: the standard normal prior, or one normal distribution or ten, fitted to "
+        "the codes after training.",
     )
 
 
@@ -85,9 +91,6 @@ class VAE(HasPosterior, Coding):
 
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.likelihood == "bernoulli" else output.clamp(0, 1)
-
-    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        return noise if self.config.sampler == "prior" else super().draw(noise, uniform)
 
     def plane(self) -> Plane:
         if self.config.sampler == "prior" and self.latent_dim <= 2:
@@ -139,6 +142,33 @@ class VAE(HasPosterior, Coding):
         if self.config.likelihood == "discretised_logistic":
             optimum = optimum - math.log(math.pi / math.sqrt(3))  # a logistic of scale s has sigma s * pi / sqrt(3)
         self.log_spread.lerp_(optimum, 1.0 if moment.step == 0 else 0.05)
+
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+        """What is descended, with beta at its full height."""
+        images, settings = probe["images"], self.config
+        mean, logvar = self.posterior(images)
+        noise = torch.randn(mean.shape, generator=self.fixed(moment), device=mean.device)
+        output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of(probe))
+        surprise = self.surprise(output, images).mean()
+        kl = losses.gaussian_kl(mean, logvar).mean(0).clamp_min(settings.free_bits).sum()
+        parts = {"elbo": surprise + settings.beta * kl, "reconstruction_only": surprise, "kl_only": kl}
+        return parts[settings.objective]
+
+    def examine(self, look: Look) -> Iterator[Alarm]:
+        """Codes that say nothing about the image (Bowman et al. 2016)."""
+        images = look.probe["images"]
+        if look.moment.progress < max(SETTLED, self.config.kl_warm_up) or len(images) < FEW:
+            return
+        mean, logvar = self.posterior(images)
+        active, kl = metrics.active_units(mean), float(losses.gaussian_kl(mean, logvar).sum(1).mean())
+        if active < COLLAPSED * self.latent_dim or kl < ONE_NAT:
+            yield Alarm(
+                "posterior-collapse",
+                f"The code hardly depends on the image: {active} of {self.latent_dim} units vary with it, and it "
+                f"carries {kl:.2g} nats.",
+                "Lower beta, raise kl_warm_up or free_bits, or ask for fewer units with latent_dim.",
+                {"active_units": active, "units": self.latent_dim, "kl": kl},
+            )
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """-ELBO with one draw for each image, its parts, and the importance-sampled -log p of the first images."""

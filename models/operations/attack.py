@@ -42,7 +42,10 @@ class AttackParams(Params):
 
     method: str = Field("fgsm", description="The attack; the catalog lists them.")
     label: int | str | None = Field(None, description="True class by name or index; empty: what the model says.")
-    target: int | str | None = Field(None, description="Class to be taken for, by name or index; empty: any other.")
+    target: int | str | None = Field(
+        None,
+        description="Class to be taken for, by name or index, or the number to be estimated; empty: any other.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
     control: bool = Field(False, description="Also try random signs of the same size, and the perturbation shuffled.")
     sweep: bool | list[Eps] = Field(
@@ -56,7 +59,8 @@ class AttackParams(Params):
     goal: Literal[*GOALS] | None = Field(
         None,
         description="Of a detector: objects are to go unseen (default), to appear where there are none, or to get a"
-        " wrong class. Of other models, whichever fits first: the translation, the reconstruction, the code (latents)"
+        " wrong class. Of a regressor: its estimate is to go up, down or away to either side (default). Of other"
+        " models, whichever fits first: the translation, the reconstruction, the code (latents)"
         " or the discriminator's judgement (realness) is to change.",
     )
     towards: Literal["last"] | None = Field(
@@ -67,7 +71,8 @@ class AttackParams(Params):
         gt=0,
         le=1000,
         description="How far away is far enough. Of a translation in the pixel range (0.1); of a reconstruction in"
-        " errors of the clean one (1.5); of a code in distances to that of the picture turned upside down (0.5).",
+        " errors of the clean one (1.5); of a code in distances to that of the picture turned upside down (0.5); of an"
+        " estimate in standard deviations of the training targets (0.5, and 0.1 around a target).",
     )
     direction: Literal["ab", "ba"] | None = Field(None, description="Of a translation; empty: the model's first.")
     boxes: list[tuple[int | str, float, float, float, float]] | None = Field(

@@ -8,6 +8,7 @@ from models.victims.boxes import BoxVictim
 from models.victims.classes import ClassVictim
 from models.victims.core import Victim
 from models.victims.judgements import JudgementVictim
+from models.victims.numbers import NumberVictim
 from models.victims.pixels import PixelVictim
 from models.victims.points import CodeVictim, ReconstructionVictim, TranslationVictim
 
@@ -15,6 +16,7 @@ VICTIMS: tuple[type[Victim], ...] = (
     ClassVictim,
     PixelVictim,
     BoxVictim,
+    NumberVictim,
     TranslationVictim,
     ReconstructionVictim,
     CodeVictim,
