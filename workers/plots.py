@@ -22,6 +22,8 @@ def draw(curve: Curve) -> dict[str, bytes]:
                     low, high = zip(*band, strict=True)
                     axes.fill_between(curve.x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
             axes.set(title=curve.title, xlabel=curve.x_label, ylabel=curve.y_label)
+            if curve.log_x:
+                axes.set_xscale("log")
             axes.legend(fontsize="small")
             return {kind: _saved(figure, kind) for kind in ("png", "svg")}
         finally:

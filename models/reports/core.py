@@ -34,6 +34,7 @@ class Curve:
     x: list[float]
     series: dict[str, list[float]]
     intervals: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    log_x: bool = False
 
 
 @dataclass(frozen=True)
