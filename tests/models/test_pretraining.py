@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.families.autoencoder import Autoencoder
+from models.families.denoising_autoencoder import DenoisingAutoencoder
 from models.reports.core import Subject
 from models.reports.pretraining import METHODS, PretrainingReport, chosen, started, trials
 from models.types import DataError, DataSpec
@@ -56,7 +57,10 @@ def test_a_report_that_was_stopped_ends_as_if_it_had_not_been():
     assert resumed == whole and len(rest) == 18 - 7
 
 
-@X
+KINDS = [(Autoencoder, "mlp"), (DenoisingAutoencoder, "mlp"), (Autoencoder, "linear")]
+
+
+@pytest.mark.parametrize(("kind", "body"), KINDS)
 def test_the_methods_differ_in_the_start_and_in_what_learns_alone(kind, body):
     who, params = subject(kind, images=64, body=body), PretrainingReport.Params(**FAST)
     trainings = {method: started(who, params, 40, method, 0) for method in METHODS}
