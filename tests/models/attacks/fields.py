@@ -13,7 +13,7 @@ CLASSES = ("ground", "square", "disc")
 SIZE = 16
 
 
-def scenes(count: int, size: int = SIZE, seed: int = 0) -> tuple[Tensor, Tensor]:
+def scenes(count: int, size: int = SIZE, seed: int = 0, tint: float = 0.16) -> tuple[Tensor, Tensor]:
     """8-bit images (N, 3, size, size) of a reddish square and a bluish disc in noise, and masks (N, size, size)."""
     draws = torch.Generator().manual_seed(seed)
     places = torch.rand(count, 6, generator=draws)
@@ -29,13 +29,13 @@ def scenes(count: int, size: int = SIZE, seed: int = 0) -> tuple[Tensor, Tensor]
     middle, across = 0.2 + 0.6 * places[:, 3, None, None], 0.2 + 0.6 * places[:, 4, None, None]
     radius = 0.12 + 0.12 * places[:, 5, None, None]
     masks[(rows - middle) ** 2 + (columns - across) ** 2 < radius**2] = 2
-    tint = torch.tensor([[0.0, 0.0, 0.0], [0.16, 0.0, -0.08], [-0.08, 0.0, 0.16]])[masks].permute(0, 3, 1, 2)
-    images = 0.45 + tint + 0.08 * torch.randn(count, 3, size, size, generator=draws)
+    colours = tint * torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, -0.5], [-0.5, 0.0, 1.0]])
+    images = 0.45 + colours[masks].permute(0, 3, 1, 2) + 0.08 * torch.randn(count, 3, size, size, generator=draws)
     return (images.clamp(0, 1) * 255).round() / 255, masks
 
 
 @cache
-def fcn(size: int = SIZE, updates: int = 150) -> nn.Sequential:
+def fcn(size: int = SIZE, updates: int = 150, tint: float = 0.16) -> nn.Sequential:
     """Three convolutions, trained on scenes for seconds; frozen."""
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
@@ -44,7 +44,7 @@ def fcn(size: int = SIZE, updates: int = 150) -> nn.Sequential:
             nn.Conv2d(3, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 16, 5, padding=2), nn.ReLU(), nn.Conv2d(16, 3, 1)
         )
         optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
-        images, masks = scenes(256, size, seed=1)
+        images, masks = scenes(256, size, seed=1, tint=tint)
         for step in range(updates):
             rows = torch.arange(16) + 16 * step
             loss = F.cross_entropy(net(images[rows % 256] - 0.45), masks[rows % 256])
