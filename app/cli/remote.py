@@ -76,7 +76,7 @@ def denoise(
 
 
 def attack(
-    model: Annotated[str, typer.Argument(help="Name of a classifier.")],
+    model: Annotated[str, typer.Argument(help="Name of a classifier, segmenter or detector.")],
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     method: Annotated[str, typer.Option(help="GET /v1/attacks lists them.")] = "fgsm",
     eps: Annotated[str | None, typer.Option(help="Size of the perturbation: 0.1 or 8/255.")] = None,
@@ -88,7 +88,7 @@ def attack(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Change an image so that a classifier errs, as little as the norm allows."""
+    """Change an image so that a model errs, as little as the norm allows."""
     query = {"method": method, "eps": eps, "norm": norm, "label": label, "target": target}
     query = {name: value for name, value in query.items() if value is not None}
     answer = post_image(Client(url, key), f"/v1/models/{model}/attack", image, "application/json", **query).json()
@@ -96,13 +96,19 @@ def attack(
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    clean, adversarial = answer["clean"], answer["adversarial"]
-    console.print(
-        f"{clean['label']} ({clean['probability']:.0%}) -> {adversarial['label']} ({adversarial['probability']:.0%})"
-    )
+    console.print(f"{said(answer['clean'])} -> {said(answer['adversarial'])}")
     console.print(
         f"{'fooled' if answer['success'] else 'not fooled'}, L-infinity {answer['norms']['linf']:.4f}; {output}"
     )
+
+
+def said(facts: dict[str, Any]) -> str:
+    """What a model makes of an image: its class, its mask or its objects."""
+    if "pixel_accuracy" in facts:
+        return f"{facts['pixel_accuracy']:.0%} of the pixels right"
+    if "objects" in facts:
+        return f"{facts['found']} of {facts['objects']} objects found, {facts['false']} false"
+    return f"{facts['label']} ({facts['probability']:.0%})"
 
 
 def config_of(options: list[str] | None) -> dict[str, Any]:

@@ -120,8 +120,9 @@ class DenseAttack(Report):
             tallies[name].add(victim.seen(victim.outputs(model, control)), truth)
 
     def _attack(self, access, images, truth, cell, start, seed, params) -> tuple[AttackResult, Any, Tensor]:
-        kind = attacks()[cell[0]]
-        attack = kind(eps=cell[1], **({"steps": params.steps} if "steps" in kind.Config.model_fields else {}))
+        kind, own = attacks()[cell[0]], {"steps": params.steps}
+        own["gamma"] = max(0.5 / 255, 2.5 * cell[1] / params.steps)  # DAG gets as far in so many steps as PGD
+        attack = kind(eps=cell[1], **{name: own[name] for name in own if name in kind.Config.model_fields})
         seeds = torch.tensor([derive(seed, "dense", cell[0], start + row) for row in range(len(images))])
         threat = replace(attack.threat(LEVELS), eps=cell[1])
         seeds = seeds.to(images.device)
