@@ -19,14 +19,16 @@ ITEMS = 100
 """Rows of facts in the job's result; the file has all."""
 
 
-def keep(job: RunningJob, kept: dict, found: AttackResult, images: Tensor, truth: Tensor, asked: int) -> dict:
-    """Adds a group to what the job has, for good."""
+def keep(
+    job: RunningJob, kept: dict, found: AttackResult, images: Tensor, truth: Tensor, asked: int, most: int | None
+) -> dict:
+    """Adds a group to what the job has, for good. `most` queries can have been made for an image of it, if known."""
     key = job.artifact_key(f"part-{len(kept['parts']):05}.npy")
     file = io.BytesIO()
     np.save(file, codecs.to_uint8(found.images), allow_pickle=False)
     blobs.put(key, file.getvalue(), create_only=False)
     kept = {
-        "items": kept["items"] + items(found, images, truth, len(kept["items"])),
+        "items": kept["items"] + items(found, images, truth, len(kept["items"]), most),
         "parts": [*kept["parts"], key],
         "asked": asked,
     }
@@ -34,7 +36,7 @@ def keep(job: RunningJob, kept: dict, found: AttackResult, images: Tensor, truth
     return kept
 
 
-def items(found: AttackResult, images: Tensor, truth: Tensor, start: int) -> list[dict[str, Any]]:
+def items(found: AttackResult, images: Tensor, truth: Tensor, start: int, most: int | None) -> list[dict[str, Any]]:
     delta = found.images - images
     rows = []
     for row in range(len(images)):
@@ -49,7 +51,7 @@ def items(found: AttackResult, images: Tensor, truth: Tensor, start: int) -> lis
                 "linf_255": round(float(delta[row].abs().max()) * 255),
                 "l2": float(delta[row].norm()),
                 "l0": int((delta[row] != 0).any(0).sum()),
-                "queries": int(found.queries[row]),
+                "queries": min(int(found.queries[row]), int(found.queries[row]) if most is None else most),
             }
         )
     return rows

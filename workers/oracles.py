@@ -43,10 +43,11 @@ def run_oracle(job: RunningJob) -> Result:
     access = distant(job, oracle, kept["asked"])
     for start in range(len(kept["items"]), len(images), GROUP):
         rows = slice(start, min(start + GROUP, len(images)))
+        before = access.asked
         found = attacked(attack, access, images[rows], labels[rows], spec, start, oracle)
         if found is None:
             break
-        kept = keep(job, kept, *found, asked=access.asked)
+        kept = keep(job, kept, *found, asked=access.asked, most=access.asked - before if access.ended else None)
         job.progress(rows.stop, len(images))
         if access.ended:
             break
