@@ -13,6 +13,7 @@ from models.attacks.norms import wide
 from models.attacks.threat import ThreatModel
 from models.data import Columns
 from models.judging import JudgingConfig
+from models.metrics import spread
 from models.types import ConfigError
 
 STEPS = {"goodfellow": 1, "fgsm_rs": 1, "pgd": 7, "trades": 7, "free": 4}
@@ -84,7 +85,7 @@ def usual_eps(train: Columns, norm: str) -> float:
 
     For l2 the length at which images of 28x28 (2.0) and of 32x32x3 (0.5) are usually attacked.
     """
-    line_art = is_line_art(train.head(SEEN)["images"])
+    line_art = is_line_art(torch.cat(list(spread(train, limit=SEEN))))
     return {"linf": 0.3 if line_art else 8 / 255, "l2": 2.0 if line_art else 0.5}[norm]
 
 

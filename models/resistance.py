@@ -15,6 +15,7 @@ from models.attacks.pgd import PGD
 from models.attacks.threat import ThreatModel
 from models.data import Columns
 from models.family import Family
+from models.metrics import spread
 
 ROWS, NUMBERS = 500, 1_000_000
 """At most so many validation images, and so many pixel values in all of them."""
@@ -23,9 +24,10 @@ LEAKING = 0.15
 
 
 def withstood(family: Family, validation: Columns, eps: float, norm: str, seed: int = 0) -> dict[str, float]:
-    """Accuracy on the first validation images: clean, under random signs, FGSM and PGD-40, all of size eps."""
-    rows = validation.head(min(ROWS, max(32, NUMBERS // family.data.pixels)))
-    images, labels = rows["images"].to(family.device), rows["labels"].to(family.device)
+    """Accuracy on validation images: clean, under random signs, FGSM and PGD-40, all of size eps."""
+    count = min(ROWS, max(32, NUMBERS // family.data.pixels))
+    found = (torch.cat(list(spread(validation, name, count))) for name in ("images", "labels"))
+    images, labels = (column.to(family.device) for column in found)
     access = WhiteBox(family, lambda net, x: net.logits(x))
     threat = ThreatModel(norm, eps)
     seeds = torch.arange(len(images), device=images.device) + seed

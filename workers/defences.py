@@ -8,6 +8,7 @@ from app.core.errors import AnamorphError
 from app.core.settings import settings
 from models.data import Columns
 from models.derived.defended import DRAWS, Defended, defend
+from models.metrics import spread
 from models.types import ConfigError, DataSpec
 from workers import devices, records
 from workers.artifacts import load_card, publish
@@ -53,7 +54,8 @@ def clean_images(job: RunningJob, card: dict) -> Source | None:
 @torch.no_grad()
 def measure(job: RunningJob, made: Defended, source: Source) -> dict[str, float]:
     """Sets the detector's threshold; accuracy with and without the stages when there are labels of the same classes."""
-    rows = Columns(source.data.validation).head(IMAGES)
+    columns = Columns(source.data.validation)
+    rows = {name: torch.cat(list(spread(columns, name, IMAGES))) for name in ("images", "labels") if name in columns}
     images = rows["images"]
     made.calibrate(images)
     labelled = "labels" in rows and tuple(source.data.facts.get("classes") or ()) == made.data.classes

@@ -97,10 +97,9 @@ def detecting(subject: Subject, params: AdversarialDetectionParams) -> Defended:
 
 
 def split(subject: Subject, params: AdversarialDetectionParams) -> tuple[Tensor, Tensor, Tensor]:
-    """Images to attack with their labels, and clean ones for the threshold; halves when the dataset is the model's."""
+    """Images to attack with their labels, and clean ones in between for the threshold."""
     images, labels = rows_of(subject, 2 * params.images)
-    half = min(params.images, len(images) // 2)
-    return images[:half], labels[:half], images[half:]
+    return images[::2][: params.images], labels[::2][: params.images], images[1::2]
 
 
 def suspicions(model: Defended, images: Tensor) -> Tensor:

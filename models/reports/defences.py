@@ -22,7 +22,7 @@ from models.reports.labelled import CHUNK, classes_of, eps_for, rows_of, share, 
 from models.types import ConfigError
 
 METHODS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, BIM, PGD, MIFGSM)}
-LEVELS, SHOWN = 256, 8
+LEVELS = 256
 HIDING = 0.15
 """A defence that loses more accuracy than this once the attack knows of it mostly hides the gradient."""
 
@@ -88,7 +88,7 @@ class DefencesReport(Report):
                 rows.append(row_of(plans[place], model, looks, labels))
             yield Progress((place + 1) * len(images), total, list(rows))
         facts = {"images": len(images), "method": params.method, "eps": threat.eps, "norm": params.norm}
-        shown = {"defended": gallery(made, images[:SHOWN], blind[:SHOWN])}
+        shown = {"defended": gallery(made, images, blind)}
         return Findings(facts, {"defences": rows}, pictures=shown, notes=notes(rows))
 
 
@@ -141,7 +141,10 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def gallery(made: list[Family], images: Tensor, blind: Tensor) -> Tensor:
-    """For each image: clean, attacked, and the attacked one as each defence passes it on."""
+    """For each image a row: clean, attacked, and the attacked one as each defence passes it on. As many rows as
+    columns, so that a sheet which is as square as can be keeps them."""
+    picked = torch.linspace(0, len(images) - 1, min(len(images), len(made) + 1), device=images.device).long()
+    images, blind = images[picked], blind[picked]
     seeds = Draws(fingerprints(blind))
     columns = [images, blind]
     for model in made:

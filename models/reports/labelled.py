@@ -10,6 +10,7 @@ from models.attacks.access import WhiteBox
 from models.attacks.intervals import wilson
 from models.family import Family
 from models.hardening import usual_eps
+from models.metrics import spread
 from models.reports.core import Subject
 from models.types import DataError
 
@@ -23,10 +24,11 @@ def check_classes(subject: Subject) -> None:
 
 
 def rows_of(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
-    """The first validation images (n, c, h, w) and their labels, on the model's device."""
+    """Validation images (n, c, h, w) and labels, evenly spaced: stored classes may follow one another."""
     check_classes(subject)
-    rows = subject.validation.head(count)
-    return rows["images"].to(subject.model.device), rows["labels"].to(subject.model.device)
+    found = (torch.cat(list(spread(subject.validation, name, count))) for name in ("images", "labels"))
+    images, labels = (column.to(subject.model.device) for column in found)
+    return images, labels
 
 
 def eps_for(subject: Subject, eps: float | None, norm: str) -> float:

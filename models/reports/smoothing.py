@@ -18,7 +18,9 @@ from models.reports.labelled import CHUNK, rows_of, share, white_box
 from models.seeds import derive
 from models.smoothing import ABSTAINED, certify, count_votes, vote, voter_of
 
-POINTS, ATTACKS = 33, 5
+POINTS, ATTACKS = 33, 6
+BEYOND = 4
+"""Attacks go so many times farther than any certificate: there the curves of both fall."""
 VOTES = 200
 """Noisy copies that decide what the smoothed model answers to an attacked image."""
 
@@ -68,7 +70,7 @@ class SmoothingReport(Report):
             about = {"image": index, "label": int(labels[index]), "answer": int(guess) if guess >= 0 else None}
             rows.append(about | {"radius": radius if guess >= 0 else 0.0, "share_at_least": least})
             yield Progress((index + 1) * cost, total, list(rows))
-        top = max([row["radius"] for row in rows] + [sigma])
+        top = BEYOND * max([row["radius"] for row in rows] + [sigma])
         radii = [top * step / (POINTS - 1) for step in range(POINTS)]
         proved = [sum(holds(row, radius) for row in rows) for radius in radii]
         series = {"certified": [hits / len(rows) for hits in proved]}

@@ -82,7 +82,7 @@ def test_an_attack_that_knows_the_defence_does_at_least_the_harm_of_a_blind_one(
         assert row["adaptive_low"] <= row["adaptive"] <= row["adaptive_high"]
         assert row["adaptive"] <= row["clean"]
     assert both["adaptive"] <= both["blind"]
-    assert found.pictures["defended"].shape == (8 * 4, 1, 14, 14)
+    assert found.pictures["defended"].shape == (4 * 4, 1, 14, 14)
 
 
 def test_a_defence_that_hides_the_gradient_is_said_to_do_so():
