@@ -233,9 +233,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """The numbers of `conditional_gan` over age groups, and how well faces age and stay who they are."""
         train, validation = self._columns(train), self._columns(validation)
-        measure = self.gan.measure(train, validation)
-        drawn = self.gan.measured(measure, train, validation, moment)
-        return drawn | ageing_report(self, measure, train, validation)
+        return self.gan.evaluate(train, validation, moment) | ageing_report(self, train, validation)
 
     def remarks(self, measured: dict[str, float]) -> list[str]:
         if self.config.identity != "images":

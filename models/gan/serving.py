@@ -144,14 +144,7 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Distances from real images with floors and trivial samplers, and how well D still tells the two apart."""
-        return self.measured(self.measure(train, validation), train, validation, moment)
-
-    def measure(self, train: Columns, validation: Columns) -> Fidelity:
-        """The frozen network and the real images that `measured` compares with."""
-        return fidelity_of(train, validation, self.device, self.data)
-
-    def measured(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
-        """The numbers of `evaluate`, by a measure that is at hand."""
+        measure = self.measure(train, validation)
         classes = self.data.classes
         found = self.gallery(measure.count, moment)
         facts = measure.report(found) | {"discriminator_accuracy": self.calibrate(measure.unseen, found)}
@@ -159,6 +152,10 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
             facts["class_entropy"] = evenness(measure.predicted(found).argmax(1), len(classes))
             facts["class_entropy_floor"] = evenness(measure.predicted(measure.unseen).argmax(1), len(classes))
         return facts | self.obedience(measure, train, validation, moment)
+
+    def measure(self, train: Columns, validation: Columns) -> Fidelity:
+        """The frozen network and the real images that samples are compared with."""
+        return fidelity_of(train, validation, self.device, self.data)
 
     def obedience(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """How well a conditional model does as it is told."""

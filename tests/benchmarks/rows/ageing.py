@@ -44,8 +44,7 @@ def kept(subject: Subject) -> Found:
 def age_right(subject: Subject) -> Found:
     run = aged(subject, "faces", {})
     beside = {name: run.measured[f"age_agreement_{name}"] for name in ("copy", "nearest", "mean")}
-    real = run.measured.get("class_agreement_real", float("nan"))
-    note = f"of unseen real images {real:.2f}, of samples {run.measured.get('class_agreement', float('nan')):.2f}; "
+    note = f"of unseen real images {run.measured['age_accuracy']:.2f}; "
     return Found(run.measured["age_agreement_identity"], beside, note + run.note, run.short)
 
 
