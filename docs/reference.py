@@ -68,6 +68,8 @@ SETTINGS = {
     "calls_in_flight": "Micro-batches on their way at a time for each web front.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
     "oracles": "Models elsewhere that may be attacked: JSON of name to URL or object; see Settings of an oracle.",
+    "executor": "What computes calls on the CPU where no gradient is asked for: torch, or onnx (ONNX Runtime: faster, "
+    "but slow to load a model the first time). Have it the same everywhere: the two differ in their last bits.",
     "train_threads": "Threads of a training on the CPU; 0: the cores less one.",
     "infer_threads": "Threads of an inference worker on the CPU; 0: the cores less one.",
     "resident_bytes": "Memory of the models that an inference worker keeps loaded.",

@@ -39,6 +39,11 @@ class Resident:
     operations: dict[str, type[Operation]]
     """What it can do, by name."""
     verdicts: dict[tuple, Verdict] = field(default_factory=dict)
+    forward: Family | None = None
+    """What computes where no gradient is asked for, when it is not `model` itself: see workers/executors.py."""
+
+    def computing(self, operation: Operation) -> Family:
+        return self.model if self.forward is None or operation.gradients else self.forward
 
     @property
     def chunk(self) -> int:
@@ -75,7 +80,7 @@ def verdict_on(resident: Resident, operation: Operation, params: Params, rows: R
 def _in_chunks(resident: Resident, operation: Operation, params: Params, rows: Rows, sizes: tuple[int, ...]) -> Rows:
     parts = []
     for start, stop, size in cut(_length(rows), sizes):
-        part = _run(resident.model, operation, params, _padded(rows, start, stop, size))
+        part = _run(resident.computing(operation), operation, params, _padded(rows, start, stop, size))
         parts.append({name: tensor[: stop - start].cpu() for name, tensor in part.items()})
     return _joined(parts)
 
@@ -117,7 +122,7 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
 
     def run(start: int, stop: int, turn: int = 0) -> Rows:
         part = {name: tensor[start:stop].roll(turn, 0) for name, tensor in many.items()}
-        found = _run(resident.model, operation, params, part)
+        found = _run(resident.computing(operation), operation, params, part)
         return {name: tensor.roll(-turn, 0).cpu() for name, tensor in found.items()}
 
     first = run(0, chunk)

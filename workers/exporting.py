@@ -15,6 +15,7 @@ from app.core.errors import AnamorphError, UnsupportedOperation
 from models.export import Graph, graph, parts
 from models.types import InputError
 from workers.artifacts import load_model, model_key
+from workers.onnx_files import session
 from workers.running import Result, RunningJob
 
 OPSET = 20
@@ -33,12 +34,18 @@ def run_export(job: RunningJob) -> Result:
     except InputError as error:
         raise UnsupportedOperation(error.detail, field="part", remedy=error.remedy) from None
     job.stop_if_asked()
-    data, facts = export(found)
-    facts |= {"model": digest, "part": found.part, "parts": parts(model)}
-    blobs.put(model_key(digest, f"{found.part}.onnx"), data, create_only=False)
-    for name in {found.part, part or "default"}:  # the facts come last: they say that the file is whole
-        blobs.put(model_key(digest, f"{name}.onnx.json"), json.dumps(facts).encode(), create_only=False)
+    _, facts = keep_part(digest, found, default=part is None)
     return Result({**facts, "model": job.spec.get("name"), "version": digest})
+
+
+def keep_part(digest: str, found: Graph, default: bool = False) -> tuple[bytes, dict[str, Any]]:
+    """Exports a part and stores it beside the weights, as what the model gives by default too when asked so."""
+    data, facts = export(found)
+    facts |= {"model": digest, "part": found.part, "parts": parts(found.module.model)}
+    blobs.put(model_key(digest, f"{found.part}.onnx"), data, create_only=False)
+    for name in (found.part, *(["default"] if default else [])):  # the facts come last: they say that the file is whole
+        blobs.put(model_key(digest, f"{name}.onnx.json"), json.dumps(facts).encode(), create_only=False)
+    return data, facts
 
 
 def export(found: Graph) -> tuple[bytes, dict[str, Any]]:
@@ -90,15 +97,12 @@ def to_onnx(found: Graph) -> bytes:
 
 def parity(found: Graph, data: bytes) -> float:
     """The largest difference between file and model over batches of sizes it was not traced with, as a share."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    worst = 0.0
+    asked, worst = session(data), 0.0
     for size in BATCHES:
         inputs = {name: _resized(tensor, size) for name, tensor in found.inputs.items()}
         with torch.no_grad():
             wanted = found.module(*inputs.values()).numpy()
-        (answer,) = session.run([found.output], {name: tensor.numpy() for name, tensor in inputs.items()})
+        (answer,) = asked.run([found.output], {name: tensor.numpy() for name, tensor in inputs.items()})
         scale = max(float(np.abs(wanted).max()), 1e-6)
         worst = max(worst, float(np.abs(answer - wanted).max()) / scale)
     return worst

@@ -7,11 +7,13 @@ from concurrent.futures import Future
 import structlog
 import torch
 
+from app.core.settings import settings
 from models.operations.core import Operation
 from models.registry import operations
 from models.types import ModelError
 from workers.artifacts import load_model
 from workers.batches import Resident, verdict_on
+from workers.executors import by_runtime
 
 OVERHEAD = 1.5
 """Memory of a model in bytes of its weights: what its layers hold while they work is part of it."""
@@ -64,6 +66,9 @@ class Residents:
         held = sum(tensor.nbytes for tensor in model.state_dict().values())
         able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
         resident = Resident(digest, model, int(held * OVERHEAD), able)
+        if settings().executor == "onnx" and self.device.type == "cpu":
+            resident.forward = by_runtime(digest, model)
+            resident.bytes += held  # the runtime holds weights of its own
         for operation in able.values():
             if not operation.dataset and operation.report is None:
                 warm(resident, operation())

@@ -52,7 +52,8 @@ async def answer(request: Request, operation: str, reference: str, principal: Pr
 async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
     """GET: one address, the same bytes; a client that has them is told so before anything is computed."""
     form = task.asked.format
-    etag = etags.tag(task.operation, task.found.digest, sorted(task.params.items()), form.media, form.grid)
+    what = task.operation, task.found.digest, sorted(task.params.items())
+    etag = etags.tag(*what, form.media, form.grid, settings().executor)
     headers = replies.base_headers(task.asked) | {"ETag": etag, "Cache-Control": _caching(task)}
     if task.picked:
         query = request.url.include_query_params(seed=task.params["seed"]).query

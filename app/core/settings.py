@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -75,6 +76,7 @@ class Settings(BaseSettings):
 
     # compute; 0 threads means "as many as there are cores, less those that answer requests"
     device: str = "auto"
+    executor: Literal["torch", "onnx"] = "torch"
     train_threads: int = Field(0, ge=0)
     infer_threads: int = Field(0, ge=0)
     resident_bytes: int = Field(2 * GiB, gt=0)
