@@ -21,7 +21,7 @@ IMAGES = 2000
 FEWEST = 4  # with fewer a covariance says nothing
 ROUNDS = 40  # of the bootstrap
 NEIGHBOURS = 3
-KEPT = "features-1"
+KEPT = "features-2"
 """Name on the shelf; the number grows when what it means changes."""
 LEARNED = ("mean", "scale", "floor", "wanted", "usual", "trivial")
 TRIVIAL = (
@@ -104,6 +104,11 @@ def copied(found: Tensor, known: Tensor, usual: Tensor) -> float:
     return float((nearest(found.flatten(1), known.flatten(1))[0][:, 0] < usual).double().mean())
 
 
+def evenly(length: int, count: int) -> Tensor:
+    """(count,) places from the first to the last of `length`: what is sorted by class is seen in all its classes."""
+    return torch.linspace(0, length - 1, count).long()
+
+
 def evenness(labels: Tensor, classes: int) -> float:
     """Entropy of how often each class occurs, as a share of the greatest possible: 0 for one class alone."""
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
@@ -124,7 +129,7 @@ class Fidelity:
         self.labelled = classes is not None and classes > 1 and "labels" in train
         self.device = device
         self.count = min(IMAGES, len(kept), len(validation.columns["images"]))
-        self.known = train.rows(kept[: self.count], ["images"])["images"].cpu()
+        self.known = train.rows(kept[evenly(len(kept), self.count)], ["images"])["images"].cpu()
         self.unseen = torch.cat(list(spread(validation, limit=self.count))).cpu()
         classes = classes if self.labelled else None
         if not (train.shelf and self._take(train.shelf.get(KEPT), blank_net(train, device, classes))):
@@ -180,12 +185,16 @@ class Fidelity:
     def _raw(self, images: Tensor) -> Tensor:
         return torch.cat([self.net.features(part.to(self.device)).cpu() for part in images.split(CHUNK)])
 
+    def some(self, count: int) -> Tensor:
+        """`count` rows of the floor, spaced over it."""
+        return self.floor[evenly(len(self.floor), count)]
+
     def quick(self, found: Tensor) -> dict[str, float]:
         """FD and KID of `found` (n, c, h, w) for any n up to `count`, with the floor of as many real images."""
         count = min(len(found), self.count)
         if count < FEWEST:
             return {}
-        rows, floor = self.rows(found[:count]), self.floor[:count]
+        rows, floor = self.rows(found[:count]), self.some(count)
         facts: dict[str, float] = {"fidelity_images": float(count)}
         for name, measure in (("fd", frechet), ("kid", kernel_distance)):
             facts |= {name: measure(rows, self.wanted), f"{name}_floor": measure(floor, self.wanted)}

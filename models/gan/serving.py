@@ -104,7 +104,7 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
         found = self.drawn(averaged, min(measure.count, max(FEWEST_MEASURED, afforded)), moment)
         facts = measure.quick(found)
         if facts:
-            rows, floor = measure.rows(found), measure.floor[: len(found)]
+            rows, floor = measure.rows(found), measure.some(len(found))
             facts |= {"precision": coverage(rows, measure.wanted), "recall": coverage(measure.wanted, rows)}
             facts |= {"precision_floor": coverage(floor, measure.wanted)}
             facts |= {"recall_floor": coverage(measure.wanted, floor)}

@@ -8,7 +8,7 @@ import torch
 
 from models.data import Columns
 from models.features import blurred, feature_net, turned
-from models.fidelity import Fidelity, coverage, evenness, frechet, interval, kernel_distance, kernel_interval
+from models.fidelity import Fidelity, coverage, evenly, evenness, frechet, interval, kernel_distance, kernel_interval
 
 
 def draws(seed: int) -> torch.Generator:
@@ -91,6 +91,16 @@ def test_the_instrument_orders_real_blurred_and_repeated_images(classes):
     assert measure.report(measure.known)["copied"] == 1
     if classes:
         assert (measure.predicted(measure.unseen).argmax(1) == torch.from_numpy(truth)).double().mean() > 0.9
+
+
+def test_a_few_images_of_a_sorted_dataset_have_the_floor_of_all_its_classes():
+    (images, labels), (unseen, _) = squares(400, 0), squares(40, 1)
+    order = np.argsort(labels, kind="stable")
+    with torch.no_grad():
+        measure = Fidelity(Columns({"images": images[order]}), Columns({"images": unseen}), torch.device("cpu"))
+        assert {int(label) for label in labels[order][::4][evenly(100, 40)]} == {0, 1, 2, 3}
+        quick = measure.quick(measure.known[:16])
+    assert quick["kid_floor"] < 0.2 * quick["kid"], "16 images of one corner are far, 16 of all corners are near"
 
 
 def test_the_network_is_a_function_of_the_dataset():

@@ -22,6 +22,9 @@ SECONDS = 120
 SPECS = {
     "autoencoder": {"batch_size": 16, "images": 1600 * 16, "body": "mlp", "hidden": [32]},
     "classifier": {"batch_size": 16, "images": 800 * 16, "width": 4, "dropout": 0.5},
+    # pool of past fakes, adaptive augmentation, average, measurements and remedies travel along
+    "gan": {"batch_size": 16, "images": 250 * 16, "body": "mlp", "width": 16, "replay": 64, "r1": 0.0}
+    | {"augment": "adaptive", "auto_remedy": True, "measure_every": 1000},
 }
 
 
@@ -93,7 +96,7 @@ def complete(engine: Engine, job_id: str, folder: Path) -> dict:
     return row
 
 
-@pytest.mark.timeout(600)  # ten processes that import torch: 200 s on a machine with twelve at work
+@pytest.mark.timeout(600)  # processes that import torch: 200 s on a machine with twelve at work
 @pytest.mark.parametrize("family", SPECS)
 def test_a_training_killed_at_random_moments_ends_as_if_nothing_had_happened(engine, tmp_path, family):
     wanted_id, job_id = accept(engine, family), accept(engine, family)
