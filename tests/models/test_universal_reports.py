@@ -1,0 +1,90 @@
+"""Reports on universal perturbations and on transfer, over a real network on real digits."""
+
+import pytest
+import torch
+
+from models.attacks.access import WhiteBox
+from models.attacks.universal import Universal, UniversalConfig
+from models.data import Columns
+from models.families.classifier import Classifier
+from models.reports.core import Subject
+from models.reports.fooling import FoolingReport
+from models.reports.transfer import TransferReport
+from models.reports.universal_defence import UniversalDefenceReport
+from models.training import Training
+from models.types import ConfigError, DataError, DataSpec
+from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
+
+
+def split(start: int, stop: int) -> Columns:
+    images, labels = (part[start:stop] for part in digits())
+    return Columns({"images": (images * 255).round().byte().numpy(), "labels": labels.numpy()})
+
+
+def subject(model=None, **more) -> Subject:
+    train, test = split(0, 600), split(1297, 1797)
+    rows = {"train": {"images": 600, "labels": 600}, "validation": {"images": 500, "labels": 500}}
+    data = DataSpec("labelled", 8, 8, 1, CLASSES, rows)
+    return Subject(model or Victim(cnn()).eval(), data, train, test, None, seed=1, **more)
+
+
+def finish(report, who: Subject, **params):
+    walk, done = report().run(who, report.Params(**params)), 0
+    with torch.no_grad():
+        while True:
+            try:
+                step = next(walk)
+            except StopIteration as end:
+                return end.value
+            assert done <= step.done <= step.total
+            done = step.done
+
+
+def delta() -> torch.Tensor:
+    fit = Universal(WhiteBox(cnn()), split(0, 300), UniversalConfig(eps="50/255", steps=40))
+    list(fit.run())
+    return fit.delta
+
+
+def test_the_matrix_has_every_pair_with_controls():
+    made = {"shift": delta(), "none": torch.zeros(1, 8, 8)}
+    found = finish(FoolingReport, subject(others={"twin": Victim(cnn()).eval()}, perturbations=made),
+                   perturbations=["shift", "none"], others=["twin"], images=200)  # fmt: skip
+    assert len(found.tables["cells"]) == 4
+    rate = found.facts["fooling"]["shift"]
+    assert rate["twin"] == rate["this model"] > 0.3 and found.facts["fooling"]["none"]["this model"] == 0
+    cell = found.tables["cells"][0]
+    assert cell["rate"] > 2 * cell["random_signs"] and cell["interval"][0] < cell["rate"] < cell["interval"][1]
+    with pytest.raises(ConfigError, match="another size"):
+        finish(FoolingReport, subject(perturbations={"p": torch.zeros(1, 4, 4)}), perturbations=["p"])
+
+
+def test_tuning_on_perturbed_images_withstands_the_perturbation_it_was_tuned_on():
+    who = subject()
+    model = Classifier.create({"epochs": 6}, who.data)
+    training = Training(model, who.train, who.validation, 0)
+    for _ in training.run():
+        pass
+    model.eval().requires_grad_(False)
+    found = finish(UniversalDefenceReport, subject(model), eps="50/255", steps=30, epochs=3, images=300, held_out=300)
+    facts = found.facts
+    assert facts["fooling_after_same"] < 0.6 * facts["fooling_before"]
+    assert facts["accuracy_after"] > facts["accuracy_before"] - 0.1
+    assert {row["perturbation"] for row in found.tables["measured"]} == {"first", "refitted", "random_signs", "none"}
+
+
+def test_a_substitute_learns_from_counted_labels_and_its_examples_fool_the_victim():
+    found = finish(TransferReport, subject(), initial=80, rounds=2, budget=200, eps="50/255", images=200, epochs=8)
+    facts, rounds = found.facts, found.tables["rounds"]
+    assert [row["queries"] for row in rounds] == [80, 160, 200]
+    assert facts["agreement"] > 0.7
+    assert facts["white_box"] >= facts["transfer"] > 2 * facts["random_signs"]
+    again = finish(TransferReport, subject(), initial=80, rounds=2, budget=200, eps="50/255", images=200, epochs=8)
+    assert again.facts == facts
+
+
+def test_an_attacker_needs_images_and_queries():
+    with pytest.raises(DataError, match="leave none"):
+        finish(TransferReport, subject(), initial=500)
+    with pytest.raises(DataError, match="budget"):
+        finish(TransferReport, subject(), initial=80, budget=20)
