@@ -1,4 +1,4 @@
-"""The fooling matrix: how often universal perturbations fitted to one model fool it and others (Moosavi 2017, table 2)."""
+"""The fooling matrix: how often universal perturbations fool the model they were fitted to, and others."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class FoolingParams(Params):
 
 
 class FoolingReport(Report):
-    """Fooling means that the answer changes. Beside every rate stand random signs and the same values in other places."""
+    """Fooling means that the answer changes. Beside each rate: random signs, and the same values in other places."""
 
     name = "fooling"
     summary = "How often universal perturbations fool each of several models, beside controls of the same size."

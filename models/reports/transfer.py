@@ -1,5 +1,5 @@
-"""Can a classifier be fooled by somebody who only sees its answers? A substitute learns from them and is attacked in its
-place (Papernot et al. 2017)."""
+"""Can somebody who sees only its labels fool a classifier? A substitute learns from them and is attacked in its place
+(Papernot et al. 2017)."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""Does it help to train on perturbed images? A classifier is tuned on them and perturbed anew (Moosavi 2017, sec. 4)."""
+"""Does it help to train on perturbed images? A classifier is tuned on them and perturbed anew (Moosavi 2017)."""
 
 from typing import Any
 
@@ -16,6 +16,9 @@ from models.reports.core import Findings, Progress, Report, Run, Subject
 from models.seeds import derive
 from models.training import Training
 from models.types import ConfigError
+
+PARTS = 1000
+"""Of progress, in each of the three stages."""
 
 
 class UniversalDefenceParams(UniversalConfig):
@@ -102,7 +105,7 @@ def fitted(model: Family, images: Columns, params: UniversalDefenceParams, seed:
     fit = Universal(boxed(model), images, config, derive(seed, "fit", stage))
     fit.raw = fit.raw.to(model.device)
     for step in fit.run():
-        yield Progress(stage * step.total + step.step, 3 * step.total)
+        yield Progress(stage * PARTS + PARTS * step.step // step.total, 3 * PARTS)
     return fit.delta
 
 
@@ -128,5 +131,5 @@ def tune(subject: Subject, deltas: list[Tensor], params: UniversalDefenceParams)
     while training.images < training.total:
         with torch.enable_grad():
             training.advance()
-        yield Progress(training.total + training.images, 3 * training.total)
+        yield Progress(PARTS + PARTS * training.images // training.total, 3 * PARTS)
     return copy.eval().requires_grad_(False)
