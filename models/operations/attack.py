@@ -183,7 +183,8 @@ class AttackOperation(Operation):
             found = _found(one) | {"clean": victim.seen(one.clean_logits), "adversarial": victim.seen(one.logits)}
             if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
                 for name, images in {"clean": x, "adversarial": one.images}.items():
-                    found[name] = victim.seen(victim.outputs(model, images))
+                    outputs = victim.outputs(model, images)
+                    found |= {name: victim.seen(outputs), "broken": found["broken"] | ~_finite(outputs)}
             if params.control:
                 size = threat.radius(x) if threat.bounded else one.distance
                 controls = {
@@ -240,6 +241,10 @@ def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Ac
 def on_grid(norm: str, eps: float) -> float:
     """The largest radius that 8-bit pixels can use up: for linf a whole number of 255ths, rounded down."""
     return int(eps * 255 + 1e-3) / 255 if norm == "linf" else eps
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    return torch.isfinite(outputs).flatten(1).all(1)
 
 
 def _places(x: Tensor) -> Tensor:
