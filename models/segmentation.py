@@ -56,6 +56,6 @@ def hues(count: int) -> Tensor:
 
 def overlay(images: Tensor, masks: Tensor, strength: float = 0.5) -> Tensor:
     """Images (N, C, H, W) with their masks (N, H, W) laid over them in colour, (N, 3, H, W); class 0 leaves none."""
-    paint = colours(256)[masks.long()].permute(0, 3, 1, 2)
+    paint = colours(256).to(images)[masks.long()].permute(0, 3, 1, 2)
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
     return torch.where((masks > 0)[:, None], (1 - strength) * images + strength * paint, images)
