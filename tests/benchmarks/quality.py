@@ -72,7 +72,7 @@ def main() -> int:
         return 0
     torch.set_num_threads(options.threads)
     with place(options.data):
-        failed = [row.name for row in chosen if not attempt(row, options)]
+        failed = [name for name, rows in measures(chosen).items() if not attempt(rows, options)]
     if options.record:
         subprocess.run([sys.executable, str(PAGE)], check=True)
     return bool(failed)
@@ -89,9 +89,18 @@ def place(folder: Path | None):
     return nullcontext()
 
 
-def attempt(row: Row, options: argparse.Namespace) -> bool:
-    """Measures, prints and perhaps keeps one row; the others go on when it fails."""
-    name, before = options.dataset or row.dataset, cpu_seconds()
+def measures(chosen: list[Row]) -> dict[str, list[Row]]:
+    """Rows that one measurement answers together, by the name of the first."""
+    found: dict[tuple, list[Row]] = {}
+    for row in chosen:
+        found.setdefault((row.measure, row.dataset), []).append(row)
+    return {group[0].name: group for group in found.values()}
+
+
+def attempt(group: list[Row], options: argparse.Namespace) -> bool:
+    """Measures, prints and perhaps keeps rows that share a measurement; other rows go on when it fails."""
+    row, before = group[0], cpu_seconds()
+    name = options.dataset or row.dataset
     try:
         source = open_source(None, LOCAL, name)
         subject = Subject(name, source, options.seed, options.minutes, options.images)
@@ -105,9 +114,10 @@ def attempt(row: Row, options: argparse.Namespace) -> bool:
             traceback.print_exception(error)
         return False
     minutes = (cpu_seconds() - before) / 60
-    print(line(row, name, found, minutes), flush=True)
-    if options.record:
-        keep(row, subject, found, minutes)
+    for row in group:
+        print(line(row, name, found, minutes), flush=True)
+        if options.record:
+            keep(row, subject, found, minutes)
     return True
 
 
