@@ -15,9 +15,8 @@ OPTIONS = {"dataset": "mine", "seed": 0, "minutes": 0.05, "images": 64, "record"
 
 @pytest.fixture
 def uploaded(place, monkeypatch, tmp_path):
-    monkeypatch.setattr(trainings, "TENANT", LOCAL)
     monkeypatch.setattr(quality, "RECORDS", tmp_path / "records")
-    trainings.store_dataset("mine", count=30)
+    trainings.store_dataset("mine", count=30, tenant=LOCAL)
     return tmp_path / "records"
 
 
