@@ -10,7 +10,8 @@ from app.core.errors import AnamorphError, InvalidDataset
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, store_dataset
 from workers import artifacts, codecs, records
-from workers.data import imports, open_dataset
+from workers.data import OpenDataset, imports, open_dataset
+from workers.data.derived import DerivedSource
 from workers.host import Host
 from workers.running import RunningJob, Stopped
 
@@ -83,3 +84,15 @@ def test_it_stops_between_images_and_leaves_nothing(model):
     with pytest.raises(Stopped):
         imports.run_dataset(attempt(derived(), Stopping))
     assert blobs.list("datasets/") == before
+
+
+def test_a_domain_with_labels_becomes_a_labelled_dataset(model):
+    """So refined images can train a classifier."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), np.uint8)
+    side = {"a": images, "b": images[:2], "a_labels": np.arange(6) % 2, "b_labels": np.zeros(2, np.int64)}
+    facts = {"layout": "unpaired", "height": 8, "width": 8, "channels": 1, "classes": ["x", "y"]}
+    columns = {split: {name: len(column) for name, column in side.items()} for split in ("train", "validation")}
+    resident = Host(1 << 30, torch.device("cpu")).residents.get(model)
+    source = DerivedSource(OpenDataset("d", facts | {"columns": columns}, side, side), resident, "denoise", {}, None)
+    assert source.layout == "labelled" and source.classes == ["x", "y"]
+    assert [row.values["labels"] for row in source.rows()] == [0, 1] * 6
