@@ -25,6 +25,7 @@ COLLAPSED, ONE_NAT = 0.25, 1.0
 """Below this share of active units, or this KL term in nats, the decoder ignores the code."""
 NLL_SAMPLES = 64
 NLL_NUMBERS = 80_000_000
+RECOGNITION = 10.0  # nats of the loss for one of telling the label: it shares the encoder with far larger terms
 
 
 class VaeConfig(CodingConfig):
@@ -231,7 +232,9 @@ class ConditionalVAE(Recognises, Conditional, VAE):
         self.head = nn.Linear(self.encoder.last.in_features, len(data.classes))
 
     def output(self, codes: Tensor, labels: Tensor) -> Tensor:
-        return self.decoder(torch.cat([codes, F.one_hot(labels, len(self.data.classes)).to(codes)], 1))
+        # as long as a code usually is, or the decoder learns to read the class from the code before it minds the label
+        told = F.one_hot(labels, len(self.data.classes)).to(codes) * math.sqrt(self.latent_dim)
+        return self.decoder(torch.cat([codes, told], 1))
 
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         return self.pixels(self.output(latents, labels))
@@ -257,7 +260,7 @@ class ConditionalVAE(Recognises, Conditional, VAE):
         """The conditional -ELBO, and the cross-entropy of the recognised label."""
         total, found = super().loss(batch, moment)
         wrong = F.cross_entropy(self.guess(batch["images"]), batch["labels"])
-        return total + wrong, {**found, "label_loss": wrong.detach()}
+        return total + RECOGNITION * wrong, {**found, "label_loss": wrong.detach()}
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Adds how often labels are recognised, in images and in the model's own samples for them."""
