@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shlex
+import time
 import zipfile
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -22,6 +23,7 @@ from tests.system.test_compose import check_command
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+OF_READERS = re.compile(r'/my-|"model": "my-')
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
 
 
@@ -73,11 +75,10 @@ def test_commands_parse(line, tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("curl ")])
 def test_curl_lines_name_routes_that_exist(line):
     request = curl(line)
-    path, methods = next(
-        (path, methods)
-        for path, methods in create_app().openapi()["paths"].items()
-        if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", path), request["path"])
-    )
+    paths = create_app().openapi()["paths"]
+    fitting = [path for path in paths if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", path), request["path"])]
+    path = request["path"] if request["path"] in fitting else fitting[0]
+    methods = paths[path]
     assert request["method"].lower() in methods, path
     if request["path"] == "/v1/trainings":
         body = json.loads(request["data"])
@@ -101,13 +102,17 @@ def example(digit, tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("curl ")])
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("curl ") and not OF_READERS.search(line)])
 def test_curl_lines_work(line, service, example):
+    """All but those about a model that the reader has trained."""
     request = curl(line)
     body = Path(request["file"]).read_bytes() if request["file"] else request["data"]
     with service.client() as client:
         options = {"params": request["query"], "headers": request["headers"], "content": body}
         answer = client.request(request["method"], request["path"], **options)
+        while answer.status_code == 409 and answer.json()["code"] == "model-not-ready":  # it is being written
+            time.sleep(1)
+            answer = client.request(request["method"], request["path"], **options)
         assert answer.is_success, answer.text
         if answer.status_code == 202:
             client.post(answer.headers["Location"] + "/cancel")
@@ -124,6 +129,8 @@ def curl(line: str) -> dict:
         elif word in ("-d", "--data-binary"):
             value = words.pop(0)
             found |= {"method": "POST", "file" if value.startswith("@") else "data": value.removeprefix("@")}
+        elif word == "-X":
+            found["method"] = words.pop(0)
         elif word == "-o":
             words.pop(0)
         else:
