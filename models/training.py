@@ -42,7 +42,11 @@ class Training:
 
     def __init__(self, family: Family, train: Columns, validation: Columns, seed: int = 0):
         if len(train) < 2 or len(validation) < 1:
-            raise DataError("training needs at least 2 training images and 1 validation image", field="dataset")
+            raise DataError(
+                "training needs at least 2 training images and 1 validation image",
+                field="dataset",
+                remedy="import more images; of images that are the same one alone counts",
+            )
         self.family, self.train, self.validation, self.seed = family, train, validation, seed
         self.device = family.device
         family.begin(train)

@@ -24,6 +24,8 @@ def draw(curve: Curve) -> dict[str, bytes]:
             axes.set(title=curve.title, xlabel=curve.x_label, ylabel=curve.y_label)
             if curve.log_x:
                 axes.set_xscale("log")
+                axes.set_xticks(curve.x, [f"{value:g}" for value in curve.x])
+                axes.minorticks_off()
             axes.legend(fontsize="small")
             return {kind: _saved(figure, kind) for kind in ("png", "svg")}
         finally:
