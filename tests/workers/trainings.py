@@ -14,7 +14,7 @@ from workers.running import Result, RunningJob
 TENANT = "tests"
 
 
-def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int = 0, tenant: str = TENANT) -> str:
+def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int = 0, tenant: str | None = None) -> str:
     """Blurred random images of three classes; returns the digest."""
     draws = np.random.default_rng(seed)
     columns = {"train": count, "validation": count // 3}
@@ -31,7 +31,7 @@ def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int
             np.save(file, array)
             blobs.put(f"datasets/{digest}/{side}/{column}.npy", file.getvalue())
     blobs.put(f"datasets/{digest}/facts.json", encode_json(facts).encode())
-    row = {"id": new_id(), "tenant": tenant, "name": name, "digest": digest, "layout": "labelled", "facts": facts}
+    row = {"id": new_id(), "tenant": tenant or TENANT, "name": name, "digest": digest, "layout": "labelled", "facts": facts}
     row |= {"source": "upload", "bytes": 1, "licence": "CC0", "attribution": "nobody"}
     with transaction() as conn:
         conn.execute(datasets.insert().values(**row, created_at=clock()))
