@@ -31,7 +31,8 @@ def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int
             np.save(file, array)
             blobs.put(f"datasets/{digest}/{side}/{column}.npy", file.getvalue())
     blobs.put(f"datasets/{digest}/facts.json", encode_json(facts).encode())
-    row = {"id": new_id(), "tenant": tenant or TENANT, "name": name, "digest": digest, "layout": "labelled", "facts": facts}
+    row = {"id": new_id(), "tenant": tenant or TENANT, "name": name, "digest": digest, "facts": facts}
+    row |= {"layout": "labelled"}
     row |= {"source": "upload", "bytes": 1, "licence": "CC0", "attribution": "nobody"}
     with transaction() as conn:
         conn.execute(datasets.insert().values(**row, created_at=clock()))
