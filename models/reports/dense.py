@@ -43,7 +43,7 @@ class DenseParams(Params):
 
     eps: list[Eps] = Field([4 / 255, 8 / 255, 16 / 255], min_length=1, max_length=16, description="Sizes (linf).")
     steps: int = Field(20, ge=1, le=1000, description="Gradient steps of each attack that makes several.")
-    images: int = Field(64, ge=1, le=10_000, description="At most so many images, from the validation split.")
+    images: int = Field(64, ge=1, le=10_000, description="At most so many images, from all over the validation split.")
 
 
 class DenseAttack(Report):
@@ -92,7 +92,7 @@ class DenseAttack(Report):
                 done += stop - start
                 if mine["images"] >= stop:
                     continue
-                batch = subject.validation.rows(torch.arange(start, stop))
+                batch = subject.validation.rows(everywhere(subject, count)[start:stop])
                 batch = {name: column.to(model.device) for name, column in batch.items()}
                 self._cell(victim, model, access, batch, cell, start, subject.seed, params, mine, tallies)
                 mine["images"] = stop
@@ -170,7 +170,7 @@ class DenseAttack(Report):
     def _pictures(self, subject, params, access, count) -> dict[str, Tensor]:
         """For each attack at the largest eps: image, answer, adversarial image, answer, perturbation, in one row."""
         model, victim = subject.model, victim_of(subject.model)
-        batch = subject.validation.rows(torch.arange(count))
+        batch = subject.validation.rows(everywhere(subject, count))
         batch = {name: column.to(model.device) for name, column in batch.items()}
         images, truth, eps = batch["images"], self.truth(batch), max(params.eps)
         sheets = {}
@@ -181,6 +181,11 @@ class DenseAttack(Report):
             parts += [self.drawn(model, found.images, victim.seen(found.logits)), change]
             sheets[name] = torch.cat([part.expand(-1, 3, -1, -1) for part in parts], 3).cpu()
         return sheets
+
+
+def everywhere(subject: Subject, count: int) -> Tensor:
+    """(count,) rows from all over the validation split, which may be sorted by what the images show."""
+    return torch.linspace(0, len(subject.validation) - 1, count).long()
 
 
 def remarks(rows: list[dict], clean: float, measure: str) -> list[str]:
