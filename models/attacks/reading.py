@@ -12,7 +12,9 @@ def probabilities(outputs: Tensor) -> Tensor:
     """(N,): the rows that a softmax seems to have gone over already."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
-    return (outputs >= 0).all(1) & ((outputs.sum(1) - 1).abs() < 1e-4)
+    positive = (outputs >= 0).all(1)
+    # logits have signs as a rule, and then nothing needs to be summed
+    return positive & ((outputs.sum(1) - 1).abs() < 1e-4) if bool(positive.any()) else positive
 
 
 def logarithm(outputs: Tensor, rows: Tensor) -> Tensor:

@@ -177,15 +177,55 @@ def report(net: nn.Module, x: Tensor, y: Tensor, only: set[str]) -> None:
             [of_foolbox(net, x[few], y[few], fb, None)],
         )
     if "autoattack" in only:
-        ta = lambda t, n: t.AutoAttack(n, eps=0.1, n_classes=10)  # noqa: E731
         mine = ours(net, x, y, "autoattack", eps=0.1)
-        show("AutoAttack linf 0.1", mine, [of_autoattack(net, x, y, 0.1), of_torchattacks(net, x, y, ta)])
+        whole = lambda t, n: t.MultiAttack([  # noqa: E731
+            t.APGD(n, eps=0.1, steps=100, loss="ce"), t.APGDT(n, eps=0.1, steps=100, n_classes=10),
+            t.FAB(n, eps=0.1, steps=100, multi_targeted=True, n_classes=10), t.Square(n, eps=0.1, n_queries=5000),
+        ])  # fmt: skip
+        peers = [of_autoattack(net, x, y, 0.1), of_torchattacks(net, x, y, whole)]
+        show("AutoAttack linf 0.1, 100 steps", mine, peers)
+        ta = lambda t, n: t.AutoAttack(n, eps=0.1, n_classes=10)  # noqa: E731
+        few = ours(net, x, y, "autoattack", eps=0.1, steps=10)
+        show("AutoAttack linf 0.1, 10 steps, as torchattacks has it", few, [of_torchattacks(net, x, y, ta)])
+    if "call" in only:
+        one_image(net, x[:1])
+
+
+def one_image(net: nn.Module, x: Tensor) -> None:
+    """The attack operation on one image beside what it cannot do without: a classification, a pass there and back."""
+    from models.operations.attack import AttackOperation, AttackParams
+    from tests.models.attacks.nets import Victim
+
+    model = Victim(net, shape=(1, 28, 28)).eval().requires_grad_(False)
+    operation, params = AttackOperation(), AttackParams(method="fgsm", eps="25/255")
+
+    def call() -> None:
+        rows = operation.rows(model, x, params)
+        operation.result(model, rows, operation.compute(model, rows, params), params)
+
+    def least() -> None:
+        with torch.no_grad():
+            net(x).softmax(1)
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(nn.functional.cross_entropy(net(leaf), torch.zeros(1, dtype=torch.int64)), leaf)
+
+    def milliseconds(work: Callable[[], None], count: int = 200) -> float:
+        for _ in range(20):
+            work()
+        start = time.process_time()
+        for _ in range(count):
+            work()
+        return (time.process_time() - start) / count * 1000
+
+    mine, floor = milliseconds(call), milliseconds(least)
+    print(f"\nFGSM on one image\n  operation     {mine:8.3f} ms")
+    print(f"  classify + one backward {floor:8.3f} ms   ratio {mine / floor:.2f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--only", default="pgd,deepfool,ddn,cw,autoattack,uap")
+    parser.add_argument("--only", default="pgd,deepfool,ddn,cw,autoattack,uap,call")
     parser.add_argument("--wide", action="store_true", help="attack the batch-normed network")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

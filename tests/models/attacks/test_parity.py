@@ -134,6 +134,28 @@ def test_mifgsm_equals_torchattacks():
     assert (last - attack(x, y)).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("targeted", [False, True])
+def test_fgsm_bim_and_pgd_equal_torchattacks(targeted):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchattacks = pytest.importorskip("torchattacks")
+    x, y = doubtful(64)
+    target = (y + 1) % 10 if targeted else None
+    common = {"eps": 0.1, "target": target}
+    mine = {
+        "FGSM": ours("fgsm", x, y, **common)[1],
+        "BIM": ours("bim", x, y, step=0.02, steps=10, stop_early=False, **common)[1],
+        "PGD": ours("pgd", x, y, step=0.02, steps=10, random_start=False, stop_early=False, **common)[1],
+    }
+    settings = {"BIM": {"alpha": 0.02, "steps": 10}, "PGD": {"alpha": 0.02, "steps": 10, "random_start": False}}
+    for name, images in mine.items():
+        attack = getattr(torchattacks, name)(cnn(), eps=0.1, **settings.get(name, {}))
+        if targeted:
+            attack.set_mode_targeted_by_label(quiet=True)
+        theirs = attack(x, target if targeted else y)
+        assert (images - theirs).abs().max() <= 1e-6, name
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_deepfool_is_as_short_as_foolbox(norm):
     x, y = victims(128)
@@ -233,17 +255,18 @@ def test_square_needs_as_few_queries_as_the_reference(norm):
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.12), ("l2", 0.8)])
 def test_autoattack_leaves_as_many_images_as_the_reference(norm, eps):
-    x, y = victims(40)
+    x, y = victims(200)
     with torch.random.fork_rng(devices=[]):
         whole = reference.AutoAttack(cnn(), norm=NAMES[norm], eps=eps, seed=0, version="custom",
                                      attacks=["apgd-ce", "apgd-t", "fab-t", "square"])  # fmt: skip
         for part in (whole.apgd, whole.apgd_targeted, whole.fab):
-            part.n_iter, part.n_restarts = 20, 1
-        whole.square.n_queries, whole.verbose = 100, False
-        images, _ = whole.run_standard_evaluation(x, y, batch_size=40)
+            part.n_iter, part.n_restarts = 10, 1
+        whole.square.n_queries, whole.verbose = 60, False
+        images, _ = whole.run_standard_evaluation(x, y, batch_size=200)
     robust = int((cnn()(images).argmax(1) == y).sum())
-    result, _ = ours("autoattack", x, y, norm=norm, eps=eps, steps=20, queries=100)
-    assert int((~result.success).sum()) <= robust + 1
+    result, _ = ours("autoattack", x, y, norm=norm, eps=eps, steps=10, queries=60)
+    # the starts are drawn by other generators: one image in a hundred may fall to one of the two alone
+    assert abs(int((~result.success).sum()) - robust) <= 2
 
 
 @pytest.mark.parametrize("name", ["hopskipjump", "boundary"])
