@@ -208,8 +208,9 @@ def overfitting(look: Look, keeps: bool = False) -> Iterator[Alarm]:
     if len(past) < 3 or look.now.held_out is None or "loss" not in look.metrics:
         return
     best = min(past, key=lambda found: found.held_out)
-    # a density can be negative: then a part of the way down from the first look is the measure
-    scale = max(abs(best.held_out), 0.05 * abs(past[0].held_out - best.held_out), 1e-12)
+    # a part of the way down from the first look counts too: a density can be negative, and a small cross-entropy of a
+    # few rows goes up and down by half of itself in a training that is well
+    scale = max(abs(best.held_out), 0.25 * abs(past[0].held_out - best.held_out), 1e-12)
     worse = [(found.held_out - best.held_out) / scale > RISEN - 1 for found in (past[-1], look.now)]
     fell = look.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])
     if all(worse) and fell:
