@@ -1,4 +1,4 @@
-"""POST /v1/datasets/derived: what a model makes of a dataset becomes a dataset, as a job."""
+"""POST /v1/derivations: what a model makes of a dataset becomes a dataset, as a job."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from app.core.catalog import Catalog
 from app.core.database import reading
 from app.core.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1/datasets", tags=["datasets"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/derivations", tags=["datasets"], route_class=StrictRoute)
 
 
 @router.post(
-    "/derived",
+    "",
     status_code=202,
     response_model=wire.Job,
     operation_id="derive_dataset",

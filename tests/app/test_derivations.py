@@ -1,4 +1,4 @@
-"""POST /v1/datasets/derived: what is refused before a job is made."""
+"""POST /v1/derivations: what is refused before a job is made."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def there(app):
 
 
 async def test_a_derived_dataset_is_a_job_that_names_the_version(client):
-    answer = await client.post("/v1/datasets/derived", json=BODY)
+    answer = await client.post("/v1/derivations", json=BODY)
     assert answer.status_code == 202, answer.text
     job = answer.json()
     assert job["kind"] == "dataset" and job["request"]["model"].startswith("net@")
@@ -37,7 +37,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("change", "status", "pointer"), REFUSED)
 async def test_what_is_refused_names_the_field(client, change, status, pointer):
-    answer = await client.post("/v1/datasets/derived", json=BODY | change)
+    answer = await client.post("/v1/derivations", json=BODY | change)
     assert answer.status_code == status, answer.text
     if pointer:
         assert answer.json()["errors"][0]["pointer"] == pointer
