@@ -29,6 +29,8 @@ ADVICE = {
     "overloaded": "More calls wait than can be answered in time. Come back after Retry-After seconds.",
     "unavailable": "The database, the broker or the blob store did not answer. Nothing was half done; try again.",
     "worker-lost": "No inference worker is there, or it stopped while it computed your answer. Try again.",
+    "oracle-silent": "The model elsewhere that was to be asked did not answer, or not as its protocol says. Ask who "
+    "runs it; what was found before is kept in the job.",
     "out-of-memory": "The worker had too little memory. Ask for fewer or smaller images, or a smaller model.",
     "deadline-exceeded": "The answer took too long. Ask for less, or make it a job with `Prefer: respond-async`.",
     "storage-full": "There is no space left where data are kept. Delete datasets or models, or ask the administrator.",
