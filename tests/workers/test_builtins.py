@@ -50,7 +50,7 @@ def test_facts_and_pictures_agree(name, chosen, monkeypatch):
         for picture in example.images.values():
             assert picture.dtype == np.uint8 and picture.shape == (about.channels, side, side)
             assert picture.flags.c_contiguous
-        assert (example.label is not None) == bool(about.classes and about.layout != "segmentation")
+        assert (example.label is not None) == bool(about.classes and about.layout not in ("segmentation", "detection"))
         assert (example.mask is not None) == (about.layout == "segmentation")
         assert (example.boxes is not None) == (about.layout == "detection")
         assert bool(example.values) == (about.layout == "attributes")
