@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from models.data import Columns
+from models.metrics import row_psnr
 
 ROWS = 512
 NUMBERS = 32_000_000  # in one column, however large its images
@@ -25,12 +26,6 @@ def nearest(images: Tensor, gallery: Tensor) -> Tensor:
     return torch.cdist(images.flatten(1), gallery.flatten(1)).argmin(1)
 
 
-def psnr(found: Tensor, wanted: Tensor) -> float:
-    """Mean over images of 10 log10(1 / MSE), in dB, capped at 100."""
-    errors = (found - wanted).square().flatten(1).mean(1).clamp_min(1e-10)
-    return float((-10 * errors.log10()).mean())
-
-
 def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: int = 16) -> Tensor:
     """`function` over `images`, `size` rows at a time."""
     return torch.cat([function(part) for part in images.split(size)])
@@ -38,7 +33,7 @@ def in_batches(function: Callable[[Tensor], Tensor], images: Tensor, size: int =
 
 def distances(found: Tensor, wanted: Tensor, name: str) -> dict[str, float]:
     """Mean absolute distance per pixel and PSNR of `found` from `wanted`, under keys that start with `name`."""
-    return {f"{name}l1": float((found - wanted).abs().mean()), f"{name}psnr": psnr(found, wanted)}
+    return {f"{name}l1": float((found - wanted).abs().mean()), f"{name}psnr": float(row_psnr(found, wanted).mean())}
 
 
 def sample(columns: Columns, count: int = ROWS) -> dict[str, Tensor]:
