@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import structlog
 from anyio.to_thread import run_sync
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Scope
 
@@ -30,6 +30,7 @@ from app.api import (
     perturbations,
     perturbing,
     problems,
+    queries,
     quiz,
     reports,
     trainings,
@@ -93,7 +94,7 @@ def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) 
     problems.install(app)
     app.include_router(operations.router(app.state.catalog))
     for module in ROUTERS:
-        app.include_router(module.router)
+        app.include_router(module.router, dependencies=[Depends(queries.known)])
     app.mount("/docs/assets", docs.assets)
     app.openapi = lambda: openapi.describe(app)
     return app
