@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from models import family as base
+from models import capabilities as can
 from models import registry
 from models.attacks.core import Attack
 from models.attacks.universal import UniversalConfig
@@ -22,14 +22,9 @@ FILE = Path(__file__).parents[1] / "app" / "core" / "catalog.json"
 
 
 def capabilities(family: type[Family]) -> list[str]:
-    """Names of the capabilities in the class line of a family, in the order models/family.py defines them."""
-    found = [item for item in vars(base).values() if isinstance(item, type) and item.__module__ == base.__name__]
-    return [item.__name__ for item in found if issubclass(family, item) and is_capability(item)]
-
-
-def is_capability(item: type) -> bool:
-    """Whether a class of models/family.py says what a model can do, rather than what a family is."""
-    return not issubclass(item, Family | base.Config)
+    """Names of the capabilities in the class line of a family, in the order of models/capabilities.py."""
+    found = [item for item in vars(can).values() if isinstance(item, type) and item.__module__ == can.__name__]
+    return [item.__name__ for item in found if issubclass(family, item)]
 
 
 def catalog() -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models import metrics
+from models.capabilities import Decodes, Encodes, HasPrior
 from models.data import Columns
 from models.doctor import Alarm, Look
-from models.family import Config, Decodes, Encodes, HasPrior, OneLoss
+from models.family import Config, OneLoss
 from models.fidelity import fidelity_of
 from models.moment import Moment
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, default_body, pyramid

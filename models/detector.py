@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.attacks.draws import Draws
+from models.capabilities import Denoises, Encodes
 from models.defences import core
 from models.defences.bit_depth import BitDepth
 from models.defences.bit_depth import Config as Bits
@@ -16,7 +17,6 @@ from models.defences.median import Config as Window
 from models.defences.median import Median
 from models.defences.purification import Config as Rebuilt
 from models.defences.purification import cleaned
-from models.family import Denoises, Encodes
 
 QUANTILE = 0.95
 Network = Callable[[Tensor], Tensor]

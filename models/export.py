@@ -6,20 +6,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.family import (
+from models.capabilities import (
     Conditional,
     Decodes,
     Denoises,
     Detects,
     Encodes,
     Estimates,
-    Family,
     Judges,
     Refines,
     Scores,
     Segments,
     Translates,
 )
+from models.family import Family
 from models.types import InputError
 
 ROWS = 3

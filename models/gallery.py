@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.capabilities import Encodes
 from models.data import Columns
-from models.family import Encodes, Family
+from models.family import Family
 from models.types import DataError, DataSpec, InputError
 
 CHUNK = 256

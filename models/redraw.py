@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from models.family import Conditional, Family
+from models.capabilities import Conditional
+from models.family import Family
 from models.types import InputError
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from models.family import Config, Family, Translates
+from models.capabilities import Translates
+from models.family import Config, Family
 from models.nn.adversarial import constant_then_linear
 from models.nn.translators import patch_layers
 from models.types import DataSpec

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.family import Conditional, Decodes, Denoises, Encodes, Family, HasPrior, OneLoss, Scores
+from models.capabilities import Conditional, Decodes, Denoises, Encodes, HasPrior, Scores
+from models.family import Family, OneLoss
 from models.moment import Moment
 from models.types import Batch, DataSpec, Metrics
 

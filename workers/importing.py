@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.core import blobs
 from app.core.errors import AnamorphError, InvalidRequest
-from models.family import Scores
+from models.capabilities import Scores
 from models.imported import vgg
 from models.imported.core import Imported
 from models.registry import models as published_kinds

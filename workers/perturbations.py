@@ -18,8 +18,9 @@ from app.core.settings import settings
 from models.attacks.access import WhiteBox
 from models.attacks.intervals import wilson
 from models.attacks.universal import Fooling, Universal, UniversalConfig, apply, measure, permuted, random_signs
+from models.capabilities import Scores
 from models.data import Columns
-from models.family import Family, Scores
+from models.family import Family
 from models.operations.verdicts import perturbation
 from models.reports.core import check_shape
 from models.seeds import derive

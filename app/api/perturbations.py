@@ -16,16 +16,15 @@ from app.core import blobs, catalog, dataset_rows, model_rows, names, perturbati
 from app.core.builtins import Builtin
 from app.core.database import reading, transaction
 from app.core.errors import InvalidDataset, NotFound, UnsupportedOperation
-from app.core.perturbation_wire import Perturbation, PerturbationRequest
 
 router = APIRouter(prefix="/v1/perturbations", tags=["perturbations"], route_class=StrictRoute)
 MEDIA = {"delta.npy": "application/x-npy", "picture.png": "image/png", "examples.png": "image/png"}
-COPIED = tuple(set(Perturbation.model_fields) - {"name", "bytes", "created_at", "links"})
+COPIED = tuple(set(wire.Perturbation.model_fields) - {"name", "bytes", "created_at", "links"})
 
 
 @router.get(
     "",
-    response_model=wire.Page[Perturbation],
+    response_model=wire.Page[wire.Perturbation],
     operation_id="list_perturbations",
     summary="List universal perturbations",
 )
@@ -45,7 +44,7 @@ def every(principal: Reader, limit: Limit = 20, cursor: Cursor = None) -> dict[s
     summary="Fit a universal perturbation",
     openapi_extra=problems(404, 409, 413),
 )
-def create(request: Request, body: PerturbationRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
+def create(request: Request, body: wire.PerturbationRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
     """One change of pixels that fools a classifier on most images, measured on images it was not fitted to."""
     given = body.model_dump(exclude_none=True)
     spec = {name: given.pop(name) for name in ("model", "dataset", "name", "seed") if name in given}
@@ -61,12 +60,12 @@ def create(request: Request, body: PerturbationRequest, principal: Writer, key: 
 
 @router.get(
     "/{p}",
-    response_model=Perturbation,
+    response_model=wire.Perturbation,
     operation_id="get_perturbation",
     summary="Look at a universal perturbation",
     openapi_extra=problems(404),
 )
-def one(p: PerturbationPath, principal: Reader) -> Perturbation:
+def one(p: PerturbationPath, principal: Reader) -> wire.Perturbation:
     with reading() as conn:
         return view(perturbation_rows.get(conn, principal.tenant, p))
 
@@ -129,10 +128,10 @@ def check_dataset(tenant: str, name: str) -> None:
         raise InvalidDataset("A perturbation needs the column images, which the dataset lacks.", field="/dataset")
 
 
-def view(row: perturbation_rows.Row) -> Perturbation:
+def view(row: perturbation_rows.Row) -> wire.Perturbation:
     here = f"/v1/perturbations/{row['name']}"
     links = {"self": here, "apply": f"{here}/apply"} | {name: f"{here}/{name}" for name in MEDIA}
     links |= {"model": f"/v1/models/{row['facts']['model']}@{row['model_digest'][:16]}"}
     links |= {"job": f"/v1/jobs/{row['job_id']}"} if row["job_id"] else {}
     facts = {name: row["facts"].get(name) for name in COPIED}
-    return Perturbation(**facts, name=row["name"], bytes=row["bytes"], created_at=row["created_at"], links=links)
+    return wire.Perturbation(**facts, name=row["name"], bytes=row["bytes"], created_at=row["created_at"], links=links)

@@ -20,7 +20,7 @@ from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, settle
 from models.attacks.threat import ThreatModel, check_eps
 from models.attacks.trial import Spent, Trial
-from models.family import Scores
+from models.capabilities import Scores
 from models.types import ConfigError, InputError
 
 OnStep = Callable[[int, Trial], None]

@@ -7,7 +7,7 @@ from pydantic import Field
 from models.attacks import core
 from models.attacks.norms import TINY, wide
 from models.attacks.trial import Trial
-from models.family import Detects, Segments
+from models.capabilities import Detects, Segments
 
 
 class DAG(core.Attack):

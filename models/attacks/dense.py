@@ -9,7 +9,7 @@ from torch import Tensor
 from models.attacks import descent
 from models.attacks.descent import random_start
 from models.attacks.trial import Climb, Trial
-from models.family import Segments
+from models.capabilities import Segments
 
 
 class PixelDescent(descent.Descent):

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import wide
 from models.attacks.trial import Climb, Trial
-from models.family import Detects, Scores, Segments
+from models.capabilities import Detects, Scores, Segments
 
 
 def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:

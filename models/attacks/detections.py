@@ -1,7 +1,7 @@
 """When a detector counts as fooled: its objects vanish, change their names, or others appear.
 
-Outputs are maps (N, K + 4, h, w) as models/family.Detects gives them. The margins are those of the detections that a
-user would see, after non-maximum suppression; the losses look at every cell of the maps.
+Outputs are maps (N, K + 4, h, w) as `Detects` gives them. The margins are those of the detections that a user
+would see, after non-maximum suppression; the losses look at every cell of the maps.
 """
 
 import math

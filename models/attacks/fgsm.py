@@ -10,7 +10,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import NORMS, wide
 from models.attacks.trial import Trial
-from models.family import Detects, Scores, Segments
+from models.capabilities import Detects, Scores, Segments
 
 
 def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.attacks import core
 from models.attacks.norms import TINY, wide
 from models.attacks.trial import Trial
-from models.family import Detects, Scores, Segments
+from models.capabilities import Detects, Scores, Segments
 
 
 def resize_and_pad(trial: Trial, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.attacks import core
 from models.attacks.norms import NORMS, TINY, wide
 from models.attacks.trial import Trial
-from models.family import Detects, Scores, Segments
+from models.capabilities import Detects, Scores, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square halves."""

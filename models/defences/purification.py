@@ -4,8 +4,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.draws import Draws
+from models.capabilities import Decodes, Denoises, Encodes
 from models.defences import core
-from models.family import Decodes, Denoises, Encodes
 
 
 class Config(core.Config):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from models import registry
 from models.attacks.draws import Draws
+from models.capabilities import Scores, Suspects
 from models.defences.core import Defence, read_config
 from models.detector import KINDS, Detector
-from models.family import Family, Scores, Suspects
+from models.family import Family
 from models.hardening import is_line_art
 from models.smoothing import Votes
 from models.types import Batch, ConfigError, DataSpec, Metrics, ModelError

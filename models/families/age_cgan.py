@@ -17,9 +17,10 @@ from torch.nn import functional as F
 
 from models.ageing import ageing_report
 from models.ages import boundaries_of, check_boundaries, group_named, groups_of, names_of
+from models.capabilities import Ages, Conditional, Decodes, HasPrior, Judges
 from models.data import Columns
 from models.families.conditional_gan import ConditionalGAN, ConditionalGANConfig
-from models.family import Ages, Conditional, Decodes, Family, HasPrior, Judges
+from models.family import Family
 from models.gan.bodies import widths
 from models.identity import FEATURES, AdoptedSight, Sight, TrunkSpec, changed, contrast
 from models.judging import Judging

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models import metrics
+from models.capabilities import Scores
 from models.data import Columns
-from models.family import Scores
 from models.hardened import Hardened
 from models.hardening import HardeningConfig
 from models.moment import Moment

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.capabilities import Conditional
 from models.data import Columns
-from models.family import Conditional
 from models.fidelity import Fidelity
 from models.gan.bodies import ConvDiscriminator, ConvGenerator
 from models.gan.conditions import ClassCondition, NumberCondition

@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor
 
 from models import losses, metrics
+from models.capabilities import Denoises
 from models.coding import PAIRS, Coding, CodingConfig
 from models.data import Columns
-from models.family import Denoises
 from models.moment import Moment
 from models.nn.bodies import default_body
 from models.nn.noise import BY_NAME, corrupt, masking, median_filter

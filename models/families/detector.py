@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.capabilities import Detects
 from models.data import Columns
 from models.detection import LIMIT, Precision, detections, draw
-from models.family import Config, Detects, OneLoss
+from models.family import Config, OneLoss
 from models.moment import Moment
 from models.nn.residual import Residual, norm
 from models.segmentation import hues

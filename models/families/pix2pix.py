@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.capabilities import JudgesPatches
 from models.data import Columns
-from models.family import Config, JudgesPatches
+from models.family import Config
 from models.moment import Moment
 from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.capabilities import JudgesPatches, Refines
 from models.data import Columns
-from models.family import Config, Family, JudgesPatches, Refines
+from models.family import Config, Family
 from models.identity import changed
 from models.moment import Moment
 from models.nn.adversarial import frozen, update

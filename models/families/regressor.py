@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models import metrics
+from models.capabilities import Estimates
 from models.data import Columns
-from models.family import Estimates
 from models.judging import Judging, JudgingConfig
 from models.moment import Moment
 from models.types import Batch, DataSpec, Metrics

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Segments
 from models.data import Columns
-from models.family import Config, OneLoss, Segments
+from models.family import Config, OneLoss
 from models.metrics import ROWS
 from models.moment import Moment
 from models.nn.unet import UNet

@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from models.capabilities import MixesStyles, Truncates
 from models.data import Columns
-from models.family import MixesStyles, Truncates
 from models.gan.growing import level_widths
 from models.gan.penalties import path_lengths
 from models.gan.serving import Generative

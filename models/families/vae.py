@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import losses, metrics
+from models.capabilities import Conditional
 from models.coding import FEW, SETTLED, Coding, CodingConfig, decoder
 from models.data import Columns
 from models.doctor import Alarm, Look
-from models.family import Conditional
 from models.moment import Moment
 from models.plane import Plane
 from models.posterior import HasPosterior

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from models.appraising import Appraised
+from models.capabilities import Decodes, HasPrior, Judges
 from models.data import Columns
 from models.doctor import Alarm, Look
-from models.family import Decodes, HasPrior, Judges
 from models.fidelity import Fidelity, coverage, evenness, fidelity_of
 from models.gan import alarms
 from models.gan.calibration import agreement, log_odds

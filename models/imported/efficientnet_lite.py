@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.family import Scores
+from models.capabilities import Scores
 from models.imported.core import Imported, ImportedConfig
 from models.types import DataSpec
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.family import Estimates, Scores, Segments
+from models.capabilities import Estimates, Scores, Segments
 from models.imported.core import Imported, ImportedConfig
 from models.imported.onnx_ops import OPS
 from models.types import ConfigError, ModelError

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.family import Estimates, Scores, Segments
+from models.capabilities import Estimates, Scores, Segments
 from models.imported.core import Imported
 from models.imported.graph import GraphConfig, as_logits, per_pixel
 from models.types import ModelError

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.family import Scores
+from models.capabilities import Scores
 from models.imported.core import Imported, ImportedConfig
 from models.types import DataSpec, ModelError
 

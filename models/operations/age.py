@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.ageing import RATE, STEPS, at_ages, latents_of_faces
-from models.family import Ages, Conditional, Decodes, Family
+from models.capabilities import Ages, Conditional, Decodes
+from models.family import Family
 from models.identity import identity_distance
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.types import InputError

@@ -3,8 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Decodes, Encodes
 from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
-from models.family import Decodes, Encodes, Family
+from models.family import Family
 from models.gallery import Gallery, Split
 from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
 from models.redraw import redraw

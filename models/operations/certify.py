@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Family, Scores
+from models.capabilities import Scores
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.seeds import derive
 from models.smoothing import ABSTAINED, certify, count_votes, voter_of

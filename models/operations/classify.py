@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from models.family import Family, Scores
+from models.capabilities import Scores
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 
 

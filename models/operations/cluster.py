@@ -3,8 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Encodes
 from models.clustering import Clustering
-from models.family import Encodes, Family
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import fitting_latents
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from models.family import Decodes, Family
+from models.capabilities import Decodes
+from models.family import Family
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
 

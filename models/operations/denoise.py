@@ -1,6 +1,7 @@
 """Noise out of an image."""
 
-from models.family import Denoises, Family
+from models.capabilities import Denoises
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 
 

@@ -1,6 +1,7 @@
 """Whether an image looks like an adversarial one."""
 
-from models.family import Family, Suspects
+from models.capabilities import Suspects
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.types import InputError
 

@@ -4,7 +4,8 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from models.family import Decodes, Encodes, Family
+from models.capabilities import Decodes, Encodes
+from models.family import Family
 from models.gallery import Gallery, Split
 from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows

@@ -3,7 +3,8 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Encodes, Family
+from models.capabilities import Encodes
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.posterior import HasPosterior
 from models.seeds import derive, normal_rows

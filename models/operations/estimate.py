@@ -1,6 +1,7 @@
 """The number that belongs to an image."""
 
-from models.family import Estimates, Family
+from models.capabilities import Estimates
+from models.family import Family
 from models.operations.core import Operation, Params, Result, Rows
 
 

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Conditional, Decodes, Family, HasPrior
+from models.capabilities import Conditional, Decodes, HasPrior
+from models.family import Family
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.operations.samples import sample_rows

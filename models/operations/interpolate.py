@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Encodes, Family, Truncates
+from models.capabilities import Decodes, Encodes, Truncates
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Conditional, Family
+from models.capabilities import Conditional
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.types import InputError
 

@@ -2,8 +2,9 @@
 
 from pydantic import Field
 
+from models.capabilities import Detects
 from models.detection import LIMIT, OVERLAP, SCORE, detections, draw
-from models.family import Detects, Family
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.segmentation import hues
 from models.victims.boxes import listed

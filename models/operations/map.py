@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models import neighbourhood
-from models.family import Conditional, Decodes, Encodes, Family
+from models.capabilities import Conditional, Decodes, Encodes
+from models.family import Family
 from models.gallery import Picks, Split
 from models.metrics import nearest
 from models.operations.core import DatasetParams, Operation, Result, Rows, Sheet

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Family, HasPrior, MixesStyles
+from models.capabilities import Decodes, HasPrior, MixesStyles
+from models.family import Family
 from models.operations.core import Operation, Params, Result, Rows
 from models.operations.samples import sample_rows
 from models.types import InputError

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Family, HasPrior
+from models.capabilities import Decodes, HasPrior
+from models.family import Family
 from models.gallery import Gallery
 from models.operations.core import DatasetParams, Result, Rows
 from models.operations.nearest import nearest

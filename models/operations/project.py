@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.family import Conditional, Decodes, Encodes, Family, HasPrior, Truncates
+from models.capabilities import Conditional, Decodes, Encodes, HasPrior, Truncates
+from models.family import Family
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.operations.samples import sample_rows

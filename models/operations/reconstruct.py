@@ -4,7 +4,8 @@ import math
 
 from torch import Tensor
 
-from models.family import Decodes, Encodes, Family
+from models.capabilities import Decodes, Encodes
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import LabelParams, label_rows
 from models.redraw import redraw

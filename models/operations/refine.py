@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from models.family import Family, Refines
+from models.capabilities import Refines
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.tiling import cut, join
 

@@ -4,7 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Decodes, Family, HasPrior, Truncates
+from models.capabilities import Decodes, HasPrior, Truncates
+from models.family import Family
 from models.operations.core import Operation, Result, Rows
 from models.operations.latents import LabelParams, decode, label_rows
 from models.seeds import derive, normal_rows

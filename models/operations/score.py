@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Family, Judges, JudgesPatches
+from models.capabilities import Judges, JudgesPatches
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.types import InputError
 

@@ -1,6 +1,7 @@
 """The images of a dataset that are nearest to given ones, by their codes."""
 
-from models.family import Encodes, Family
+from models.capabilities import Encodes
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.operations.latents import fitting_latents
 from models.operations.nearest import NearestParams, check_metric, matched, nearest

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Family, Segments
+from models.capabilities import Segments
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.segmentation import overlay, shares
 from models.tiling import cut, join

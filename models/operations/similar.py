@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Encodes, Family
+from models.capabilities import Encodes
+from models.family import Family
 from models.operations.core import Operation, Result, Rows
 from models.operations.nearest import NearestParams, matched, nearest
 

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Family, Translates
+from models.capabilities import Translates
+from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
 from models.tiling import cut, join, widest
 from models.types import InputError

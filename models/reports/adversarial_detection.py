@@ -16,8 +16,8 @@ from models.attacks.deepfool import DeepFool
 from models.attacks.fgsm import FGSM
 from models.attacks.pgd import PGD
 from models.attacks.threat import ThreatModel
+from models.capabilities import Scores
 from models.derived.defended import Defended, defend
-from models.family import Scores
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
 from models.reports.labelled import CHUNK, eps_for, rows_of, share
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Decodes, Encodes
 from models.data import Columns
 from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
-from models.family import Decodes, Encodes
 from models.gallery import Gallery, Picks
 from models.metrics import spread
 from models.redraw import redraw

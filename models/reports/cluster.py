@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Encodes
 from models.clustering import Clustering, Method
-from models.family import Encodes
 from models.gallery import Gallery, Picks
 from models.reports.codes import CodesParams, encode_all, gallery_of
 from models.reports.core import Findings, Report, Run, Subject

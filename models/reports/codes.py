@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Encodes
+from models.capabilities import Encodes
 from models.gallery import Gallery, Picks, Split
 from models.reports.core import Params, Progress, Subject
 

@@ -15,8 +15,9 @@ from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
 from models.attacks.threat import ThreatModel
+from models.capabilities import Scores
 from models.derived.defended import Defended, defend, fingerprints
-from models.family import Family, Scores
+from models.family import Family
 from models.reports.core import Findings, Params, Progress, Report, Run, Subject
 from models.reports.labelled import CHUNK, classes_of, eps_for, rows_of, share, white_box
 from models.types import ConfigError

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from models.attacks.criterion import Criterion
 from models.attacks.detections import GOALS
+from models.capabilities import Detects
 from models.detection import NONE, Precision, draw
-from models.family import Detects, Family
+from models.family import Family
 from models.reports.dense import DenseAttack, DenseParams, against
 from models.segmentation import hues
 

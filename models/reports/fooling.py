@@ -8,7 +8,7 @@ from pydantic import Field
 from models.attacks.access import WhiteBox
 from models.attacks.intervals import wilson
 from models.attacks.universal import measure, permuted, random_signs
-from models.family import Scores
+from models.capabilities import Scores
 from models.operations.verdicts import perturbation
 from models.reports.core import Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models.family import Decodes, Family, HasPrior, Judges
+from models.capabilities import Decodes, HasPrior, Judges
+from models.family import Family
 from models.fidelity import Fidelity, fidelity_of, frechet
 from models.gan.tricks import BodyConfig
 from models.reports.core import Findings, Params, Progress, Report, Run, Subject

@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 
 from models import metrics
+from models.capabilities import Encodes
 from models.coding import CONVOLUTIONAL, Coding
 from models.data import Columns
 from models.families.classifier import Classifier
-from models.family import Encodes, Family
+from models.family import Family
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive
 from models.training import Training

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.family import Refines
+from models.capabilities import Refines
 from models.refinement import (
     BATCH,
     LOOKS,

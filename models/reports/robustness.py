@@ -16,7 +16,8 @@ from models.attacks.curve import noise, trace
 from models.attacks.intervals import wilson
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.threat import ThreatModel
-from models.family import Family, Scores
+from models.capabilities import Scores
+from models.family import Family
 from models.operations.attack import on_grid
 from models.registry import attacks
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.criterion import Criterion, FractionOfPixels
-from models.family import Family, Segments
+from models.capabilities import Segments
+from models.family import Family
 from models.reports.dense import DenseAttack, DenseParams, against
 from models.segmentation import confusion, ious, overlay, pixel_accuracy
 

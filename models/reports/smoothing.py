@@ -11,8 +11,9 @@ from models.attacks.ddn import DDN
 from models.attacks.intervals import wilson
 from models.attacks.pgd import PGD
 from models.attacks.threat import ThreatModel
+from models.capabilities import Scores
 from models.derived.defended import Defended, defend
-from models.family import Family, Scores
+from models.family import Family
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
 from models.reports.labelled import CHUNK, rows_of, share, white_box
 from models.seeds import derive

@@ -14,7 +14,7 @@ from models.attacks.criterion import Misclassified
 from models.attacks.curve import noise
 from models.attacks.intervals import wilson
 from models.attacks.threat import ThreatModel
-from models.family import Scores
+from models.capabilities import Scores
 from models.operations.attack import on_grid
 from models.registry import attacks
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject

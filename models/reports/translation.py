@@ -7,8 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.capabilities import Translates
 from models.data import Columns
-from models.family import Family, Translates
+from models.family import Family
 from models.fidelity import Fidelity, frechet, kernel_distance, kernel_interval
 from models.refinement import Domain, accuracy, small_classifier
 from models.reports.core import Findings, Params, Progress, Report, Run, Subject, check_shape

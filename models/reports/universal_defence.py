@@ -10,8 +10,9 @@ from torch import Tensor
 from models.attacks.access import WhiteBox
 from models.attacks.intervals import wilson
 from models.attacks.universal import Fooling, Universal, UniversalConfig, measure, random_signs
+from models.capabilities import Scores
 from models.data import Columns
-from models.family import Family, Scores
+from models.family import Family
 from models.reports.core import Findings, Progress, Report, Run, Subject
 from models.seeds import derive
 from models.training import Training

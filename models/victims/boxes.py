@@ -7,8 +7,9 @@ from torch import Tensor
 
 from models.attacks.criterion import Criterion
 from models.attacks.detections import GOALS
+from models.capabilities import Detects
 from models.detection import LIMIT, NONE, Precision, blank, detections, draw, matched, rows_of
-from models.family import Detects, Family
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.segmentation import hues
 from models.types import InputError

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from models.attacks.criterion import Criterion, Misclassified, Targeted
 from models.attacks.reading import as_logits
-from models.family import Family, Scores
+from models.capabilities import Scores
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.types import InputError
 from models.victims.core import Victim, class_index

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models.attacks.core import Attack
-from models.family import Family, Judges, Scores
+from models.capabilities import Judges, Scores
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.types import InputError
 from models.victims.classes import ClassVictim

@@ -9,7 +9,8 @@ from torch import Tensor
 from models.attacks.core import Attack
 from models.attacks.criterion import Criterion
 from models.attacks.numbers import Moved, Reached
-from models.family import Estimates, Family, Scores
+from models.capabilities import Estimates, Scores
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.types import ConfigError, InputError
 from models.victims.core import Victim

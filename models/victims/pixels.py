@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from models.attacks.criterion import Criterion, FractionOfPixels
-from models.family import Family, Segments
+from models.capabilities import Segments
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.segmentation import IGNORED, confusion, ious, shares
 from models.types import InputError

@@ -11,7 +11,8 @@ from torch import Tensor
 from models.attacks.core import Attack
 from models.attacks.criterion import Criterion
 from models.attacks.points import Away, Nearer, apart
-from models.family import Conditional, Decodes, Encodes, Family, Scores, Translates
+from models.capabilities import Conditional, Decodes, Encodes, Scores, Translates
+from models.family import Family
 from models.operations.core import Params, Rows
 from models.types import ConfigError, InputError
 from models.victims.core import Victim

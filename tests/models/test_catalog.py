@@ -3,7 +3,7 @@
 import json
 
 from models import catalog, registry
-from models.family import Decodes, Encodes
+from models.capabilities import Decodes, Encodes
 
 
 def test_the_committed_catalog_is_fresh():

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from models import registry
+from models.capabilities import Conditional, Encodes
 from models.data import IMAGES
-from models.family import Conditional, Encodes, Family
+from models.family import Family
 from models.operations.core import Operation
 from models.training import Meter, Training
 from models.types import ConfigError, DataError, DataSpec

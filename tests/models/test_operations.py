@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.family import Decodes, Encodes
+from models.capabilities import Decodes, Encodes
 from models.gallery import Gallery
 from models.operations.classify import Classify
 from models.operations.core import Operation

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from models import refinement
+from models.capabilities import Refines
 from models.data import Columns
 from models.families.refiner import Refiner
-from models.family import Refines
 from models.refinement import Domain, refinement_report, told_apart
 from models.reports.core import Subject
 from models.reports.refinement import RefinementReport

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from models.capabilities import Decodes, Encodes
 from models.clustering import Clustering
 from models.data import Columns
 from models.familiarity import Familiar, Measured, heat, pca_basis
-from models.family import Decodes, Encodes, Family
+from models.family import Family
 from models.registry import reports
 from models.reports.anomaly import AnomalyReport
 from models.reports.cluster import ClusterReport

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from models.capabilities import Translates
 from models.data import Columns
-from models.family import Family, Translates
+from models.family import Family
 from models.reports.core import Subject
 from models.reports.translation import TranslationReport
 from models.types import DataError, DataSpec

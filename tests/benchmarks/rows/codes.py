@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from models import metrics
+from models.capabilities import Encodes
 from models.data import Columns
-from models.family import Encodes
 from models.fidelity import Fidelity, frechet
 from models.metrics import Pca
 from models.seeds import generator

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.family import Detects, Family, Segments
+from models.capabilities import Detects, Segments
+from models.family import Family
 from models.types import DataSpec
 
 CLASSES = ("ground", "square", "disc")

@@ -6,7 +6,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from models.family import Family, Scores
+from models.capabilities import Scores
+from models.family import Family
 from models.types import DataSpec
 
 CLASSES = tuple("0123456789")

@@ -9,7 +9,7 @@ from torch import nn
 from models import registry
 from models.attacks.access import LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.criterion import Misclassified, Targeted
-from models.family import Scores
+from models.capabilities import Scores
 from tests.models.attacks.nets import cnn, digits, victims
 
 

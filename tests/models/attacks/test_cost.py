@@ -5,7 +5,7 @@ import pytest
 from app.core.prices import evaluate
 from models.attacks.criterion import Misclassified
 from models.attacks.settle import ROUNDS
-from models.family import Scores
+from models.capabilities import Scores
 from models.registry import attacks
 from tests.models.attacks.nets import victims
 from tests.models.attacks.test_contract import access_for, make

@@ -13,8 +13,8 @@ from models.attacks.curve import shuffled
 from models.attacks.detections import GOALS
 from models.attacks.segpgd import SegPGD
 from models.attacks.threat import ThreatModel
+from models.capabilities import Detects, Segments
 from models.detection import detections, overlap, rows_of
-from models.family import Detects, Segments
 from models.registry import attacks
 from models.segmentation import confusion, ious
 from tests.models.attacks.fields import SIZE, Blobs, Fields, blob_images, scenes

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.attacks.points import Away, Nearer, apart
-from models.family import Decodes, Encodes, Family, Judges, Translates
+from models.capabilities import Decodes, Encodes, Judges, Translates
+from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
 from models.types import ConfigError, DataSpec, InputError
 from models.victims import victim_of

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.family import Estimates, Family
+from models.capabilities import Estimates
+from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
 from models.registry import attacks
 from models.types import ConfigError, DataSpec, InputError

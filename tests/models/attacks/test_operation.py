@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import registry
-from models.family import Scores
+from models.capabilities import Scores
 from models.operations.attack import AttackOperation, AttackParams, params_schema
 from models.types import ConfigError, InputError
 from tests.models.attacks.nets import Victim, cnn, digits, victims

@@ -1,11 +1,11 @@
-"""Universal perturbations as they travel over HTTP."""
+"""Universal perturbations: what to fit, and what came of it."""
 
 from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.core.wire import Links, ModelReference, Name, Request, Seed
+from app.core.wire.terms import Links, ModelReference, Name, Request, Seed
 
 
 class PerturbationRequest(Request):

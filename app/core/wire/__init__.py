@@ -1,0 +1,61 @@
+"""What travels over HTTP as JSON: requests (unknown fields are refused) and responses."""
+
+from app.core.wire.datasets import Dataset, DatasetImage, DatasetImages
+from app.core.wire.jobs import Alarm, Curves, Job, Point, Progress, Snapshot, Snapshots
+from app.core.wire.keys import Key, KeyRequest, NewKey
+from app.core.wire.models import Model, ModelDetail, Version
+from app.core.wire.perturbations import Perturbation, PerturbationRequest
+from app.core.wire.quizzes import Quiz, QuizAnswer, QuizVerdict, Tally
+from app.core.wire.service import Fault, Health, Problem
+from app.core.wire.submissions import (
+    DefenceRequest,
+    DerivedRequest,
+    Fork,
+    OracleAttackRequest,
+    Priced,
+    ReportRequest,
+    TrainingRequest,
+)
+from app.core.wire.terms import Layout, Links, ModelReference, Name, Page, Request, Seed
+
+__all__ = [
+    "Alarm",
+    "Curves",
+    "Dataset",
+    "DatasetImage",
+    "DatasetImages",
+    "DefenceRequest",
+    "DerivedRequest",
+    "Fault",
+    "Fork",
+    "Health",
+    "Job",
+    "Key",
+    "KeyRequest",
+    "Layout",
+    "Links",
+    "Model",
+    "ModelDetail",
+    "ModelReference",
+    "Name",
+    "NewKey",
+    "OracleAttackRequest",
+    "Page",
+    "Perturbation",
+    "PerturbationRequest",
+    "Point",
+    "Priced",
+    "Problem",
+    "Progress",
+    "Quiz",
+    "QuizAnswer",
+    "QuizVerdict",
+    "ReportRequest",
+    "Request",
+    "Seed",
+    "Snapshot",
+    "Snapshots",
+    "Tally",
+    "TrainingRequest",
+    "Version",
+]

@@ -1,0 +1,49 @@
+"""Datasets and their images."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from app.core.wire.terms import Layout, Links
+
+
+class Dataset(BaseModel):
+    """Images ready for training. A built-in one is imported when it is first used."""
+
+    name: str
+    title: str | None = None
+    layout: Layout
+    height: int
+    width: int
+    channels: int
+    count: int
+    classes: list[str] | None = None
+    columns: dict[str, dict[str, int]] | None = Field(
+        None, description="Rows by split and column; null until imported."
+    )
+    digest: str | None = None
+    builtin: bool
+    installed: bool = Field(description="Whether its data are here: imported, or in an installed package.")
+    sizes: list[int] | None = Field(
+        None, description="Smallest and largest image_size that a built-in set can be drawn at; null: it has one size."
+    )
+    twins: bool = Field(False, description="Whether validation rows n of the columns a and b show the same thing.")
+    imported: bool
+    licence: str | None = None
+    attribution: str | None = None
+    bytes: int | None = None
+    created_at: datetime | None = None
+    links: Links
+
+
+class DatasetImage(BaseModel):
+    image: str = Field(description="Base64 of a PNG.")
+    label: str | None = None
+    index: int | None = Field(None, description="The class as a number.")
+
+
+class DatasetImages(BaseModel):
+    data: list[DatasetImage]
+    split: str
+    start: int
+    total: int

@@ -1,0 +1,211 @@
+"""What a trained model can do, each capability a base class: a family names its own in its class line."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from models.plane import Plane
+from models.types import DataSpec
+
+
+class Encodes(ABC):
+    """Maps images to codes; the same image gives the same code."""
+
+    latent_dim: int
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, latent_dim)."""
+
+
+class Decodes(ABC):
+    """Maps codes to images."""
+
+    latent_dim: int
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, latent_dim) -> (B, C, H, W) in [0, 1]."""
+
+    def admissible(self, latents: Tensor) -> Tensor:
+        """The nearest latents that can be a code: after a ReLU none is negative."""
+        return latents
+
+
+class HasPrior(ABC):
+    """Draws codes to decode: `/samples` works."""
+
+    spherical: bool = False
+    """Codes lie on a sphere: scaling the draw changes nothing."""
+
+    @abstractmethod
+    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Codes (B, latent_dim) from standard normal `noise` (B, latent_dim) and `uniform` (B,) in [0, 1).
+
+        Row i depends on row i alone, so a sample does not change with the number drawn beside it.
+        """
+
+    def plane(self) -> Plane | None:
+        """The plane through latent space on which codes spread most, where the family knows it."""
+        return None
+
+
+class Denoises(ABC):
+    """Removes noise from images."""
+
+    @abstractmethod
+    def denoise(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape and range."""
+
+
+class Scores(ABC):
+    """Gives one logit per class."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
+
+
+class Segments(ABC):
+    """Gives one logit per class for each pixel."""
+
+    @abstractmethod
+    def pixel_logits(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K, H, W), before any softmax."""
+
+
+class Detects(ABC):
+    """Finds objects: for each cell of a grid, how sure it is of an object of each class there, and its box."""
+
+    @abstractmethod
+    def detection_maps(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K + 4, h, w): K logits, then left, top, right and bottom in pixels."""
+
+
+class Estimates(ABC):
+    """Gives one number per image."""
+
+    @abstractmethod
+    def estimate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,), in the unit of the dataset's targets."""
+
+
+class Conditional(ABC):
+    """`draw` and `decode` take labels (B,) as a further argument: class indices, unless the family says otherwise."""
+
+    data: DataSpec
+
+    def label(self, given: str | int) -> int | float:
+        """The label that a name, an index or a number stands for. Raises InputError when there is none."""
+        return self.data.class_index(given)
+
+    def labels_in_turn(self, count: int) -> Tensor:
+        """(count,) labels that show what there is."""
+        return torch.arange(count) % len(self.data.classes)
+
+    def describe_labels(self, labels: Tensor) -> list[dict]:
+        """What to say of each label (B,)."""
+        return [{"label": self.data.classes[index], "index": index} for index in labels.tolist()]
+
+
+class Translates(ABC):
+    """Maps images of one domain to another. A direction is `ab` (input to target, A to B) or `ba`."""
+
+    directions: tuple[str, ...]
+
+    @abstractmethod
+    def translate(self, images: Tensor, direction: str) -> Tensor:
+        """(B, C, H, W) in [0, 1], of any height and width -> the same shape and range."""
+
+
+class Refines(ABC):
+    """Makes simulated images look real while keeping what they show."""
+
+    @abstractmethod
+    def refine(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape and range."""
+
+
+class Ages(ABC):
+    """Shows the same person at another age: `decode` takes the age group as its label."""
+
+    @property
+    @abstractmethod
+    def age_groups(self) -> tuple[str, ...]:
+        """The names of the groups, by label."""
+
+    @abstractmethod
+    def age_group(self, given: str) -> int:
+        """The label of a group's name, or of an age in it. Raises InputError when there is none."""
+
+    @abstractmethod
+    def read_age(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, K): logits of the age groups."""
+
+    @abstractmethod
+    def identify(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, F): features whose cosine says how alike two persons are."""
+
+    @abstractmethod
+    def locate(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, latent_dim): a first guess at the latents, whatever the age."""
+
+
+class Judges(ABC):
+    """Says how real an image looks beside what the model itself makes."""
+
+    @abstractmethod
+    def realness(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model."""
+
+
+class JudgesPatches(Judges):
+    """Judges an image patch by patch; the whole is as real as its patches are on average."""
+
+    judged: tuple[str, ...]
+    """Domains whose images are judged, `a` or `b`."""
+    judges_pairs: bool = False
+    """What is judged is an image beside the input that it was made of."""
+
+    @abstractmethod
+    def patches(self, *images: Tensor, domain: str) -> Tensor:
+        """(B, C, H, W), for pairs twice -> (B, rows, columns): log-odds that a patch is from the data."""
+
+    def realness(self, images: Tensor) -> Tensor:
+        """Of the first domain."""
+        return self.patches(images, domain=self.judged[0]).flatten(1).mean(1)
+
+
+class Suspects(ABC):
+    """Says how much an image looks like an adversarial one."""
+
+    @property
+    @abstractmethod
+    def threshold(self) -> float | None:
+        """Suspicion above this is more than a clean image should have; None when nothing is known of clean ones."""
+
+    @abstractmethod
+    def suspicion(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,)."""
+
+
+class Truncates(ABC):
+    """Latents have a learned typical value, towards which they can be drawn; straight lines join them well."""
+
+    @abstractmethod
+    def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
+        """(B, latent_dim), with `truncation` (B, 1): 0 gives the typical latents, 1 those given."""
+
+
+class MixesStyles(ABC):
+    """Takes what is coarse in an image from one code and what is fine from another."""
+
+    @property
+    @abstractmethod
+    def crossings(self) -> int:
+        """Places at which the one can give way to the other: 1 .. crossings, coarse to fine."""
+
+    @abstractmethod
+    def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
+        """Latents (B, latent_dim) twice and the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""
