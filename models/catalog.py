@@ -13,7 +13,6 @@ from models import capabilities as can
 from models import registry
 from models.attacks.core import Attack
 from models.attacks.universal import UniversalConfig
-from models.detector import KINDS
 from models.family import Family
 from models.operations.attack import params_schema
 from models.operations.core import Operation
@@ -35,7 +34,7 @@ def catalog() -> dict[str, Any]:
         "operations": {name: describe_operation(item) for name, item in registry.operations().items()},
         "reports": {name: describe_report(item) for name, item in registry.reports().items()},
         "defences": {name: describe_stage(item) for name, item in registry.defences().items()},
-        "detectors": {name: describe_stage(item) for name, item in KINDS.items()},
+        "detectors": {name: describe_stage(item) for name, item in registry.detectors().items()},
     }
     found["perturbations"] = {"universal": {"params": UniversalConfig.model_json_schema()}}
     return json.loads(json.dumps(found))

@@ -76,6 +76,15 @@ def defences() -> dict[str, type]:
 
 
 @cache
+def detectors() -> dict[str, type]:
+    """Every detector of adversarial images by name."""
+    import models.detectors as package
+    from models.detectors.core import Detector
+
+    return discover(package, Detector)
+
+
+@cache
 def derived() -> dict[str, type]:
     """Kinds of models that are made of others, not trained."""
     import models.derived as package

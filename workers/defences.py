@@ -53,10 +53,12 @@ def clean_images(job: RunningJob, card: dict) -> Source | None:
 
 @torch.no_grad()
 def measure(job: RunningJob, made: Defended, source: Source) -> dict[str, float]:
-    """Sets the detector's threshold; accuracy with and without the stages when there are labels of the same classes."""
+    """Readies the detector; accuracy with and without the stages when there are labels of the same classes."""
     columns = Columns(source.data.validation)
     rows = {name: torch.cat(list(spread(columns, name, IMAGES))) for name in ("images", "labels") if name in columns}
     images = rows["images"]
+    if made.detector.learns:
+        teach(job, made, Columns(source.data.train))
     made.calibrate(images)
     labelled = "labels" in rows and tuple(source.data.facts.get("classes") or ()) == made.data.classes
     right = {"accuracy": 0, "accuracy_undefended": 0}
@@ -68,3 +70,11 @@ def measure(job: RunningJob, made: Defended, source: Source) -> dict[str, float]
         job.progress(start + len(part), len(images))
     found = {name: hits / len(images) for name, hits in right.items()} if labelled else {}
     return found | {"images": len(images), "threshold": made.threshold}
+
+
+def teach(job: RunningJob, made: Defended, train: Columns) -> None:
+    """Shows the detector clean training images and attacks on them: the validation images are for its threshold."""
+    lesson = torch.cat(list(spread(train, "images", made.detector.config.images)))
+    for done, total in made.teach(lesson):
+        job.progress(done, total)
+        job.stop_if_asked()

@@ -1,6 +1,6 @@
 """A classifier with defences in front of it, as a model of its own: weights, settings and threshold in one piece."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from models import registry
 from models.attacks.draws import Draws
 from models.capabilities import Scores, Suspects
 from models.defences.core import Defence, read_config
-from models.detector import KINDS, Detector
+from models.detectors.core import Detector
 from models.family import Family
 from models.hardening import is_line_art
 from models.smoothing import Votes
@@ -81,7 +81,7 @@ class Defended(Scores, Votes, Suspects, Family):
         super().__init__(config, data)
         self.base = config.base.build()
         self.stages = nn.ModuleList(stage_of(stage) for stage in config.stages)
-        self.detector = Detector.of(config.detector.kind, config.detector.settings, config.detector.part)
+        self.detector = Detector.of(config.detector.kind, config.detector.settings, data, config.detector.part)
 
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
@@ -113,6 +113,10 @@ class Defended(Scores, Votes, Suspects, Family):
     def threshold(self) -> float | None:
         return self.detector.level
 
+    def teach(self, images: Tensor, seed: int = 0) -> Iterator[tuple[int, int]]:
+        """Lets the detector learn from clean images (n, c, h, w) that are not those of `calibrate`."""
+        return self.detector.learn(self, self.base.logits, images.to(self.device), seed)
+
     def calibrate(self, images: Tensor) -> None:
         """Sets the detector's threshold from clean images (n, c, h, w)."""
         self.detector.settle(is_line_art(images))
@@ -142,7 +146,7 @@ def defend(
     if not isinstance(base, Scores):
         raise ConfigError(f"only a classifier can be defended; {reference} is a {base.name}", field="model")
     helpers = [helper_of(stage, registry.defences(), load, base.data, f"stages/{k}") for k, stage in enumerate(stages)]
-    watch = helper_of(detector or {"kind": "squeezing"}, KINDS, load, base.data, "detector")
+    watch = helper_of(detector or {"kind": "squeezing"}, registry.detectors(), load, base.data, "detector")
     plain = tuple(stage for stage, _ in helpers)
     config = DefendedConfig(base=Part.of(base, reference), stages=plain, draws=draws, detector=watch[0])
     made = Defended(config, base.data)

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from models.attacks.unsuspected import Selective, Unsuspected
 from models.families.classifier import Classifier
 from models.reports.adversarial_detection import (
     AdversarialDetectionParams,
     AdversarialDetectionReport,
-    Unsuspected,
     auroc,
 )
 from models.reports.core import Findings, Subject
@@ -51,6 +51,13 @@ DEFENCES = DefencesParams(
     defences=[[{"kind": "bit_depth", "bits": 1}], [{"kind": "median"}, {"kind": "jpeg"}]], images=40, steps=5, eps=EPS
 )
 SMOOTHING = SmoothingParams(sigma=0.15, n=60, n0=10, images=12, attacked=6, steps=4, draws=2)
+LEARNED = AdversarialDetectionParams(
+    detector={"kind": "trained", "attacks": ["fgsm"], "images": 64, "eps": EPS},
+    images=20,
+    methods=["fgsm", "pgd"],
+    steps=5,
+    eps=EPS,
+)
 DETECTION = AdversarialDetectionParams(images=30, methods=["fgsm", "ddn"], steps=10, eps=EPS)
 CASES = [(DefencesReport, DEFENCES), (SmoothingReport, SMOOTHING), (AdversarialDetectionReport, DETECTION)]
 
@@ -118,8 +125,27 @@ def test_auroc_is_the_share_of_pairs_in_order():
 
 def test_unsuspected_is_both_misclassified_and_below_the_threshold():
     outputs = torch.tensor([[0.0, 1.0, 0.1], [0.0, 1.0, 0.9], [1.0, 0.0, 0.1]])
-    margin = Unsuspected(torch.tensor([0, 0, 0]), threshold=0.5).margin(outputs)
+    margin = Unsuspected(torch.tensor([0, 0, 0]), threshold=0.5, unit=0.5).margin(outputs)
     assert (margin < 0).tolist() == [True, False, False]
+
+
+def test_the_two_ends_are_climbed_in_turns():
+    outputs = torch.tensor([[0.0, 1.0, 0.9], [1.0, 0.0, 0.9]], requires_grad=True)
+    loss = Selective(torch.tensor([0, 0]), threshold=0.5, unit=0.5).loss(outputs)
+    (slope,) = torch.autograd.grad(loss.sum(), outputs)
+    assert slope[0].tolist() == [0, 0, -2]  # fooled already: what is left is the suspicion
+    assert slope[1, 0] < 0 < slope[1, 1] and slope[1, 2] == 0
+
+
+def test_a_trained_detector_learns_and_knows_an_attack_it_was_not_shown(subject):
+    found, kept = follow(AdversarialDetectionReport, subject, LEARNED)
+    seen, unseen, adaptive = found.tables["attacks"]
+    assert seen["learned_from"] and not unseen["learned_from"] and found.facts["learned_from"] == ["fgsm"]
+    assert seen["auroc"] > 0.85 and unseen["auroc"] > 0.75
+    assert found.facts["random_signs_suspected"] < seen["suspected"]  # it is no detector of noise
+    assert adaptive["unnoticed"] >= unseen["unnoticed"]
+    again, _ = follow(AdversarialDetectionReport, subject, LEARNED, kept[0])
+    assert [again.facts, again.tables] == [found.facts, found.tables]
 
 
 def test_a_stage_that_cannot_be_is_named_with_its_place(subject):

@@ -162,6 +162,42 @@ def test_an_autoencoder_of_another_size_is_refused():
     assert "3x12x12" in caught.value.detail
 
 
+TRAINED = {"kind": "trained", "attacks": ["pgd"], "images": 64, "eps": "20/255"}
+
+
+def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
+    images = smooth((64, 3, 9, 14))
+    models = [behind({"kind": "bit_depth"}, shape=(3, 9, 14), detector=TRAINED) for _ in range(2)]
+    for model in models:
+        steps = list(model.teach(images))
+        assert steps[-1][0] == steps[-1][1] and not any(p.requires_grad for p in model.parameters())
+        model.calibrate(images)
+    one, two = models
+    assert torch.equal(one.suspicion(images), two.suspicion(images)) and one.threshold == two.threshold
+    served = Defended.create(one.config.model_dump(mode="json"), one.data).serve(one.served_state())
+    assert torch.equal(served.suspicion(images), one.suspicion(images))
+    slope = torch.autograd.grad(served.suspicion(leaf := images[:2].requires_grad_()).sum(), leaf)[0]
+    assert torch.isfinite(slope).all() and slope.flatten(1).abs().sum(1).gt(0).all()
+
+
+def test_what_a_detector_cannot_learn_from_is_named():
+    class Silent(Classifier):
+        def logits(self, images):
+            return super().logits(images).detach()
+
+    made = behind(detector=TRAINED)
+    made.base.__class__ = Silent
+    with pytest.raises(ConfigError, match="pgd") as caught:
+        list(made.teach(smooth((64, 1, 12, 12))))
+    assert caught.value.field == "detector/attacks" and "square" in caught.value.remedy
+    made = behind(detector=TRAINED | {"attacks": ["square"]})
+    made.base.__class__ = Silent
+    assert list(made.teach(smooth((64, 1, 12, 12))))  # what needs no gradient teaches it too
+    made = behind(detector=TRAINED | {"eps": "0/255"})
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        list(made.teach(smooth((64, 1, 12, 12))))
+
+
 @pytest.mark.parametrize("detector", [{"kind": "squeezing"}, {"kind": "reconstruction", "model": "coder"}])
 def test_the_threshold_lets_the_asked_share_of_clean_images_pass(detector):
     made = behind(detector=detector | {"quantile": 0.8})

@@ -76,6 +76,15 @@ def test_the_job_makes_a_model_that_answers_calls_and_outlives_its_parts():
         assert first["answer"]["facts"] == second["answer"]["facts"]
 
 
+def test_a_detector_is_taught_by_the_job():
+    published(Classifier, "judge", store_dataset(), width=4)
+    lesson = {"kind": "trained", "attacks": ["pgd"], "images": 64, "eps": 0.3}
+    value, digest = made(detector=lesson)
+    model = load_model(digest)
+    assert model.threshold == value["metrics"]["threshold"] and model.detector.mean.abs().sum() > 0
+    assert made(detector=lesson)[1] == digest
+
+
 def test_the_same_request_is_the_same_model_and_another_stage_another():
     published(Classifier, "judge", store_dataset(), width=4)
     assert made()[1] == made()[1] != made(stages=[{"kind": "jpeg", "quality": 20}])[1]
