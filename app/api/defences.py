@@ -9,13 +9,12 @@ from app.api.accepting import IdempotencyKey, accept, check_space, is_repeat
 from app.api.access import Reader, Writer
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.core import catalog, dataset_rows, model_rows, wire
+from app.api.suitability import suitable_dataset, suitable_model
+from app.core import catalog, wire
 from app.core.catalog import Catalog
-from app.core.database import reading
-from app.core.errors import InvalidRequest, NotFound, UnsupportedOperation
+from app.core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/defences", tags=["defences"], route_class=StrictRoute)
-NEEDED = "Scores"
 
 
 @router.get("", operation_id="list_defences", summary="Stages that can stand in front of a classifier")
@@ -47,7 +46,8 @@ def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: 
     spec["detector"] = completed(entries, "detectors", body.detector, "/detector")
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        spec["model"] = check_model(principal.tenant, body.model)
+        found = suitable_model(principal.tenant, body.model, ("Scores",), "A defence")
+        spec["model"] = f"{found.name}@{found.digest}"
         check_named(entries, principal.tenant, spec)
     return accept(request, principal, "defence", spec, key, same_as=body.model_dump())
 
@@ -62,34 +62,15 @@ def completed(entries: Catalog, section: str, asked: dict[str, Any], pointer: st
     return {"kind": kind, **catalog.complete(known[kind]["params"], values, pointer)}
 
 
-def check_model(tenant: str, reference: str) -> str:
-    """The exact version to defend. Raises NotFound, or UnsupportedOperation when it is no classifier."""
-    with reading() as conn:
-        found = model_rows.resolve(conn, tenant, reference)
-    if NEEDED not in found.capabilities:
-        raise UnsupportedOperation(
-            f"Only a classifier can be defended; {found.name} is a {found.family}.", field="/model"
-        )
-    return f"{found.name}@{found.digest}"
-
-
 def check_named(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:
     """Models and datasets that the spec names become exact versions. Raises NotFound."""
-    with reading() as conn:
-        for pointer, section, part in [
-            *((f"/stages/{index}", "defences", stage) for index, stage in enumerate(spec["stages"])),
-            ("/detector", "detectors", spec["detector"]),
-        ]:
-            for name, field in entries[section][part["kind"]]["params"]["properties"].items():
-                if field.get("format") == "model":
-                    part[name] = _pinned(conn, tenant, part[name], f"{pointer}/{name}")
-        if "dataset" in spec:
-            dataset_rows.get(conn, tenant, spec["dataset"])
-
-
-def _pinned(conn, tenant: str, reference: str, pointer: str) -> str:
-    try:
-        found = model_rows.resolve(conn, tenant, reference)
-    except NotFound as error:
-        raise NotFound(error.detail, field=pointer, remedy=error.remedy) from None
-    return f"{found.name}@{found.digest}"
+    for pointer, section, part in [
+        *((f"/stages/{index}", "defences", stage) for index, stage in enumerate(spec["stages"])),
+        ("/detector", "detectors", spec["detector"]),
+    ]:
+        for name, field in entries[section][part["kind"]]["params"]["properties"].items():
+            if field.get("format") == "model":
+                found = suitable_model(tenant, part[name], (), "A defence", f"{pointer}/{name}")
+                part[name] = f"{found.name}@{found.digest}"
+    if "dataset" in spec:
+        suitable_dataset(tenant, spec["dataset"], ("images",), "A detector")

@@ -1,11 +1,11 @@
 """A zip of images as input, such as the frames of a video: read in order, and named alike on the way out."""
 
 import io
-import re
 import zipfile
 from posixpath import basename, splitext
 
 from app.core.errors import InvalidImage, InvalidRequest, TooLarge
+from app.core.names import natural
 from app.core.settings import settings
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -21,7 +21,7 @@ def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            infos = sorted((info for info in archive.infolist() if _is_frame(info)), key=lambda i: _natural(i.filename))
+            infos = sorted((info for info in archive.infolist() if _is_frame(info)), key=lambda i: natural(i.filename))
             if len(infos) > most:
                 raise TooLarge(
                     f"The zip has {len(infos)} images; {most} may come at once.",
@@ -62,10 +62,3 @@ def _is_frame(info: zipfile.ZipInfo) -> bool:
     path = info.filename.replace("\\", "/").split("/")
     hidden = any(part.startswith((".", "__MACOSX")) for part in path)
     return not hidden and path[-1].lower().endswith(SUFFIXES)
-
-
-def _natural(name: str) -> tuple:
-    """Sort key of alternating text and numbers; a number compares by length first, however many digits it has."""
-    pieces = re.split(r"([0-9]+)", name)
-    numbers = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in pieces[1::2]]
-    return (*zip(pieces[::2], [*numbers, (0, "")], strict=True), name)

@@ -11,11 +11,10 @@ from app.api.openapi import problems
 from app.api.operation_docs import BINARY
 from app.api.paths import Cursor, Limit, PerturbationPath
 from app.api.strict_json import StrictRoute
-from app.api.trainings import OF_LAYOUT
-from app.core import blobs, catalog, dataset_rows, model_rows, names, perturbation_rows, wire
-from app.core.builtins import Builtin
+from app.api.suitability import check_size, suitable_dataset, suitable_model
+from app.core import blobs, catalog, names, perturbation_rows, wire
 from app.core.database import reading, transaction
-from app.core.errors import InvalidDataset, NotFound, UnsupportedOperation
+from app.core.errors import NotFound
 
 router = APIRouter(prefix="/v1/perturbations", tags=["perturbations"], route_class=StrictRoute)
 MEDIA = {"delta.npy": "application/x-npy", "picture.png": "image/png", "examples.png": "image/png"}
@@ -51,8 +50,10 @@ def create(request: Request, body: wire.PerturbationRequest, principal: Writer, 
     spec["config"] = catalog.complete(request.app.state.catalog["perturbations"]["universal"]["params"], given)
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        spec["model"] = check_model(principal.tenant, body.model)
-        check_dataset(principal.tenant, body.dataset)
+        found = suitable_model(principal.tenant, body.model, ("Scores",), "A universal perturbation")
+        spec["model"] = f"{found.name}@{found.digest}"
+        data = suitable_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
+        check_size(principal.tenant, found, data)
         with reading() as conn:
             perturbation_rows.check_free(conn, principal.tenant, body.name or "")
     return accept(request, principal, "perturbation", spec, key, same_as=body.model_dump())
@@ -106,26 +107,6 @@ def _download(name: str, operation_id: str, summary: str, doc: str) -> None:
 _download("picture.png", "get_perturbation_picture", "The perturbation, amplified", "Mid-grey is no change.")
 _download("examples.png", "get_perturbation_examples", "Images without and with it", "Held-out images, two in a row.")
 _download("delta.npy", "get_perturbation_values", "The perturbation as numbers", "float32 (channels, height, width).")
-
-
-def check_model(tenant: str, reference: str) -> str:
-    """The exact version. Raises NotFound, or UnsupportedOperation for what is no classifier."""
-    with reading() as conn:
-        found = model_rows.resolve(conn, tenant, reference)
-    if "Scores" not in found.capabilities:
-        raise UnsupportedOperation(
-            f"A perturbation is fitted to a classifier; {found.name} is a {found.family}.", field="/model"
-        )
-    return f"{found.name}@{found.digest}"
-
-
-def check_dataset(tenant: str, name: str) -> None:
-    """Raises NotFound, or InvalidDataset for one without images of one kind. Built-in ones are imported on the way."""
-    with reading() as conn:
-        row = dataset_rows.get(conn, tenant, name)
-    has = OF_LAYOUT[row.layout] if isinstance(row, Builtin) else row["facts"]["columns"].get("train", {})
-    if "images" not in has:
-        raise InvalidDataset("A perturbation needs the column images, which the dataset lacks.", field="/dataset")
 
 
 def view(row: perturbation_rows.Row) -> wire.Perturbation:

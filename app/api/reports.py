@@ -9,12 +9,12 @@ from app.api.accepting import IdempotencyKey, accept, is_repeat
 from app.api.access import Reader, Writer
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
+from app.api.suitability import check_size, suitable_dataset, suitable_model
 from app.core import catalog, dataset_rows, model_rows, perturbation_rows, prices, wire
 from app.core.builtins import Builtin
 from app.core.catalog import Catalog
 from app.core.database import reading
-from app.core.errors import InvalidDataset, InvalidRequest, UnsupportedOperation
-from app.core.model_rows import Found
+from app.core.errors import InvalidRequest
 from app.core.phrases import joined
 
 router = APIRouter(prefix="/v1/reports", tags=["reports"], route_class=StrictRoute)
@@ -51,9 +51,10 @@ def create(
     spec = body.model_dump(exclude_none=True, exclude={"attacks", "eps"})
     spec["params"] = completed(entries, entry, body)
     if dry_run or not is_repeat(principal.tenant, key):
-        found = check_model(entry, principal.tenant, body)
+        found = suitable_model(principal.tenant, body.model, entry["needs"], f"The report {body.report}")
         spec["model"] = f"{found.name}@{found.digest}"
-        check_dataset(entry, principal.tenant, body.dataset)
+        data = suitable_dataset(principal.tenant, body.dataset, entry["columns"], f"The report {body.report}")
+        check_size(principal.tenant, found, data)
         spec["params"] |= beside(entries, principal.tenant, spec["params"])
         if entry.get("price"):
             spec["price"] = price(entries, entry, principal.tenant, spec)
@@ -120,30 +121,3 @@ def price(entries: Catalog, entry: dict[str, Any], tenant: str, spec: dict[str, 
     found = prices.of_report(entries, entry, spec["params"], shape)
     prices.check(found)
     return found
-
-
-def check_model(entry: dict[str, Any], tenant: str, body: wire.ReportRequest) -> Found:
-    """The exact version to report on. Raises NotFound, or UnsupportedOperation for a model that lacks a capability."""
-    with reading() as conn:
-        found = model_rows.resolve(conn, tenant, body.model)
-    missing = set(entry["needs"]) - set(found.capabilities)
-    if missing:
-        raise UnsupportedOperation(
-            f"The report {body.report} needs a model with {', '.join(sorted(missing))}; {found.name} is a"
-            f" {found.family}.",
-            field="/model",
-        )
-    return found
-
-
-def check_dataset(entry: dict[str, Any], tenant: str, name: str) -> None:
-    """Raises NotFound, or InvalidDataset when a column is missing. A built-in one is imported on the way."""
-    with reading() as conn:
-        row = dataset_rows.get(conn, tenant, name)
-    if isinstance(row, Builtin):
-        return
-    missing = set(entry["columns"]) - row["facts"]["columns"].get("train", {}).keys()
-    if missing:
-        raise InvalidDataset(
-            f"The report needs {', '.join(sorted(missing))}, which the dataset lacks.", field="/dataset"
-        )

@@ -9,7 +9,8 @@ from app.api.accepting import IdempotencyKey, accept, check_space, is_repeat
 from app.api.access import Writer
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.core import catalog, checkpoints, dataset_rows, jobs, model_rows, names, wire
+from app.api.suitability import suitable_dataset, suitable_model
+from app.core import catalog, checkpoints, jobs, names, wire
 from app.core.builtins import Builtin
 from app.core.catalog import Catalog
 from app.core.database import reading
@@ -18,15 +19,6 @@ from app.core.phrases import joined
 from app.core.settings import settings
 
 router = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=StrictRoute)
-OF_LAYOUT = {
-    "plain": {"images"},
-    "labelled": {"images", "labels"},
-    "paired": {"input", "target"},
-    "unpaired": {"a", "b"},
-    "segmentation": {"images", "masks"},
-    "detection": {"images", "boxes", "counts"},
-    "attributes": {"images"},
-}
 
 
 @router.post(
@@ -85,29 +77,19 @@ def completed(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
 
 def check_dataset(family: dict[str, Any], tenant: str, name: str) -> None:
     """Raises NotFound, or InvalidDataset when the family cannot learn from it."""
-    with reading() as conn:
-        row = dataset_rows.get(conn, tenant, name)
-    layout = row.layout if isinstance(row, Builtin) else row["layout"]
-    columns = OF_LAYOUT[layout] if isinstance(row, Builtin) else set(row["facts"]["columns"].get("train", {}))
-    missing = [column for column in family["needs"] if column not in columns]
-    if missing:
-        raise InvalidDataset(
-            f"This family needs {joined(missing)}, which the dataset lacks.",
-            field="/dataset",
-            remedy=f"Use a dataset of layout {joined(family['layouts'], 'or')}; this one is {layout}.",
-        )
+    layouts = joined(family["layouts"], "or")
+    data = suitable_dataset(tenant, name, family["needs"], "This family", f"Use a dataset of layout {layouts}.")
+    layout = data.layout if isinstance(data, Builtin) else data["layout"]
     if layout not in family["layouts"]:
         raise InvalidDataset(
-            f"This family learns from datasets of layout {joined(family['layouts'], 'or')}; this one is {layout}.",
-            field="/dataset",
+            f"This family learns from datasets of layout {layouts}; this one is {layout}.", field="/dataset"
         )
 
 
 def check_init(tenant: str, body: wire.TrainingRequest) -> None:
     """Raises NotFound for a model to start from that is not there."""
     if body.init_from:
-        with reading() as conn:
-            model_rows.resolve(conn, tenant, body.init_from)
+        suitable_model(tenant, body.init_from, (), "A start", "/init_from")
 
 
 def check_fork(body: wire.TrainingRequest, origin: dict[str, Any] | None) -> None:

@@ -5,6 +5,17 @@ from importlib.util import find_spec
 
 from app.core.errors import InvalidRequest
 
+COLUMNS = {
+    "plain": ("images",),
+    "labelled": ("images", "labels"),
+    "paired": ("input", "target"),
+    "unpaired": ("a", "b"),
+    "segmentation": ("images", "masks"),
+    "detection": ("images", "boxes", "counts"),
+    "attributes": ("images",),
+}
+"""What every dataset of a layout has; an imported one may have more."""
+
 
 @dataclass(frozen=True)
 class Builtin:
@@ -27,6 +38,11 @@ class Builtin:
     packages: tuple[str, ...]
     sizes: tuple[int, int] | None = None
     twins: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What it has to learn from, whether imported or not."""
+        return COLUMNS[self.layout]
 
     @property
     def installed(self) -> bool:

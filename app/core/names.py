@@ -1,4 +1,4 @@
-"""Names of datasets and models, and references to models: `name`, or `name@digest` for one version."""
+"""Names of datasets and models, references to models (`name`, or `name@digest` for one version), the order of files."""
 
 import re
 from typing import NamedTuple
@@ -26,3 +26,11 @@ def reference(text: str) -> Reference | None:
     """None: no model can be called so."""
     match = REFERENCE.fullmatch(text)
     return Reference(match[1], match[2]) if match else None
+
+
+def natural(name: str) -> tuple:
+    """Sort key under which class 2 comes before class 10."""
+    pieces = re.split(r"([0-9]+)", name)
+    # digits compare by length first: an integer of ten thousand digits would be slow to make
+    digits = [(len(piece.lstrip("0")), piece.lstrip("0")) for piece in pieces[1::2]]
+    return (*zip([piece.casefold() for piece in pieces[::2]], [*digits, (0, "")], strict=True), name)

@@ -45,8 +45,8 @@ async def test_a_fit_is_a_job_with_its_settings_completed(client, things):
     ("change", "code", "field"),
     [
         ({"model": "v"}, "unsupported-operation", "/model"),
-        ({"model": "nobody"}, "not-found", None),
-        ({"dataset": "nothing"}, "not-found", None),
+        ({"model": "nobody"}, "not-found", "/model"),
+        ({"dataset": "nothing"}, "not-found", "/dataset"),
         ({"eps": -1}, "invalid-request", "eps"),
         ({"steps": 0}, "invalid-request", "steps"),
         ({"method": "magic"}, "invalid-request", "/method"),

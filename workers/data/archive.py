@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from app.core.errors import InvalidDataset, InvalidImage
+from app.core.names import natural
 from app.core.settings import settings
-from workers.data.rows import Report, natural
+from workers.data.rows import Report
 
 MAX_RATIO = 100
 RATIO_COUNTS_FROM = 64 << 20  # below this a high ratio does no harm: blank images compress well

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from app.core.errors import InvalidDataset, InvalidImage
+from app.core.names import natural
 from workers.data.layouts import SPLITS
 from workers.data.npz import Array
-from workers.data.rows import MAX_CLASSES, Report, Size, natural, printable
+from workers.data.rows import MAX_CLASSES, Report, Size, printable
 
 COLUMNS = ("file", "label", "left", "top", "right", "bottom")
 MOST = 64

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from app.core.names import natural
 from workers.data.boxes import columns
-from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report, natural
+from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report
 from workers.data.table import Table
 
 

@@ -123,11 +123,3 @@ def printable(name: str) -> str:
     """A foreign name without what terminals, JSON or databases stumble over: control characters, lone surrogates."""
     shown = (char if char.isprintable() or category(char) == "Zs" else "?" for char in name[:MAX_NAME])
     return "".join(shown)
-
-
-def natural(name: str) -> tuple:
-    """Sort key under which class 2 comes before class 10."""
-    pieces = re.split(r"([0-9]+)", name)
-    # digits compare by length first: an integer of ten thousand digits would be slow to make
-    digits = [(len(piece.lstrip("0")), piece.lstrip("0")) for piece in pieces[1::2]]
-    return (*zip([piece.casefold() for piece in pieces[::2]], [*digits, (0, "")], strict=True), name)

@@ -1,0 +1,69 @@
+"""Whether the model and the dataset that a job names suit it, found out before the job is accepted."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from app.core import dataset_rows, model_rows
+from app.core.builtins import Builtin
+from app.core.database import reading
+from app.core.errors import InvalidDataset, NotFound, UnsupportedOperation
+from app.core.model_rows import Found
+from app.core.phrases import joined
+
+Data = dataset_rows.Row | Builtin
+
+
+def suitable_model(tenant: str, reference: str, needs: Iterable[str], job: str, field: str = "/model") -> Found:
+    """The exact version. Raises NotFound, or UnsupportedOperation when it lacks a capability that `job` needs."""
+    with reading() as conn, _named(field):
+        found = model_rows.resolve(conn, tenant, reference)
+    missing = sorted(set(needs) - set(found.capabilities))
+    if missing:
+        raise UnsupportedOperation(
+            f"{job} needs a model with {joined(missing)}; {found.name} is a {found.family}.", field=field
+        )
+    return found
+
+
+def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str, remedy: str | None = None) -> Data:
+    """The dataset; a built-in one is imported on the way. Raises NotFound, or InvalidDataset when it lacks a column."""
+    with reading() as conn, _named("/dataset"):
+        data = dataset_rows.get(conn, tenant, name)
+    has = data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
+    missing = [column for column in columns if column not in has]
+    if missing:
+        detail = f"{job} needs {joined(missing)}, which the dataset lacks."
+        raise InvalidDataset(detail, field="/dataset", remedy=remedy)
+    return data
+
+
+def check_size(tenant: str, found: Found, data: Data) -> None:
+    """Raises InvalidDataset when the images have another size than those that the model learned from."""
+    with reading() as conn:
+        card = model_rows.get(conn, tenant, f"{found.name}@{found.digest}")["card"].get("data", {})
+    has = vars(data) if isinstance(data, Builtin) else data["facts"]
+    given, wanted = _size(has), _size(card)
+    if None not in wanted and given != wanted:
+        raise InvalidDataset(
+            f"The images of the dataset are {_spoken(given)}; {found.name} takes {_spoken(wanted)}.",
+            field="/dataset",
+            remedy=f"Import the dataset again with image_size={wanted[1]}x{wanted[2]}&channels={wanted[0]}.",
+        )
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """What is not found is said of the field that named it."""
+    try:
+        yield
+    except NotFound as error:
+        raise NotFound(error.detail, field=field, remedy=error.remedy) from None
+
+
+def _size(facts: dict[str, Any]) -> tuple[int | None, ...]:
+    return tuple(facts.get(name) for name in ("channels", "height", "width"))
+
+
+def _spoken(size: tuple[int | None, ...]) -> str:
+    return f"{size[1]}x{size[2]} with {size[0]} channel{'s' * (size[0] != 1)}"
