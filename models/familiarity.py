@@ -11,24 +11,31 @@ from torch import Tensor
 
 from models.family import Family
 from models.metrics import NUMBERS, nearest, principal_axes
+from models.posterior import HasBound
 from models.redraw import redraw
+from models.seeds import generator
 
 NEIGHBOURS = 5
 SHARES = (0.95, 0.99)
 HOT = 0.5
+DRAWS = 10
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of images: codes (n, d), mean squared errors of reconstruction (n,), and of PCA with as many numbers (n,)."""
+    """Of images: codes (n, d), mean squared errors of reconstruction (n,), and of PCA with as many numbers (n,).
+
+    Of a model with a bound -ELBO too; of images at home it may be known of fewer than the rest.
+    """
 
     codes: Tensor
     errors: Tensor
     pca_errors: Tensor
+    bounds: Tensor | None = None
 
     @classmethod
-    def from_rows(cls, rows: Tensor) -> "Measured":
-        return cls(rows[:, 2:], rows[:, 0], rows[:, 1])
+    def from_rows(cls, rows: Tensor, bounds: Tensor | None = None) -> "Measured":
+        return cls(rows[:, 2:], rows[:, 0], rows[:, 1], bounds)
 
 
 def measure(model: Family, basis: Tensor) -> Callable[[Tensor], Tensor]:
@@ -43,6 +50,17 @@ def measure(model: Family, basis: Tensor) -> Callable[[Tensor], Tensor]:
         return torch.cat([errors[:, None], left.square().mean(1, keepdim=True), codes], 1)
 
     return rows
+
+
+def bound(model: Family) -> Callable[[Tensor], Tensor] | None:
+    """A function from images (b, c, h, w) to -ELBO (b,) over ten draws, the same for every image; None: no such bound.
+
+    A reconstruction from the mean hides what the code had to pay for it; an image far from the data pays dearly.
+    """
+    if not isinstance(model, HasBound):
+        return None
+    noise = torch.randn(DRAWS, model.latent_dim, generator=generator(0, "bound")).to(model.device)
+    return lambda images: model.negative_elbo(images, noise)
 
 
 def pca_basis(images: Tensor, dimensions: int) -> Tensor:
@@ -65,12 +83,14 @@ class Familiar:
         spread = home.codes.std(0, correction=0)
         self.mean, self.spread = home.codes.mean(0), torch.where(spread > 1e-8, spread, torch.ones_like(spread))
         usual = {"model": home.errors, "pca": home.pca_errors, "knn": self._distances(home.codes, itself=True)}
+        usual |= {} if home.bounds is None else {"elbo": home.bounds}
         self.usual = {name: (rows.double().mean(), rows.double().std(correction=0)) for name, rows in usual.items()}
         self.normal = {name: self._standard(name, rows).sort().values for name, rows in usual.items()}
 
     def scores(self, measured: Measured) -> dict[str, Tensor]:
-        """By `model`, by `pca` and by `knn` (distance to the nearest codes): (n,), 0 is usual, 3 rare."""
+        """By `model`, `pca`, `knn` (distance to the nearest codes) and, of a vae, `elbo`: (n,), 0 is usual, 3 rare."""
         rows = {"model": measured.errors, "pca": measured.pca_errors, "knn": self._distances(measured.codes)}
+        rows |= {} if measured.bounds is None else {"elbo": measured.bounds}
         return {name: self._standard(name, values) for name, values in rows.items()}
 
     def thresholds(self, name: str) -> dict[str, float]:

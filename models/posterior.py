@@ -11,3 +11,14 @@ class HasPosterior(ABC):
     @abstractmethod
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(b, c, h, w) in [0, 1] -> mean and log-variance (b, latent_dim) of independent Gaussians."""
+
+
+class HasBound(HasPosterior):
+    """A model of p(image) with a bound on how surprising an image is."""
+
+    @abstractmethod
+    def negative_elbo(self, images: Tensor, noise: Tensor) -> Tensor:
+        """(b, c, h, w) in [0, 1] -> (b,) in nats, an upper bound on -log p(image), averaged over draws of the code.
+
+        `noise` (s, latent_dim) is standard normal, and the same for every image: a row depends on itself alone.
+        """

@@ -71,7 +71,7 @@ def read_inputs(
                 error.remedy = "Send an image of that size."  # this operation does not resize
             raise
     if latents and operation.takes in ("latents", "either"):
-        return codecs.decode_npy(latents, (None, model.latent_dim))
+        return codecs.decode_latents(latents, model.latent_dim)
     wanted = {"either": "latents or images"}.get(operation.takes, operation.takes)
     raise InvalidRequest(f"{operation.name} needs {wanted}; the request has none.", field=operation.takes)
 

@@ -16,7 +16,7 @@ from models.data import Columns
 from models.doctor import Alarm, Look
 from models.moment import Moment
 from models.plane import Plane
-from models.posterior import HasPosterior
+from models.posterior import HasBound
 from models.redraw import Recognises
 from models.types import Batch, DataError, DataSpec, Metrics
 
@@ -52,7 +52,7 @@ class VaeConfig(CodingConfig):
     )
 
 
-class VAE(HasPosterior, Coding):
+class VAE(HasBound, Coding):
     """`encode` gives the posterior mean. `log_spread` is the log of sigma, or of the scale of the logistic."""
 
     name = "vae"
@@ -199,6 +199,14 @@ class VAE(HasPosterior, Coding):
         images = torch.cat(list(metrics.spread(validation, limit=rows))).to(self.device)
         parts = images.split(max(1, NLL_NUMBERS // 20 // cost))
         return float(torch.cat([self.nll(part, NLL_SAMPLES, moment.generator) for part in parts]).mean())
+
+    def negative_elbo(self, images: Tensor, noise: Tensor) -> Tensor:
+        mean, logvar = self.posterior(images)
+        labels, spread = self.labels_of({"images": images}), (0.5 * logvar).exp()
+        found = losses.gaussian_kl(mean, logvar).sum(1)
+        for draw in noise:  # one by one: memory does not grow with the draws
+            found = found + self.surprise(self.output(mean + draw * spread, labels), images) / len(noise)
+        return found
 
     def nll(self, images: Tensor, samples: int, draws: torch.Generator) -> Tensor:
         """(b,): -log mean_s p(x | z_s) p(z_s) / q(z_s | x), z_s from q (Burda et al. 2016, eq. 8)."""

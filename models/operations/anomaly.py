@@ -4,14 +4,15 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
-from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
+from models.familiarity import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.family import Family
 from models.gallery import Gallery, Split
 from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
 from models.redraw import redraw
 from models.types import InputError
 
-HOME = 2000
+HOME, BOUNDED = 2000, 500
+"""Images at home that are drawn again, and those whose -ELBO is computed, which costs ten decodings each."""
 
 
 class AnomalyParams(DatasetParams, ImageParams):
@@ -24,7 +25,8 @@ class AnomalyParams(DatasetParams, ImageParams):
 class Anomaly(Operation):
     """Scores count standard deviations from the usual error. The heat map shows where the model fails.
 
-    `pca` and `knn` are the scores of plain rivals: PCA with as many numbers, and the distance to the nearest codes.
+    `pca` and `knn` are the scores of plain rivals: PCA with as many numbers, and the distance to the nearest codes. A
+    vae has `elbo` too, the score of its -ELBO over ten draws: what the code costs counts as well.
     """
 
     name = "anomaly"
@@ -44,7 +46,8 @@ class Anomaly(Operation):
 
     def compute(self, model: Family, rows: Rows, params: AnomalyParams) -> Rows:
         codes, drawn = redraw(model, rows["inputs"])
-        return {"codes": codes, "drawn": drawn}
+        bounded = bound(model)
+        return {"codes": codes, "drawn": drawn} | ({"bounds": bounded(rows["inputs"])} if bounded else {})
 
     def result(self, model: Family, rows: Rows, found: Rows, params: AnomalyParams) -> Result:
         familiar, basis = at_home(self.gallery, params.split)
@@ -52,7 +55,7 @@ class Anomaly(Operation):
         centred = images.flatten(1) - basis[0]
         left = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
         errors = (drawn - images).square().flatten(1).mean(1)
-        scores = familiar.scores(Measured(found["codes"], errors, left))
+        scores = familiar.scores(Measured(found["codes"], errors, left, found.get("bounds")))
         threshold = float(familiar.normal["model"].quantile(params.share))
         items = [
             {
@@ -61,9 +64,8 @@ class Anomaly(Operation):
                 "anomalous": score > threshold,
                 "standing": standing,
                 "mse": float(errors[row]),
-                "pca": float(scores["pca"][row]),
-                "knn": float(scores["knn"][row]),
             }
+            | {name: float(rival[row]) for name, rival in scores.items() if name != "model"}
             for row, (score, standing) in enumerate(
                 zip(scores["model"].tolist(), familiar.standing(scores["model"]).tolist(), strict=True)
             )
@@ -85,4 +87,6 @@ def at_home(gallery: Gallery, split: Split | None) -> tuple[Familiar, Tensor]:
     key = f"pca-{learned}-{len(few)}-{dimensions}"
     basis = gallery.keep(key, 0, lambda: pca_basis(gallery.images(few.positions), dimensions))
     rows = gallery.measure("errors", picks, measure(gallery.model, basis))
-    return Familiar(Measured.from_rows(rows)), basis
+    bounded = bound(gallery.model)
+    bounds = gallery.measure("bounds", gallery.pick(split, BOUNDED), bounded) if bounded else None
+    return Familiar(Measured.from_rows(rows, bounds)), basis

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
 from models.data import Columns
-from models.familiarity import Familiar, Measured, enough_for_pca, heat, measure, pca_basis
+from models.familiarity import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.gallery import Gallery, Picks
 from models.metrics import spread
 from models.redraw import redraw
@@ -36,7 +36,7 @@ class AnomalyReport(Report):
     """Scores count standard deviations from the usual reconstruction error on the model's own validation data.
 
     Thresholds are the 95 % and 99 % quantiles there. PCA with as many numbers and the distance to the nearest codes are
-    scored likewise. With `normal`, AUROC and average precision of all three. Outliers are far from every other code of
+    scored likewise, and the -ELBO of a vae. With `normal`, AUROC and average precision of them all. Outliers are far from every other code of
     the dataset, near duplicates are pairs much closer than usual. `split: all` ranks the whole dataset.
     """
 
@@ -78,7 +78,7 @@ class AnomalyReport(Report):
             "most_unusual": [
                 places[i]
                 | {"score": float(scores["model"][i]), "mse": float(found.errors[i])}
-                | {name: float(scores[name][i]) for name in ("pca", "knn")}
+                | {name: float(rival[i]) for name, rival in scores.items() if name != "model"}
                 for i in order
             ],
             "outliers": [places[i] | {"distance": float(alone[i])} for i in lonely],
@@ -134,14 +134,17 @@ def fitted_basis(subject: Subject, home: Columns, rows: Tensor) -> Tensor:
 def measured(
     subject: Subject, basis: Tensor, source: Columns | Gallery, rows: Tensor, done: int, total: int
 ) -> Generator[Progress, None, Measured]:
-    """Codes and errors of the images at `rows`."""
+    """Codes and errors of the images at `rows`, and their -ELBO where the model has one."""
     function, found = measure(subject.model, basis), []
+    bounded, bounds = bound(subject.model), []
     for part in rows.split(BATCH):
         images = source.images(part) if isinstance(source, Gallery) else source.rows(part, ["images"])["images"]
-        found.append(function(images.to(subject.model.device)).cpu())
+        images = images.to(subject.model.device)
+        found.append(function(images).cpu())
+        bounds += [bounded(images).cpu()] if bounded else []
         done += len(part)
         yield Progress(done, total)
-    return Measured.from_rows(torch.cat(found))
+    return Measured.from_rows(torch.cat(found), torch.cat(bounds) if bounds else None)
 
 
 def neighbours(

@@ -52,3 +52,11 @@ def test_numbers_of_any_kind_become_float32(dtype):
 def test_anything_else_is_refused(data, sentence):
     with pytest.raises(InvalidRequest, match=sentence):
         codecs.decode_npy(data, (None, 3))
+
+
+def test_codes_of_another_length_are_told_apart_whatever_they_came_in():
+    codes = codecs.encode_npy(np.zeros((2, 5)))
+    assert codecs.decode_latents(codes, 5).shape == (2, 5)
+    with pytest.raises(InvalidRequest, match=r"has 7 numbers; the codes in `latents` have 5") as refused:
+        codecs.decode_latents(codes, 7)
+    assert refused.value.field == "latents" and "file" not in refused.value.detail

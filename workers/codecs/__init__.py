@@ -4,7 +4,7 @@ batches uint8 (N, C, H, W); nothing in here needs torch, though tensors are welc
 from workers.codecs.decode import decode, decode_alike, decode_batch, decode_for, decode_mask
 from workers.codecs.encode import class_colours, coloured, encode, encode_masks, encode_png, encode_webp, grid, grid_png
 from workers.codecs.header import Header, read_header
-from workers.codecs.npy import NpyHead, decode_npy, encode_npy, read_npy_head
+from workers.codecs.npy import NpyHead, decode_latents, decode_npy, encode_npy, read_npy_head
 from workers.codecs.pixels import fit, to_tensor, to_uint8, with_channels
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "decode_alike",
     "decode_batch",
     "decode_for",
+    "decode_latents",
     "decode_mask",
     "decode_npy",
     "encode",

@@ -67,5 +67,18 @@ def decode_npy(data: bytes, shape: tuple[int | None, ...] | None = None, field: 
     return array
 
 
+def decode_latents(data: bytes, width: int) -> np.ndarray:
+    """Codes as a front end packed them, whether they came as JSON or as a file: float32 (n, width)."""
+    array = decode_npy(data)
+    if array.ndim != 2 or array.shape[1] != width:
+        given = array.shape[-1] if array.ndim == 2 else "x".join(map(str, array.shape))
+        raise InvalidRequest(
+            f"A code of this model has {width} numbers; the codes in `latents` have {given}.",
+            field="latents",
+            remedy="Send codes as this model's encode gives them.",
+        )
+    return array
+
+
 def _allowed(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
     return len(given) == len(shape) and all(n in (None, m) for n, m in zip(shape, given, strict=True))
