@@ -5,8 +5,8 @@ import torch
 
 from models import losses
 from models.data import Columns
-from models.families.vae import VAE
 from models.familiarity import bound
+from models.families.vae import VAE
 from models.gallery import Gallery
 from models.operations.anomaly import Anomaly, AnomalyParams
 from models.reports.anomaly import AnomalyReport
