@@ -36,8 +36,9 @@ class AnomalyReport(Report):
     """Scores count standard deviations from the usual reconstruction error on the model's own validation data.
 
     Thresholds are the 95 % and 99 % quantiles there. PCA with as many numbers and the distance to the nearest codes are
-    scored likewise, and the -ELBO of a vae. With `normal`, AUROC and average precision of them all. Outliers are far from every other code of
-    the dataset, near duplicates are pairs much closer than usual. `split: all` ranks the whole dataset.
+    scored likewise, and the -ELBO of a vae. With `normal`, AUROC and average precision of them all. Outliers are far
+    from every other code of the dataset, near duplicates are pairs much closer than usual. `split: all` ranks the whole
+    dataset.
     """
 
     name = "anomaly"
