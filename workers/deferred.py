@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from app.core import blobs
 from app.core.envelope import unpack_inputs
 from app.core.errors import InvalidRequest, TooLarge
+from models import patience
 from models.family import Family
 from models.operations.core import Result as Found
 from models.operations.core import Rows
@@ -46,7 +47,8 @@ def run_operation(job: RunningJob) -> Result:
     parts = []
     for part in slices(rows):
         job.stop_if_asked()
-        parts += compute(resident, operation, params, [part])
+        with patience.watched(job.stop_if_asked):
+            parts += compute(resident, operation, params, [part])
         job.progress(sum(map(count, parts)), count(rows))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     answer = operation.result(resident.model, rows, found, params)

@@ -2,7 +2,8 @@
 
 import time
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import structlog
 import torch
 
 from app.core.settings import settings
+from models import patience
 from models.operations.core import Operation, Params, Rows
+from models.patience import Abandoned
 from workers import devices
 from workers.answers import encode_answers
 from workers.batches import Resident, compute
@@ -103,8 +106,8 @@ def _outcomes(works: list[Work]) -> list[dict[str, Any]]:
     try:
         return [{"answer": answer} for answer in _answers(works)]
     except Exception as error:
-        if len(works) == 1:
-            return [_problem(error)]
+        if len(works) == 1 or isinstance(error, Abandoned):
+            return [_problem(error)] * len(works)
         log.warning("batch.split", calls=len(works), error=type(error).__name__)
         return [outcome for work in works for outcome in _outcomes([work])]
 
@@ -112,7 +115,8 @@ def _outcomes(works: list[Work]) -> list[dict[str, Any]]:
 def _answers(works: list[Work]) -> list[dict[str, Any]]:
     """Calls that agree, computed and encoded together."""
     start, first = time.perf_counter(), works[0]
-    found = compute(first.resident, first.operation, first.params, [work.rows for work in works])
+    with patience.watched(partial(in_time, max(work.call.get("deadline") or inf for work in works))):
+        found = compute(first.resident, first.operation, first.params, [work.rows for work in works])
     asked = []
     for work, part in zip(works, found, strict=True):
         result = work.operation.result(work.resident.model, work.rows, part, work.params)
@@ -123,9 +127,15 @@ def _answers(works: list[Work]) -> list[dict[str, Any]]:
     return [answer | {"timings": work.timings | timings} for work, answer in zip(works, answers, strict=True)]
 
 
+def in_time(deadline: float) -> None:
+    """Raises Abandoned when the last client to wait has gone: the next one shall not wait for what nobody reads."""
+    if time.time() > deadline:
+        raise Abandoned("The answer took too long and was given up.")
+
+
 def _problem(error: Exception) -> dict[str, Any]:
     known = error_of(error)
-    if known.status >= 500:
+    if known.status >= 500 and not isinstance(error, Abandoned):
         log.error("call.failed", code=known.code, exc_info=error)
     return {"problem": known.problem()}
 

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from models import patience
 from models.attacks.fold import folded, frozen
 from models.types import ConfigError, InputError
 
@@ -56,6 +57,7 @@ class Access(ABC):
         yield
 
     def _forward(self, x: Tensor) -> Tensor:
+        patience.ask()
         with torch.autocast(x.device.type, enabled=False):
             return self.function(x).float()
 
@@ -144,6 +146,7 @@ class LabelOracle(Access):
         self.classes = classes
 
     def _forward(self, x: Tensor) -> Tensor:
+        patience.ask()
         found = self.function(x)
         labels, count = (found.argmax(1), found.shape[1]) if found.ndim == 2 else (found, self.classes)
         return torch.nn.functional.one_hot(labels.long(), count).float()

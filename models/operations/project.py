@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import patience
 from models.capabilities import Conditional, Decodes, Encodes, HasPrior, Truncates
 from models.family import Family
 from models.operations.core import Operation, Result, Rows
@@ -85,6 +86,7 @@ def descend(
     least = torch.full((len(start),), math.inf, device=start.device)
     optimiser = torch.optim.Adam([latents], betas=(0.9, 0.999))
     for step in range(steps + 1):
+        patience.ask()
         found = errors(latents)
         with torch.no_grad():
             better = found < least

@@ -261,3 +261,22 @@ def test_an_answer_says_how_long_it_took(host):
     outcome = host.execute([call(published(tiny.TinyAutoencoder), operations()["denoise"])])[0]
     assert set(outcome["answer"]["timings"]) == {"decode", "compute", "encode"}
     assert all(0 <= value < 10_000 for value in outcome["answer"]["timings"].values())
+
+
+LONG = [
+    ("certify", {"n": 1_000_000}),
+    ("attack", {"method": "square", "queries": 100_000, "eps": 0}),
+    ("attack", {"method": "hopskipjump", "steps": 64, "budget": 1_000_000}),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), LONG, ids=[params.get("method", name) for name, params in LONG])
+def test_what_nobody_waits_for_any_longer_is_given_up(host, name, params):
+    digest, operation = published(tiny.TinyClassifier), operations()[name]
+    late = call(digest, operation, params=params, deadline=time.time() + 0.3)
+    in_time = call(digest, operations()["classify"], seed=3)
+    started = time.perf_counter()
+    given_up, answered = host.execute([late, in_time])
+    assert time.perf_counter() - started < 20  # a million passes take far longer
+    assert given_up["problem"]["code"] == "deadline-exceeded", given_up
+    assert bare(answered) == bare(host.execute([in_time])[0])

@@ -157,6 +157,23 @@ def test_a_job_can_be_stopped_between_batches(digest, monkeypatch):
     assert job.done == 64
 
 
+def test_a_job_can_be_stopped_inside_a_batch_that_takes_long(place):
+    class Stopping(RunningJob):
+        asked = 0
+
+        @property
+        def stopping(self):
+            self.asked += 1
+            return "cancel" if self.asked > 20 else None
+
+    family = tiny.build(tiny.TinyClassifier)
+    judge = artifacts.publish(family, tiny.facts(), {"name": "judge", "seed": 0})[0]
+    job = attempt(deferred_job(judge, "certify", pngs(1), params={"n": 1_000_000}), Stopping)
+    with pytest.raises(Stopped):
+        lane.run_operation(job)
+    assert job.asked == 21
+
+
 def test_jobs_that_cannot_be_done_say_why(digest, monkeypatch):
     with pytest.raises(UnsupportedOperation):
         run(deferred_job(digest, "classify"))
