@@ -105,7 +105,8 @@ def _padded(rows: Rows, start: int, stop: int, size: int) -> Rows:
 
 
 def _run(model: Family, operation: Operation, params: Params, rows: Rows) -> Rows:
-    rows = {name: tensor.to(model.device) for name, tensor in rows.items()}
+    device = model.device
+    rows = {name: tensor.to(device) for name, tensor in rows.items()}
     mode: AbstractContextManager = torch.enable_grad() if operation.gradients else torch.inference_mode()
     with mode:
         found = operation.compute(model, rows, params)
@@ -145,21 +146,29 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
 
 
 def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
-    """Operations that differentiate may take long: what is tried is the model's derivative, in chunks alone."""
+    """Operations that differentiate may take long: what is tried is the model and its derivative, up to one chunk."""
     model, chunk = resident.model, resident.chunk
     tried = operation.derivative(model, params, chunk)
     if tried is None:
         return Verdict((chunk,), shares=False)
     network, inputs = tried
 
-    def slope(turn: int) -> Tensor:
-        leaf = inputs.roll(turn, 0).to(model.device).requires_grad_()
-        (gradient,) = torch.autograd.grad(network(leaf).square().sum(), leaf)
-        return gradient.roll(-turn, 0)
+    def slope(part: Tensor) -> Rows:
+        leaf = part.to(model.device, copy=True).requires_grad_()
+        outputs = network(leaf)
+        (gradient,) = torch.autograd.grad(outputs.square().sum(), leaf)
+        return {"outputs": outputs.detach(), "gradient": gradient}
+
+    def rolled(turn: int) -> Rows:
+        return {name: tensor.roll(-turn, 0) for name, tensor in slope(inputs.roll(turn, 0)).items()}
 
     with torch.enable_grad():
-        first = slope(0)
-        return Verdict((chunk,), shares=all(torch.equal(first, slope(turn)) for turn in range(1, chunk)))
+        first = slope(inputs)
+        if not all(_same(first, rolled(turn)) for turn in range(1, chunk)):
+            return Verdict((chunk,), shares=False)
+        smaller = [size for size in SMALLER if size < chunk]
+        equal = [size for size in smaller if _same(first, _joined([slope(part) for part in inputs.split(size)]))]
+    return Verdict((chunk, *equal), shares=True)
 
 
 def _trial_rows(rows: Rows, count: int) -> Rows:

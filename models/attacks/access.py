@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models import patience
 from models.attacks.fold import folded, frozen
+from models.attacks.thin import thinned
 from models.types import ConfigError, InputError
 
 Function = Callable[[Tensor], Tensor]
@@ -24,6 +25,14 @@ def checked(budget: int | None) -> int | None:
     if budget is not None and budget < 1:
         raise ConfigError("a query budget must be at least 1", field="budget", remedy="raise it or leave it out")
     return budget
+
+
+def in_full(function: Function, x: Tensor) -> Tensor:
+    """What a function answers, in float32 whatever the caller's autocast says."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return function(x).float()
+    with torch.autocast(x.device.type, enabled=False):
+        return function(x).float()
 
 
 class Access(ABC):
@@ -58,8 +67,7 @@ class Access(ABC):
 
     def _forward(self, x: Tensor) -> Tensor:
         patience.ask()
-        with torch.autocast(x.device.type, enabled=False):
-            return self.function(x).float()
+        return in_full(self.function, x)
 
 
 class WhiteBox(Access):
@@ -80,13 +88,13 @@ class WhiteBox(Access):
     ):
         call = function or (lambda net, x: net(x))
         served = frozen(module)
-        attacked = folded(served, call, shape)
+        attacked = thinned(folded(served, call, shape))
         super().__init__(lambda x: call(attacked, x), budget)
-        self.served = lambda x: call(served, x)
+        self.served = self.function if attacked is served else lambda x: call(served, x)
 
     def exact(self, x: Tensor) -> Tensor:
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return self.served(x).float()
+        with torch.no_grad():
+            return in_full(self.served, x)
 
     def trace(self, x: Tensor, through: Function | None = None) -> tuple[Tensor, Tensor]:
         """A leaf made of `x`, and the outputs with their graph, for the image itself or for `through` of it."""

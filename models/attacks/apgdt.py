@@ -3,20 +3,27 @@
 from collections.abc import Iterator
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
-from models.attacks.apgd import run_once
+from models.attacks.abreast import abreast, spread
+from models.attacks.apgd import ascend, run_once, start_on_sphere
 from models.attacks.criterion import Targeted, pick
-from models.attacks.trial import Trial
+from models.attacks.norms import wide
+from models.attacks.trial import Climb, Trial
 
 
-def likely(trial: Trial, place: int) -> tuple[Tensor, Tensor]:
-    """The class of each clean image and the one at `place` behind it (1 is the runner-up); or the wanted target."""
+def likely(trial: Trial, place: int | Tensor) -> tuple[Tensor, Tensor]:
+    """The class of each clean image and the one at `place` behind it (1 is the runner-up); or the wanted target.
+
+    A place for all rows, or (N,).
+    """
     order = trial.clean_logits.argsort(dim=1, descending=True, stable=True)
-    wanted = trial.criterion.targets if isinstance(trial.criterion, Targeted) else order[:, place]
-    return order[:, 0], wanted
+    if isinstance(trial.criterion, Targeted):
+        return order[:, 0], trial.criterion.targets
+    return order[:, 0], order[:, place] if isinstance(place, int) else pick(order, place)
 
 
 def places(trial: Trial, count: int) -> range:
@@ -39,17 +46,35 @@ class APGDT(core.Attack):
         stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
 
     def steps(self, trial: Trial) -> Iterator[None]:
-        state = trial.state
-
-        def climb(logits: Tensor) -> Tensor:
-            """The targeted DLR loss (eq. 7); the bare difference where there are fewer than 4 classes."""
-            gain = pick(logits, state.target) - pick(logits, state.label)
-            if logits.shape[1] < 4:
-                return gain
-            ordered = logits.topk(4, 1).values
-            return gain / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
-
-        for place in places(trial, self.config.targets):
-            state.label, state.target = likely(trial, place)
+        tried = places(trial, self.config.targets)
+        # most images that fall at all fall to the likeliest class, so the others wait for it
+        beside = tried[1:] if spread(trial) and trial.threat.norm != "l1" else tried[:0]
+        for place in tried[: len(tried) - len(beside)]:
+            trial.state.label, trial.state.target = likely(trial, place)
             given = place == 1 and trial.start is not trial.x
-            yield from run_once(trial, self.config.steps, ("target", place), climb, 0.0, given)
+            yield from run_once(trial, self.config.steps, ("target", place), climb(trial), 0.0, given)
+        if beside:
+            yield from abreast(trial, len(beside), lambda copies, number: self._beside(copies, number, beside))
+
+    def _beside(self, copies: Trial, number: Tensor, tried: range) -> Iterator[None]:
+        """A copy of an image for each class, from the starts that they would have had one after another."""
+        copies.state.label, copies.state.target = likely(copies, number + tried[0])
+        first = copies.x
+        for turn, place in enumerate(tried):
+            start = start_on_sphere(copies, ("target", place))
+            first = torch.where(wide(number == turn, first), start, first)
+        yield from ascend(copies, self.config.steps, first, climb(copies), 0.0)
+
+
+def climb(trial: Trial) -> Climb:
+    """The targeted DLR loss (eq. 7); the bare difference where there are fewer than 4 classes."""
+    state = trial.state
+
+    def loss(logits: Tensor) -> Tensor:
+        gain = pick(logits, state.target) - pick(logits, state.label)
+        if logits.shape[1] < 4:
+            return gain
+        ordered = logits.topk(4, 1).values
+        return gain / (ordered[:, 0] - (ordered[:, 2] + ordered[:, 3]) / 2 + 1e-12)
+
+    return loss

@@ -160,7 +160,6 @@ class Attack(ABC):
             trial.quantise = self.quantise
             with suppress(Spent):
                 yield from self._walk(trial)
-            trial.store()
             return settle(trial)
 
     def _walk(self, trial: Trial) -> Iterator[Trial]:

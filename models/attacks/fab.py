@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
+from models.attacks.abreast import abreast, spread
 from models.attacks.apgdt import likely, places
 from models.attacks.criterion import pick
 from models.attacks.hyperplane import step_to
@@ -36,20 +37,27 @@ class FAB(core.Attack):
         restarts: int = Field(1, ge=1, le=100, description="Runs, the second and later ones from random points.")
 
     def steps(self, trial: Trial) -> Iterator[None]:
-        for place in places(trial, self.config.targets) if self.config.targets else (0,):
+        tried = places(trial, self.config.targets) if self.config.targets else (0,)
+        if len(tried) > 1 and self.config.restarts == 1 and spread(trial):
+            yield from abreast(trial, len(tried), self._beside)
+            return
+        for place in tried:
             for restart in range(self.config.restarts):
                 trial.state.label, trial.state.target = likely(trial, place)
                 yield from self._approach(trial, bool(place), (place, restart) if restart else None)
+
+    def _beside(self, copies: Trial, number: Tensor) -> Iterator[None]:
+        copies.state.label, copies.state.target = likely(copies, number + 1)
+        yield from self._approach(copies, True, None)
 
     def _approach(self, trial: Trial, one_class: bool, start: object) -> Iterator[None]:
         state, norm = trial.state, NORMS[trial.threat.norm]
         state.x = trial.x if start is None else self._random(trial, start)
         for _ in range(self.config.steps):
             value, normal = self._boundary(trial, one_class)
-            d, d0 = (
-                step_to(point.flatten(1), normal, value + offset, norm.name).view_as(state.x)
-                for point, offset in ((state.x, 0.0), (trial.x, (normal * (trial.x - state.x).flatten(1)).sum(1)))
-            )
+            offset = (normal * (trial.x - state.x).flatten(1)).sum(1)
+            both = torch.cat([state.x, trial.x]).flatten(1), normal.repeat(2, 1), torch.cat([value, value + offset])
+            d, d0 = step_to(*both, norm.name).view(2, *state.x.shape)
             length, length0 = norm.size(d).clamp_min(1e-8), norm.size(d0).clamp_min(1e-8)
             pull = wide((length / (length + length0)).clamp_max(ALPHA), d)
             state.x = ((state.x + ETA * d) * (1 - pull) + (trial.x + ETA * d0) * pull).clamp(0, 1)

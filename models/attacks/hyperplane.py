@@ -9,17 +9,19 @@ from models.attacks.norms import TINY
 def level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
     """(N, 1): the level t at which the sum of weight * min(t, cap) reaches `total` (N,), infinite if it never does.
 
-    The sum is piecewise linear in t with bends at the caps, so sorting them gives t.
+    The sum is concave and piecewise linear in t, so Newton's steps from 0 climb to t and end on its very piece.
     """
-    order = cap.argsort(dim=1, stable=True)
-    cap, weight = cap.gather(1, order), weight.gather(1, order)
-    filled = (weight * cap).cumsum(1)
-    free = weight.flip(1).cumsum(1).flip(1)  # weight not yet at its cap when t is below this bend
-    below = filled - weight * cap
-    reached = below + free * cap >= total[:, None]
-    first = reached.float().argmax(1, keepdim=True)
-    t = (total[:, None] - below.gather(1, first)) / free.gather(1, first).clamp_min(TINY)
-    return torch.where(reached.any(1, keepdim=True), t.clamp_min(0), torch.inf)
+    t, total = torch.zeros_like(total)[:, None], total[:, None]
+    for _ in range(cap.shape[1] + 1):
+        free = cap > t
+        slope = (weight * free).sum(1, keepdim=True)
+        filled = (weight * cap).masked_fill(free, 0).sum(1, keepdim=True)
+        new = torch.where(slope > 0, ((total - filled) / slope.clamp_min(TINY)).maximum(t), t)
+        if not bool((new > t).any()):
+            break
+        t = new
+    reached = (weight * cap).sum(1, keepdim=True) >= total
+    return torch.where(reached | (slope > 0), t, torch.inf)
 
 
 def greedy(weight: Tensor, room: Tensor, total: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.attacks.norms import wide
-from models.attacks.reading import as_logits
+from models.attacks.reading import as_logits, logarithm
 from models.attacks.threat import SLACK, ThreatModel
 from models.attacks.trial import Trial
 
@@ -44,10 +44,10 @@ class AttackResult:
 class _Judge:
     """Tests images of a finished trial on the model as it is served, and counts it."""
 
-    def __init__(self, trial: Trial):
-        self.access, self.compact = trial.access, trial.compact
+    def __init__(self, trial: Trial, queries: Tensor):
+        self.access = trial.access
         self.x, self.criterion, self.threat = trial.whole
-        self.queries = trial.archive["queries"]
+        self.queries = queries
 
     def __call__(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Margins and logits of the images; one query for each of `rows`."""
@@ -65,8 +65,9 @@ def inside(threat: ThreatModel, x: Tensor, images: Tensor) -> Tensor:
 
 def settle(trial: Trial) -> AttackResult:
     """The result of a trial whose steps are over."""
-    judge = _Judge(trial)
-    x, threat, found = judge.x, judge.threat, trial.archive
+    found = trial.found
+    judge = _Judge(trial, found["queries"])
+    x, threat = judge.x, judge.threat
     floats = threat.project(x, found["best"])
     images = threat.snap(x, floats)
     fixed = trial.wrong | trial.broken
@@ -85,7 +86,7 @@ def settle(trial: Trial) -> AttackResult:
         distance=distance,
         margin=margin,
         logits=logits,
-        clean_logits=as_logits(trial.clean.logits) if trial.access.level else trial.clean.logits,
+        clean_logits=logarithm(trial.clean.logits, trial.clean_soft) if trial.has_soft else trial.clean.logits,
         queries=judge.queries,
         gradients=found["gradients"],
         steps=found["steps"],
@@ -99,6 +100,8 @@ def settle(trial: Trial) -> AttackResult:
 def _floats_hit(judge: _Judge, found: dict, floats: Tensor, images: Tensor, hit: Tensor, fixed: Tensor) -> Tensor:
     """Whether the unrounded images are adversarial; asks the model only where nothing says so yet."""
     same = (images - floats).abs().flatten(1).amax(1) <= SLACK if len(images) else hit
+    if bool(same.all()):
+        return hit
     known = (found["best"] == floats).flatten(1).all(1) & torch.isfinite(found["margin"])
     unknown = ~same & ~known & ~fixed
     answer = torch.where(same, hit, found["margin"] < 0)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
+from models.attacks.ahead import SPAN, search
 from models.attacks.norms import NORMS, TINY, wide
 from models.attacks.trial import Trial
 from models.capabilities import Detects, Scores, Segments
@@ -20,6 +21,18 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square halves."""
 
 BLOCK = 64
+
+
+def _square(x: Tensor, draw: Tensor, side: Tensor, radius: Tensor) -> Tensor:
+    """What to add for a square (of `side` pixels, for all or for each) whose place and colours are drawn."""
+    height, width = x.shape[2:]
+    corner = (draw[:, :2] * (torch.tensor([height, width], device=x.device) - side[..., None] + 1)).long()
+    inside = []
+    for axis, size in enumerate((height, width)):
+        way = torch.arange(size, device=x.device) - corner[:, axis, None]
+        inside.append((way >= 0) & (way < side[..., None]))
+    colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * wide(2 * radius, x)
+    return colour * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
 
 def hill(height: int, width: int, norm: str) -> Tensor:
@@ -61,6 +74,9 @@ class Square(core.Attack):
         state.x = self._stripes(trial) if trial.threat.norm == "linf" else self._tiles(trial)
         state.low = trial.look(state.x)
         yield
+        if trial.threat.norm == "linf" and trial.compact and trial.access.level == 2 and trial.budget is None:
+            yield from search(trial, self.config.queries - 1, lambda *tries: self._squares(trial, *tries))
+            return
         for number in range(self.config.queries - 1):
             side = self._side(trial, number)
             tried = (
@@ -88,17 +104,28 @@ class Square(core.Attack):
 
     def _recolour(self, trial: Trial, number: int, side: int) -> Tensor:
         """One square of each channel to the edge of the ball."""
-        channels, height, width = trial.x.shape[1:]
-        if number % BLOCK == 0:  # random numbers for many steps at once: drawing them one by one costs more than a pass
-            trial.state.draws = trial.draws.uniform((BLOCK, 2 + channels), "squares", number)
-        draw = trial.state.draws[:, number % BLOCK]
-        top = (draw[:, 0, None] * (height - side + 1)).long()
-        left = (draw[:, 1, None] * (width - side + 1)).long()
-        rows, columns = (torch.arange(size, device=draw.device) for size in (height, width))
-        inside = ((rows - top).clamp(0, side - 1) == rows - top)[:, None, :, None]
-        inside = inside & ((columns - left).clamp(0, side - 1) == columns - left)[:, None, None, :]
-        colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * wide(2 * trial.radius, trial.x)
-        return trial.threat.project(trial.x, trial.state.x + colour * inside)
+        if number % BLOCK == 0:
+            trial.state.drawn = self._drawn(trial, number)
+        draw, size = trial.state.drawn[:, number % BLOCK], torch.tensor(side, device=trial.x.device)
+        return trial.threat.project(trial.x, trial.state.x + _square(trial.x, draw, size, trial.radius))
+
+    def _squares(self, trial: Trial, rows: Tensor, numbers: Tensor, start: int) -> Tensor:
+        """The same for several tries of a row, all of the span that begins at `start`."""
+        state = trial.state
+        if getattr(state, "span", None) != start:
+            state.span = start
+            stop = min(start + SPAN, self.config.queries)
+            blocks = [self._drawn(trial, number) for number in range(start, stop, BLOCK)]
+            state.drawn = torch.cat(blocks, 1)
+            state.sides = [self._side(trial, number) for number in range(start, stop)]
+        x, radius, place = trial.x[rows], trial.radius[rows], numbers - start
+        sides = torch.tensor(state.sides, device=rows.device)[place]
+        delta = _square(x, state.drawn[rows, place], sides, radius)
+        return trial.threat.take(rows).project(x, state.x[rows] + delta)
+
+    def _drawn(self, trial: Trial, number: int) -> Tensor:
+        """Random numbers of the tries of the block that `number` begins: drawing for each costs more than a pass."""
+        return trial.draws.uniform((BLOCK, 2 + trial.x.shape[1]), "squares", number)
 
     def _tiles(self, trial: Trial) -> Tensor:
         """Windows of a fifth of the image's side, all over it, with random signs."""

@@ -71,7 +71,7 @@ class Trial:
         # One query is kept back for the final test of the rounded image.
         self.budget = None if access.budget is None else access.budget - 1
         self._begin(clean)
-        self.archive = {name: getattr(self, name).clone() for name in KEPT}
+        self.archive: dict[str, Tensor] | None = None
 
     def _begin(self, clean: Clean | None) -> None:
         """Ask about the clean images: rows wrong at the start, or without finite scores, are done."""
@@ -131,6 +131,13 @@ class Trial:
         margin = self.margin_of(self.scores(x))
         self.offer(x, margin)
         return margin
+
+    def margins_of(self, images: Tensor, places: Tensor) -> Tensor:
+        """Margins (P,) of images of the rows `places` (P,), one query each, none of them a candidate yet."""
+        self.queries = self.queries.index_add(0, places, torch.ones_like(places))
+        logits = torch.cat([self.access.outputs(part) for part in self.seen(images, places).split(AT_ONCE)])
+        logits = logarithm(logits, self.soft[places]) if self.has_soft else logits
+        return self.criterion.take(places).margin(logits).nan_to_num(torch.inf, torch.inf, -torch.inf)
 
     def look_many(self, make: Callable[[Tensor], Tensor], count: int) -> Tensor:
         """Margins (N, count) of many images per row, the best of which is a candidate; `count` queries a row.
@@ -230,6 +237,12 @@ class Trial:
             near = self.threat.distance(self.x, x) <= self.radius * (1 + SLACK) if self.minimal else True
             self.done = self.done | (better & (margin < 0) & near)
 
+    def rest_if_over(self) -> None:
+        """Done are the rows of which the best so far is all that is asked for."""
+        if self.early and self.threat.bounded:
+            near = self.distance <= self.radius * (1 + SLACK) if self.minimal else True
+            self.done = self.done | ((self.margin < 0) & near)
+
     def measure(self, x: Tensor) -> Tensor:
         """What a minimum-norm attack makes small: the norm of the threat."""
         return self.threat.distance(self.x, x)
@@ -258,9 +271,20 @@ class Trial:
         return True
 
     def store(self) -> None:
-        """Write what was found into the archive of all rows."""
-        for name in KEPT:
-            self.archive[name][self.index] = getattr(self, name)
+        """Write what was found into the archive of all rows, which is made when rows are put away first."""
+        if self.archive is None:
+            self.archive = {name: getattr(self, name).clone() for name in KEPT}
+        else:
+            for name in KEPT:
+                self.archive[name][self.index] = getattr(self, name)
+
+    @property
+    def found(self) -> dict[str, Tensor]:
+        """What was found for all rows of the run, by the names in KEPT."""
+        if self.archive is None:
+            return {name: getattr(self, name) for name in KEPT}
+        self.store()
+        return self.archive
 
     def _take(self, index: Tensor) -> None:
         """Go on with the rows at `index` alone."""

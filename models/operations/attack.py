@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -81,6 +81,10 @@ class AttackParams(Params):
 
     def attack(self) -> Attack:
         """The attack these describe. Raises ConfigError naming the setting that cannot stay."""
+        return self._attack
+
+    @cached_property
+    def _attack(self) -> Attack:
         known = attacks()
         if self.method not in known:
             raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="method")
@@ -134,8 +138,14 @@ class AttackOperation(Operation):
     def derivative(
         self, model: Family, params: AttackParams, count: int
     ) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
-        outputs = partial(victim_of(model, params).outputs, model)
-        return outputs, torch.rand(count, *model.data.shape)
+        box = white_box(model, victim_of(model, params))
+
+        def both(images: Tensor) -> Tensor:
+            """What is attacked and, where batch norm was folded, what is served."""
+            asked = {id(net): net for net in (box.function, box.served)}.values()
+            return torch.cat([net(images).flatten(1) for net in asked], 1)
+
+        return both, torch.rand(count, *model.data.shape)
 
     def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
         attack, victim = params.attack(), victim_of(model, params)
@@ -227,15 +237,20 @@ def check_pair(attack: Attack, victim: Victim) -> None:
 
 
 def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Access:
-    """The model as `attack` may see it; the frozen copy of a resident model is made once."""
+    """The model as `attack` may see it."""
     victim = victim or victim_of(model)
     budget, outputs = attack.config.budget, victim.outputs
     if attack.access == "gradients":
-        kept = vars(model).setdefault(KEPT, {})
-        if victim.key not in kept:
-            kept[victim.key] = WhiteBox(model, outputs, shape=model.data.shape)
-        return kept[victim.key].within(budget)
+        return white_box(model, victim).within(budget)
     return (ScoreOracle if attack.access == "scores" else LabelOracle)(lambda x: outputs(model, x), budget)
+
+
+def white_box(model: Family, victim: Victim) -> WhiteBox:
+    """The frozen copy of a resident model, made once for each thing that can be asked of it."""
+    kept = vars(model).setdefault(KEPT, {})
+    if victim.key not in kept:
+        kept[victim.key] = WhiteBox(model, victim.outputs, shape=model.data.shape)
+    return kept[victim.key]
 
 
 def on_grid(norm: str, eps: float) -> float:

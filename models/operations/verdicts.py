@@ -7,6 +7,8 @@ from models.family import Family
 from models.operations.core import Params, Rows
 from models.victims import Victim, victim_of
 
+KNOWN = ("success", "success_float", "queries", "gradients", "wrong", "flat", "soft")
+"""What was found of each image that is a number or a yes."""
 CONTROLS = ("control", "shuffled")
 """Perturbations of the same size that an attack has to beat by far."""
 
@@ -14,15 +16,26 @@ CONTROLS = ("control", "shuffled")
 def items(model: Family, rows: Rows, found: Rows, params: Params, scales: list[float]) -> list[dict]:
     """The facts of each image."""
     victim, facts = victim_of(model, params), []
+    known = {name: found[name].tolist() for name in KNOWN}
+    sizes = _sizes(rows, found)
     for row, scale in enumerate(scales):
-        item = _measures(victim, rows, found, row)
+        said = {name: values[row] for name, values in known.items()}
+        item = {
+            **{name: said[name] for name in ("success", "success_float")},
+            **sizes[row],
+            **{name: said[name] for name in ("queries", "gradients")},
+            "control": None,
+            "sweep": None,
+            "labels_from": "request" if victim.given(rows, row) else "model",
+            "initially_wrong": said["wrong"],
+        }
         for name in ("clean", "adversarial", *CONTROLS):
             if name in found:
                 item[name] = victim.describe(model, found[name][row], found, row)
         for name in CONTROLS:
             if name in found:
                 item[name]["success"] = bool(found[f"{name}_success"][row])
-        item |= {"perturbation_scale": scale, "notes": _notes(victim, rows, found, params, row, item["clean"])}
+        item |= {"perturbation_scale": scale, "notes": _notes(victim, rows, said, params, row, item)}
         if "sweep" in found:
             item["sweep"] = _sweep(victim, model, rows["sweep"][row].tolist(), found, row)
             item["flip_eps"] = next((point["eps"] for point in item["sweep"] if point["success"]), None)
@@ -30,22 +43,21 @@ def items(model: Family, rows: Rows, found: Rows, params: Params, scales: list[f
     return facts
 
 
-def _measures(victim: Victim, rows: Rows, found: Rows, row: int) -> dict:
-    delta, eps = found["images"][row] - rows["inputs"][row], float(rows["eps"][row])
-    linf = float(delta.abs().max())
-    return {
-        "success": bool(found["success"][row]),
-        "success_float": bool(found["success_float"][row]),
-        "eps": eps if eps >= 0 else None,
-        "linf_255": round(linf * 255),
-        "norms": {"linf": linf, "l2": float(delta.norm()), "l0": int((delta != 0).any(0).sum())},
-        "queries": int(found["queries"][row]),
-        "gradients": int(found["gradients"][row]),
-        "control": None,
-        "sweep": None,
-        "labels_from": "request" if victim.given(rows, row) else "model",
-        "initially_wrong": bool(found["wrong"][row]),
-    }
+def _sizes(rows: Rows, found: Rows) -> list[dict]:
+    """How far each image was changed, beside how far it might have been."""
+    delta = found["images"] - rows["inputs"]
+    flat, moved = delta.abs().flatten(1), (delta != 0).any(1).flatten(1)
+    columns = zip(
+        rows["eps"].tolist(), flat.amax(1).tolist(), flat.norm(dim=1).tolist(), moved.sum(1).tolist(), strict=True
+    )
+    return [
+        {
+            "eps": eps if eps >= 0 else None,
+            "linf_255": round(linf * 255),
+            "norms": {"linf": linf, "l2": l2, "l0": l0},
+        }
+        for eps, linf, l2, l0 in columns
+    ]
 
 
 def _sweep(victim: Victim, model: Family, radii: list[float], found: Rows, row: int) -> list[dict]:
@@ -55,26 +67,26 @@ def _sweep(victim: Victim, model: Family, radii: list[float], found: Rows, row: 
     ]
 
 
-def _notes(victim: Victim, rows: Rows, found: Rows, params: Params, row: int, clean: dict) -> list[str]:
+def _notes(victim: Victim, rows: Rows, said: dict, params: Params, row: int, item: dict) -> list[str]:
     """Sentences for the user: what was done otherwise than they may expect."""
-    notes, asked, eps = [], params.attack().threat(), float(rows["eps"][row])
-    if found["wrong"][row] and params.target is not None and "label" in clean:
+    notes, asked, eps, clean = [], params.attack().threat(), item["eps"], item["clean"]
+    if said["wrong"] and params.target is not None and "label" in clean:
         notes.append(f"The model takes this image for {clean['label']} already: it is returned unchanged.")
-    elif found["wrong"][row]:
+    elif said["wrong"]:
         notes.append(victim.fooled)
-    if asked.norm == "linf" and eps >= 0 and abs(float(asked.eps) - eps) > 1e-6:
+    if asked.norm == "linf" and eps is not None and abs(float(asked.eps) - eps) > 1e-6:
         below = round(eps * 255)
         notes.append(
             f"eps {float(asked.eps):.6g} is {float(asked.eps) * 255:.4g}/255, but 8-bit pixels move in whole 255ths: "
             f"{below}/255 was used; the next is {below + 1}/255."
         )
-    if not victim.given(rows, row) and params.target is None:
+    if item["labels_from"] == "model" and params.target is None:
         notes.append(victim.presumed)
-    if found["success_float"][row] and not found["success"][row]:
+    if said["success_float"] and not said["success"]:
         notes.append("The attack succeeds before rounding to 8 bits only, and no repair was found within eps.")
-    if found["flat"][row]:
+    if said["flat"]:
         notes.append("The gradient vanished at least once: failure here is no sign of robustness.")
-    if found["soft"][row]:
+    if said["soft"]:
         notes.append("The model gives probabilities; their logarithms were attacked.")
     return notes
 
