@@ -1,0 +1,82 @@
+"""What is done side by side or several tries ahead ends where one after another ends."""
+
+import pytest
+import torch
+
+from models.attacks.access import WhiteBox
+from models.attacks.criterion import Misclassified
+from models.attacks.hyperplane import level
+from models.registry import attacks
+from tests.models.attacks.nets import cnn, victims
+
+
+def both(name, x, y, **config):
+    attack = attacks()[name](**config)
+    runs = [attack.run(WhiteBox(cnn()), x, Misclassified(y), seeds=5, compact=how) for how in (False, True)]
+    return runs
+
+
+def test_square_ahead_ends_at_the_very_image_for_a_quarter_more_queries_at_most():
+    x, y = victims(12)
+    alone, ahead = both("square", x, y, eps=0.06, queries=700)
+    assert torch.equal(alone.success, ahead.success)
+    assert 0 < int(alone.success.sum()) < 12
+    assert torch.allclose(alone.floats, ahead.floats, atol=1e-6)
+    assert (ahead.queries >= alone.queries).all()
+    assert (ahead.queries <= 1.25 * alone.queries + 16).all()
+
+
+def test_square_ahead_is_shown_as_many_images_as_it_counts():
+    x, y = victims(5)
+    shown = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, images):
+            shown.append(len(images))
+            return cnn()(images)
+
+    result = attacks()["square"](eps=0.02, queries=200).run(WhiteBox(Counting().eval()), x, Misclassified(y))
+    assert sum(shown) == int(result.queries.sum())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_targets_side_by_side_are_those_in_turn(norm):
+    x, y = victims(12)
+    turn, beside = both("apgdt", x, y, norm=norm, eps={"linf": 0.08, "l2": 0.3}[norm], steps=8, targets=5)
+    assert torch.equal(turn.success, beside.success)
+    assert 0 < int(turn.success.sum()) < 12
+    # one that falls to a late target has paid for all of them, one that falls to none for as many either way
+    lost = ~turn.success
+    assert torch.equal(turn.gradients[lost], beside.gradients[lost])
+    assert torch.allclose(turn.margin[lost], beside.margin[lost], atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_finds_the_same_distance_for_all_targets_at_once(norm):
+    x, y = victims(12)
+    turn, beside = both("fab", x, y, norm=norm, steps=10, targets=4)
+    assert turn.success.all()
+    assert beside.success.all()
+    assert torch.allclose(turn.distance, beside.distance, rtol=5e-3)
+    assert torch.equal(turn.gradients, beside.gradients)
+
+
+def by_sorting(weight, cap, total):
+    """The level, found by walking over the caps in order."""
+    for number in sorted(cap):
+        if sum(w * min(number, c) for w, c in zip(weight, cap, strict=True)) >= total:
+            below = max((c for c in cap if c < number), default=0.0)
+            free = sum(w for w, c in zip(weight, cap, strict=True) if c > below)
+            return below + (total - sum(w * min(below, c) for w, c in zip(weight, cap, strict=True))) / free
+    return float("inf")
+
+
+def test_level_is_the_crossing_of_the_sum():
+    draws = torch.Generator().manual_seed(3)
+    weight, cap = torch.rand(40, 30, generator=draws), torch.rand(40, 30, generator=draws)
+    weight = weight * (torch.rand(40, 30, generator=draws) > 0.2)
+    total = (weight * cap).sum(1) * torch.linspace(0.01, 1.2, 40)
+    found = level(weight, cap, total)[:, 0]
+    wanted = torch.tensor([by_sorting(w.tolist(), c.tolist(), float(t)) for w, c, t in zip(weight, cap, total)])  # noqa: B905
+    assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert torch.isinf(found).sum() == torch.isinf(wanted).sum() > 3
