@@ -5,13 +5,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models import losses, metrics
 from models.coding import Coding, CodingConfig, default_overcomplete
 from models.data import Columns
 from models.moment import Moment
-from models.types import Batch, DataSpec, Metrics
+from models.types import Batch, ConfigError, DataSpec, Metrics
 
 ROWS = 500
 
@@ -25,6 +26,11 @@ class ContractiveAutoencoderConfig(CodingConfig):
     reconstruction: Literal["mse", "bce"] = Field(
         "bce", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
     )
+    tied: bool | None = Field(
+        None,
+        description="Draw with the encoder's own weights, so that a smaller encoder cannot hide behind a larger "
+        "decoder. Empty: yes for body linear, which alone can.",
+    )
     contraction: float = Field(0.1, ge=0, le=1000, description="Weight of the penalty.")
     probes: int = Field(1, ge=1, le=16, description="Random directions per update, for encoders of several layers.")
 
@@ -37,18 +43,35 @@ class ContractiveAutoencoder(Coding):
     lecture = "Contractive autoencoders"
     Config = ContractiveAutoencoderConfig
 
+    def __init__(self, config: ContractiveAutoencoderConfig, data: DataSpec):
+        super().__init__(config, data)
+        if config.tied:
+            self.decoder, self.shift = None, nn.Parameter(torch.zeros(data.pixels))
+
     @classmethod
     def resolve(cls, config: ContractiveAutoencoderConfig, data: DataSpec) -> ContractiveAutoencoderConfig:
         wanted = {"body": "linear"} if config.body == "auto" else {}
         if config.latent_dim is None and wanted:
             wanted["latent_dim"] = default_overcomplete(data, most=1024)
-        return super().resolve(config.model_copy(update=wanted), data)
+        config = super().resolve(config.model_copy(update=wanted), data)
+        if config.tied and config.body != "linear":
+            raise ConfigError("only a linear body has weights to tie", field="tied", remedy="leave tied out")
+        return config.model_copy(update={"tied": config.body == "linear" if config.tied is None else config.tied})
+
+    def drawn(self, codes: Tensor) -> Tensor:
+        """Codes (b, d) -> (b, c, h, w), before `pixels`."""
+        if not self.config.tied:
+            return self.decoder(codes)
+        return F.linear(codes, self.encoder.last.weight.T, self.shift).unflatten(1, self.data.shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.pixels(self.drawn(latents))
 
     def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
         images = batch["images"]
         codes, penalty = self.contracted(images, moment.generator)
         distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
-        error, penalty = distance(self.decoder(codes), images).mean(), penalty.mean()
+        error, penalty = distance(self.drawn(codes), images).mean(), penalty.mean()
         return error + self.config.contraction * penalty, {
             "reconstruction": error.detach(),
             "contraction": penalty.detach(),

@@ -4,7 +4,8 @@ Nothing here keeps batch statistics, so a row's result never depends on the rows
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -49,6 +50,17 @@ class Centre(nn.Module):
         return (images - 0.5) * 2
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A layer of a decoder up to its activation, and how many channels it gives."""
+
+    compute: Callable[[Tensor], Tensor]
+    channels: int
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return self.compute(features)
+
+
 class FlatEncoder(nn.Module):
     """(b, c, h, w) -> (b, out) through linear layers; no hidden layer makes it linear."""
 
@@ -80,6 +92,12 @@ class FlatDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         return self.layers(latents).unflatten(1, self.shape)
 
+    def stages(self) -> Iterator[Stage]:
+        """The layers without the activations between them, for whoever has something to add there."""
+        *inner, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
+        yield from (Stage(layer, layer.out_features) for layer in inner)
+        yield Stage(lambda features: last(features).unflatten(1, self.shape), self.shape[0])
+
 
 class ConvEncoder(nn.Module):
     """Strided 3x3 convolutions down to about 4x4, then one linear layer to the code."""
@@ -108,6 +126,7 @@ class Upsample(nn.Module):
 
     def __init__(self, before: int, after: int, small: Size, big: Size):
         super().__init__()
+        self.after = after
         self.big, self.factors = big, tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True))
         self.conv = nn.Conv2d(before, after * math.prod(self.factors), 3, 1, 1)
 
@@ -135,3 +154,8 @@ class ConvDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.layers(self.spread(latents).unflatten(1, self.grid))
+
+    def stages(self) -> Iterator[Stage]:
+        """The layers without the activations between them, for whoever has something to add there."""
+        yield Stage(lambda latents: self.spread[0](latents).unflatten(1, self.grid), self.grid[0])
+        yield from (Stage(layer, layer.after) for layer in self.layers if isinstance(layer, Upsample))

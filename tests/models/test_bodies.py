@@ -10,6 +10,7 @@ from models.nn.augment import flip, shift
 from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, pyramid
 from models.nn.ema import Ema
 from models.nn.noise import corrupt, median_filter
+from models.nn.told import Told
 from models.nn.trunk import Trunk
 from models.nn.unet import UNet
 
@@ -119,3 +120,13 @@ def test_flips_mirror_about_half_of_the_images():
     images = torch.arange(4.0).expand(200, 1, 2, 4)
     mirrored = (flip(images, draws()) == images.flip(3)).flatten(1).all(1)
     assert 60 < mirrored.sum() < 140
+
+
+@pytest.mark.parametrize("decoder", [ConvDecoder(3, (2, 13, 9), width=4), FlatDecoder(3, (2, 13, 9), (6, 5))])
+def test_a_told_decoder_is_the_decoder_where_classes_change_nothing_and_another_for_each_class_else(decoder):
+    told, codes, labels = Told(decoder, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    assert not torch.allclose(told(codes, labels), told(codes, labels.roll(1)), atol=1e-3)
+    assert torch.allclose(told(codes, labels)[1:2], told(codes[1:2], labels[1:2]), atol=1e-6)
+    for table in told.classes:
+        torch.nn.init.zeros_(table.weight)
+    assert torch.allclose(told(codes, labels), decoder(codes), atol=1e-6)

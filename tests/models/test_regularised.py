@@ -66,6 +66,16 @@ def test_the_penalty_contracts(body):
     assert tight["contraction"] < 0.5 * free["contraction"]
 
 
+def test_a_contractive_layer_draws_with_its_own_weights():
+    model = ContractiveAutoencoder.create({"latent_dim": 20, "code": "linear"}, DATA[0])
+    weight, codes = model.encoder.last.weight, torch.randn(3, 20)
+    torch.testing.assert_close(model.drawn(codes), (codes @ weight).unflatten(1, (1, 8, 8)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == weight.numel() + 20 + 64
+    assert ContractiveAutoencoder.create({"body": "mlp"}, DATA[0]).config.tied is False
+    with pytest.raises(ConfigError, match="weights to tie"):
+        ContractiveAutoencoder.create({"body": "mlp", "tied": True}, DATA[0])
+
+
 def test_a_soft_threshold_shrinks_by_its_size_and_makes_zeros():
     weights = torch.tensor([-1.0, -0.1, 0.0, 0.05, 2.0])
     shrink([weights], 0.1)
