@@ -153,6 +153,10 @@ def _try_gradients(resident: Resident, operation: Operation, params: Params, row
         return Verdict((chunk,), shares=False)
     network, inputs = tried
 
+    with torch.enable_grad():
+        if network(inputs[:1].to(model.device, copy=True).requires_grad_()).grad_fn is None:
+            return Verdict((chunk,), shares=False)  # a network that can only be asked: there is no derivative to try
+
     def slope(part: Tensor) -> Rows:
         leaf = part.to(model.device, copy=True).requires_grad_()
         outputs = network(leaf)

@@ -102,6 +102,10 @@ class WhiteBox(Access):
             leaf = x.detach().clone().requires_grad_()
             return leaf, self._forward(leaf if through is None else through(leaf))
 
+    def differentiable(self, x: Tensor) -> bool:
+        """Whether a gradient of what is said of `x` comes back to it: not from a network that another program runs."""
+        return self.trace(x)[1].grad_fn is not None
+
     @staticmethod
     def gradient(leaf: Tensor, value: Tensor, keep: bool = False) -> Tensor:
         """d(sum of value) / d(leaf), and nothing else: no parameter's `.grad` is touched."""

@@ -64,25 +64,37 @@ def of_model(model: nn.Module, access: WhiteBox, x: Tensor, labels: Tensor) -> l
     soft = bool(probabilities(once).all()) if len(x) else False
     with _Counting() as counted, torch.enable_grad():
         access.exact(x)
-    leaf, outputs = access.trace(x)
-    with torch.enable_grad():
-        entropy = nn.functional.cross_entropy(as_logits(outputs), labels, reduction="none")
-    dead = float((~access.gradient(leaf, entropy).flatten(1).any(1)).float().mean())
+    entropy, dead = slopes(access, x, labels)
     right = once.argmax(1) == labels
     sure = float((entropy.detach()[right] < SURE).float().mean()) if bool(right.any()) else 0.0
     training = sum(part.training for part in model.modules())
     return [
         Flag("randomised", spread > 1e-5, f"The same images asked about twice give logits up to {spread:.3g} apart."),
         Flag("softmax", soft, "The model gives probabilities." if soft else "The model gives logits."),
-        Flag("zero_gradient", dead > 0.05, f"Cross-entropy has no gradient on {dead:.1%} of the images."),
+        Flag("zero_gradient", None, "Not measured: the model gives no gradient.")
+        if dead is None
+        else Flag("zero_gradient", dead > 0.05, f"Cross-entropy has no gradient on {dead:.1%} of the images."),
         Flag("optimises_at_inference", counted.calls > 0, f"A forward pass calls autograd {counted.calls} times."),
         Flag("logit_scale", sure > 0.5, f"On {sure:.1%} of the images float32 has no digits left of 1 - p."),
         Flag("training_mode", training > 0, f"{training} parts of the model are in training mode."),
     ]
 
 
+def slopes(access: WhiteBox, x: Tensor, labels: Tensor) -> tuple[Tensor, float | None]:
+    """Cross-entropy (N,), and the share of the images where its gradient is zero; None for a model that gives none."""
+    leaf, outputs = access.trace(x)
+    with torch.enable_grad():
+        entropy = nn.functional.cross_entropy(as_logits(outputs), labels, reduction="none")
+    if entropy.grad_fn is None:
+        return entropy, None
+    return entropy, float((~access.gradient(leaf, entropy).flatten(1).any(1)).float().mean())
+
+
 def of_attacks(access: WhiteBox, x: Tensor, labels: Tensor, threat: ThreatModel, seeds: Tensor) -> list[Flag]:
     """What two small experiments with PGD say: without a radius that matters, and from several random starts."""
+    if not access.differentiable(x[:1]):
+        names = "unbounded_fails", "restart_spread"
+        return [Flag(name, None, "Not measured: the model gives no gradient.") for name in names]
     criterion, norm = Misclassified(labels), threat.norm
     everything = threat.at(EVERYTHING[norm])
     free = PGD(steps=40, norm=norm, eps=EVERYTHING[norm], step=0.05 if norm == "linf" else 0.5)

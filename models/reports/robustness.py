@@ -1,7 +1,5 @@
 """How robust is a classifier? Accuracy under attacks of growing size, with intervals, and whether to believe it."""
 
-import base64
-import zlib
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,23 +11,22 @@ from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.core import Attack, Eps
 from models.attacks.criterion import Misclassified
 from models.attacks.curve import noise, trace
-from models.attacks.intervals import wilson
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.threat import ThreatModel
 from models.capabilities import Scores
 from models.family import Family
 from models.operations.attack import on_grid
 from models.registry import attacks
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.core import Params, Progress, Report, Run, Subject
 from models.reports.labels import classes_in
+from models.reports.records import compressed, packed
+from models.reports.robust_account import Account
 from models.seeds import derive
 from models.types import ConfigError
 
 CHUNK, PROBES = 64, 64
 GALLERY, GALLERY_NUMBERS = 8, 1 << 17
 """Images shown, as far as all their versions together have so many numbers."""
-STRONG = ("apgd", "apgdt", "autoattack", "pgd", "fab", "ddn", "cw")
-ALL, CONTROL = "all attacks", "random signs"
 
 
 class RobustnessParams(Params):
@@ -81,7 +78,8 @@ class RobustnessReport(Report):
                     break
                 yield Progress(number, total)
             yield Progress(number + 1, total, records)
-        return study.findings(records)
+        named = [(name, record) for (_, name), record in zip(study.blocks, records, strict=True)]
+        return study.account.findings(named)
 
 
 class Study:
@@ -100,9 +98,16 @@ class Study:
         self.size = max(4, min(CHUNK, CHUNK * 12_288 // max(subject.model.data.pixels, 1)))
         self.box = WhiteBox(self.model, lambda net, x: net.logits(x), shape=self.model.data.shape)
         chunks = range(-(-len(self.index) // self.size))
+        self.check_access()
         self.others = {f"from {name}": other for name, other in subject.others.items()}
         names = ["", *self.attacks, *self.others]
         self.blocks = [(chunk, name) for chunk in chunks for name in names]
+
+    @property
+    def account(self) -> Account:
+        """What makes findings of the records."""
+        names, params = list(self.others), self.params
+        return Account(self.model.data, self.index.tolist(), params.norm, self.eps, params.eps, self.attacks, names)
 
     def check(self, others: dict[str, Family]) -> None:
         """Raises ConfigError for a model to make examples on that does not see the same images and classes."""
@@ -111,6 +116,14 @@ class Study:
                 raise ConfigError(f"{name} does not classify images of the same size", field="params/others")
             if other.data.classes != self.model.data.classes:
                 raise ConfigError(f"{name} has other classes", field="params/others")
+
+    def check_access(self) -> None:
+        """Raises ConfigError for an attack that needs gradients of a model that gives none."""
+        needy = [place for place, attack in enumerate(self.attacks.values()) if attack.access == "gradients"]
+        if needy and not self.box.differentiable(self.rows(0)[0][:1]):
+            name = list(self.attacks)[needy[0]]
+            raise ConfigError(f"{name} needs gradients, and this model gives none", f"params/attacks/{needy[0]}",
+                              "name black boxes, such as square and hopskipjump")  # fmt: skip
 
     def rows(self, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and seeds of a chunk."""
@@ -193,124 +206,6 @@ class Study:
             hits.append(self.box.exact(limit.snap(x, made.images)).argmax(1) != labels)
         return {"hits": packed(torch.stack(hits, 1)), "queries": [0] * len(x), "gradients": [0] * len(x)}
 
-    def findings(self, records: list[dict[str, Any]]) -> Findings:
-        """Everything that is told, from the records of all blocks."""
-        named = list(zip(self.blocks, records, strict=True))
-        plain = [record for (_, name), record in named if not name]
-        labels, answers = (torch.tensor(joined(plain, what)) for what in ("labels", "answers"))
-        right = (labels == answers) & ~torch.tensor(joined(plain, "broken"))
-        count, columns = len(labels), len(self.eps)
-        parts = [*self.attacks, *self.others]
-        by = {part: [record for (_, name), record in named if name == part] for part in parts}
-        fooled = {part: unpacked(joined(by[part], "hits"), columns) & right[:, None] for part in parts}
-        control = unpacked(joined(plain, "control"), columns) & right[:, None]
-        union = torch.stack(list(fooled.values())).any(0)
-        holding = fooled | {ALL: union, CONTROL: control}
-        kept = {part: (right.sum() - hits.sum(0)).tolist() for part, hits in holding.items()}
-        flags = [trust.Flag(**flag) for flag in plain[0]["flags"]]
-        flags += trust.between(fooled, {part: self.kind(part) for part in parts}, count)
-        strong = any(self.is_strong(attack) for attack in self.attacks.values())
-        verdict = trust.verdict(flags, strong)
-        head = self.headline(kept[ALL], count, verdict)
-        table = [
-            {"eps": float(eps), "eps_255": round(float(eps) * 255, 3)}
-            | {"robust_accuracy": kept[ALL][place] / count, "interval": wilson(kept[ALL][place], count)}
-            | {"success_rate": int(union[:, place].sum()) / max(int(right.sum()), 1)}
-            | {part: kept[part][place] / count for part in [*parts, CONTROL]}
-            for place, eps in enumerate(self.eps)
-        ]
-        facts = {
-            "images": count,
-            "clean_accuracy": int(right.sum()) / count,
-            "clean_interval": wilson(int(right.sum()), count),
-            "norm": self.params.norm,
-            "eps": self.eps.tolist(),
-            "robust_accuracy": [row["robust_accuracy"] for row in table],
-            "intervals": [row["interval"] for row in table],
-            "attacks": {part: self.spent(by[part], fooled[part], right) for part in parts},
-            "headline": head,
-            "trust": verdict,
-        }
-        curve = self.curve(kept, count, parts)
-        pictures = {"gallery": self.gallery(plain[0], by)}
-        tables = {"curve": table, "images": self.table(labels, answers, right, fooled, by), "flags": verdict["flags"]}
-        return Findings(facts, tables, [curve], pictures, [head, *self.remarks(parts)])
-
-    def kind(self, part: str) -> str:
-        """What an attack is to the verdict."""
-        if part not in self.attacks:
-            return "transfer"
-        attack = self.attacks[part]
-        return "black" if attack.access != "gradients" else "walk" if attack.warm or attack.minimal else "step"
-
-    @staticmethod
-    def is_strong(attack: Attack) -> bool:
-        return attack.name in STRONG and getattr(attack.config, "steps", 0) >= 20
-
-    def headline(self, kept: list[int], count: int, verdict: dict[str, Any]) -> str:
-        """The number at the largest radius, its interval and what to make of it."""
-        low, high = wilson(kept[-1], count)
-        size = f"{float(self.eps[-1]) * 255:.4g}/255" if self.params.norm == "linf" else f"{float(self.eps[-1]):.4g}"
-        return (
-            f"At {self.params.norm} eps {size} {kept[-1] / count:.1%} of {count} images hold out (95 % interval"
-            f" {low:.1%} to {high:.1%}; {verdict['confidence']} confidence). {verdict['says']}"
-        )
-
-    def spent(self, records: list[dict[str, Any]], hits: Tensor, right: Tensor) -> dict[str, Any]:
-        """What an attack cost, and how near the nearest examples are where it says so."""
-        queries, gradients = (
-            torch.tensor(joined(records, what), dtype=torch.float64) for what in ("queries", "gradients")
-        )
-        facts = {"fooled": int(hits[:, -1].sum()), "of": int(right.sum())}
-        facts |= {"queries_mean": float(queries.mean()), "queries_median": float(queries.median())}
-        facts |= {"queries": int(queries.sum()), "gradients": int(gradients.sum())}
-        if records and "distance" in records[0]:
-            found = torch.tensor(joined(records, "distance"))
-            found = found[(found >= 0) & right]
-            facts["distance_median"] = float(found.median()) if len(found) else None
-        return facts
-
-    def table(self, labels: Tensor, answers: Tensor, right: Tensor, fooled: dict[str, Tensor],
-              by: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:  # fmt: skip
-        """One row per image: the smallest radius of this curve at which each attack turns it."""
-        names = self.model.data.classes
-        named = lambda index: names[index] if names else str(index)  # noqa: E731
-        queries = {part: joined(by[part], "queries") for part in by}
-        rows = []
-        for place, row in enumerate(self.index.tolist()):
-            entry = {"index": row, "label": named(int(labels[place])), "answer": named(int(answers[place]))}
-            entry["right"] = bool(right[place])
-            for part, hits in fooled.items():
-                found = hits[place].nonzero()[:, 0]
-                entry[part] = float(self.eps[found[0]]) if len(found) else None
-                entry[f"{part} queries"] = queries[part][place]
-            rows.append(entry)
-        return rows
-
-    def curve(self, kept: dict[str, list[int]], count: int, parts: list[str]) -> Curve:
-        linf = self.params.norm == "linf"
-        return Curve(
-            title="Robust accuracy",
-            x_label="eps in 255ths" if linf else f"eps ({self.params.norm})",
-            y_label="share of all images",
-            x=[float(eps) * (255 if linf else 1) for eps in self.eps],
-            series={part: [value / count for value in kept[part]] for part in [*parts, ALL, CONTROL]},
-            intervals={part: [wilson(value, count) for value in kept[part]] for part in (ALL, CONTROL)},
-        )
-
-    def gallery(self, plain: dict[str, Any], by: dict[str, list[dict[str, Any]]]) -> Tensor:
-        """One wide picture per image: clean, then what each attack made of it at the smallest radius that turned it."""
-        shape = self.model.data.shape
-        made = [plain["gallery"], *(by[name][0]["gallery"] for name in self.attacks)]
-        return torch.cat([restored(text, shape) for text in made], 3)
-
-    def remarks(self, parts: list[str]) -> list[str]:
-        moved = [value for value in self.params.eps if abs(on_grid(self.params.norm, value) - value) > 1e-6]
-        notes = [f"The gallery shows in a row: the image, then {', '.join(self.attacks)}."]
-        if moved:
-            notes.append("8-bit pixels move in whole 255ths: radii between were rounded down.")
-        return notes
-
 
 def made(item: str | dict[str, Any], norm: str) -> Attack:
     """An attack from its name or its settings, under the norm of the report. Raises ConfigError."""
@@ -335,26 +230,3 @@ def named(made: list[Attack]) -> dict[str, Attack]:
         same = sum(other.name == attack.name for other in found.values())
         found[f"{attack.name} {same + 1}" if same else attack.name] = attack
     return found
-
-
-def packed(hits: Tensor) -> list[int]:
-    """(N, E) bool -> N numbers whose bit e says hits[:, e]."""
-    return [sum(1 << place for place, hit in enumerate(row) if hit) for row in hits.tolist()]
-
-
-def unpacked(numbers: list[int], columns: int) -> Tensor:
-    return torch.tensor([[bool(number >> place & 1) for place in range(columns)] for number in numbers])
-
-
-def joined(records: list[dict[str, Any]], what: str) -> list:
-    return [value for record in records for value in record[what]]
-
-
-def compressed(images: Tensor) -> str:
-    """8-bit images as text that a checkpoint can hold."""
-    return base64.b64encode(zlib.compress((images * 255).round().byte().cpu().numpy().tobytes(), 9)).decode()
-
-
-def restored(text: str, shape: tuple[int, int, int]) -> Tensor:
-    data = torch.frombuffer(bytearray(zlib.decompress(base64.b64decode(text))), dtype=torch.uint8)
-    return data.view(-1, *shape) / 255

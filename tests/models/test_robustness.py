@@ -9,7 +9,8 @@ import torch
 from models.attacks.intervals import wilson
 from models.data import Columns
 from models.reports.core import Subject
-from models.reports.robustness import RobustnessReport, unpacked
+from models.reports.records import unpacked
+from models.reports.robustness import RobustnessReport
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
 
