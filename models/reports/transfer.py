@@ -39,14 +39,20 @@ class TransferParams(Params):
     steps: int = Field(10, ge=1, le=1000, description="Gradient steps of mifgsm and pgd.")
     momentum: float = Field(1.0, ge=0, le=10, description="Weight of past gradients in mifgsm.")
     diversity: float = Field(0.0, ge=0, le=1, description="Chance of a resized and padded image in a step (DI).")
-    kernel: int = Field(0, ge=0, le=31, description="Width of the blur of gradients (TI); 0 for none.")
+    kernel: int | None = Field(
+        None, ge=0, le=31, description="Width of the blur of gradients (TI); 0 for none. Empty: a sixth of the side."
+    )
     images: int = Field(500, ge=1, le=10_000, description="Images to try the examples on, other than the attacker's.")
 
-    def attack(self) -> Attack:
-        """The attack on the substitute. It never stops early: a margin there is what carries over."""
+    def attack(self, side: int) -> Attack:
+        """The attack on the substitute, for images of this shorter side. It never stops early: a margin carries over.
+
+        Blurred gradients carry over better because a substitute's own details are not in them.
+        """
+        kernel = min(15, side // 6 | 1) if self.kernel is None else self.kernel
         own = {"fgsm": {}, "pgd": {"steps": self.steps, "stop_early": False}}
         own["mifgsm"] = {"steps": self.steps, "momentum": self.momentum, "diversity": self.diversity,
-                         "kernel": self.kernel, "stop_early": False}  # fmt: skip
+                         "kernel": kernel if kernel > 1 else 0, "stop_early": False}  # fmt: skip
         return attacks()[self.method](eps=self.eps, **own[self.method])
 
 
@@ -179,7 +185,7 @@ def tried(subject: Subject, substitute: nn.Module, test: Tensor, params: Transfe
 def examples(box: WhiteBox, test: Tensor, labels: Tensor, params: TransferParams, seed: int) -> Tensor:
     """8-bit examples made without a look at the victim."""
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
-    attack = params.attack()
+    attack = params.attack(min(test.shape[2:]))
     parts = zip(test.split(BATCH), labels.split(BATCH), strict=True)
     return torch.cat([attack.run(box, x, Misclassified(y), threat, seed % 2**31).images for x, y in parts])
 
@@ -188,7 +194,7 @@ def controls(subject: Subject, test: Tensor, params: TransferParams) -> dict[str
     """The same attack on the victim itself, and random signs of the same size."""
     victim = answers(subject.model.logits, test)
     box = WhiteBox(subject.model, lambda net, x: net.logits(x), shape=subject.model.data.shape)
-    direct = examples(box, test, victim, params, subject.seed)
+    direct = examples(box, test, victim, params.model_copy(update={"kernel": 0}), subject.seed)
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
     random = noise(test, threat, torch.arange(len(test), device=test.device))
     share = lambda images: float((answers(subject.model.logits, images) != victim).float().mean())  # noqa: E731

@@ -7,6 +7,7 @@ turn counts as infinitely far. Peers get the same steps. A library that is not i
 """
 
 import argparse
+import importlib
 import importlib.util
 import sys
 import warnings
@@ -50,8 +51,12 @@ def of_adv_lib(module: str) -> ModuleType:
     """A module of adversarial-library, less the plots and pretrained networks that it imports beside its attacks."""
     names = "visdom", "torchvision", "torchvision.models", "torchvision.transforms"
     absent = {name: mock.MagicMock() for name in names if importlib.util.find_spec(name.split(".")[0]) is None}
-    with mock.patch.dict(sys.modules, absent):
+    sys.modules.update(absent)
+    try:
         return importlib.import_module(f"adv_lib.attacks.{module}")
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def art(name: str, **config) -> Maker:

@@ -1,7 +1,7 @@
 """Dense attacks against adversarial-library, where it has them."""
 
 import sys
-from types import ModuleType
+from importlib.util import find_spec
 from unittest import mock
 
 import pytest
@@ -14,9 +14,15 @@ from models.attacks.dag import DAG
 from tests.models.attacks.fields import fcn, scenes
 
 pytestmark = pytest.mark.parity
-with mock.patch.dict(sys.modules, {"visdom": ModuleType("visdom")}):  # its plots, which it imports at the top
-    sys.modules["visdom"].Visdom = object
+# its plots and pretrained networks, which it imports at the top
+BESIDE = "visdom", "torchvision", "torchvision.models", "torchvision.transforms"
+ABSENT = {name: mock.MagicMock() for name in BESIDE if find_spec(name.split(".")[0]) is None}
+sys.modules.update(ABSENT)
+try:
     reference = pytest.importorskip("adv_lib.attacks.segmentation.dense_adversary")
+finally:
+    for name in ABSENT:
+        del sys.modules[name]
 
 
 class Centred(nn.Module):
