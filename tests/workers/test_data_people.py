@@ -88,3 +88,11 @@ def test_the_labels_of_two_domains_in_an_npz(tmp_path):
             assert side[f"{domain}_labels"].tolist() == [known[image.tobytes()] for image in side[domain]]
     with pytest.raises(InvalidDataset, match="a 10, a_labels 4"):
         read(npz_file(tmp_path / "b.npz", **arrays | {"a_labels": np.zeros(4, int)}))
+
+
+def test_a_table_that_the_given_layout_does_not_read_is_said(tmp_path):
+    members = {f"{index}.png": png(index) for index in range(10)}
+    members["labels.csv"] = table(*people(range(20, 30), "aabbccddee"))
+    opened, report = read(zip_file(tmp_path / "a.zip", members), layout="plain")
+    assert set(opened.train) == {"images"}
+    assert any("labels.csv was not read" in warning and "attributes" in warning for warning in report.warnings)

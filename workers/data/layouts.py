@@ -48,6 +48,9 @@ def arrange(members: list[Member], layout: str | None, report: Report) -> Arrang
     paths = _parted({member: path for member, path in paths.items() if path[0].lower() not in sidecars})
     if not layout:
         layout = next((meant for table, meant in TABLES.items() if table in sidecars), None)
+    for table in TABLES.keys() & sidecars.keys():
+        if TABLES[table] != layout:
+            report.warn(f"{table} was not read: it belongs to layout={TABLES[table]}; leave layout out, or say so.")
     # a table names files by their whole path and has a column for the split
     paths, splits = (paths, {}) if layout in TABLES.values() else _without_splits(paths)
     layout = layout or _detect(list(_pictures(paths)), report)
