@@ -75,12 +75,17 @@ def pca_mse(train: Columns, validation: Columns, rank: int) -> float:
     return total / count
 
 
+def mean_image(split: Columns) -> Tensor:
+    """The mean (c, h, w) of at most 10 000 images, on the host."""
+    total, count = 0.0, 0
+    for images in spread(split):
+        total, count = total + images.cpu().double().sum(0), count + len(images)
+    return (total / count).float()
+
+
 def mean_image_mse(train: Columns, validation: Columns) -> float:
     """Validation error per pixel of answering the mean training image."""
-    total, count = 0.0, 0
-    for images in spread(train):
-        total, count = total + images.cpu().double().sum(0), count + len(images)
-    mean, error, numbers = (total / count).float(), 0.0, 0
+    mean, error, numbers = mean_image(train), 0.0, 0
     for images in spread(validation):
         error, numbers = error + float((images.cpu() - mean).square().sum()), numbers + images.numel()
     return error / numbers

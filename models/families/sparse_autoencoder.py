@@ -13,8 +13,9 @@ from models import losses, metrics
 from models.coding import Coding, CodingConfig, dead_units, default_overcomplete
 from models.data import Columns
 from models.doctor import Alarm, Look
+from models.family import Family
 from models.moment import Moment
-from models.nn.bodies import FlatDecoder
+from models.nn.bodies import Centred, FlatDecoder
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 REVIVE_EVERY = 50
@@ -55,11 +56,15 @@ class SparseAutoencoder(Coding):
 
     def __init__(self, config: SparseAutoencoderConfig, data: DataSpec):
         super().__init__(config, data)
+        self.encoder = Centred(self.encoder, data.shape)
         self.decoder = FlatDecoder(config.latent_dim, data.shape)
+        self.adopted = False
         self.register_buffer("idle", torch.zeros(config.latent_dim))
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
         self.patience = config.revive_after * max(data.count, 1)
         self._normalise()
+        if config.sparsity == "kl":  # begins as active as it shall be
+            nn.init.constant_(self.encoder.last.bias, math.log(config.rho / (1 - config.rho)))
         if config.body == "linear":  # each unit starts by looking for what it draws
             self.encoder.last.weight.data.copy_(self.decoder.layers[0].weight.data.T)
 
@@ -79,6 +84,18 @@ class SparseAutoencoder(Coding):
         if config.sparsity == "kl" and wanted["code"] != "sigmoid":
             raise ConfigError("kl measures activities between 0 and 1", field="code", remedy="use code sigmoid")
         return super().resolve(config.model_copy(update=wanted), data)
+
+    def begin(self, train: Columns) -> None:
+        """Units describe how an image differs from the mean (Bricken et al. 2023): else all of them see its brightness
+        first, and the penalty then silences them together."""
+        if not self.adopted:
+            mean = metrics.mean_image(train).to(self.device)
+            self.encoder.mean.copy_(mean)
+            self.decoder.layers[0].bias.data.copy_(mean.flatten())
+
+    def adopt(self, other: Family) -> None:
+        super().adopt(other)
+        self.adopted = True
 
     def encode(self, images: Tensor) -> Tensor:
         codes = super().encode(images)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 Size = tuple[int, int]
@@ -59,6 +60,26 @@ class Stage:
 
     def __call__(self, features: Tensor) -> Tensor:
         return self.compute(features)
+
+
+class Centred(nn.Module):
+    """An encoder of how images differ from their `mean` (c, h, w), which is zero until it is filled in."""
+
+    def __init__(self, body: nn.Module, shape: tuple[int, int, int]):
+        super().__init__()
+        self.body = body
+        self.register_buffer("mean", torch.zeros(shape))
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.body.last
+
+    def features(self, images: Tensor) -> Tensor:
+        """(b, f): what the last layer reads."""
+        return self.body.features(images - self.mean)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images - self.mean)
 
 
 class FlatEncoder(nn.Module):
