@@ -12,6 +12,17 @@ from app.core.model_rows import Found
 from app.core.phrases import joined
 
 Data = dataset_rows.Row | Builtin
+WAYS = {
+    "labels": "a folder for each class, or a labels.csv with a column label",
+    "targets": "a labels.csv with a column target, or an npz with targets",
+    "input": "the folders input/ and target/",
+    "target": "the folders input/ and target/",
+    "a": "the folders a/ and b/",
+    "b": "the folders a/ and b/",
+    "masks": "the folders images/ and masks/",
+    "boxes": "a boxes.csv",
+}
+"""How an upload comes to have a column."""
 
 
 def suitable_model(tenant: str, reference: str, needs: Iterable[str], job: str, field: str = "/model") -> Found:
@@ -26,7 +37,7 @@ def suitable_model(tenant: str, reference: str, needs: Iterable[str], job: str, 
     return found
 
 
-def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str, remedy: str | None = None) -> Data:
+def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -> Data:
     """The dataset; a built-in one is imported on the way. Raises NotFound, or InvalidDataset when it lacks a column."""
     with reading() as conn, _named("/dataset"):
         data = dataset_rows.get(conn, tenant, name)
@@ -34,7 +45,8 @@ def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str, r
     missing = [column for column in columns if column not in has]
     if missing:
         detail = f"{job} needs {joined(missing)}, which the dataset lacks."
-        raise InvalidDataset(detail, field="/dataset", remedy=remedy)
+        ways = list(dict.fromkeys(WAYS[column] for column in missing if column in WAYS))
+        raise InvalidDataset(detail, field="/dataset", remedy=f"An upload needs {joined(ways)}." if ways else None)
     return data
 
 

@@ -77,12 +77,12 @@ def completed(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
 
 def check_dataset(family: dict[str, Any], tenant: str, name: str) -> None:
     """Raises NotFound, or InvalidDataset when the family cannot learn from it."""
-    layouts = joined(family["layouts"], "or")
-    data = suitable_dataset(tenant, name, family["needs"], "This family", f"Use a dataset of layout {layouts}.")
+    data = suitable_dataset(tenant, name, family["needs"], "This family")
     layout = data.layout if isinstance(data, Builtin) else data["layout"]
     if layout not in family["layouts"]:
         raise InvalidDataset(
-            f"This family learns from datasets of layout {layouts}; this one is {layout}.", field="/dataset"
+            f"This family learns from datasets of layout {joined(family['layouts'], 'or')}; this one is {layout}.",
+            field="/dataset",
         )
 
 

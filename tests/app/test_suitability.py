@@ -35,6 +35,7 @@ async def test_images_of_another_size_are_refused_with_the_way_to_import_them(cl
     ("path", "body", "status", "field", "says"),
     [
         ("/v1/trainings", {"family": "classifier", "dataset": "unnamed"}, 422, "/dataset", "labels"),
+        ("/v1/trainings", {"family": "regressor", "dataset": "squares"}, 422, "/dataset", "targets"),
         ("/v1/trainings", {"family": "vae", "dataset": "gone"}, 404, "/dataset", "dataset"),
         ("/v1/trainings", {"family": "vae", "dataset": "squares", "init_from": "x"}, 404, "/init_from", "model"),
         ("/v1/perturbations", {"model": "v", "dataset": "squares"}, 409, "/model", "Scores"),
@@ -49,3 +50,8 @@ async def test_what_does_not_suit_is_named(client, things, path, body, status, f
     assert answer.status_code == status, answer.text
     assert answer.json()["errors"][0]["pointer"] == field
     assert says in answer.json()["detail"]
+
+
+async def test_a_missing_column_comes_with_the_way_to_upload_it(client, things):
+    answer = await client.post("/v1/trainings", json={"family": "regressor", "dataset": "squares"})
+    assert "labels.csv with a column target" in answer.json()["remedy"]
