@@ -80,6 +80,7 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
         "gives": operation.gives,
         "method": operation.method,
         "sheet": operation.sheet,
+        "any_size": operation.any_size,
         "shows": operation.shows,
         "facts_first": operation.facts_first,
         "counts": operation.counts,

@@ -12,7 +12,7 @@ def schema(**properties) -> dict:
 
 def operation(takes: str, gives: str, *needs: str, params: dict | None = None, **more) -> dict:
     about = {"summary": f"From {takes} to {gives}.", "needs": list(needs), "takes": takes, "gives": gives}
-    about |= {"method": "POST", "sheet": False, "counts": ["n"], "dataset": False, "report": None}
+    about |= {"method": "POST", "sheet": False, "any_size": False, "counts": ["n"], "dataset": False, "report": None}
     return about | {"params": params or schema()} | more
 
 
@@ -62,6 +62,7 @@ CATALOG = {
     "operations": {
         "denoise": operation("images", "images", "Denoises"),
         "reconstruct": operation("images", "images", "Encodes", "Decodes"),
+        "refine": operation("images", "images", "Refines", any_size=True),
         "encode": operation("images", "latents", "Encodes"),
         "decode": operation("latents", "images", "Decodes", params=schema(label=LABEL)),
         "interpolate": operation(

@@ -23,6 +23,7 @@ DIGEST = "0123456789abcdef" * 4
 CAPABILITIES = {
     "vae": ["Encodes", "Decodes", "HasPrior", "Denoises"],
     "classifier": ["Scores"],
+    "refiner": ["Refines"],
 }
 
 
@@ -165,10 +166,10 @@ def add_model(
     return digest
 
 
-def add_dataset(name: str, layout: str = "labelled", tenant: str = "local") -> None:
-    """An imported dataset of 8x8 gray images."""
+def add_dataset(name: str, layout: str = "labelled", tenant: str = "local", **other: int) -> None:
+    """An imported dataset of 8x8 gray images, or with other facts."""
     columns = {"images": 80, "labels": 80} if layout == "labelled" else {"images": 80}
-    facts = {"layout": layout, "height": 8, "width": 8, "channels": 1, "classes": ["even", "odd"]}
+    facts = {"layout": layout, "height": 8, "width": 8, "channels": 1, "classes": ["even", "odd"]} | other
     facts["columns"] = {"train": columns, "validation": dict.fromkeys(columns, 20)}
     with transaction() as conn:
         row = {"id": new_id(), "tenant": tenant, "name": name, "digest": DIGEST, "layout": layout, "facts": facts}
