@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from models.capabilities import JudgesPatches
 from models.data import Columns
+from models.downstream import downstream_score
 from models.family import Config
 from models.moment import Moment
 from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
@@ -38,6 +39,9 @@ class Pix2PixConfig(Config):
     adversarial_loss: Literal["lsgan", "bce"] = Field("bce", description="Loss of the two-player game.")
     lambda_adversarial: float = Field(1.0, ge=0, le=1e3, description="Weight of the game; 0 is plain L1 regression.")
     lambda_l1: float = Field(100.0, ge=0, le=1e4, description="Weight of the L1 distance to the target.")
+    downstream: bool = Field(
+        False, description="Afterwards, measure how well a network that learned from real pairs reads the input back."
+    )
     paper_mode: bool = Field(False, description="Dropout in the inner up blocks, in training and at serving.")
 
 
@@ -105,6 +109,9 @@ class Pix2Pix(JudgesPatches, Translator):
             report = scored(
                 partial(self.translate, direction=direction), train, validation, source, target, paired=True
             )
+            if self.config.downstream:
+                there = partial(self.translate, direction=direction)
+                report |= downstream_score(there, train, validation, source, target, moment.seed, self.device)
             found |= {
                 name if len(self.directions) == 1 else f"{direction}_{name}": value for name, value in report.items()
             }
