@@ -8,15 +8,14 @@ the search for the latents of one face, belongs to the request (models/operation
 
 import math
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.age_settings import AgeCGANConfig, grouped, groups_asked, identity_source, players_config
 from models.ageing import ageing_report
-from models.ages import boundaries_of, check_boundaries, group_named, groups_of, names_of
+from models.ages import group_named, groups_of
 from models.capabilities import Ages, Conditional, Decodes, HasPrior, Judges
 from models.data import Columns
 from models.families.conditional_gan import ConditionalGAN, ConditionalGANConfig
@@ -26,37 +25,12 @@ from models.identity import FEATURES, AdoptedSight, Sight, TrunkSpec, changed, c
 from models.judging import Judging
 from models.moment import Moment
 from models.nn.adversarial import update
-from models.types import Batch, ConfigError, DataError, DataSpec, Metrics
+from models.types import Batch, ConfigError, DataSpec, Metrics
 
 STAGES = ("players", "encoder", "recognisers")
-Age = Annotated[float, Field(ge=0, le=1e6)]
 READER_WIDTH = 16
 RATES = {"encoder": 1e-3, "recognisers": 2e-3}
 PEOPLE = 8  # of a snapshot
-
-
-class AgeCGANConfig(ConditionalGANConfig):
-    """The fields of `conditional_gan`, the age groups, and how the run is shared among the stages."""
-
-    condition: Literal["ages", "labels"] | None = Field(
-        None, description="What the groups are made of: numbers in the column age, or else the classes."
-    )
-    boundaries: tuple[Age, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=31,
-        description="Ages at which a new group begins. Empty: 19, 30, 40, 50 and 60, as far as the data has such ages.",
-    )
-    identity: Literal["labels", "images", "model"] | None = Field(
-        None,
-        description="What the identity network learns from: the dataset's identities; each image against all others, "
-        "where there are none; or nothing, because init_from names a classifier of identities.",
-    )
-    identity_network: TrunkSpec | None = Field(None, description="The body of that classifier; filled in by itself.")
-    encoder_share: float = Field(0.15, gt=0, le=0.4, description="Share of the run that trains the encoder.")
-    recogniser_share: float = Field(
-        0.15, gt=0, le=0.4, description="Share that trains the networks which read age and identity."
-    )
 
 
 class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
@@ -72,7 +46,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def __init__(self, config: AgeCGANConfig, data: DataSpec):
         super().__init__(config, data)
         self.bounds = self._bounds()
-        self.gan = ConditionalGAN(_of_players(config, self.bounds[0]), _grouped(config, data))
+        self.gan = ConditionalGAN(players_config(config, self.bounds[0]), grouped(config, data))
         self.latent_dim = config.latent_dim
         groups = len(self.age_groups)
         # as wide as the generator, whose pictures it takes apart
@@ -84,25 +58,11 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     @classmethod
     def resolve(cls, config: AgeCGANConfig, data: DataSpec) -> AgeCGANConfig:
-        columns = data.columns.get("train", {})
-        condition = config.condition or ("ages" if "ages" in columns else "labels")
-        if (condition == "ages" and "ages" not in columns) or (condition == "labels" and not data.classes):
-            raise DataError(
-                f"age_cgan needs {condition}, which this dataset lacks",
-                field="dataset",
-                remedy="import images with a labels.csv that has the columns file and age, and perhaps identity",
-            )
-        boundaries = config.boundaries
-        if condition == "ages" and boundaries is None:
-            boundaries = boundaries_of(data.ages or USUAL_RANGE)
-        if condition == "ages":
-            check_boundaries(boundaries, data.ages)
-        elif boundaries is not None:
-            raise ConfigError("boundaries part ages, and the groups are classes", field="boundaries")
-        chosen = {"condition": condition, "boundaries": boundaries, "identity": _identity(config, data)}
+        condition, boundaries = groups_asked(config, data)
+        chosen = {"condition": condition, "boundaries": boundaries, "identity": identity_source(config, data)}
         players = config.model_copy(update={**chosen, "images": config.images or cls._length(config, data)})
         whole = super().resolve(players, data)
-        gan = ConditionalGAN.resolve(_players_config(whole), _grouped(whole, data))
+        gan = ConditionalGAN.resolve(players_config(whole), grouped(whole, data))
         shared = {name: getattr(gan, name) for name in ConditionalGANConfig.model_fields}
         return whole.model_copy(update={**shared, "images": whole.images, "condition": condition})
 
@@ -142,6 +102,12 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         self.identifier.requires_grad_(False)
         self.adopted.fill_(True)
 
+    def begin(self, train: Columns) -> None:
+        """Count the groups: a rare one is shown as often as the others."""
+        labels = torch.as_tensor(self._columns(train).columns["labels"][:]).long()
+        counts = torch.bincount(labels, minlength=len(self.age_groups))
+        self._rarity = 1 / counts.clamp_min(1).to(self.device, torch.float32)
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         recognisers = [*self.reader.parameters(), *([] if self.adopted else self.identifier.parameters())]
         others = {"encoder": list(self.encoder.parameters()), "recognisers": recognisers}
@@ -173,7 +139,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         done = moment.images - start
         here = replace(moment, images=done, total=end - start, step=done // self.config.batch_size)
         if self.stage == "players":
-            return self.gan.step(self._with_groups(batch), optimisers, here)
+            return self.gan.step(self._evened(self._with_groups(batch), here), optimisers, here)
         if self.stage == "encoder":
             if done == 0:
                 self._finish_players(here)
@@ -196,16 +162,17 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     def _teach_recognisers(self, batch: Batch, optimiser: torch.optim.Optimizer, moment: Moment) -> Metrics:
         """The age by cross-entropy; the identity by contrast, of persons or of single images."""
-        images, groups, draws = batch["images"], self._groups(batch), moment.generator
-        views = torch.cat([changed(images, draws), changed(images, draws)])
-        logits = self.reader(views)
-        age = F.cross_entropy(logits, groups.repeat(2))
-        found = {"loss_age": age.detach(), "age_accuracy": (logits.argmax(1) == groups.repeat(2)).float().mean()}
+        images, draws = batch["images"], moment.generator
+        even = self._evened(self._with_groups(batch), moment)
+        logits = self.reader(changed(even["images"], draws))
+        age = F.cross_entropy(logits, even["labels"])
+        found = {"loss_age": age.detach(), "age_accuracy": (logits.argmax(1) == even["labels"]).float().mean()}
         if self.adopted:
             update(optimiser, age)
             return found
         by_person = self.config.identity == "labels"
         people = batch["identities"] if by_person else torch.arange(len(images), device=images.device)
+        views = torch.cat([changed(images, draws), changed(images, draws)])
         identity = contrast(self.identifier(views), people.repeat(2))
         update(optimiser, age + identity)
         return found | {"loss_identity": identity.detach()}
@@ -217,6 +184,13 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     def _with_groups(self, batch: Batch) -> Batch:
         return {"images": batch["images"], "labels": self._groups(batch)}
+
+    def _evened(self, batch: Batch, moment: Moment) -> Batch:
+        """As many rows, drawn anew so that every group of the batch is as likely to come."""
+        rows = torch.multinomial(
+            self._rarity[batch["labels"]], len(batch["labels"]), replacement=True, generator=moment.generator
+        )
+        return {name: column[rows] for name, column in batch.items()}
 
     def _columns(self, columns: Columns) -> Columns:
         """The same images with their groups as labels."""
@@ -295,35 +269,3 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     def describe_labels(self, labels: Tensor) -> list[dict]:
         return self.gan.describe_labels(labels)
-
-
-USUAL_RANGE = (0.0, 19.0, 30.0, 40.0, 50.0, 60.0, *map(float, range(61, 71)))
-"""Ages of a dataset imported before its ages were looked at: all of the paper's groups."""
-
-
-def _identity(config: AgeCGANConfig, data: DataSpec) -> str:
-    """Where identity is learned from. Raises DataError when it is asked of identities that teach nothing."""
-    telling = data.identities is not None and 1 < data.identities < data.count
-    if config.identity == "labels" and not telling:
-        raise DataError(
-            "identity=labels needs two identities or more, and one of them with two images or more",
-            field="config/identity",
-            remedy="leave identity out, or give labels.csv an identity column in which people come again",
-        )
-    return config.identity or ("labels" if telling else "images")
-
-
-def _players_config(config: AgeCGANConfig) -> ConditionalGANConfig:
-    fields = {name: getattr(config, name) for name in ConditionalGANConfig.model_fields}
-    return ConditionalGANConfig(**{**fields, "condition": "labels"})
-
-
-def _of_players(config: AgeCGANConfig, images: int) -> ConditionalGANConfig:
-    return _players_config(config).model_copy(update={"images": images})
-
-
-def _grouped(config: AgeCGANConfig, data: DataSpec) -> DataSpec:
-    """The dataset as the players see it: the age groups are its classes."""
-    classes = data.classes if config.condition == "labels" else names_of(config.boundaries)
-    counts = {side: {**columns, "labels": columns.get("images", 0)} for side, columns in data.columns.items()}
-    return replace(data, classes=classes, columns=counts)

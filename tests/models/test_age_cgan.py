@@ -8,10 +8,13 @@ import torch
 
 from models.ageing import latents_of_faces
 from models.ages import boundaries_of, group_named, groups_of, names_of
+from models.data import Columns
 from models.families.age_cgan import AgeCGAN
 from models.families.classifier import Classifier
 from models.identity import contrast, identity_distance
+from models.moment import Moment
 from models.operations.age import Age
+from models.seeds import generator
 from models.training import Training
 from models.types import ConfigError, DataError, DataSpec, InputError
 from tests.models.data import dataset
@@ -230,3 +233,15 @@ def test_groups_follow_the_ages_of_each_image():
     batch = {"ages": torch.tensor([20.5, 40.0, 60.9]), "images": torch.zeros(3, 1, 16, 16)}
     bounds = training.family.config.boundaries
     assert training.family._groups(batch).tolist() == np.digitize([20.5, 40.0, 60.9], bounds).tolist()
+
+
+def test_a_rare_age_is_shown_as_often_as_the_others():
+    few = Columns(
+        {"images": np.zeros((40, 1, 16, 16), np.uint8), "ages": np.array([5.0] * 36 + [70.0] * 4, np.float32)}
+    )
+    spec = DataSpec("attributes", 16, 16, 1, columns={"train": {"images": 40, "ages": 40}}, ages=(5.0, 70.0))
+    model = AgeCGAN.create(SHORT, spec)
+    model.begin(few)
+    batch = {"images": torch.arange(40.0).reshape(40, 1, 1, 1), "labels": torch.tensor([0] * 36 + [1] * 4)}
+    shown = [model._evened(batch, Moment(0, 40, 0, 0, generator(0, step)))["labels"] for step in range(50)]
+    assert torch.cat(shown).float().mean() == pytest.approx(0.5, abs=0.05)
