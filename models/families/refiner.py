@@ -5,17 +5,17 @@ import math
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.annotator import Annotator
 from models.capabilities import JudgesPatches, Refines
 from models.data import Columns
 from models.family import Config, Family
-from models.identity import changed
 from models.moment import Moment
 from models.nn.adversarial import frozen, update
-from models.nn.bodies import ConvEncoder, FlatEncoder, default_body
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
+from models.nn.refiners import LocalJudge, Pictured, RefinerNet
 from models.refinement import refinement_report
 from models.translation import ROWS, in_batches
 from models.types import Batch, DataError, DataSpec, Metrics
@@ -45,7 +45,9 @@ class RefinerConfig(Config):
     width: int = Field(24, ge=4, le=256, description="Channels of the refiner.")
     blocks: int = Field(3, ge=1, le=16, description="Residual blocks of the refiner.")
     refiner_updates: int = Field(1, ge=1, le=50, description="Updates of the refiner for one of the discriminator.")
-    warm_up: float = Field(0.02, ge=0, le=0.5, description="Share of the run in which only the discriminator learns.")
+    warm_up: float = Field(
+        0.1, ge=0, le=0.5, description="Share of the run in which the refiner waits for the other networks."
+    )
     history_batches: int = Field(50, ge=1, le=1000, description="Batches of past refined images shown to it again.")
 
 
@@ -65,103 +67,6 @@ def lambda_of_batch_sums(weight: float, height: int, width: int, batch: int) -> 
     return weight * height * width * batch
 
 
-class Block(nn.Module):
-    """x + conv(relu(conv(x))), then ReLU: the paper's residual block, without normalisation."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.relu(features + self.layers(features))
-
-
-class Warp(nn.Module):
-    """Displaces pixels along a smooth field that the image decides: strokes bend and lean, which values cannot."""
-
-    def __init__(self, channels: int, farthest: float):
-        super().__init__()
-        self.farthest = farthest
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 24, 3, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(24, 48, 3, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(48, 48, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(48, 48, 3, 1, 1),
-            nn.ReLU(),
-        )
-        self.last = zeroed(nn.Conv2d(48, 2, 1))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, c, h, w) -> the same displaced, and the mean displacement in shares of the side."""
-        coarse = self.farthest * torch.tanh(self.last(self.body(images * 2 - 1)))
-        field = F.interpolate(coarse, images.shape[2:], mode="bicubic", align_corners=False)
-        still = torch.eye(2, 3, device=images.device).expand(len(images), -1, -1)
-        grid = F.affine_grid(still, images.shape, align_corners=False) + 2 * field.permute(0, 2, 3, 1)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False), coarse.abs().mean()
-
-
-class RefinerNet(nn.Module):
-    """Starts as the identity: its last convolutions are zero and its input is added, in place of a warm-up."""
-
-    def __init__(self, channels: int, config: RefinerConfig):
-        super().__init__()
-        width = config.width
-        self.warp = Warp(channels, config.warp) if config.warp else None
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1), nn.ReLU(), *(Block(width) for _ in range(config.blocks))
-        )
-        self.last = zeroed(nn.Conv2d(width, channels, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.measured(images)[0]
-
-    def measured(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """R(x), unclamped so that the gradient at black and white pixels does not vanish, and how far it is from x."""
-        images, far = self.warp(images) if self.warp else (images, images.new_zeros(()))
-        change = self.last(self.body(images * 2 - 1))
-        return images + change, change.abs().mean() + far
-
-
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, answering zero."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-class Annotator(nn.Module):
-    """Reads the label of simulated images, and whether refined ones still have it; only training needs it."""
-
-    training_only = True
-
-    def __init__(self, shape: tuple[int, int, int], classes: int):
-        super().__init__()
-        conv = default_body(shape) == "conv"
-        self.body = ConvEncoder(shape, classes, 16) if conv else FlatEncoder(shape, classes, (128,))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body(images)
-
-
-def local_judge(channels: int) -> nn.Sequential:
-    """The paper's discriminator: a map of logits, one for each patch (section 2.2)."""
-    return nn.Sequential(
-        nn.Conv2d(channels, 96, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(96, 64, 3, 2, 1),
-        nn.ReLU(),
-        nn.MaxPool2d(3, 1, 1),
-        nn.Conv2d(64, 32, 3, 1, 1),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 1),
-        nn.ReLU(),
-        nn.Conv2d(32, 1, 1),
-    )
-
-
 class Refiner(Refines, JudgesPatches, Family):
     """Domain A is simulated, domain B real. The refined image keeps its place in A's annotation."""
 
@@ -176,11 +81,12 @@ class Refiner(Refines, JudgesPatches, Family):
 
     def __init__(self, config: RefinerConfig, data: DataSpec):
         super().__init__(config, data)
-        self.refiner = RefinerNet(data.channels, config)
+        self.labels = len(data.classes) if config.label_weight else 0
+        self.refiner = RefinerNet(data.channels, config.width, config.blocks, config.warp)
         self.served = Ema(self.refiner)
-        self.judge = local_judge(data.channels)
-        self.annotator = Annotator(data.shape, len(data.classes)) if config.label_weight else None
-        self.pool = HistoryPool(config.history_batches * config.batch_size, data.shape)
+        self.judge = LocalJudge(data.channels, self.labels)
+        self.annotator = Annotator(data.shape, self.labels) if self.labels else None
+        self.pool = HistoryPool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
 
     @classmethod
     def resolve(cls, config: RefinerConfig, data: DataSpec) -> RefinerConfig:
@@ -205,23 +111,35 @@ class Refiner(Refines, JudgesPatches, Family):
         metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns)
         self.served.update(self.refiner, self.config.batch_size, moment.images)
         if self.annotator is not None:
-            metrics["annotator"] = self._update_annotator(batch, optimisers["annotator"], moment)
+            lesson = batch["a"], batch["a_labels"], batch["b"], moment.progress, moment.generator
+            metrics["annotator"] = update(optimisers["annotator"], self.annotator.loss(*lesson))
         if not learns or moment.step % self.config.refiner_updates == 0:
-            shown = self.pool.exchange(refined, moment.generator)
-            loss = F.softplus(-self.judge(batch["b"])).mean() + F.softplus(self.judge(shown)).mean()
-            metrics["judge"] = update(optimisers["judge"], loss)
+            metrics["judge"] = self._update_judge(batch, refined, optimisers["judge"], moment)
         return metrics
 
-    def _update_annotator(self, batch: Batch, optimiser: torch.optim.Optimizer, moment: Moment) -> Tensor:
-        """On simulated images alone: one that learned from refined ones too would come to agree with any of them."""
-        views = changed(batch["a"], moment.generator)
-        return update(optimiser, F.cross_entropy(self.annotator(views), batch["a_labels"]))
+    def _update_judge(self, batch: Batch, refined: Tensor, optimiser: torch.optim.Optimizer, moment: Moment) -> Tensor:
+        """Of refined images it is told the label they must have, of real ones what the annotator reads in them."""
+        rows = torch.cat([refined.flatten(1), self._shares(batch)], 1)[:, None, None]
+        rows = self.pool.exchange(rows, moment.generator)[:, 0, 0]
+        shown, told = rows.tensor_split([self.data.pixels], 1)
+        with torch.no_grad():
+            read = self.annotator(batch["b"]).softmax(1) if self.annotator is not None else None
+        real = self.judge(batch["b"], read)
+        fake = self.judge(shown.unflatten(1, self.data.shape), told)
+        return update(optimiser, F.softplus(-real).mean() + F.softplus(fake).mean())
+
+    def _shares(self, batch: Batch) -> Tensor:
+        """(b, k): the label of each simulated image, one-hot; no columns where labels are not used."""
+        if not self.labels:
+            return batch["a"].new_zeros(len(batch["a"]), 0)
+        return F.one_hot(batch["a_labels"], self.labels).float()
 
     def _update_refiner(self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool) -> tuple[Metrics, Tensor]:
         readers = [self.annotator] if self.annotator is not None else []
         with frozen(self.judge, *readers), torch.set_grad_enabled(learns):
-            refined, moved = self.refiner.measured(batch["a"])
-            fool = F.softplus(-self.judge(refined)).mean()
+            values, moved = self.refiner.measured(batch["a"])
+            refined, told = Pictured.apply(values), self._shares(batch)
+            fool = F.softplus(-self.judge(refined, told)).mean()
             loss, found = fool + self.config.lambda_self * moved, {"fool": fool.detach(), "moved": moved.detach()}
             for reader in readers:
                 unread = F.cross_entropy(reader(refined), batch["a_labels"])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from models.families.refiner import Refiner, Warp, lambda_of_batch_sums, lambda_of_sums
+from models.families.refiner import Refiner, lambda_of_batch_sums, lambda_of_sums
+from models.nn.refiners import LocalJudge, Pictured, Warp
 from models.training import Training
 from models.types import DataError
 from tests.models.data import dataset
@@ -89,3 +90,19 @@ def test_displacement_is_bounded_in_shares_of_the_side_and_moves_what_is_shown()
     image[..., 8, 8] = 1
     moved, far = (found.detach() for found in warp(image))
     assert far == pytest.approx(0.25) and moved[..., 4, 4] == pytest.approx(1, abs=1e-4)
+
+
+def test_values_beyond_black_and_white_are_shown_in_8_bits_and_pushed_only_inwards():
+    values = torch.tensor([-0.2, -0.2, 0.5004, 1.3, 1.3], requires_grad=True)
+    shown = Pictured.apply(values)
+    torch.testing.assert_close(shown.detach(), torch.tensor([0, 0, 128 / 255, 1, 1]))
+    shown.backward(torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]))
+    assert values.grad.tolist() == [0, -1, 1, 1, 0]  # the step goes against the gradient
+
+
+def test_the_discriminator_without_a_label_is_the_mean_of_what_it_says_of_all():
+    """As probabilities: exp of the logits, where real ones are as common as made ones of every label."""
+    torch.manual_seed(0)
+    judge, images = LocalJudge(1, 3).requires_grad_(False), torch.rand(2, 1, 12, 12)
+    each = torch.stack([judge(images, share.expand(2, -1)) for share in torch.eye(3)])
+    torch.testing.assert_close(judge(images).exp(), each.exp().mean(0))

@@ -1,0 +1,29 @@
+"""A reader of labels in two domains: it learns the bent form of what it is sure of, and ignores what it is not."""
+
+import torch
+
+from models.annotator import Annotator
+from models.nn.augment import bent
+
+
+def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
+    torch.manual_seed(0)
+    reader = Annotator((1, 12, 12), 2)
+    simulated, labels, real = torch.rand(4, 1, 12, 12), torch.tensor([0, 1, 0, 1]), torch.rand(6, 1, 12, 12)
+
+    def loss(progress: float) -> float:
+        return float(reader.loss(simulated, labels, real, progress, torch.Generator().manual_seed(1)).detach())
+
+    assert loss(0.0) == loss(1.0)  # a new reader is sure of nothing
+    with torch.no_grad():
+        reader.body.last.weight.mul_(300)
+    assert loss(0.0) < loss(0.15) < loss(0.3) == loss(1.0)
+
+
+def test_bent_images_keep_their_size_and_follow_the_draws_row_by_row():
+    images = torch.rand(3, 2, 9, 14)
+    one = bent(images, torch.Generator().manual_seed(0))
+    assert one.shape == images.shape and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, bent(images, torch.Generator().manual_seed(0)))
+    assert (one - images).abs().flatten(1).mean(1).min() > 0.01
+    torch.testing.assert_close(bent(images, torch.Generator().manual_seed(0), 0.0), images, atol=1e-5, rtol=0)
