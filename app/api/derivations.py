@@ -10,8 +10,8 @@ from app.api.access import Writer
 from app.api.datasets import check_free
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
+from app.api.suitability import Data, check_size
 from app.api.tasks import check_able
-from app.api.trainings import OF_LAYOUT
 from app.core import catalog, dataset_rows, model_rows, wire
 from app.core.builtins import Builtin
 from app.core.catalog import Catalog
@@ -19,7 +19,6 @@ from app.core.database import reading
 from app.core.errors import InvalidDataset, InvalidRequest
 
 router = APIRouter(prefix="/v1/derivations", tags=["datasets"], route_class=StrictRoute)
-SHAPE = ("channels", "height", "width")
 IMAGES = ("images", "input", "target", "a", "b")
 
 
@@ -41,9 +40,9 @@ def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: 
         with reading() as conn:
             row = dataset_rows.get(conn, principal.tenant, body.dataset)
             found = model_rows.resolve(conn, principal.tenant, body.model)
-            card = model_rows.get(conn, principal.tenant, body.model)["card"]
         check_able(entries, found, body.operation)
-        check_images(row, body.column, card.get("data", {}), entries["operations"][body.operation]["any_size"])
+        check_column(row, body.column)
+        check_size(principal.tenant, found, row, entries["operations"][body.operation]["any_size"])
         spec["model"] = f"{found.name}@{found.digest}"
     return accept(request, principal, "dataset", spec, key, same_as=body.model_dump())
 
@@ -64,22 +63,13 @@ def one_of_one(entry: dict[str, Any]) -> bool:
     return images and not entry["sheet"] and "branches" not in entry["params"]
 
 
-def check_images(row: dataset_rows.Row | Builtin, column: str | None, model: dict[str, Any], any_size: bool) -> None:
-    """Raises InvalidDataset for a column that is not there, and for images that the model does not read."""
-    columns = OF_LAYOUT[row.layout] if isinstance(row, Builtin) else row["facts"]["columns"].get("train", {})
+def check_column(data: Data, column: str | None) -> None:
+    """Raises InvalidDataset for images that are not there."""
+    columns = data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
     present = [name for name in IMAGES if name in columns]
     if column and column not in present:
         raise InvalidDataset(
             f"The dataset has no images in a column {column}.",
             field="/column",
             remedy=f"It has {', '.join(present)}.",
-        )
-    facts = vars(row) if isinstance(row, Builtin) else row["facts"]
-    given, wanted = ([each.get(name) for name in SHAPE] for each in (facts, model))
-    if None not in wanted and (given[0] != wanted[0] or (given != wanted and not any_size)):
-        shapes = ["x".join(map(str, each)) for each in (given, wanted)]
-        raise InvalidDataset(
-            f"The dataset's images are {shapes[0]} (channels, height, width), the model's {shapes[1]}.",
-            field="/dataset",
-            remedy=f"Import it with image_size={wanted[1]}x{wanted[2]}&channels={wanted[0]}.",
         )

@@ -50,13 +50,16 @@ def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -
     return data
 
 
-def check_size(tenant: str, found: Found, data: Data) -> None:
-    """Raises InvalidDataset when the images have another size than those that the model learned from."""
+def check_size(tenant: str, found: Found, data: Data, any_size: bool = False) -> None:
+    """Raises InvalidDataset when the images have another size than those that the model learned from.
+
+    With `any_size` only the number of channels has to be the same.
+    """
     with reading() as conn:
         card = model_rows.get(conn, tenant, f"{found.name}@{found.digest}")["card"].get("data", {})
     has = vars(data) if isinstance(data, Builtin) else data["facts"]
     given, wanted = _size(has), _size(card)
-    if None not in wanted and given != wanted:
+    if None not in wanted and (given[0] != wanted[0] or (given != wanted and not any_size)):
         raise InvalidDataset(
             f"The images of the dataset are {_spoken(given)}; {found.name} takes {_spoken(wanted)}.",
             field="/dataset",
