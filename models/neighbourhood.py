@@ -4,6 +4,7 @@ Maps to look at only, t-SNE and UMAP, are made here too.
 """
 
 import importlib.util
+import warnings
 
 import numpy as np
 import torch
@@ -67,7 +68,9 @@ def check(method: str, count: int, most: int) -> None:
     if not FEWEST <= count <= most:
         raise InputError(f"{method} places {FEWEST} to {most} images; here are {count}", "images")
     if method == "umap" and importlib.util.find_spec("umap") is None:
-        raise InputError("UMAP is not installed", "embedding", "install umap-learn for the workers, or ask for tsne")
+        raise InputError(
+            "UMAP is not installed", "embedding", "install anamorph[umap] for the workers, or ask for tsne"
+        )
 
 
 def embed(method: str, codes: Tensor) -> Tensor:
@@ -77,9 +80,12 @@ def embed(method: str, codes: Tensor) -> Tensor:
         return torch.zeros(len(codes), 2)
     rows = (codes / spread.max()).numpy().astype(np.float64)
     if method == "umap":
-        from umap import UMAP
+        with warnings.catch_warnings():  # about TensorFlow, which only its parametric variant would use
+            warnings.simplefilter("ignore", ImportWarning)
+            from umap import UMAP
 
-        return torch.from_numpy(UMAP(n_neighbors=min(15, len(rows) - 1), random_state=0).fit_transform(rows)).float()
+        found = UMAP(n_neighbors=min(15, len(rows) - 1), random_state=0, n_jobs=1).fit_transform(rows)
+        return torch.from_numpy(found).float()
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(rows) - 1) / 3)

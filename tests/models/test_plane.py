@@ -1,5 +1,6 @@
 """Planes and maps against what is known of them: PCA, the library's trustworthiness, data without variance."""
 
+import importlib.util
 import math
 
 import pytest
@@ -78,6 +79,15 @@ def test_a_map_to_look_at_keeps_groups_apart_and_comes_out_the_same():
     assert torch.equal(places, neighbourhood.embed("tsne", rows))
     assert neighbourhood.leave_one_out(places, torch.arange(40) // 20) == 1
     assert neighbourhood.embed("tsne", torch.ones(8, 3)).abs().max() == 0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="an optional extra: anamorph[umap]")
+def test_umap_keeps_groups_apart_and_repeats_itself():
+    rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    rows[:30] += 6
+    places = neighbourhood.embed("umap", rows)
+    assert torch.equal(places, neighbourhood.embed("umap", rows))
+    assert neighbourhood.leave_one_out(places, torch.arange(60) // 30) == 1
 
 
 def test_a_grid_of_two_numbers_stands_at_gaussian_quantiles():
