@@ -30,8 +30,8 @@ class MapParams(DatasetParams, LabelParams):
     thumbnail: int = Field(28, ge=8, le=64, description="Longest side of a thumbnail, in pixels.")
     embedding: Literal["none", "tsne", "umap"] = Field(
         "none",
-        description=f"A second set of places, to look at only: it cannot be decoded. Up to {EMBEDDABLE} images. umap is "
-        "there where the workers were installed with anamorph[umap]; its first map of a process takes seconds more.",
+        description=f"A second set of places, to look at only: it cannot be decoded. Up to {EMBEDDABLE} images. umap "
+        "is there where the workers were installed with anamorph[umap]; its first map of a process takes seconds more.",
     )
     latents: bool = Field(False, description="Give the whole code of each image too.")
 
