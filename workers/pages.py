@@ -4,7 +4,7 @@ import base64
 from html import escape
 from typing import Any
 
-ROWS = 200
+ROWS, FEW = 200, 8
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
 h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem} p.about{color:#555;margin-top:0}
@@ -18,15 +18,15 @@ figure{margin:1rem 0} img,svg{max-width:100%;height:auto} img.sheet{image-render
 def page(value: dict[str, Any], tables: dict[str, list[dict[str, Any]]], files: dict[str, bytes]) -> bytes:
     """`value` is the result of the report, `tables` its whole tables, `files` its plots (SVG) and sheets (PNG)."""
     about = " · ".join(f"{name} {value[name]}" for name in ("model", "dataset", "seed") if value.get(name) is not None)
-    title = f"Report {value['report']}"
+    title = f"Report {value['report'].replace('_', ' ')}"
     parts = [f"<h1>{escape(title)}</h1>", f'<p class="about">{escape(about)}</p>']
     parts += [f"<p>{escape(str(note))}</p>" for note in value["notes"]]
     for name, data in files.items():
         parts.append(f"<figure>{picture(name, data)}<figcaption>{escape(name)}</figcaption></figure>")
-    facts = {name: fact for name, fact in value["facts"].items() if not isinstance(fact, (list, dict))}
+    facts = {name: fact for name, fact in folded(value["facts"]).items() if brief(fact)}
     parts += ["<h2>Numbers</h2>", table([{"what": name, "value": fact} for name, fact in facts.items()])]
     for name, rows in tables.items():
-        parts += [f"<h2>{escape(name.replace('_', ' ').capitalize())}</h2>", table(rows)]
+        parts += [f"<h2>{escape(name.replace('_', ' ').capitalize())}</h2>", table([*map(folded, rows)])]
     parts += ["<h2>Asked for</h2>", table([{"what": name, "value": fact} for name, fact in value["params"].items()])]
     told = {name: value.get(name) for name in ("version", "dataset_digest", "engine", "torch")}
     parts += ["<h2>Made from</h2>", table([{"what": name, "value": fact} for name, fact in told.items() if fact])]
@@ -40,6 +40,23 @@ def picture(name: str, data: bytes) -> str:
         text = data.decode()
         return text[text.index("<svg") :]
     return f'<img class="sheet" alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+
+
+def folded(row: dict[str, Any]) -> dict[str, Any]:
+    """x, x_low and x_high as one entry: the columns of many intervals would not fit on paper."""
+    ends = {name: (f"{name}_low", f"{name}_high") for name in row if f"{name}_low" in row and f"{name}_high" in row}
+    apart = {end for pair in ends.values() for end in pair}
+    found = {name: value for name, value in row.items() if name not in apart}
+    for name, (low, high) in ends.items():
+        found[name] = "–" if row[name] is None else f"{text(row[name])} ({text(row[low])} to {text(row[high])})"
+    return found
+
+
+def brief(fact: Any) -> bool:
+    """Whether it is read at a glance; long ones are in the tables and in report.json."""
+    if isinstance(fact, list):
+        return len(fact) <= FEW and not any(isinstance(part, (list, dict)) for part in fact)
+    return not isinstance(fact, dict)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

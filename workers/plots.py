@@ -3,6 +3,7 @@
 import io
 
 import matplotlib
+import numpy as np
 
 from models.reports.core import Curve
 
@@ -16,8 +17,9 @@ def draw(curve: Curve) -> dict[str, bytes]:
     with matplotlib.rc_context({"svg.hashsalt": "anamorph", "svg.fonttype": "none", "axes.grid": True}):
         figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=110, layout="constrained")
         try:
-            for name, values in curve.series.items():
-                (line,) = axes.plot(curve.x, values, marker="o", markersize=3, label=name)
+            widths = np.linspace(3.5, 1.5, len(curve.series)) if len(curve.series) > 1 else [1.5]
+            for (name, values), width in zip(curve.series.items(), widths, strict=True):  # of equal ones both are seen
+                (line,) = axes.plot(curve.x, values, marker="o", markersize=2 + width / 2, linewidth=width, label=name)
                 if band := curve.intervals.get(name):
                     low, high = zip(*band, strict=True)
                     axes.fill_between(curve.x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)

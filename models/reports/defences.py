@@ -90,7 +90,8 @@ class DefencesReport(Report):
             yield Progress((place + 1) * len(images), total, list(rows))
         facts = {"images": len(images), "method": params.method, "eps": threat.eps, "norm": params.norm}
         shown = {"defended": gallery(made, images, blind)}
-        return Findings(facts, {"defences": rows}, pictures=shown, notes=notes(rows))
+        order = f"The sheet shows in a row: the image, attacked, and that behind {', '.join(names(rows))}."
+        return Findings(facts, {"defences": rows}, pictures=shown, notes=[*notes(rows), order])
 
 
 def one(subject: Subject, stages: list[dict[str, Any]], params: DefencesParams, place: int) -> Family:
@@ -127,6 +128,10 @@ def spelled(stage: dict[str, Any]) -> str:
     """jpeg(quality=50)"""
     settings = ", ".join(f"{name}={value}" for name, value in stage.items() if name != "kind")
     return f"{stage.get('kind')}({settings})" if settings else str(stage.get("kind"))
+
+
+def names(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["defence"] for row in rows[1:]]
 
 
 def notes(rows: list[dict[str, Any]]) -> list[str]:

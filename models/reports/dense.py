@@ -16,6 +16,7 @@ from models.attacks.access import WhiteBox
 from models.attacks.core import Eps
 from models.attacks.criterion import Criterion
 from models.attacks.curve import noise, shuffled
+from models.attacks.dag import DAG
 from models.attacks.settle import AttackResult
 from models.family import Family
 from models.registry import attacks
@@ -26,6 +27,7 @@ from models.victims import Victim, victim_of
 
 BATCH = 16
 SHOWN = 6
+STEPS, DAG_STEPS = 20, 200
 LEVELS = 256
 VARIANTS = ("attacked", "random_signs", "shuffled")
 TELLING = 0.5
@@ -42,7 +44,13 @@ class DenseParams(Params):
     """Which attacks, how large, on how many images."""
 
     eps: list[Eps] = Field([4 / 255, 8 / 255, 16 / 255], min_length=1, max_length=16, description="Sizes (linf).")
-    steps: int = Field(20, ge=1, le=1000, description="Gradient steps of each attack that makes several.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Gradient steps of each attack that makes several. Empty: 20, and 200 of DAG, whose steps are full"
+        " in one pixel alone.",
+    )
     images: int = Field(64, ge=1, le=10_000, description="At most so many images, from all over the validation split.")
 
 
@@ -120,8 +128,9 @@ class DenseAttack(Report):
             tallies[name].add(victim.seen(victim.outputs(model, control)), truth)
 
     def _attack(self, access, images, truth, cell, start, seed, params) -> tuple[AttackResult, Any, Tensor]:
-        kind, own = attacks()[cell[0]], {"steps": params.steps}
-        own["gamma"] = max(0.5 / 255, 2.5 * cell[1] / params.steps)  # DAG gets as far in so many steps as PGD
+        kind = attacks()[cell[0]]
+        own: dict[str, Any] = {"steps": params.steps or (DAG_STEPS if kind is DAG else STEPS)}
+        own["gamma"] = max(0.5 / 255, 2.5 * cell[1] / own["steps"])  # DAG gets as far in so many steps as PGD
         attack = kind(eps=cell[1], **{name: own[name] for name in own if name in kind.Config.model_fields})
         seeds = torch.tensor([derive(seed, "dense", cell[0], start + row) for row in range(len(images))])
         threat = replace(attack.threat(LEVELS), eps=cell[1])
