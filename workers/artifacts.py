@@ -13,13 +13,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from app.core import blobs
-from app.core.errors import AnamorphError, Internal, NotFound
+from app.core.errors import AnamorphError, Conflict, Internal, NotFound
 from models.catalog import capabilities
 from models.checkpoint import State
 from models.family import Family
 from models.imported.opaque import Opaque
 from models.registry import derived, families, fitting, imported
-from models.types import DataSpec
+from models.types import DataSpec, ModelError
 from workers.onnx_files import runtime
 
 KEPT = 2
@@ -113,7 +113,10 @@ def load_card(digest: str) -> dict[str, Any]:
 
 
 def load_model(digest: str) -> Family:
-    """The published model, ready to serve, on the CPU. Raises NotFound, or Internal when its bytes are not its own."""
+    """The published model, ready to serve, on the CPU.
+
+    Raises NotFound, Conflict for one of a release whose networks were others, or Internal for damaged bytes.
+    """
     card = load_card(digest)
     weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
     if card_digest(weights, card) != digest:
@@ -121,7 +124,13 @@ def load_model(digest: str) -> Family:
     kinds = families() | derived() | imported()
     if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
-    model = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    try:
+        model = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    except ModelError as error:
+        raise Conflict(
+            f"Model {digest[:16]} was made by a release in which a {card['family']} had other networks.",
+            remedy="Train or import it again.",
+        ) from error
     for part in model.modules():
         if isinstance(part, Opaque):
             part.asked = runtime(part.content)

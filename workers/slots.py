@@ -107,7 +107,7 @@ class Watch:
         except AnamorphError:
             return
         if beat is None:
-            self._give("lost", settings().cancel_grace_seconds)
+            self._give("over", settings().cancel_grace_seconds)
         elif beat.cancel or beat.late:
             self._give("cancel" if beat.cancel else "late", settings().cancel_grace_seconds)
 
