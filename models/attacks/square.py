@@ -23,18 +23,6 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 BLOCK = 64
 
 
-def _square(x: Tensor, draw: Tensor, side: Tensor, radius: Tensor) -> Tensor:
-    """What to add for a square (of `side` pixels, for all or for each) whose place and colours are drawn."""
-    height, width = x.shape[2:]
-    corner = (draw[:, :2] * (torch.tensor([height, width], device=x.device) - side[..., None] + 1)).long()
-    inside = []
-    for axis, size in enumerate((height, width)):
-        way = torch.arange(size, device=x.device) - corner[:, axis, None]
-        inside.append((way >= 0) & (way < side[..., None]))
-    colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * wide(2 * radius, x)
-    return colour * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
-
-
 def hill(height: int, width: int, norm: str) -> Tensor:
     """A pyramid of rectangles around the middle (appendix B), of length 1."""
     bump = torch.zeros(height, width)
@@ -106,8 +94,8 @@ class Square(core.Attack):
         """One square of each channel to the edge of the ball."""
         if number % BLOCK == 0:
             trial.state.drawn = self._drawn(trial, number)
-        draw, size = trial.state.drawn[:, number % BLOCK], torch.tensor(side, device=trial.x.device)
-        return trial.threat.project(trial.x, trial.state.x + _square(trial.x, draw, size, trial.radius))
+        rows = torch.arange(len(trial.x), device=trial.x.device)
+        return _painted(trial, rows, trial.state.drawn[:, number % BLOCK], torch.full_like(rows, side))
 
     def _squares(self, trial: Trial, rows: Tensor, numbers: Tensor, start: int) -> Tensor:
         """The same for several tries of a row, all of the span that begins at `start`."""
@@ -115,13 +103,10 @@ class Square(core.Attack):
         if getattr(state, "span", None) != start:
             state.span = start
             stop = min(start + SPAN, self.config.queries)
-            blocks = [self._drawn(trial, number) for number in range(start, stop, BLOCK)]
-            state.drawn = torch.cat(blocks, 1)
+            state.drawn = torch.cat([self._drawn(trial, number) for number in range(start, stop, BLOCK)], 1)
             state.sides = [self._side(trial, number) for number in range(start, stop)]
-        x, radius, place = trial.x[rows], trial.radius[rows], numbers - start
-        sides = torch.tensor(state.sides, device=rows.device)[place]
-        delta = _square(x, state.drawn[rows, place], sides, radius)
-        return trial.threat.take(rows).project(x, state.x[rows] + delta)
+        place = numbers - start
+        return _painted(trial, rows, state.drawn[rows, place], torch.tensor(state.sides, device=rows.device)[place])
 
     def _drawn(self, trial: Trial, number: int) -> Tensor:
         """Random numbers of the tries of the block that `number` begins: drawing for each costs more than a pass."""
@@ -176,3 +161,25 @@ class Square(core.Attack):
         image = torch.arange(len(corner), device=corner.device)[:, None, None, None]
         channel = torch.arange(channels, device=corner.device)[None, :, None, None]
         return image, channel, rows, columns
+
+
+def _painted(trial: Trial, rows: Tensor, draw: Tensor, side: Tensor) -> Tensor:
+    """The present images of `rows` (p,) with a square of `side` (p,) each, at the place and of the colours drawn.
+
+    Only the pixels of the squares are computed: late in the search they are few.
+    """
+    x, now, device = trial.x, trial.state.x, rows.device
+    size = torch.tensor(x.shape[2:], device=device)
+    corner = (draw[:, :2] * (size - side[:, None] + 1)).long()
+    step = torch.arange(int(side.max()), device=device).minimum(side[:, None] - 1)  # past a side: its end again
+    channel = torch.arange(x.shape[1], device=device)[None, :, None, None]
+    pixels = channel, (corner[:, 0, None] + step)[:, None, :, None], (corner[:, 1, None] + step)[:, None, None, :]
+    here = rows[:, None, None, None], *pixels
+    eps, clean, before = wide(trial.radius[rows], x), x[here], now[here]
+    colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * (2 * eps)
+    after = torch.clamp(before + colour, (clean - eps).clamp_min(0), (clean + eps).clamp_max(1))
+    if trial.threat.mask is not None:
+        after = torch.where(trial.threat.mask.expand_as(x)[here].bool(), after, before)
+    images = now[rows]
+    images[torch.arange(len(rows), device=device)[:, None, None, None], *pixels] = after
+    return images
