@@ -21,6 +21,7 @@ from models.data import Columns
 from models.families.conditional_gan import ConditionalGAN, ConditionalGANConfig
 from models.family import Family
 from models.gan.bodies import widths
+from models.gan.conditions import whole
 from models.identity import FEATURES, AdoptedSight, Sight, TrunkSpec, changed, contrast
 from models.judging import Judging
 from models.moment import Moment
@@ -104,7 +105,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     def begin(self, train: Columns) -> None:
         """Count the groups: a rare one is shown as often as the others."""
-        labels = torch.as_tensor(self._columns(train).columns["labels"][:]).long()
+        labels = whole(self._columns(train).columns["labels"]).long()
         counts = torch.bincount(labels, minlength=len(self.age_groups))
         self._rarity = 1 / counts.clamp_min(1).to(self.device, torch.float32)
 
@@ -197,7 +198,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         if self.config.condition == "labels":
             labels = columns.columns["labels"]
         else:
-            labels = groups_of(torch.as_tensor(columns.columns["ages"][:]), self.config.boundaries)
+            labels = groups_of(whole(columns.columns["ages"]), self.config.boundaries)
         return Columns({"images": columns.columns["images"], "labels": labels})
 
     def finish(self, train: Columns, moment: Moment) -> None:
