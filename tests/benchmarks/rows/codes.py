@@ -101,7 +101,7 @@ FEATURES = Row(
 )
 FEATURES_FULL = Row(
     "dae-features-full",
-    "The same probe in absolute terms",
+    "The same probe in absolute terms; the target is for 60 000 training images",
     "% right",
     at_least(97.5),
     denoising_features,
@@ -156,7 +156,12 @@ NEIGHBOURS = Row(
     suits=labelled,
 )
 NEIGHBOURS_FULL = Row(
-    "vae-neighbours-full", "The same neighbours in absolute terms", "% right", at_least(96), neighbours, suits=labelled
+    "vae-neighbours-full",
+    "The same neighbours in absolute terms; the target is for 60 000 images to look among",
+    "% right",
+    at_least(96),
+    neighbours,
+    suits=labelled,
 )
 
 
