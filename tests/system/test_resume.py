@@ -17,7 +17,7 @@ from app.core.errors import WorkerLost
 from workers.slots import environment
 
 KILLS = 3
-SECONDS = 120
+SECONDS = 300
 # long enough to be killed a few times, small enough for a slow machine
 SPECS = {
     "autoencoder": {"batch_size": 16, "images": 1600 * 16, "body": "mlp", "hidden": [32]},
@@ -25,7 +25,10 @@ SPECS = {
     # pool of past fakes, adaptive augmentation, average and remedies travel along
     "gan": {"batch_size": 16, "images": 200 * 16, "body": "mlp", "width": 8, "replay": 64, "r1": 0.0}
     | {"augment": "adaptive", "auto_remedy": True, "measure_every": 0},
+    # two pools of past translations, and a rate that falls in the second half
+    "cyclegan": {"batch_size": 2, "images": 40 * 2, "width": 4, "pool": 10, "generator": "unet"},
 }
+DATASETS = {"cyclegan": "openmoji-tone"}
 
 
 @pytest.fixture
@@ -36,7 +39,13 @@ def engine(sqlite_url):
 
 
 def accept(engine: Engine, family: str) -> str:
-    spec = {"family": family, "dataset": "digits8", "name": "mine", "seed": 7, "config": SPECS[family]}
+    spec = {
+        "family": family,
+        "dataset": DATASETS.get(family, "digits8"),
+        "name": "mine",
+        "seed": 7,
+        "config": SPECS[family],
+    }
     with transaction(engine) as conn:
         return jobs.accept(conn, tenant="tests", kind="training", spec=spec)[0]["id"]
 
