@@ -10,6 +10,7 @@ from models.families.classifier import Classifier
 from models.families.denoising_autoencoder import DenoisingAutoencoder
 from models.families.regressor import Regressor
 from models.families.vae import VAE
+from models.operations.attack import AttackOperation
 from models.training import Training
 from models.types import ConfigError, DataSpec
 from tests.models.data import dataset, digits
@@ -61,6 +62,26 @@ def test_a_classifier_takes_over_the_encoder_of_an_autoencoder(family, body):
     assert torch.equal(encoder.encode(images), before)
     again = Classifier.create(model.config.model_dump(), DATA[0]).serve(model.served_state())
     assert torch.equal(again.logits(images), model.eval().logits(images))
+
+
+def test_a_regressor_from_the_encoder_of_a_vae_learns_and_can_be_attacked():
+    spec, rows, held = brightness(scale=3.0, shift=-20.0)
+    torch.manual_seed(1)
+    encoder = VAE.create({"latent_dim": 6, "images": 64}, spec)
+    model = Regressor.create({"images": 2000, "batch_size": 16}, spec)
+    model.adopt(encoder)
+    images = held.head(4)["images"]
+    torch.testing.assert_close(model.trunk(images), encoder.encode(images))
+    assert train(model, rows, held)["r2"] > 0.5
+    model.eval().requires_grad_(False)
+    operation = AttackOperation()
+    params = operation.Params(method="pgd", eps=0.1)
+    found = operation.compute(model, operation.rows(model, images, params), params)
+    assert (found["images"] - images).abs().max() <= 0.1 + 1e-6
+    signs = torch.randn(images.shape, generator=torch.Generator().manual_seed(0)).sign()
+    usual, moved = model.estimate(images), model.estimate(found["images"])
+    blind = model.estimate((images + 0.1 * signs).clamp(0, 1))
+    assert (moved - usual).abs().min() > 2 * (blind - usual).abs().max()
 
 
 def test_a_probe_trains_the_head_and_leaves_the_encoder():
