@@ -11,9 +11,14 @@ from torch import Tensor
 from models import metrics
 from models.capabilities import Estimates
 from models.data import Columns
+from models.family import Family
 from models.judging import Judging, JudgingConfig
 from models.moment import Moment
+from models.nn.level import Level
 from models.types import Batch, DataSpec, Metrics
+
+FEWEST = 8
+"""Images from which a linear answer is fitted."""
 
 
 class RegressorConfig(JudgingConfig):
@@ -25,7 +30,8 @@ class RegressorConfig(JudgingConfig):
 
 
 class Regressor(Estimates, Judging):
-    """The network answers in standard deviations from the mean of the targets, both counted in the first epoch."""
+    """Answers count in standard deviations from the mean of the training targets. The network adds to a linear answer
+    to the brightness of patches (models/nn/level.py) what that misses."""
 
     name = "regressor"
     summary = "Estimates a number from an image."
@@ -36,28 +42,45 @@ class Regressor(Estimates, Judging):
 
     def __init__(self, config: RegressorConfig, data: DataSpec):
         super().__init__(config, data)
-        self.count = data.columns.get("train", {}).get("targets", 0)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.float64))
+        self.level = Level(data.shape)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("scatter", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("deviation", torch.ones((), dtype=torch.float64))
+        self.adopted = False
 
     @classmethod
     def answers(cls, data: DataSpec) -> int:
         return 1
 
-    @property
-    def deviation(self) -> Tensor:
-        """Standard deviation of the targets, one where they are all the same."""
-        found = (self.scatter / self.seen.clamp_min(1)).sqrt()
-        return torch.where(found > 1e-12, found, torch.ones_like(found))
+    def begin(self, train: Columns) -> None:
+        """Count the targets and fit the linear answer, unless both come with the weights of another regressor."""
+        if self.adopted:
+            return
+        targets = torch.cat(list(metrics.spread(train, "targets"))).to(self.device).double()
+        deviation = targets.std(unbiased=False)
+        self.mean.copy_(targets.mean())
+        self.deviation.copy_(deviation if deviation > 1e-12 else 1.0)
+        if len(targets) >= FEWEST:
+            patches = metrics.gather(train, self.level.patches, self.device).to(self.device)
+            self.level.fit(patches, self.standard(targets))
+
+    def adopt(self, other: Family) -> None:
+        super().adopt(other)
+        self.adopted = isinstance(other, Regressor)
+
+    def standard(self, targets: Tensor) -> Tensor:
+        """Targets in standard deviations from the mean."""
+        return ((targets - self.mean) / self.deviation).float()
+
+    def answer(self, images: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b,) in standard deviations."""
+        return self.judge(images)[:, 0] + self.level(images)
 
     def estimate(self, images: Tensor) -> Tensor:
-        return (self.judge(images)[:, 0] * self.deviation + self.mean).float()
+        return (self.answer(images) * self.deviation + self.mean).float()
 
     def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
-        self._count(batch["targets"], moment)
-        targets = ((batch["targets"] - self.mean) / self.deviation).float()
-        answers = self.judge(self.augment(batch["images"], moment.generator))[:, 0]
+        targets = self.standard(batch["targets"])
+        answers = self.answer(self.augment(batch["images"], moment.generator))
         error = (answers.detach() - targets).abs().mean() * self.deviation
         return self.distance(answers, targets), {"mae": error.float()}
 
@@ -66,18 +89,7 @@ class Regressor(Estimates, Judging):
         return {"squared": F.mse_loss, "absolute": F.l1_loss, "huber": F.smooth_l1_loss}[self.config.error]
 
     def mistake(self, batch: Batch) -> Tensor:
-        targets = ((batch["targets"] - self.mean) / self.deviation).float()
-        return self.distance(self.judge(batch["images"])[:, 0], targets)
-
-    def _count(self, targets: Tensor, moment: Moment) -> None:
-        """Mean and scatter of the targets of the first epoch (Chan et al. 1979), in place."""
-        if moment.images >= self.count:
-            return
-        targets, count = targets.double(), len(targets)
-        away, total = targets.mean() - self.mean, self.seen + count
-        self.scatter += (targets - targets.mean()).square().sum() + away.square() * self.seen * count / total
-        self.mean += away * count / total
-        self.seen += count
+        return self.distance(self.answer(batch["images"]), self.standard(batch["targets"]))
 
     def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
         """Errors in the unit of the targets, beside answering the mean and beside a linear model of the pixels."""

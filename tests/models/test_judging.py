@@ -10,6 +10,7 @@ from models.families.classifier import Classifier
 from models.families.denoising_autoencoder import DenoisingAutoencoder
 from models.families.regressor import Regressor
 from models.families.vae import VAE
+from models.nn.level import PENALTIES, Level
 from models.operations.attack import AttackOperation
 from models.training import Training
 from models.types import ConfigError, DataSpec
@@ -143,13 +144,55 @@ def test_a_regressor_learns_in_the_unit_of_its_targets(scale, shift):
     assert found["mae"] < scale
 
 
-def test_the_mean_and_spread_are_those_of_one_epoch():
+def test_the_mean_and_spread_are_those_of_the_training_targets():
     spec, rows, validation = brightness(3.0, 7.0, count=64)
     model = Regressor.create({"images": 256, "batch_size": 16}, spec)
     train(model, rows, validation)
     targets = rows.columns["targets"].astype(np.float64)
-    assert model.mean.item() == pytest.approx(targets.mean()) and model.seen == 64
+    assert model.mean.item() == pytest.approx(targets.mean())
     assert model.deviation.item() == pytest.approx(targets.std())
+
+
+def test_a_few_images_suffice_for_what_brightness_says():
+    spec, rows, validation = brightness(1.0, 0.0, count=40)
+    torch.manual_seed(0)
+    found = train(Regressor.create({"images": 640}, spec), rows, validation)
+    assert found["mae"] < 0.1 * found["mae_mean"]
+
+
+def test_a_linear_answer_is_the_ridge_of_the_least_leave_one_out_error():
+    draws = torch.Generator().manual_seed(0)
+    level = Level((1, 8, 8))
+    images = torch.rand(30, 1, 8, 8, generator=draws)
+    patches = level.patches(images)
+    torch.testing.assert_close(patches[:, 5], (images[:, 0, 2:4, 2:4].mean((1, 2)) - 0.5) * 2)
+    wanted = patches[:, 3] + 0.3 * torch.randn(30, generator=draws)
+    level.fit(patches, wanted)
+
+    def left_out(penalty: float) -> float:
+        errors = []
+        for row in range(30):
+            others = torch.arange(30) != row
+            rows, answers = patches[others].double(), wanted[others].double()
+            centred = rows - rows.mean(0)
+            gram = centred.T @ centred + penalty * torch.eye(16, dtype=torch.double)
+            weight = torch.linalg.solve(gram, centred.T @ (answers - answers.mean()))
+            errors.append(float((patches[row].double() - rows.mean(0)) @ weight + answers.mean() - wanted[row]) ** 2)
+        return sum(errors) / 30
+
+    strongest = float(torch.linalg.svdvals((patches - patches.mean(0)).double())[0]) ** 2
+    best = min((PENALTIES * strongest).tolist(), key=left_out)
+    centred = (patches - patches.mean(0)).double()
+    gram = centred.T @ centred + best * torch.eye(16, dtype=torch.double)
+    weight = torch.linalg.solve(gram, centred.T @ (wanted - wanted.mean()).double())
+    torch.testing.assert_close(level.weight, weight.float(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_linear_answer_to_noise_is_none():
+    draws = torch.Generator().manual_seed(0)
+    level = Level((1, 8, 8))
+    level.fit(torch.randn(40, 16, generator=draws), torch.randn(40, generator=draws))
+    assert float(level.weight.norm()) < 0.3
 
 
 def test_equal_targets_are_answered_and_have_no_r2():
