@@ -6,7 +6,8 @@ would see, after non-maximum suppression; the losses look at every cell of the m
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -113,8 +114,14 @@ class FalseDetections(OfBoxes):
 class Mislabelled(OfBoxes):
     """Mislabel: on every object the surest detection has a wrong class, or the class wanted.
 
-    Objects that are of the class wanted do not count.
+    Objects that are of the class wanted do not count, nor do those of `unseen` (N, M), which have no name to change.
     """
+
+    unseen: Tensor | None = None
+
+    def faced(self, clean: Tensor) -> Self:
+        """Leaves out the objects that no cell of the clean image is about."""
+        return replace(self, unseen=self.objects & ~self.near(clean).any(2))
 
     def margin(self, logits: Tensor) -> Tensor:
         """Of the object nearest to its truth: its own class, or the threshold, over the surest class wanted."""
@@ -126,14 +133,27 @@ class Mislabelled(OfBoxes):
         return masked(own.clamp_min(self.least) - wanted, self._counted).amax(1)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """How far, on cells of objects, the wanted class is below the object's own and below the threshold, summed."""
+        """How far, on cells of objects, the wanted class is below the object's own and below the threshold, summed.
+
+        An object whose cells have all moved off is about the closest one, which is pulled back onto it: logarithms of
+        the overlap it lacks are added.
+        """
         own, wanted = self._sides(logits)
         short = torch.relu(own - wanted + SLACK) + torch.relu(self.least + SLACK - wanted)
-        return -(short * (self.near(logits) & self._counted[..., None])).flatten(1).sum(1)
+        boxes = logits[:, -4:].flatten(2).mT
+        shared = self.shared(boxes)
+        most, closest = shared.max(2)
+        lost = self._counted & (most > 0) & (most < self.iou)
+        cells = (shared >= self.iou) | (lost[..., None] & (shared == most[..., None]))
+        chosen = boxes.gather(1, closest[..., None].expand(-1, -1, 4))
+        reached = overlap(self.boxes[..., None, :4], chosen[..., None, :])[..., 0, 0]
+        pull = torch.relu(math.log(self.iou) - reached.clamp_min(1e-3).log())
+        return -(short * (cells & self._counted[..., None])).flatten(1).sum(1) - (pull * lost).sum(1)
 
     @property
     def _counted(self) -> Tensor:
-        return self.objects & (self.boxes[..., 4] != self.targets[:, None])
+        counted = self.objects & (self.boxes[..., 4] != self.targets[:, None])
+        return counted if self.unseen is None else counted & ~self.unseen
 
     def _sides(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """(N, M, P) twice: for each object and cell the logit of its own class, and of the class wanted instead."""

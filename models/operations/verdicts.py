@@ -74,6 +74,8 @@ def _notes(victim: Victim, rows: Rows, said: dict, params: Params, row: int, ite
         notes.append(f"The model takes this image for {clean['label']} already: it is returned unchanged.")
     elif said["wrong"]:
         notes.append(victim.fooled)
+    if clean.get("left_out"):
+        notes.append(victim.left_out)
     if asked.norm == "linf" and eps is not None and abs(float(asked.eps) - eps) > 1e-6:
         below = round(eps * 255)
         notes.append(

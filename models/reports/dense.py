@@ -17,6 +17,7 @@ from models.attacks.core import Eps
 from models.attacks.criterion import Criterion
 from models.attacks.curve import noise, shuffled
 from models.attacks.dag import DAG
+from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult
 from models.family import Family
 from models.registry import attacks
@@ -135,7 +136,10 @@ class DenseAttack(Report):
         seeds = torch.tensor([derive(seed, "dense", cell[0], start + row) for row in range(len(images))])
         threat = replace(attack.threat(LEVELS), eps=cell[1])
         seeds = seeds.to(images.device)
-        return attack.run(access, images, self.criterion(truth, params), threat, seeds), threat, seeds
+        with torch.no_grad():
+            clean = Clean.of(access, images)
+        criterion = self.criterion(truth, params).faced(clean.logits)
+        return attack.run(access, images, criterion, threat, seeds, clean=clean), threat, seeds
 
     def _findings(self, subject, params, access, cells, state, count) -> Findings:
         model = subject.model

@@ -22,7 +22,9 @@ class DetectionAttackParams(DenseParams):
         ["pgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
     )
     goal: Literal["vanish", "fabricate", "mislabel"] = Field(
-        "vanish", description="Objects are to go unseen, to appear where there are none, or to get a wrong class."
+        "vanish",
+        description="Objects are to go unseen, to appear where there are none, or to get a wrong class"
+        " (but for those that no box of the model overlaps by half).",
     )
 
 

@@ -25,6 +25,7 @@ class BoxVictim(Victim):
     goals = ("vanish", "fabricate", "mislabel")
     settings = frozenset({"boxes", "goal"})
     fooled = "The detections are as the attack wants them without an attack: the image is returned unchanged."
+    left_out = "Objects that no box of the model overlaps by half have no name to change: they are left out."
     presumed = "No boxes were given: the model's own detections were taken for the truth."
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
@@ -49,23 +50,27 @@ class BoxVictim(Victim):
     def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         own = detections(clean)[..., :5]
         boxes = torch.where(rows["given"][:, None, None], rows["boxes"], own)
-        return GOALS[params.goal or self.goals[0]](boxes, rows["targets"])
+        return GOALS[params.goal or self.goals[0]](boxes, rows["targets"]).faced(clean)
 
     def seen(self, outputs: Tensor) -> Tensor:
         return detections(outputs)
 
     def truth(self, criterion: Criterion) -> Rows:
-        return {"truth": criterion.boxes}
+        unseen = getattr(criterion, "unseen", None)
+        return {"truth": criterion.boxes} | ({} if unseen is None else {"unseen": unseen})
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
-        """How many objects are found, how many detections are of none, and the detections themselves."""
+        """How many objects are found and left out, how many detections are of none, and the detections themselves."""
         rows, truth = rows_of(seen.cpu()), rows_of(found["truth"][row].cpu())
         hits = int(matched(rows, truth, [FOUND]).sum())
         precision = Precision(len(model.data.classes), [FOUND])
         precision.add(rows, truth)
         facts = {"objects": len(truth), "found": hits, "false": len(rows) - hits}
         facts["map50"] = precision.summary()["map50"]
-        return facts if brief else facts | {"detections": listed(model, seen)}
+        if brief:
+            return facts
+        left_out = {"left_out": int(found["unseen"][row].sum())} if "unseen" in found else {}
+        return facts | left_out | {"detections": listed(model, seen)}
 
     def given(self, rows: Rows, row: int) -> bool:
         return bool(rows["given"][row])

@@ -25,6 +25,8 @@ class Victim(ABC):
     """A sentence for an image that needed no attack."""
     presumed: ClassVar[str] = ""
     """A sentence for an image whose truth was not given."""
+    left_out: ClassVar[str] = ""
+    """A sentence for an image part of whose truth the attack is not asked to change (a fact `left_out`)."""
     goals: ClassVar[tuple[str, ...]] = ()
     """What an attack can be after, where there is more than one thing."""
 

@@ -232,6 +232,18 @@ def test_an_object_wanted_as_another_class_is_one():
     assert result.initially_wrong[1]  # its only object is of that class already
 
 
+def test_an_object_whose_cells_moved_off_pulls_the_closest_one_back():
+    maps = torch.full((1, 6, 1, 2), -3.0)
+    maps[0, 2:, 0] = torch.tensor([[0.0, 0, 4, 1], [9.0, 9, 12, 12]]).T  # the first overlaps the object by a quarter
+    maps.requires_grad_()
+    criterion = GOALS["mislabel"](torch.tensor([[[0.0, 0, 4, 4, 0]]]), torch.tensor([-1]))
+    (slope,) = torch.autograd.grad(criterion.loss(maps).sum(), maps)
+    assert float(criterion.margin(maps.detach())) > 1e3 and not slope[..., 1].any()
+    assert slope[0, 1, 0, 0] > 0 > slope[0, 0, 0, 0] and slope[0, 5, 0, 0] > 0  # the other class up, the box longer
+    kept = criterion.faced(maps.detach())
+    assert float(kept.margin(maps.detach())) < 0 and not kept.loss(maps).any()
+
+
 def test_detections_of_an_image_are_the_same_in_any_company():
     x, _ = blob_images()
     maps = Blobs().detection_maps(x)

@@ -120,6 +120,19 @@ def test_without_boxes_the_models_own_detections_are_the_truth_and_an_empty_imag
     assert made["success"] and {box["label"] for box in made["adversarial"]["detections"]} == {"blue"}
 
 
+def test_an_object_that_the_model_does_not_see_is_left_out_of_a_renaming_and_counted():
+    images, boxes = blob_images()
+    seen, missed = ["red", *boxes[0, 0, :4].tolist()], ["blue", 0, 14, 16, 16]
+    how = {"method": "pgd", "eps": 0.5, "goal": "mislabel"}
+    both = attack(Blobs(), images[:1], boxes=[seen, missed], **how).facts["items"][0]
+    assert both["success"] and both["clean"]["objects"] == 2 and both["clean"]["left_out"] == 1
+    assert both["adversarial"]["detections"][0]["label"] == "blue" and "left out" in " ".join(both["notes"])
+    alone = attack(Blobs(), images[:1], boxes=[seen], **how).facts["items"][0]
+    assert alone["clean"]["left_out"] == 0 and "left out" not in " ".join(alone["notes"])
+    none = attack(Blobs(), images[:1], boxes=[missed], **how)
+    assert torch.equal(none.images, images[:1]) and none.facts["items"][0]["initially_wrong"]
+
+
 @pytest.mark.parametrize(
     ("params", "field"),
     [
