@@ -18,6 +18,7 @@ from models.capabilities import Scores
 from models.operations.attack import on_grid
 from models.registry import attacks
 from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.substitutes import Committee, fit
 from models.seeds import derive
 from models.types import DataError
 
@@ -34,6 +35,9 @@ class TransferParams(Params):
     step: float = Field(0.1, gt=0, le=1, description="How far an image is moved to make a new one (lambda).")
     budget: int = Field(6400, ge=2, le=1_000_000, description="Most queries of the victim, which answers with a label.")
     epochs: int = Field(10, ge=1, le=200, description="Passes over the images in each round.")
+    substitutes: int = Field(
+        3, ge=1, le=8, description="Networks that learn from the same labels and are attacked together; time grows so."
+    )
     method: Literal["fgsm", "mifgsm", "pgd"] = Field("mifgsm", description="What makes examples on the substitute.")
     eps: Eps = Field("76/255", description="Largest change of a pixel: a number or k/255.", validate_default=True)
     steps: int = Field(10, ge=1, le=1000, description="Gradient steps of mifgsm and pgd.")
@@ -75,7 +79,8 @@ class TransferReport(Report):
         total = (params.rounds + 1) * params.epochs + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(subject.seed, "substitute") % 2**31)
-            substitute = network(subject.model.data.shape, outputs_of(subject)).to(subject.model.device)
+            substitute = Committee(subject.model.data.shape, outputs_of(subject), params.substitutes)
+        substitute.to(subject.model.device)
         x, y, history = seeds, oracle(seeds), []
         for turn in range(params.rounds + 1):
             if turn:
@@ -128,31 +133,6 @@ def parted(subject: Subject, params: TransferParams) -> tuple[Tensor, Tensor]:
     order = torch.randperm(count, generator=draws)[: params.initial + params.images]
     images = subject.validation.rows(order, ["images"])["images"].to(subject.model.device)
     return images[: params.initial], images[params.initial :]
-
-
-def network(shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-    """Two convolutions and two layers, whatever the victim is; large images are pooled first."""
-    channels, height, width = shape
-    halves = [nn.MaxPool2d(2) for _ in range(2) if min(height, width) >= 8]
-    body = [nn.AdaptiveAvgPool2d((min(height, 32), min(width, 32)))] if max(height, width) > 32 else []
-    body += [nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), *halves[:1]]
-    body += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), *halves[1:], nn.Flatten()]
-    with torch.no_grad():
-        width = nn.Sequential(*body)(torch.zeros(1, *shape)).shape[1]
-    return nn.Sequential(*body, nn.Linear(width, 128), nn.ReLU(), nn.Linear(128, classes))
-
-
-def fit(net: nn.Module, x: Tensor, y: Tensor, epochs: int, seed: int):
-    """Adam on the victim's labels; yields the number of passes done."""
-    optimiser, draws = torch.optim.Adam(net.parameters(), lr=1e-3), torch.Generator().manual_seed(seed % 2**63)
-    for epoch in range(epochs):
-        for rows in torch.randperm(len(x), generator=draws).split(32):
-            with torch.enable_grad():
-                loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
-                optimiser.zero_grad()
-                loss.backward()
-            optimiser.step()
-        yield epoch + 1
 
 
 def augment(net: nn.Module, x: Tensor, y: Tensor, step: float, oracle: Oracle) -> tuple[Tensor, Tensor]:
