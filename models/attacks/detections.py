@@ -73,8 +73,11 @@ class NoDetection(OfBoxes):
         return masked(sure, (self.shared(boxes) >= self.iou).any(1)).amax(1) - self.least
 
     def loss(self, logits: Tensor) -> Tensor:
-        """How little the cells on objects rise above the threshold, summed over cells and classes."""
-        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK).sum(1)
+        """How little the cells on objects rise above the threshold, cubed and summed over cells and classes.
+
+        The highest count most, as in the margin: uncubed, steps at 8/255 left .38 of the precision, cubed .27.
+        """
+        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK).pow(3).sum(1)
         return -(over * self.near(logits).any(1)).sum(1)
 
 
