@@ -50,6 +50,7 @@ class Columns:
             name: column if isinstance(column, Tensor) else np.asarray(column) for name, column in columns.items()
         }
         self.shelf = shelf
+        self.place: torch.device | None = None
         self._orders: dict[tuple[int, str], tuple[int, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -62,6 +63,12 @@ class Columns:
         """The same columns as tensors on `device`, so that a step copies nothing from the host."""
         moved = {name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()}
         return Columns(moved, self.shelf)
+
+    def onto(self, device: torch.device | str) -> "Columns":
+        """The same columns where they are, with rows handed out on `device`: for a set that is too large for it."""
+        found = Columns(self.columns, self.shelf)
+        found.place = torch.device(device)
+        return found
 
     def rows(self, indices: Tensor, names: list[str] | None = None) -> dict[str, Tensor]:
         """The rows at `indices` (int64) of the named columns (all by default), in the form a step takes."""
@@ -116,6 +123,8 @@ class Columns:
             rows = column[indices.to(column.device)]
         else:
             rows = torch.from_numpy(np.ascontiguousarray(column[indices.numpy()]))
+        if self.place is not None:
+            rows = rows.to(self.place)  # as bytes, a quarter of the floats
         if name in IMAGES:
             return as_float(rows)
         return rows.long() if name == "masks" else rows

@@ -66,8 +66,9 @@ def build(job: RunningJob, source: Source) -> Training:
         family.adopt(load_model(digest).to(device))
     shelf = BlobShelf(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
-    if device.type == "cuda" and source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
-        train, validation = train.to(device), validation.to(device)
+    if device.type == "cuda":
+        resident = source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        train, validation = (side.to(device) if resident else side.onto(device) for side in (train, validation))
     return Training(family, train, validation, seed)
 
 

@@ -105,6 +105,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     def begin(self, train: Columns) -> None:
         """Count the groups: a rare one is shown as often as the others."""
+        self.gan.begin(train)
         labels = whole(self._columns(train).columns["labels"]).long()
         counts = torch.bincount(labels, minlength=len(self.age_groups))
         self._rarity = 1 / counts.clamp_min(1).to(self.device, torch.float32)

@@ -38,7 +38,7 @@ def read_labels(data: bytes, report: Report) -> dict[str, Attributes]:
     if unknown := [name for name in given if columns[name] not in {*COLUMNS, "file", "split"}]:
         named = ", ".join(map(printable, unknown[:MAX_NAMED]))
         report.warn(
-            f"{len(unknown)} columns of labels.csv were not used: {named}. "
+            f"Columns of labels.csv that were not used ({len(unknown)}): {named}. "
             f"Those that are read are file, split, {', '.join(COLUMNS)}."
         )
     return _by_file(lines, columns, report)
