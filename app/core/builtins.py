@@ -11,10 +11,10 @@ COLUMNS = {
     "paired": ("input", "target"),
     "unpaired": ("a", "b"),
     "segmentation": ("images", "masks"),
-    "detection": ("images", "boxes", "counts"),
+    "detection": ("images", "boxes"),
     "attributes": ("images",),
 }
-"""What every dataset of a layout has; an imported one may have more."""
+"""What every dataset of a layout has at least."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from app.core.builtins import COLUMNS
 from app.core.errors import InvalidDataset, InvalidImage
 from workers.data import levels
 from workers.data.archive import Archive
@@ -13,15 +14,6 @@ from workers.data.npz import Array, read_arrays
 from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Options, Report, Row
 from workers.data.values import name_classes, read_values
 
-COLUMNS = {
-    "plain": ("images",),
-    "labelled": ("images", "labels"),
-    "paired": ("input", "target"),
-    "unpaired": ("a", "b"),
-    "segmentation": ("images", "masks"),
-    "attributes": ("images",),
-    "detection": ("images", "boxes"),
-}
 NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks", "boxes")} | {"x": "images", "y": "labels"}
 OF_DOMAINS = {"a_labels": "a", "b_labels": "b"}
 CLASS_NAMES = ("classes", "class_names", "label_names")
