@@ -25,14 +25,15 @@ def ask(operation, model, inputs=None, **params):
 
 @pytest.fixture(scope="module")
 def data() -> tuple[DataSpec, Columns, Columns]:
-    return dataset("labelled", count=96)
+    return dataset("labelled", count=288)
 
 
 @pytest.fixture(scope="module")
 def trained(data) -> tuple[ConditionalVAE, dict]:
     spec, train, validation = data
+    torch.manual_seed(0)
     training = Training(
-        families()["vae"].create(SMALL | {"conditional": True, "images": 4800}, spec), train, validation, 1
+        families()["vae"].create(SMALL | {"conditional": True, "images": 6400}, spec), train, validation, 1
     )
     for _ in training.run():
         pass
