@@ -77,8 +77,16 @@ class NoDetection(OfBoxes):
 
         The highest count most, as in the margin: uncubed, steps at 8/255 left .38 of the precision, cubed .27.
         """
-        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK).pow(3).sum(1)
-        return -(over * self.near(logits).any(1)).sum(1)
+        return -self._over(logits).pow(3).flatten(1).sum(1)
+
+    def pull(self, logits: Tensor) -> Tensor:
+        """All alike, or else the largest entry of the gradient, which DAG divides by, outgrows the others."""
+        return -self._over(logits).flatten(1).sum(1)
+
+    def _over(self, logits: Tensor) -> Tensor:
+        """(N, K, P): how far the cells on objects rise above the threshold."""
+        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK)
+        return over * self.near(logits).any(1)[:, None]
 
 
 @dataclass(frozen=True)
