@@ -239,7 +239,7 @@ def test_square_needs_as_few_queries_as_the_reference(norm):
     eps = {"linf": 0.15, "l2": 1.2}[norm]
     theirs, mine, spent, used = 0, 0, [], []
     with torch.random.fork_rng(devices=[]):
-        for seed in range(2):
+        for seed in range(3):
             walker = SquareAttack(cnn(), norm=NAMES[norm], eps=eps, n_queries=200, seed=seed, device="cpu")
             walker.init_hyperparam(x)
             torch.manual_seed(seed)
@@ -249,7 +249,7 @@ def test_square_needs_as_few_queries_as_the_reference(norm):
             result, _ = ours("square", x, y, access=ScoreOracle, eps=eps, norm=norm, queries=200, seeds=seed * 1000)
             mine = mine + int(result.success.sum())
             used += (result.queries[result.success] - 2).tolist()
-    assert mine >= theirs - 2.6 * (2 * 200 * 0.25) ** 0.5
+    assert mine >= theirs - 2.6 * (2 * 300 * 0.25) ** 0.5
     assert sorted(used)[len(used) // 2] <= 1.15 * sorted(spent)[len(spent) // 2] + 2
 
 
