@@ -22,15 +22,16 @@ class Watch:
         self.calls = calls
         self.queues: dict[str, frozenset[str]] | None = None
         self._task: asyncio.Task | None = None
+        self._over = asyncio.Event()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
+        """Lets a look that has begun end: its thread holds a connection, which a cancelled task would leave behind."""
+        self._over.set()
         if self._task:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await self._task
 
     def workers(self, queue: str) -> frozenset[str]:
         return (self.queues or {}).get(queue, frozenset())
@@ -50,14 +51,15 @@ class Watch:
             await self.calls.recover()
 
     async def _run(self) -> None:
-        while True:
+        while not self._over.is_set():
             try:
                 await self.look()
             except AnamorphError as error:
                 log.warning("watch.blind", error=error.detail)
             except Exception:
                 log.exception("watch.blind")
-            await asyncio.sleep(SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), SECONDS)
 
 
 def _by_queue() -> dict[str, frozenset[str]]:

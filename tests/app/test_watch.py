@@ -1,6 +1,8 @@
 """The look at the workers, and what a killed front leaves behind."""
 
+import asyncio
 import os
+import threading
 import time
 
 import pytest
@@ -55,6 +57,28 @@ async def test_nobody_waits_for_an_answer_that_nobody_gives(home):
     come("a")
     await watch.look()
     watch.insist_on_inference()
+
+
+async def test_stopping_lets_the_look_that_has_begun_end(home, monkeypatch):
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+
+    def look():
+        begun.set()
+        go_on.wait(10)
+        ended.append(True)
+        return {}
+
+    monkeypatch.setattr("app.api.watch._by_queue", look)
+    watch = Watch(Lane())
+    watch.start()
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    stopping = asyncio.ensure_future(watch.stop())
+    await asyncio.sleep(0.05)
+    assert not stopping.done()
+    go_on.set()
+    await stopping
+    assert ended == [True]
 
 
 def test_uploads_that_a_killed_front_left_are_deleted_after_a_day(home):
