@@ -131,7 +131,7 @@ def class_kept(subject: Subject) -> Found:
     rows = {name: {"a": len(split["a"]), "b": len(split["b"])} for name, split in sides.items()}
     spec = DataSpec("unpaired", **shape, columns=rows)
     train, validation = (Columns({name: split[name] for name in "ab"}) for split in splits)
-    config = {"epochs": 4, "width": 16}
+    config = {"epochs": 6, "width": 16}
     run = subject.trained("cyclegan", config, 0.8, train=train, validation=validation, spec=spec)
     learned = Domain(torch.from_numpy(splits[0]["b"]) / 255, torch.from_numpy(splits[0]["b_labels"]))
     judge, _ = small_classifier(learned, len(subject.spec.classes), subject.seed)
