@@ -248,7 +248,7 @@ def test_attributes_come_from_the_table(tmp_path):
         assert side["ages"].tolist() == [20 + row for row in rows]
         assert side["identities"].tolist() == [row // 2 for row in rows]
     assert {side.dtype for side in (opened.train["targets"], opened.train["ages"])} == {np.dtype(np.float32)}
-    assert any("not used (1)" in warning for warning in report.warnings)
+    assert any("were not used: " in warning for warning in report.warnings)
 
 
 def test_lines_and_files_that_do_not_meet_are_named(tmp_path):

@@ -36,9 +36,10 @@ def read_labels(data: bytes, report: Report) -> dict[str, Attributes]:
             field="labels.csv",
         )
     if unknown := [name for name in given if columns[name] not in {*COLUMNS, "file", "split"}]:
+        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
         named = ", ".join(map(printable, unknown[:MAX_NAMED]))
         report.warn(
-            f"Columns of labels.csv that were not used ({len(unknown)}): {named}. "
+            f"Columns of labels.csv that were not used: {named}{more}. "
             f"Those that are read are file, split, {', '.join(COLUMNS)}."
         )
     return _by_file(lines, columns, report)
