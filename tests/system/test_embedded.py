@@ -13,7 +13,7 @@ import pytest
 
 from app.cli.whereabouts import running
 from tests.system.conftest import ready_service, start_service
-from tests.system.processes import alive, descendants, end, eventually
+from tests.system.processes import alive, command, descendants, end, eventually
 
 
 def anamorph(*words: str, **options) -> subprocess.CompletedProcess:
@@ -23,7 +23,7 @@ def anamorph(*words: str, **options) -> subprocess.CompletedProcess:
 
 def part(pid: int, words: str) -> psutil.Process | None:
     """The service's process whose command line holds `words`."""
-    return next((child for child in alive(psutil.Process(pid).children()) if words in " ".join(child.cmdline())), None)
+    return next((child for child in alive(psutil.Process(pid).children()) if words in command(child)), None)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.processes import alive, descendants, end, eventually
+from tests.system.processes import alive, command, descendants, end, eventually
 
 DRIVER = """
 import sys
@@ -144,13 +144,13 @@ def test_nothing_outlives_a_killed_supervisor_by_two_seconds(supervise, tmp_path
 def test_a_guard_that_dies_is_replaced_and_still_knows_everyone(supervise, tmp_path):
     process = supervise(CALM)
     below = descendants(process.pid)
-    guard = next(child for child in below if child.cmdline()[-1].endswith("guard.py"))
+    guard = next(child for child in below if command(child).endswith("guard.py"))
     guard.kill()
     eventually(
         lambda: any(
-            "guard.py" in child.cmdline()[-1]
-            for child in psutil.Process(process.pid).children()
-            if child.pid != guard.pid and child.status() != psutil.STATUS_ZOMBIE
+            "guard.py" in command(child)
+            for child in alive(psutil.Process(process.pid).children())
+            if child.pid != guard.pid
         )
     )
 
