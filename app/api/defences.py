@@ -47,7 +47,7 @@ def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: 
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
         found = suitable_model(principal.tenant, body.model, ("Scores",), "A defence")
-        spec["model"] = f"{found.name}@{found.digest}"
+        spec["model"] = found.exact
         check_named(entries, principal.tenant, spec)
     return accept(request, principal, "defence", spec, key, same_as=body.model_dump())
 
@@ -71,6 +71,6 @@ def check_named(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:
         for name, field in entries[section][part["kind"]]["params"]["properties"].items():
             if field.get("format") == "model":
                 found = suitable_model(tenant, part[name], (), "A defence", f"{pointer}/{name}")
-                part[name] = f"{found.name}@{found.digest}"
+                part[name] = found.exact
     if "dataset" in spec:
         suitable_dataset(tenant, spec["dataset"], ("images",), "A detector")

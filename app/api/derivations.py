@@ -10,10 +10,9 @@ from app.api.access import Writer
 from app.api.datasets import check_free
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.api.suitability import Data, check_size
+from app.api.suitability import Data, check_size, columns_of
 from app.api.tasks import check_able
 from app.core import catalog, dataset_rows, model_rows, wire
-from app.core.builtins import Builtin
 from app.core.catalog import Catalog
 from app.core.database import reading
 from app.core.errors import InvalidDataset, InvalidRequest
@@ -43,7 +42,7 @@ def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: 
         check_able(entries, found, body.operation)
         check_column(row, body.column)
         check_size(principal.tenant, found, row, entries["operations"][body.operation]["any_size"])
-        spec["model"] = f"{found.name}@{found.digest}"
+        spec["model"] = found.exact
     return accept(request, principal, "dataset", spec, key, same_as=body.model_dump())
 
 
@@ -65,7 +64,7 @@ def one_of_one(entry: dict[str, Any]) -> bool:
 
 def check_column(data: Data, column: str | None) -> None:
     """Raises InvalidDataset for images that are not there."""
-    columns = data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
+    columns = columns_of(data)
     present = [name for name in IMAGES if name in columns]
     if column and column not in present:
         raise InvalidDataset(

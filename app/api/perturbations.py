@@ -51,7 +51,7 @@ def create(request: Request, body: wire.PerturbationRequest, principal: Writer, 
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
         found = suitable_model(principal.tenant, body.model, ("Scores",), "A universal perturbation")
-        spec["model"] = f"{found.name}@{found.digest}"
+        spec["model"] = found.exact
         data = suitable_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
         check_size(principal.tenant, found, data)
         with reading() as conn:

@@ -52,7 +52,7 @@ def create(
     spec["params"] = completed(entries, entry, body)
     if dry_run or not is_repeat(principal.tenant, key):
         found = suitable_model(principal.tenant, body.model, entry["needs"], f"The report {body.report}")
-        spec["model"] = f"{found.name}@{found.digest}"
+        spec["model"] = found.exact
         data = suitable_dataset(principal.tenant, body.dataset, entry["columns"], f"The report {body.report}")
         check_size(principal.tenant, found, data)
         spec["params"] |= beside(entries, principal.tenant, spec["params"])
@@ -104,7 +104,7 @@ def beside(entries: Catalog, tenant: str, params: dict[str, Any]) -> dict[str, A
     with reading() as conn:
         if others := params.get("others"):
             resolved = [model_rows.resolve(conn, tenant, name) for name in others]
-            found["others"] = [f"{other.name}@{other.digest}" for other in resolved]
+            found["others"] = [other.exact for other in resolved]
         for name in params.get("perturbations") or ():
             perturbation_rows.get(conn, tenant, name)
     return found

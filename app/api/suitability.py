@@ -1,6 +1,6 @@
 """Whether the model and the dataset that a job names suit it, found out before the job is accepted."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -
     """The dataset; a built-in one is imported on the way. Raises NotFound, or InvalidDataset when it lacks a column."""
     with reading() as conn, _named("/dataset"):
         data = dataset_rows.get(conn, tenant, name)
-    has = data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
+    has = columns_of(data)
     missing = [column for column in columns if column not in has]
     if missing:
         detail = f"{job} needs {joined(missing)}, which the dataset lacks."
@@ -50,13 +50,18 @@ def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -
     return data
 
 
+def columns_of(data: Data) -> Collection[str]:
+    """What a dataset has to learn from, imported or built in."""
+    return data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
+
+
 def check_size(tenant: str, found: Found, data: Data, any_size: bool = False) -> None:
     """Raises InvalidDataset when the images have another size than those that the model learned from.
 
     With `any_size` only the number of channels has to be the same.
     """
     with reading() as conn:
-        card = model_rows.get(conn, tenant, f"{found.name}@{found.digest}")["card"].get("data", {})
+        card = model_rows.get(conn, tenant, found.exact)["card"].get("data", {})
     has = vars(data) if isinstance(data, Builtin) else data["facts"]
     given, wanted = _size(has), _size(card)
     if None not in wanted and (given[0] != wanted[0] or (given != wanted and not any_size)):

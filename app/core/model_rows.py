@@ -20,6 +20,11 @@ class Found(NamedTuple):
     capabilities: tuple[str, ...]
     pinned: bool
 
+    @property
+    def exact(self) -> str:
+        """The reference that means this version for ever."""
+        return f"{self.name}@{self.digest}"
+
 
 def resolve(conn: Connection, tenant: str, text: str) -> Found:
     """The version that `name` or `name@digest` means. Raises NotFound, or ModelNotReady while it is being trained."""
