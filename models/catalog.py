@@ -13,6 +13,8 @@ from models import capabilities as can
 from models import registry
 from models.attacks.core import Attack
 from models.attacks.universal import UniversalConfig
+from models.defences.core import Defence
+from models.detectors.core import Detector
 from models.family import Family
 from models.operations.attack import params_schema
 from models.operations.core import Operation
@@ -33,8 +35,8 @@ def catalog() -> dict[str, Any]:
         "attacks": {name: describe_attack(item) for name, item in registry.attacks().items()},
         "operations": {name: describe_operation(item) for name, item in registry.operations().items()},
         "reports": {name: describe_report(item) for name, item in registry.reports().items()},
-        "defences": {name: describe_stage(item) for name, item in registry.defences().items()},
-        "detectors": {name: describe_stage(item) for name, item in registry.detectors().items()},
+        "defences": {name: describe_defence(item) for name, item in registry.defences().items()},
+        "detectors": {name: describe_detector(item) for name, item in registry.detectors().items()},
     }
     found["perturbations"] = {"universal": {"params": UniversalConfig.model_json_schema()}}
     return json.loads(json.dumps(found))
@@ -96,13 +98,23 @@ def describe_report(report: type) -> dict[str, Any]:
         "needs": [item.__name__ for item in report.needs],
         "columns": report.columns,
         "price": report.price,
+        "settings": report.settings,
+        "passes_on": report.passes_on,
         "params": report.Params.model_json_schema(),
     }
 
 
-def describe_stage(stage: type) -> dict[str, Any]:
-    """A defence or a detector."""
-    return {"summary": stage.summary, "params": stage.Config.model_json_schema()}
+def describe_defence(stage: type[Defence]) -> dict[str, Any]:
+    return {"summary": stage.summary, "random": stage.random, "params": stage.Config.model_json_schema()}
+
+
+def describe_detector(detector: type[Detector]) -> dict[str, Any]:
+    return {
+        "summary": detector.summary,
+        "passes": detector.passes,
+        "lesson": detector.lesson_settings,
+        "params": detector.Config.model_json_schema(),
+    }
 
 
 def text() -> str:

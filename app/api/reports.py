@@ -69,11 +69,17 @@ def completed(entries: Catalog, entry: dict[str, Any], body: wire.ReportRequest)
     for name in short.keys() & body.params.keys():
         raise InvalidRequest("This is given twice, at the top and in params.", field=f"/{name}")
     params = catalog.complete(entry["params"], body.params | short, "/params")
-    if "attacks" in params:
+    if takes_settings(entry):
         params["attacks"] = [
             attack_of(entries, item, params, f"/params/attacks/{place}") for place, item in enumerate(params["attacks"])
         ]
     return params
+
+
+def takes_settings(entry: dict[str, Any]) -> bool:
+    """Whether the attacks of a report come with settings of their own, not by name alone."""
+    items = entry["params"]["properties"].get("attacks", {}).get("items", {})
+    return any(branch.get("type") == "object" for branch in items.get("anyOf", ()))
 
 
 def attack_of(entries: Catalog, item: str | dict[str, Any], params: dict[str, Any], pointer: str) -> dict[str, Any]:
@@ -113,11 +119,16 @@ def beside(entries: Catalog, tenant: str, params: dict[str, Any]) -> dict[str, A
 def price(entries: Catalog, entry: dict[str, Any], tenant: str, spec: dict[str, Any]) -> dict[str, int]:
     """The most passes of the report. Raises QuotaExceeded when these are too many."""
     with reading() as conn:
-        data = model_rows.get(conn, tenant, spec["model"])["card"].get("data", {})
+        card = model_rows.get(conn, tenant, spec["model"])["card"]
         row = dataset_rows.get(conn, tenant, spec["dataset"])
-    images = row.count // 5 if isinstance(row, Builtin) else row["facts"]["columns"]["validation"].get("images", 0)
-    pixels = data.get("height", 1) * data.get("width", 1) * data.get("channels", 1)
-    shape = {"images": max(images, 1), "classes": len(data.get("classes") or ()) or 10, "pixels": pixels}
-    found = prices.of_report(entries, entry, spec["params"], shape)
+    data, params = card.get("data", {}), spec["params"]
+    columns = {} if isinstance(row, Builtin) else row["facts"]["columns"]
+    guess = {"validation": row.count // 5, "train": row.count - row.count // 5} if isinstance(row, Builtin) else {}
+    shape = {side: max(guess.get(side) or columns[side].get("images", 0), 1) for side in ("validation", "train")}
+    shape |= {"classes": len(data.get("classes") or ()) or 10}
+    shape |= {"pixels": data.get("height", 1) * data.get("width", 1) * data.get("channels", 1)}
+    if own := card.get("config", {}).get("detector"):  # a defended model is judged by its own, which has learned
+        params = params | {"detector": {"kind": own["kind"], "images": 0}}
+    found = prices.of_report(entries, entry, params, shape)
     prices.check(found)
     return found

@@ -1,14 +1,13 @@
 """What attacks cost, in passes through the model: computed from the catalog before anything runs.
 
-The catalog gives each attack two expressions over its settings: the most forward and backward passes of one image.
-Repairs of single images after rounding are not counted.
+The catalog gives each attack two expressions over its settings: the most forward and backward passes of one image;
+and each report that attacks two over its params. Repairs of single images after rounding are not counted.
 """
 
 import ast
 import operator
 from typing import Any
 
-from app.core import catalog
 from app.core.catalog import Catalog
 from app.core.errors import QuotaExceeded
 from app.core.settings import settings
@@ -46,22 +45,84 @@ def of_attack(entry: dict[str, Any], config: dict[str, Any], classes: int, pixel
 def of_report(
     entries: Catalog, report: dict[str, Any], params: dict[str, Any], shape: dict[str, int]
 ) -> dict[str, int]:
-    """The most passes that a report costs. `shape` has images (of the dataset), classes and pixels (of the model).
+    """The most passes that a report costs. `shape` has validation and train (images of the dataset), classes and pixels
+    (of the model).
 
-    A minimum-norm attack answers all radii of a curve from one run; others run once for each.
+    Beside params and shape the expressions know `count_x` of a list x, `x_y` (1 or 0) where the choice x is y,
+    `images` (asked for, or as many as there are), and what `of_attacks`, `of_defences` and `of_detector` give.
     """
-    attacks = {"attack_forwards": 0.0, "attack_backwards": 0.0}
-    for item in params.get("attacks") or ():
-        entry = catalog.attack(entries, item["method"])
-        runs = 1 if entry["minimal"] else len(params["eps"])
-        forwards, backwards = of_attack(entry, item, shape["classes"], shape["pixels"])
-        attacks["attack_forwards"] += runs * forwards
-        attacks["attack_backwards"] += runs * backwards
-    names = params | shape | attacks
+    names = params | shape
     names |= {f"count_{name}": len(value) for name, value in params.items() if isinstance(value, list)}
-    names["images"] = min(params.get("images") or shape["images"], shape["images"])
+    for name, spec in report["params"].get("properties", {}).items():
+        names |= {f"{name}_{choice}": int(params.get(name) == choice) for choice in spec.get("enum", ())}
+    names |= of_attacks(entries, report, params, shape) | of_defences(entries, params)
+    names |= of_detector(entries, params.get("detector") or {}, shape)
+    names["images"] = min(params.get("images") or shape["validation"], shape["validation"])
+    names["train_images"] = min(params.get("images") or shape["train"], shape["train"])
     found = {name: round(evaluate(report["price"][name], names)) for name in ("forwards", "backwards")}
     return found | {"passes": sum(found.values())}
+
+
+def of_attacks(
+    entries: Catalog, report: dict[str, Any], params: dict[str, Any], shape: dict[str, int]
+) -> dict[str, float]:
+    """Passes of one image under all attacks that the params name: `run_` where each runs once, `attack_` over all eps
+    of a curve, which a minimum-norm attack answers from one run.
+    """
+    found = dict.fromkeys(("run_forwards", "run_backwards", "attack_forwards", "attack_backwards"), 0.0)
+    named = params.get("attacks") or params.get("methods") or [params.get("method")]
+    radii = params.get("eps")
+    for item in named:
+        method = item["method"] if isinstance(item, dict) else item
+        entry = entries["attacks"].get(method)
+        if entry is None:
+            continue
+        config = item if isinstance(item, dict) else settings_of(entry, report, params, method)
+        runs = len(radii) if isinstance(radii, list) and not entry["minimal"] else 1
+        for name, passes in zip(("forwards", "backwards"), _of(entry, config, shape), strict=True):
+            found[f"run_{name}"] += passes
+            found[f"attack_{name}"] += runs * passes
+    return found
+
+
+def settings_of(entry: dict[str, Any], report: dict[str, Any], params: dict[str, Any], method: str) -> dict[str, Any]:
+    """The settings with which a report runs an attack that its params only name."""
+    own = report["settings"].get(method, report["settings"].get("", {}))
+    passed = {name: params[name] for name in report["passes_on"] if params.get(name) is not None}
+    return defaults(entry) | own | passed
+
+
+def of_defences(entries: Catalog, params: dict[str, Any]) -> dict[str, int]:
+    """`answers`: passes for one answer of the bare model and of the model behind each of the defences, all added up."""
+    draws = params.get("draws") or 1
+    random = [any(entries["defences"].get(stage.get("kind"), {}).get("random") for stage in stages)
+              for stages in params.get("defences") or ()]  # fmt: skip
+    return {"answers": 1 + sum(draws if drawn else 1 for drawn in random)}
+
+
+def of_detector(entries: Catalog, asked: dict[str, Any], shape: dict[str, int]) -> dict[str, float]:
+    """`look`: passes for one judgement; `lesson_`: for all that the detector is shown before it can judge."""
+    entry = entries["detectors"].get(asked.get("kind"), {"passes": 0, "lesson": {}})
+    found = {"look": entry["passes"], "lesson_forwards": 0.0, "lesson_backwards": 0.0}
+    if not entry["lesson"]:
+        return found
+    config = defaults(entry) | asked
+    shown = entry["passes"] * (2 + len(config["attacks"]))
+    found["lesson_forwards"] = min(config["images"], shape["train"]) * shown
+    for method in config["attacks"]:
+        attack = entries["attacks"][method]
+        passes = _of(attack, defaults(attack) | entry["lesson"].get(method, {}), shape)
+        found["lesson_forwards"] += min(config["images"], shape["train"]) * (passes[0] + 1)
+        found["lesson_backwards"] += min(config["images"], shape["train"]) * passes[1]
+    return found
+
+
+def defaults(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: spec.get("default") for name, spec in entry["params"]["properties"].items()}
+
+
+def _of(entry: dict[str, Any], config: dict[str, Any], shape: dict[str, int]) -> tuple[float, float]:
+    return of_attack(entry, config, shape["classes"], shape["pixels"])
 
 
 def check(price: dict[str, int]) -> None:

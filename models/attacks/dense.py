@@ -16,6 +16,7 @@ class PixelDescent(descent.Descent):
     """Subclasses say how much each pixel weighs."""
 
     victims = (Segments,)
+    forwards = "steps + 3"
 
     class Config(descent.Descent.Config):
         steps: int = Field(20, ge=1, le=10_000, description="Gradient steps.")

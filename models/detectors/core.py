@@ -35,6 +35,10 @@ class Detector(nn.Module, ABC):
     """Capabilities, one of which a model that it works with must have."""
     learns: ClassVar[bool] = False
     """Has to be shown clean images and attacks before it can judge."""
+    passes: ClassVar[int]
+    """How often it asks the network about an image that it judges."""
+    lesson_settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Attacks that it can be shown, each with the settings that are not its defaults."""
     Config: ClassVar[type[Quantile]] = Quantile
 
     def __init__(self, config: Quantile, data: DataSpec):

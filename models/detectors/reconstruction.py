@@ -20,6 +20,7 @@ class Reconstruction(Detector):
     summary = "Looks at what an autoencoder does not give back of the image."
     helper = (Denoises, Encodes)
     Config = Rebuild
+    passes = 0
 
     def __init__(self, config: Rebuild, data: DataSpec, model: nn.Module):
         super().__init__(config, data)

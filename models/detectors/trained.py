@@ -3,7 +3,7 @@ the image itself (the evidence of Xu et al. 2018, judged by a network as in Metz
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,10 @@ class Trained(Detector):
     name = "trained"
     summary = "A small network that was shown attacks on this very model, and clean and noisy images beside them."
     learns = True
+    passes = 5
+    lesson_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: attack.config.model_dump(exclude_unset=True) for name, attack in TEACHERS.items()
+    }
     Config = Lesson
 
     def __init__(self, config: Lesson, data: DataSpec):

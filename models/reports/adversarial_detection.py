@@ -1,6 +1,6 @@
 """Can adversarial images be told from clean ones? A detector against several attacks, one of which knows of it."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -68,6 +68,13 @@ class AdversarialDetectionReport(Report):
     needs = (Scores,)
     columns = ("images", "labels")
     Params = AdversarialDetectionParams
+    # the adaptive attack runs twice at most, and each of its passes looks through the detector as well
+    price = {
+        "forwards": "min(images, (validation + 1) / 2) * (run_forwards + count_methods * (2 + look)"
+        " + 2 * (steps + 3) * (1 + look) + 2 + 5 * look) + lesson_forwards",
+        "backwards": "min(images, (validation + 1) / 2) * (run_backwards + 2 * steps * (1 + look)) + lesson_backwards",
+    }
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"square": {"queries": QUERIES}}
 
     def run(self, subject: Subject, params: AdversarialDetectionParams, kept: Any = None) -> Run:
         images, labels, clean = split(subject, params)

@@ -94,6 +94,10 @@ class Report(ABC):
     Params: ClassVar[type[Params]] = Params
     price: ClassVar[dict[str, str] | None] = None
     """Most forwards and backwards passes, as expressions over the params and what app/core/prices.py adds to them."""
+    settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Settings, other than its defaults, with which it runs an attack that its params only name; "" for all others."""
+    passes_on: ClassVar[tuple[str, ...]] = ()
+    """Params that are settings of those attacks, unless they are empty."""
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:

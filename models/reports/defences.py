@@ -63,6 +63,8 @@ class DefencesReport(Report):
     needs = (Scores,)
     columns = ("images", "labels")
     Params = DefencesParams
+    price = {"forwards": "images * answers * (run_forwards + 4)", "backwards": "images * answers * run_backwards"}
+    passes_on = ("steps",)
 
     def run(self, subject: Subject, params: DefencesParams, kept: Any = None) -> Run:
         images, labels = rows_of(subject, params.images)

@@ -60,6 +60,12 @@ class DenseAttack(Report):
 
     measure: ClassVar[str]
     """The name, in the summary of a tally, of the measure that is drawn."""
+    price: ClassVar[dict[str, str]] = {
+        "forwards": "images * (1 + count_eps * (run_forwards + 2 * count_attacks)) + min(images, 6) * run_forwards",
+        "backwards": "(images * count_eps + min(images, 6)) * run_backwards",
+    }
+    settings: ClassVar[dict[str, dict[str, Any]]] = {"dag": {"steps": DAG_STEPS}, "": {"steps": STEPS}}
+    passes_on = ("steps",)
 
     @classmethod
     def check(cls, model: Family, data: DataSpec) -> None:

@@ -53,6 +53,11 @@ class SmoothingReport(Report):
     needs = (Scores,)
     columns = ("images", "labels")
     Params = SmoothingParams
+    # copies are asked about 64 at a time; 104 and 101 are those of DDN
+    price = {
+        "forwards": "images * (n + n0 + 126) + min(attacked, images) * (104 + 7 * 256 + 6 * (steps + 3) * draws)",
+        "backwards": "min(attacked, images) * (101 + 6 * steps * draws)",
+    }
 
     def run(self, subject: Subject, params: SmoothingParams, kept: Any = None) -> Run:
         images, labels = rows_of(subject, params.images)

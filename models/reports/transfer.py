@@ -71,7 +71,11 @@ class TransferReport(Report):
     needs = (Scores,)
     columns = ("images", "labels")
     Params = TransferParams
-    price = {"forwards": "budget + images * (steps + 12)", "backwards": "images * steps"}
+    price = {
+        "forwards": "min(budget, initial * 2 ** rounds) + images * (2 * rounds + run_forwards + 7)",
+        "backwards": "images * run_backwards",
+    }
+    passes_on = ("steps",)
 
     def run(self, subject: Subject, params: TransferParams, kept: Any = None) -> Run:
         seeds, test = parted(subject, params)

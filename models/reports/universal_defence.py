@@ -42,8 +42,10 @@ class UniversalDefenceReport(Report):
     columns = ("images", "labels")
     Params = UniversalDefenceParams
     price = {
-        "forwards": "4 * steps * batch_size + passes * images * 20 + epochs * 100000 + 10 * held_out",
-        "backwards": "2 * steps * batch_size + passes * images * 20 + epochs * 100000",
+        "forwards": "(2 - min(count_perturbations, 1)) * (method_sgd * 2 * steps * min(batch_size, train_images)"
+        " + method_deepfool * passes * train_images * 15) + epochs * train * 1.1 + 192 + 10 * min(held_out, validation)",
+        "backwards": "(2 - min(count_perturbations, 1)) * (method_sgd * steps * min(batch_size, train_images)"
+        " + method_deepfool * passes * train_images * 11 * min(9, classes - 1)) + epochs * train + 128",
     }
 
     def run(self, subject: Subject, params: UniversalDefenceParams, kept: Any = None) -> Run:

@@ -50,7 +50,7 @@ async def test_the_short_form_is_the_robustness_report_and_carries_its_price(cli
     assert asked["params"]["attacks"][0] == {"method": "fgsm", "budget": None}
     assert asked["params"]["attacks"][1]["steps"] == 9 and asked["params"]["attacks"][1]["restarts"] == 1
     images, radii = 20, 2
-    assert asked["price"]["forwards"] == images * (radii * (2 + 12) + radii + 1) + 64 * 110
+    assert asked["price"]["forwards"] == images * (radii * (2 + 12) + radii + 1) + images * 120
     assert asked["price"]["passes"] == asked["price"]["forwards"] + asked["price"]["backwards"]
 
 
