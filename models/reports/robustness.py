@@ -60,7 +60,8 @@ class RobustnessReport(Report):
     columns = ("images", "labels")
     Params = RobustnessParams
     price = {
-        "forwards": "images * (attack_forwards + count_eps + 1 + count_others * count_eps * 13) + min(images, 64) * 120",
+        "forwards": "images * (attack_forwards + count_eps + 1 + count_others * count_eps * 13)"
+        " + min(images, 64) * 120",
         "backwards": "images * (attack_backwards + count_others * count_eps * 10) + min(images, 64) * 102",
     }
 

@@ -43,7 +43,8 @@ class UniversalDefenceReport(Report):
     Params = UniversalDefenceParams
     price = {
         "forwards": "(2 - min(count_perturbations, 1)) * (method_sgd * 2 * steps * min(batch_size, train_images)"
-        " + method_deepfool * passes * train_images * 15) + epochs * train * 1.1 + 192 + 10 * min(held_out, validation)",
+        " + method_deepfool * passes * train_images * 15) + epochs * train * 1.1 + 192"
+        " + 10 * min(held_out, validation)",
         "backwards": "(2 - min(count_perturbations, 1)) * (method_sgd * steps * min(batch_size, train_images)"
         " + method_deepfool * passes * train_images * 11 * min(9, classes - 1)) + epochs * train + 128",
     }

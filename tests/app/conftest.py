@@ -24,6 +24,7 @@ CAPABILITIES = {
     "vae": ["Encodes", "Decodes", "HasPrior", "Denoises"],
     "classifier": ["Scores"],
     "refiner": ["Refines"],
+    "segmenter": ["Segments"],
 }
 
 
@@ -168,7 +169,7 @@ def add_model(
 
 def add_dataset(name: str, layout: str = "labelled", tenant: str = "local", **other: int) -> None:
     """An imported dataset of 8x8 gray images, or with other facts."""
-    columns = {"images": 80, "labels": 80} if layout == "labelled" else {"images": 80}
+    columns = {"images": 80} | {"labelled": {"labels": 80}, "segmentation": {"masks": 80}}.get(layout, {})
     facts = {"layout": layout, "height": 8, "width": 8, "channels": 1, "classes": ["even", "odd"]} | other
     facts["columns"] = {"train": columns, "validation": dict.fromkeys(columns, 20)}
     with transaction() as conn:

@@ -96,3 +96,25 @@ async def test_faults_are_named(client, change, field):
     problem = (await client.post("/v1/reports", json=BODY | change)).json()
     assert problem["status"] in (404, 422), problem
     assert field is None or problem["errors"][0]["pointer"] == field
+
+
+async def test_attacks_that_a_report_knows_by_name_stay_names_and_are_priced(client):
+    add_model("s", "segmenter")
+    add_dataset("masks", "segmentation")
+    body = {"report": "segmentation_attack", "model": "s", "dataset": "masks", "eps": ["8/255"]}
+    asked = (await client.post("/v1/reports", json=body | {"attacks": ["segpgd", "dag"]})).json()["request"]
+    assert asked["params"]["attacks"] == ["segpgd", "dag"]
+    images, run = 20, (20 + 3) + (100 + 2)
+    assert asked["price"]["forwards"] == images * (1 + run + 2 * 2) + 6 * run
+    refused = await client.post("/v1/reports", json=body | {"attacks": ["square"]})
+    assert refused.status_code == 422 and "/params/attacks" in refused.text
+
+
+@pytest.mark.parametrize("name", ["defences", "smoothing", "adversarial_detection"])
+async def test_defences_and_certificates_have_a_price_that_grows_with_the_images(client, name):
+    body = {"report": name, "model": "c", "dataset": "squares", "params": {"images": 4}}
+    few, many = [
+        (await client.post("/v1/reports?dry_run=true", json=body | {"params": {"images": count}})).json()["price"]
+        for count in (4, 8)
+    ]
+    assert 0 < few["passes"] < many["passes"] <= 2 * few["passes"]
