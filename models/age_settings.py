@@ -67,7 +67,7 @@ def identity_source(config: AgeCGANConfig, data: DataSpec) -> str:
     if config.identity == "labels" and not telling:
         raise DataError(
             "identity=labels needs two identities or more, and one of them with two images or more",
-            field="config/identity",
+            field="identity",
             remedy="leave identity out, or give labels.csv an identity column in which people come again",
         )
     return config.identity or ("labels" if telling else "images")

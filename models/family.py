@@ -51,19 +51,34 @@ class Family(nn.Module, ABC):
     def __init__(self, config: Config, data: DataSpec):
         super().__init__()
         self.config, self.data = config, data
+        self.donor: type[Family] | None = None
+        """The family of the model whose weights were taken over before the first update."""
 
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
         """A new model from a config with gaps. Raises ConfigError or DataError when config and data do not fit."""
+        return cls(cls.settled(config, data), data)
+
+    @classmethod
+    def settled(cls, config: dict, data: DataSpec) -> Config:
+        """The config without gaps, found without building a network.
+
+        Raises ConfigError or DataError when config and data do not fit; a setting is named as `config/setting`.
+        """
         try:
             asked = cls.Config(**config)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(first["msg"], field=".".join(map(str, first["loc"])) or None) from None
+            raise ConfigError(first["msg"], field="/".join(["config", *map(str, first["loc"])])) from None
         missing = [name for name in cls.needs if name not in data.columns.get("train", {name: 1})]
         if missing:
             raise DataError(f"{cls.name} needs the column {missing[0]}, which this dataset lacks", field="dataset")
-        return cls(cls.resolve(asked, data), data)
+        try:
+            return cls.resolve(asked, data)
+        except ModelError as error:
+            if error.field in cls.Config.model_fields:
+                error.field = f"config/{error.field}"
+            raise
 
     @classmethod
     def resolve(cls, config: Config, data: DataSpec) -> Config:
@@ -95,6 +110,7 @@ class Family(nn.Module, ABC):
                 remedy="start from a model of the same family and layer sizes",
             )
         self.load_state_dict(common, strict=False)
+        self.donor = type(other)
 
     def begin(self, train: Columns) -> None:
         """Before the first update or a resumed one: decide from the images what the config left open."""

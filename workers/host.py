@@ -20,12 +20,13 @@ from workers.batches import Resident, compute
 from workers.beside import furnish
 from workers.lifecycle import error_of
 from workers.perturbed import apply_perturbation
+from workers.rehearsal import rehearse
 from workers.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.residents import Residents
 from workers.views import dataset_images
 
 log = structlog.get_logger(__name__)
-PSEUDO = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation}
+PSEUDO = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation, "rehearsal": rehearse}
 """Operations that need no model, or not always one."""
 
 

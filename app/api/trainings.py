@@ -1,15 +1,17 @@
-"""POST /v1/trainings: everything that can be known without torch is checked before the job is accepted."""
+"""POST /v1/trainings: everything that can be known is checked before the job is accepted."""
 
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from app.api.accepting import IdempotencyKey, accept, check_space, is_repeat
 from app.api.access import Writer
 from app.api.openapi import problems
+from app.api.rehearsing import rehearse
 from app.api.strict_json import StrictRoute
-from app.api.suitability import suitable_dataset, suitable_model
+from app.api.suitability import Data, suitable_dataset, suitable_model
 from app.core import catalog, checkpoints, jobs, names, wire
 from app.core.builtins import Builtin
 from app.core.catalog import Catalog
@@ -29,16 +31,29 @@ router = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=Stric
     summary="Train a model",
     openapi_extra=problems(404, 409, 413),
 )
-def create(request: Request, body: wire.TrainingRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
+async def create(
+    request: Request, body: wire.TrainingRequest, principal: Writer, key: IdempotencyKey = None
+) -> Response:
     """An empty config trains well. Raises the config's faults field by field; the completed config is in the job."""
-    body, origin = inherited(principal.tenant, body)
-    spec = completed(request.app.state.catalog, body)
-    if not is_repeat(principal.tenant, key):
-        check_space(principal.tenant)
-        check_dataset(request.app.state.catalog["families"][spec["family"]], principal.tenant, spec["dataset"])
-        check_init(principal.tenant, body)
-        check_fork(body, origin)
-    return accept(request, principal, "training", spec, key)
+    spec, data = await run_sync(checked, request.app.state.catalog, body, principal.tenant, key)
+    if data is not None:
+        await rehearse(request, spec, data)
+    return await run_sync(accept, request, principal, "training", spec, key)
+
+
+def checked(
+    entries: Catalog, body: wire.TrainingRequest, tenant: str, key: str | None
+) -> tuple[dict[str, Any], Data | None]:
+    """The spec of the job and its dataset, None for a repeated request: what was promised once is not doubted."""
+    body, origin = inherited(tenant, body)
+    spec = completed(entries, body)
+    if is_repeat(tenant, key):
+        return spec, None
+    check_space(tenant)
+    data = check_dataset(entries["families"][spec["family"]], tenant, spec["dataset"])
+    check_init(tenant, body)
+    check_fork(body, origin)
+    return spec, data
 
 
 def inherited(tenant: str, body: wire.TrainingRequest) -> tuple[wire.TrainingRequest, dict[str, Any] | None]:
@@ -75,7 +90,7 @@ def completed(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
     return spec | {field: value for field, value in given.items() if value is not None}
 
 
-def check_dataset(family: dict[str, Any], tenant: str, name: str) -> None:
+def check_dataset(family: dict[str, Any], tenant: str, name: str) -> Data:
     """Raises NotFound, or InvalidDataset when the family cannot learn from it."""
     data = suitable_dataset(tenant, name, family["needs"], "This family")
     layout = data.layout if isinstance(data, Builtin) else data["layout"]
@@ -84,6 +99,7 @@ def check_dataset(family: dict[str, Any], tenant: str, name: str) -> None:
             f"This family learns from datasets of layout {joined(family['layouts'], 'or')}; this one is {layout}.",
             field="/dataset",
         )
+    return data
 
 
 def check_init(tenant: str, body: wire.TrainingRequest) -> None:

@@ -36,9 +36,13 @@ class Watch:
     def workers(self, queue: str) -> frozenset[str]:
         return (self.queues or {}).get(queue, frozenset())
 
+    def expects_answers(self) -> bool:
+        """Whether somebody may answer a call."""
+        return self.queues is None or bool(self.workers("infer"))
+
     def insist_on_inference(self) -> None:
         """Raises WorkerLost when nobody would answer a call; nobody has to wait for a deadline to learn that."""
-        if self.queues is not None and not self.workers("infer"):
+        if not self.expects_answers():
             raise WorkerLost("No inference worker is running just now.", retry_after=3)
 
     async def look(self) -> None:

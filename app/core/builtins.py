@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from app.core.errors import InvalidRequest
 
@@ -43,6 +44,13 @@ class Builtin:
     def columns(self) -> tuple[str, ...]:
         """What it has to learn from, whether imported or not."""
         return COLUMNS[self.layout]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of an import before there is one, in the shape of an imported dataset's facts."""
+        known = ("layout", "height", "width", "channels", "classes", "twins")
+        columns = {"train": dict.fromkeys(self.columns, self.count)}
+        return {name: getattr(self, name) for name in known} | {"columns": columns}
 
     @property
     def installed(self) -> bool:

@@ -49,10 +49,6 @@ class Autoencoder(Coding):
     lecture = "Autoencoders: under- and over-complete, weight regularisation"
     Config = AutoencoderConfig
 
-    def __init__(self, config: AutoencoderConfig, data: DataSpec):
-        super().__init__(config, data)
-        self.adopted = False
-
     @classmethod
     def resolve(cls, config: AutoencoderConfig, data: DataSpec) -> AutoencoderConfig:
         config = super().resolve(config, data)
@@ -68,7 +64,7 @@ class Autoencoder(Coding):
         """Decide whether to start from the principal axes, and fit them, unless they come from another model."""
         if self.config.linear_path is None:
             self._choose("pca" if self._suits(train) else "none")
-        if self.config.linear_path == "pca" and not self.adopted:
+        if self.config.linear_path == "pca" and self.donor is None:
             self.encoder.axes.fit(train)
             silence(self.encoder.body.last)
             silence(self.decoder)
@@ -77,7 +73,6 @@ class Autoencoder(Coding):
         if isinstance(other, Autoencoder) and self.config.linear_path is None:
             self._choose(other.config.linear_path or "none")
         super().adopt(other)
-        self.adopted = True
 
     def _choose(self, path: str) -> None:
         self.config = self.config.model_copy(update={"linear_path": path})

@@ -94,7 +94,7 @@ class Refiner(Refines, JudgesPatches, Family):
         if config.label_weight and not labelled:
             raise DataError(
                 "label_weight needs labels of the simulated images, which this dataset lacks",
-                field="config/label_weight",
+                field="label_weight",
                 remedy="leave it out, or give the folders A and B the same class folders",
             )
         weight = config.label_weight if config.label_weight is not None else float(labelled)

@@ -11,7 +11,6 @@ from torch import Tensor
 from models import metrics
 from models.capabilities import Estimates
 from models.data import Columns
-from models.family import Family
 from models.judging import Judging, JudgingConfig
 from models.moment import Moment
 from models.nn.level import Level
@@ -45,7 +44,6 @@ class Regressor(Estimates, Judging):
         self.level = Level(data.shape)
         self.register_buffer("mean", torch.zeros((), dtype=torch.float64))
         self.register_buffer("deviation", torch.ones((), dtype=torch.float64))
-        self.adopted = False
 
     @classmethod
     def answers(cls, data: DataSpec) -> int:
@@ -53,7 +51,7 @@ class Regressor(Estimates, Judging):
 
     def begin(self, train: Columns) -> None:
         """Count the targets and fit the linear answer, unless both come with the weights of another regressor."""
-        if self.adopted:
+        if self.donor is not None and issubclass(self.donor, Regressor):
             return
         targets = torch.cat(list(metrics.spread(train, "targets"))).to(self.device).double()
         deviation = targets.std(unbiased=False)
@@ -62,10 +60,6 @@ class Regressor(Estimates, Judging):
         if len(targets) >= FEWEST:
             patches = metrics.gather(train, self.level.patches, self.device).to(self.device)
             self.level.fit(patches, self.standard(targets))
-
-    def adopt(self, other: Family) -> None:
-        super().adopt(other)
-        self.adopted = isinstance(other, Regressor)
 
     def standard(self, targets: Tensor) -> Tensor:
         """Targets in standard deviations from the mean."""

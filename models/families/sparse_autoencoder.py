@@ -13,7 +13,6 @@ from models import losses, metrics
 from models.coding import Coding, CodingConfig, dead_units, default_overcomplete
 from models.data import Columns
 from models.doctor import Alarm, Look
-from models.family import Family
 from models.moment import Moment
 from models.nn.bodies import Centred, FlatDecoder
 from models.types import Batch, ConfigError, DataSpec, Metrics
@@ -58,7 +57,6 @@ class SparseAutoencoder(Coding):
         super().__init__(config, data)
         self.encoder = Centred(self.encoder, data.shape)
         self.decoder = FlatDecoder(config.latent_dim, data.shape)
-        self.adopted = False
         self.register_buffer("idle", torch.zeros(config.latent_dim))
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
         self.patience = config.revive_after * max(data.count, 1)
@@ -88,14 +86,10 @@ class SparseAutoencoder(Coding):
     def begin(self, train: Columns) -> None:
         """Units describe how an image differs from the mean (Bricken et al. 2023): else all of them see its brightness
         first, and the penalty then silences them together."""
-        if not self.adopted:
+        if self.donor is None:
             mean = metrics.mean_image(train).to(self.device)
             self.encoder.mean.copy_(mean)
             self.decoder.layers[0].bias.data.copy_(mean.flatten())
-
-    def adopt(self, other: Family) -> None:
-        super().adopt(other)
-        self.adopted = True
 
     def encode(self, images: Tensor) -> Tensor:
         codes = super().encode(images)

@@ -84,6 +84,10 @@ class VAE(HasBound, Coding):
 
     @classmethod
     def resolve(cls, config: VaeConfig, data: DataSpec) -> VaeConfig:
+        if config.conditional and not (data.classes and "labels" in data.columns.get("train", {"labels": 1})):
+            raise DataError(
+                "a conditional vae needs labels, which this dataset lacks", "conditional", "leave conditional out"
+            )
         config = super().resolve(config, data)
         likelihood = config.likelihood or ("bernoulli" if data.channels == 1 else "gaussian")
         return config.model_copy(update={"likelihood": likelihood})
@@ -252,12 +256,6 @@ class ConditionalVAE(Recognises, Conditional, VAE):
     """
 
     def __init__(self, config: VaeConfig, data: DataSpec):
-        if not data.classes or "labels" not in data.columns.get("train", {"labels": 1}):
-            raise DataError(
-                "a conditional vae needs labels, which this dataset lacks",
-                "config/conditional",
-                "leave conditional out",
-            )
         super().__init__(config, data)
         wider = config.model_copy(update={"latent_dim": config.latent_dim + len(data.classes)})
         self.decoder = Told(decoder(wider, data.shape), len(data.classes))

@@ -83,7 +83,7 @@ def test_one_age_alone_is_no_data_for_ageing():
 def test_groups_that_cannot_be_are_refused_by_name(config, field):
     with pytest.raises(ConfigError) as caught:
         build(**config)
-    assert caught.value.field.startswith(field)
+    assert caught.value.field.startswith(f"config/{field}")
 
 
 def test_identities_that_teach_nothing_are_refused_when_asked_for_and_passed_over_when_not():

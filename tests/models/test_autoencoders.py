@@ -120,7 +120,7 @@ def test_noise_is_for_training_alone(body):
 def test_a_conv_body_for_images_too_small_for_it_is_refused():
     with pytest.raises(ConfigError) as caught:
         Autoencoder.create({"body": "conv"}, DataSpec("plain", 4, 3, 1))
-    assert caught.value.field == "body"
+    assert caught.value.field == "config/body"
 
 
 def test_a_code_as_wide_as_wanted_still_samples():

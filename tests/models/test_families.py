@@ -160,7 +160,7 @@ def test_a_wrong_config_and_lacking_columns_are_refused_by_name(family):
     spec = for_family(family)[0]
     with pytest.raises(ConfigError) as caught:
         family.create({"learning_rate": -1}, spec)
-    assert caught.value.field == "learning_rate"
+    assert caught.value.field == "config/learning_rate"
     with pytest.raises(ConfigError):
         family.create({"no_such_setting": 1}, spec)
     bare = DataSpec(spec.layout, 8, 8, 1, spec.classes, {"train": {"something": 8}})

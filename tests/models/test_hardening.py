@@ -102,7 +102,7 @@ def test_eps_follows_the_images_unless_it_is_given():
 def test_settings_that_cannot_work_are_named(config, field):
     with pytest.raises(ConfigError) as caught:
         training(**config)
-    assert caught.value.field == field
+    assert caught.value.field == f"config/{field}"
 
 
 def test_the_guard_takes_back_the_last_weights_that_withstood():

@@ -67,4 +67,4 @@ def test_a_run_resumed_in_any_stage_is_the_undisturbed_run_bit_for_bit(done):
 def test_a_body_without_a_stack_of_layers_is_refused(body):
     with pytest.raises(ConfigError) as caught:
         DenoisingAutoencoder.create({"body": body, "pretraining": 0.3}, dataset("plain", (1, 16, 16))[0])
-    assert caught.value.field == "pretraining"
+    assert caught.value.field == "config/pretraining"

@@ -61,10 +61,10 @@ def test_settings_that_exclude_each_other_are_named(config, first, second):
     with pytest.raises(ConfigError) as caught:
         build(GAN, **config)
     assert f"{first} and {second} clash" in caught.value.detail
-    assert caught.value.field == second.split("=")[0] and caught.value.remedy
+    assert caught.value.field == "config/" + second.split("=")[0] and caught.value.remedy
 
 
 def test_an_unknown_switch_is_refused_by_name():
     with pytest.raises(ConfigError) as caught:
         build(GAN, soft_labels=True)
-    assert caught.value.field == "soft_labels"
+    assert caught.value.field == "config/soft_labels"

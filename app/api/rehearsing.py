@@ -1,0 +1,35 @@
+"""Asks a worker whether a training could begin, before its job is accepted: settings that clash, or that the dataset
+cannot serve, are known to the models alone."""
+
+import time
+from typing import Any
+
+import structlog
+from fastapi import Request
+
+from app.api.suitability import Data
+from app.core.builtins import Builtin
+from app.core.calls import Call
+from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset
+
+SECONDS = 2.0
+"""Without an answer by then the job is accepted, and finds out for itself."""
+log = structlog.get_logger(__name__)
+
+
+async def rehearse(request: Request, spec: dict[str, Any], data: Data) -> None:
+    """Raises InvalidConfig or InvalidDataset, with a pointer into the body."""
+    if not request.app.state.watch.expects_answers():
+        return
+    builtin = isinstance(data, Builtin)
+    params = {"family": spec["family"], "config": spec["config"], "facts": data.facts if builtin else data["facts"]}
+    call = Call(spec["family"], "rehearsal", params, deadline=time.time() + SECONDS)
+    try:
+        await request.app.state.calls.submit(call)
+    except (InvalidConfig, InvalidDataset) as error:
+        if builtin and data.layout == "attributes" and isinstance(error, InvalidDataset):
+            return  # its ages and identities are known when it is imported
+        error.field = f"/{error.field or 'config'}"
+        raise
+    except AnamorphError as error:
+        log.info("rehearsal.skipped", family=spec["family"], code=error.code)

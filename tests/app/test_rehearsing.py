@@ -1,0 +1,66 @@
+"""A training is rehearsed by a worker before its job is accepted; without an answer it is accepted all the same."""
+
+import pytest
+
+from app.core.errors import DeadlineExceeded, InvalidConfig, InvalidDataset, WorkerLost
+from tests.app.conftest import add_dataset
+
+pytestmark = pytest.mark.anyio
+BODY = {"family": "vae", "dataset": "squares", "config": {"latent_dim": 8}}
+
+
+@pytest.fixture(autouse=True)
+def dataset(app):
+    add_dataset("squares")
+
+
+async def test_the_worker_sees_the_settings_and_the_facts_of_the_dataset(client, lane):
+    assert (await client.post("/v1/trainings", json=BODY)).status_code == 202
+    (call,) = lane.seen
+    assert (call.operation, call.params["family"], call.params["config"]["latent_dim"]) == ("rehearsal", "vae", 8)
+    assert (call.params["facts"]["height"], call.params["facts"]["classes"]) == (8, ["even", "odd"])
+
+
+@pytest.mark.parametrize(
+    ("error", "pointer"),
+    [
+        (InvalidConfig("they clash", field="config/body", remedy="change one"), "/config/body"),
+        (InvalidConfig("cannot work"), "/config"),
+        (InvalidDataset("too little", field="dataset"), "/dataset"),
+    ],
+)
+async def test_what_the_worker_refuses_does_not_become_a_job(client, lane, error, pointer):
+    lane.error = error
+    answer = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+    assert answer.json()["detail"] == error.detail and not (await client.get("/v1/jobs")).json()["data"]
+    lane.error = None
+    assert (await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})).status_code == 202
+
+
+@pytest.mark.parametrize(("dataset", "status"), [("openmoji-people", 202), ("mnist5k", 422)])
+async def test_a_dataset_not_yet_imported_is_known_but_for_its_attributes(client, lane, dataset, status):
+    body = BODY | {"dataset": dataset}
+    lane.error = InvalidDataset("it lacks something", field="dataset")
+    assert (await client.post("/v1/trainings", json=body)).status_code == status
+    assert lane.seen[0].params["facts"]["columns"]["train"]["images"] > 0
+    lane.error = InvalidConfig("they clash", field="config/body")
+    assert (await client.post("/v1/trainings", json=body)).status_code == 422
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), WorkerLost("gone")])
+async def test_a_worker_that_does_not_answer_keeps_nobody_from_training(client, lane, error):
+    lane.error = error
+    assert (await client.post("/v1/trainings", json=BODY)).status_code == 202
+
+
+async def test_nobody_is_asked_when_nobody_is_there(app, client, lane):
+    app.state.watch.queues = {"train": frozenset({"one"})}
+    assert (await client.post("/v1/trainings", json=BODY)).status_code == 202 and not lane.seen
+
+
+async def test_a_repetition_is_not_rehearsed_again(client, lane):
+    first = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
+    lane.error = InvalidConfig("they clash", field="config/body")
+    again = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
+    assert again.json()["id"] == first.json()["id"] and again.headers["Idempotency-Replayed"] == "true"
