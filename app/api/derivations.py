@@ -10,11 +10,10 @@ from app.api.access import Writer
 from app.api.datasets import check_free
 from app.api.openapi import problems
 from app.api.strict_json import StrictRoute
-from app.api.suitability import Data, check_size, columns_of
+from app.api.suitability import Data, check_size, columns_of, suitable_dataset, suitable_model
 from app.api.tasks import check_able
-from app.core import catalog, dataset_rows, model_rows, wire
+from app.core import catalog, wire
 from app.core.catalog import Catalog
-from app.core.database import reading
 from app.core.errors import InvalidDataset, InvalidRequest
 
 router = APIRouter(prefix="/v1/derivations", tags=["datasets"], route_class=StrictRoute)
@@ -36,9 +35,8 @@ def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: 
     spec["params"] = catalog.complete(operation_of(entries, body.operation)["params"], body.params, "/params")
     if not is_repeat(principal.tenant, key):
         check_free(principal.tenant, body.name, key)
-        with reading() as conn:
-            row = dataset_rows.get(conn, principal.tenant, body.dataset)
-            found = model_rows.resolve(conn, principal.tenant, body.model)
+        row = suitable_dataset(principal.tenant, body.dataset, (), "A derivation")
+        found = suitable_model(principal.tenant, body.model, (), "A derivation")
         check_able(entries, found, body.operation)
         check_column(row, body.column)
         check_size(principal.tenant, found, row, entries["operations"][body.operation]["any_size"])

@@ -28,8 +28,8 @@ async def test_a_derived_dataset_is_a_job_that_names_the_version(client):
 REFUSED = [
     ({"name": "squares"}, 409, "name"),
     ({"name": "mnist5k"}, 409, "name"),
-    ({"dataset": "circles"}, 404, None),
-    ({"model": "nets"}, 404, None),
+    ({"dataset": "circles"}, 404, "/dataset"),
+    ({"model": "nets"}, 404, "/model"),
     ({"operation": "encode"}, 422, "/operation"),
     ({"model": "judge"}, 409, None),
     ({"params": {"siz": 3}}, 422, "/params/siz"),

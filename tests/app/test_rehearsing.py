@@ -39,7 +39,10 @@ async def test_what_the_worker_refuses_does_not_become_a_job(client, lane, error
 
 
 @pytest.mark.parametrize(("dataset", "status"), [("openmoji-people", 202), ("mnist5k", 422)])
-async def test_a_dataset_not_yet_imported_is_known_but_for_its_attributes(client, lane, dataset, status):
+async def test_a_dataset_not_yet_imported_is_known_but_for_its_attributes(
+    monkeypatch, app, client, lane, dataset, status
+):
+    monkeypatch.setitem(app.state.catalog["families"]["vae"], "layouts", ["labelled", "attributes"])
     body = BODY | {"dataset": dataset}
     lane.error = InvalidDataset("it lacks something", field="dataset")
     assert (await client.post("/v1/trainings", json=body)).status_code == status
