@@ -5,18 +5,16 @@ Families say what they are wary of in `Family.examine`; what can go wrong with a
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from models.data import Columns
 from models.moment import Moment
 from models.types import Batch
-
-if TYPE_CHECKING:
-    from models.family import Family
 
 PROBE = 128
 SHARE = 0.015
@@ -103,6 +101,19 @@ def look_plan(total: int, batch: int, rows: int) -> tuple[set[int], int]:
     return {1, *(-(-steps * look // looks) for look in range(1, looks + 1))}, probe
 
 
+class Patient(Protocol):
+    """What the doctor asks of the family that it looks at (models/family.py)."""
+
+    config: Any
+    device: torch.device
+
+    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None: ...
+
+    def examine(self, look: Look) -> Iterable[Alarm]: ...
+
+    def treat(self, alarm: Alarm, look: Look) -> str | None: ...
+
+
 class Doctor:
     """Belongs to one training; what it knows is JSON and travels in the checkpoint."""
 
@@ -124,7 +135,7 @@ class Doctor:
             self._probe = {name: column.to(device) for name, column in rows.items()}
         return self._probe
 
-    def look(self, family: "Family", metrics: Mapping[str, float], moment: Moment) -> list[Notice]:
+    def look(self, family: Patient, metrics: Mapping[str, float], moment: Moment) -> list[Notice]:
         """Examine `family`, which is in eval mode and without gradients. Returns what has changed."""
         probe = self.probe(family.device)
         loss = family.held_out(probe, moment)
@@ -139,7 +150,7 @@ class Doctor:
             *(notice for alarm in found.values() if (notice := self._meet(alarm, family, look))),
         ]
 
-    def _meet(self, alarm: Alarm, family: "Family", look: Look) -> Notice | None:
+    def _meet(self, alarm: Alarm, family: Patient, look: Look) -> Notice | None:
         """An alarm that holds: raised unless it stands already, and treated when the family does that by itself."""
         treated = family.treat(alarm, look) if getattr(family.config, "auto_remedy", False) else None
         images, stands = look.now.images, [known for known in self.standing if known.name == alarm.name]
@@ -160,7 +171,7 @@ class Doctor:
         return min(measured, key=lambda found: found.held_out, default=None)
 
     @staticmethod
-    def _keeps(family: "Family") -> bool:
+    def _keeps(family: Patient) -> bool:
         return getattr(family.config, "keep", "last") == "best"
 
     def state(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from app.core.errors import Internal
 
 RUNNERS = {
     "training": "workers.training:run_training",
-    "dataset": "workers.data:run_dataset",
+    "dataset": "workers.datasets:run_dataset",
     "operation": "workers.lane:run_operation",
     "export": "workers.exporting:run_export",
     "model": "workers.importing:run_import",

@@ -81,7 +81,7 @@ class Defended(Scores, Votes, Suspects, Family):
         super().__init__(config, data)
         self.base = config.base.build()
         self.stages = nn.ModuleList(stage_of(stage) for stage in config.stages)
-        self.detector = Detector.of(config.detector.kind, config.detector.settings, data, config.detector.part)
+        self.detector = detector_of(config.detector, data)
 
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
@@ -185,6 +185,13 @@ def stage_of(stage: Stage) -> Defence:
     """The module of a stage, with fresh weights in its model."""
     kind = registry.defences()[stage.kind]
     return kind(read_config(kind, stage.settings), stage.part.build() if stage.part else None)
+
+
+def detector_of(stage: Stage, data: DataSpec) -> Detector:
+    """The detector for images like `data`, with fresh weights in its model and no threshold."""
+    kind = registry.detectors()[stage.kind]
+    config = read_config(kind, stage.settings, "detector")
+    return kind(config, data, stage.part.build()) if stage.part else kind(config, data)
 
 
 def through(network, stages: nn.ModuleList, images: Tensor, draws: int) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models import registry
 from models.defences import core
 from models.family import Family
 from models.types import DataSpec
@@ -45,13 +44,6 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.config, self.data = config, data
         self.register_buffer("clean", torch.full((), torch.nan))
-
-    @staticmethod
-    def of(kind: str, settings: dict[str, Any], data: DataSpec, part: Any = None) -> "Detector":
-        """The detector of this kind."""
-        found = registry.detectors()[kind]
-        config = core.read_config(found, settings, "detector")
-        return found(config, data, part.build()) if part else found(config, data)
 
     @abstractmethod
     def forward(self, network: Network, images: Tensor) -> Tensor:

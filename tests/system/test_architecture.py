@@ -4,8 +4,10 @@ import ast
 import statistics
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +34,12 @@ def test_the_import_contracts_hold():
     linter = Path(sys.executable).with_name("lint-imports")
     found = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
+
+
+def test_no_circle_of_imports():
+    """Not even a deferred one, or one for types alone."""
+    graph = grimp.build_graph(*ROOMS, cache_dir=None)
+    TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
 
 
 @pytest.mark.parametrize("module", ["app.main", "app.cli.main", "workers.main"])

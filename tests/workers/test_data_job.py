@@ -12,9 +12,10 @@ from app.core.tables import datasets
 from app.core.tables import jobs as jobs_table
 from tests.workers.pictures import npz_file, pixels, png, zip_file
 from workers.builtins import openmoji
-from workers.data import ensure_builtin, open_dataset, run_dataset
+from workers.data import ensure_builtin, open_dataset
 from workers.data.imports import Origin, register
 from workers.data.publish import Published
+from workers.datasets import run_dataset
 from workers.lifecycle import end
 from workers.running import RunningJob, Stopped
 

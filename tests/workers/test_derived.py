@@ -6,12 +6,13 @@ import torch
 
 from app.core import blobs
 from app.core.database import transaction
+from app.core.dataset_rows import find
 from app.core.errors import AnamorphError, InvalidDataset
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, store_dataset
-from workers import artifacts, codecs, records
-from workers.data import OpenDataset, imports, open_dataset
-from workers.data.derived import DerivedSource
+from workers import artifacts, codecs, datasets, records
+from workers.data import OpenDataset, open_dataset
+from workers.derived import DerivedSource
 from workers.host import Host
 from workers.running import RunningJob, Stopped
 
@@ -37,7 +38,7 @@ def derived(**spec) -> str:
 def test_rows_labels_and_splits_are_kept_and_images_are_what_a_call_answers(model):
     source = open_dataset(store_dataset(count=100))
     job = attempt(derived())
-    row = finish(job, imports.run_dataset(job))
+    row = finish(job, datasets.run_dataset(job))
     assert (row["state"], row["result"]["count"]) == ("succeeded", 133)
     made = open_dataset(row["result"]["digest"])
     assert made.facts["classes"] == source.facts["classes"] and made.facts["layout"] == "labelled"
@@ -54,9 +55,9 @@ def test_rows_labels_and_splits_are_kept_and_images_are_what_a_call_answers(mode
 def test_it_says_where_it_came_from(model):
     store_dataset()
     job = attempt(derived())
-    finish(job, imports.run_dataset(job))
+    finish(job, datasets.run_dataset(job))
     with transaction() as conn:
-        row = imports.find(conn, TENANT, "cleaner")
+        row = find(conn, TENANT, "cleaner")
     assert (row["source"], row["licence"], row["attribution"]) == ("derived:small", "CC0", "nobody")
 
 
@@ -68,11 +69,11 @@ def test_what_does_not_fit_is_said_and_nothing_is_left(model, size, spec, words)
     store_dataset(size=size)
     job = attempt(derived(**spec))
     with pytest.raises(AnamorphError, match=words) as error:
-        imports.run_dataset(job)
+        datasets.run_dataset(job)
     assert error.value.status in (409, 422)
     assert isinstance(error.value, InvalidDataset) == ("operation" not in spec)
     with transaction() as conn:
-        assert imports.find(conn, TENANT, "cleaner") is None
+        assert find(conn, TENANT, "cleaner") is None
 
 
 def test_it_stops_between_images_and_leaves_nothing(model):
@@ -82,7 +83,7 @@ def test_it_stops_between_images_and_leaves_nothing(model):
     store_dataset()
     before = blobs.list("datasets/")
     with pytest.raises(Stopped):
-        imports.run_dataset(attempt(derived(), Stopping))
+        datasets.run_dataset(attempt(derived(), Stopping))
     assert blobs.list("datasets/") == before
 
 

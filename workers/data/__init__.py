@@ -1,9 +1,9 @@
 """Datasets: archives to arrays, split, stored, and opened again. No image is decoded after this.
 
-`run_dataset` is the job; `open_dataset` gives the arrays to training; `ensure_builtin` brings in a built-in dataset.
+`open_dataset` gives the arrays to training; `ensure_builtin` brings in a built-in dataset.
 """
 
-from workers.data.imports import ensure_builtin, run_dataset
+from workers.data.imports import ensure_builtin
 from workers.data.opened import OpenDataset, images_page, open_dataset
 
-__all__ = ["OpenDataset", "ensure_builtin", "images_page", "open_dataset", "run_dataset"]
+__all__ = ["OpenDataset", "ensure_builtin", "images_page", "open_dataset"]

@@ -1,4 +1,4 @@
-"""The job of kind "dataset", and built-in datasets on demand: from an upload or a package to a row in the table."""
+"""Datasets from rows to a row in the table: uploads, and built-in ones on demand."""
 
 import tempfile
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from app.core import blobs, janitor
 from app.core.builtins import BUILTINS
 from app.core.database import new_id, now, reading, transaction
 from app.core.dataset_rows import find
-from app.core.errors import AnamorphError, Conflict, InvalidDataset, NotFound, Unavailable
+from app.core.errors import Conflict, InvalidDataset, NotFound, Unavailable
 from app.core.tables import datasets
 from workers.data.arrays import NpzSource
 from workers.data.builtin import BuiltinSource
@@ -22,7 +22,6 @@ from workers.data.folders import ZipSource
 from workers.data.publish import Published, publish
 from workers.data.rows import Options, Report, Source
 from workers.data.table import Table
-from workers.running import Result, RunningJob
 
 SOURCES = {"zip": ZipSource, "npz": NpzSource}
 Progress = Callable[[int, int], None]
@@ -35,40 +34,6 @@ class Origin:
     source: str
     licence: str | None = None
     attribution: str | None = None
-
-
-def run_dataset(job: RunningJob) -> Result:
-    """Makes the dataset `spec["name"]` of `spec["upload"]`, the built-in `spec["builtin"]`, or a model's work."""
-    spec, report = job.spec, Report()
-    name = spec.get("name") or spec.get("builtin")
-    with reading(job.bind) as conn:
-        if find(conn, job.tenant, name):
-            raise taken(name)
-    try:
-        options = Options.read(spec)
-        source, origin = open_rows(job, options, report)
-        published = read_source(source, options, report, job.progress, job.stop_if_asked)
-    except AnamorphError as error:
-        if error.status < 500:  # another attempt would read the same bytes
-            forget_upload(spec)
-        raise
-
-    def also(conn: Connection) -> None:
-        register(conn, job.tenant, name, published, origin)
-        forget_upload(spec)
-
-    return Result(result_of(name, published, report), also)
-
-
-def open_rows(job: RunningJob, options: Options, report: Report) -> tuple[Source, Origin]:
-    """What the spec names, to be read row by row."""
-    if builtin := job.spec.get("builtin"):
-        return BuiltinSource(builtin, options.size), built_in(builtin)
-    if "model" in job.spec:
-        from workers.data.derived import open_derived  # an import needs no torch
-
-        return open_derived(job)
-    return open_upload(job.spec, report), Origin("upload")
 
 
 def built_in(builtin: str) -> Origin:
@@ -152,19 +117,3 @@ def taken(name: str) -> Conflict:
 def forget_upload(spec: dict[str, Any]) -> None:
     if "upload" in spec:
         blobs.delete_prefix(spec["upload"])
-
-
-def result_of(name: str, published: Published, report: Report) -> dict[str, Any]:
-    columns = published.facts["columns"]
-    return {
-        "dataset": name,
-        "digest": published.digest,
-        "facts": published.facts,
-        "layout": published.facts["layout"],
-        "classes": published.facts["classes"],
-        "count": sum(max(side.values(), default=0) for side in columns.values()),
-        "bytes": published.bytes,
-        "refused": report.refused,
-        "refused_count": report.refused_count,
-        "warnings": report.warnings,
-    }

@@ -86,7 +86,7 @@ def written(images: int) -> str:
 
 def imported(name: str, upload: str) -> tuple[float, float]:
     """Peak and CPU seconds of the job that imports an upload, its row written."""
-    from workers.data import run_dataset
+    from workers.datasets import run_dataset
 
     started = time.process_time()
     job = claimed("dataset", {"name": name, "format": "npz", "upload": upload})
