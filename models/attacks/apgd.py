@@ -14,6 +14,7 @@ from models.attacks import core
 from models.attacks.norms import TINY, wide
 from models.attacks.threat import ThreatModel
 from models.attacks.trial import Climb, Trial
+from models.capabilities import Detects, Scores, Segments
 
 RHO = 0.75
 """Share of steps that must have raised the loss for the step length to stay."""
@@ -131,6 +132,7 @@ class APGD(core.Attack):
     name = "apgd"
     summary = "Gradient steps with momentum whose length adapts by itself (Croce & Hein 2020): APGD-CE and APGD-DLR"
     norms = ("linf", "l2", "l1")
+    victims = (Scores, Segments, Detects)
 
     forwards = "restarts * (steps + 5) + 2"
     backwards = "restarts * (steps + 5)"

@@ -65,7 +65,7 @@ class Descent(core.Attack):
         state.x = first
         for number in range(self.config.steps):
             _, gradient = trial.slope(state.x, climb or self.climb(trial, number))
-            step = direction(trial, state.x, gradient) * wide(self.length(trial), state.x)
+            step = direction(trial, state.x, gradient) * wide(self.length(trial, number), state.x)
             state.x = trial.threat.project(trial.x, state.x + step)
             yield
         trial.look(state.x)
@@ -74,7 +74,7 @@ class Descent(core.Attack):
         """What step `number` climbs; None: the criterion's loss."""
         return None
 
-    def length(self, trial: Trial) -> Tensor:
-        """(N,) length of a step."""
+    def length(self, trial: Trial, number: int) -> Tensor:
+        """(N,) length of step `number`."""
         step = self.config.step
         return 2.5 * trial.radius / self.config.steps if step is None else trial.radius.new_full((len(trial.x),), step)

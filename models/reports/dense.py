@@ -16,7 +16,6 @@ from models.attacks.access import WhiteBox
 from models.attacks.core import Eps
 from models.attacks.criterion import Criterion
 from models.attacks.curve import noise, shuffled
-from models.attacks.dag import DAG
 from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult
 from models.family import Family
@@ -28,7 +27,8 @@ from models.victims import Victim, victim_of
 
 BATCH = 16
 SHOWN = 6
-STEPS, DAG_STEPS = 20, 100
+STEPS = {"dag": 100, "apgd": 50, "": 20}
+"""Of attacks that make several, by name; "" is all others."""
 LEVELS = 256
 VARIANTS = ("attacked", "random_signs", "shuffled")
 TELLING = 0.5
@@ -49,8 +49,8 @@ class DenseParams(Params):
         None,
         ge=1,
         le=1000,
-        description="Gradient steps of each attack that makes several. Empty: 20, and 100 of DAG, whose steps are full"
-        " (half of eps) in one pixel alone.",
+        description="Gradient steps of each attack that makes several. Empty: 20; 50 of APGD, which needs some to find"
+        " its length; and 100 of DAG, whose steps are full (2 eps) in one pixel alone.",
     )
     images: int = Field(64, ge=1, le=10_000, description="At most so many images, from all over the validation split.")
 
@@ -64,7 +64,7 @@ class DenseAttack(Report):
         "forwards": "images * (1 + count_eps * (run_forwards + 2 * count_attacks)) + min(images, 6) * run_forwards",
         "backwards": "(images * count_eps + min(images, 6)) * run_backwards",
     }
-    settings: ClassVar[dict[str, dict[str, Any]]] = {"dag": {"steps": DAG_STEPS}, "": {"steps": STEPS}}
+    settings: ClassVar[dict[str, dict[str, Any]]] = {name: {"steps": steps} for name, steps in STEPS.items()}
     passes_on = ("steps",)
 
     @classmethod
@@ -136,8 +136,8 @@ class DenseAttack(Report):
 
     def _attack(self, access, images, truth, cell, start, seed, params) -> tuple[AttackResult, Any, Tensor]:
         kind = attacks()[cell[0]]
-        own: dict[str, Any] = {"steps": params.steps or (DAG_STEPS if kind is DAG else STEPS)}
-        own["gamma"] = max(0.5 / 255, cell[1] / 2)  # the paper's step leaves most pixels near where they were
+        own: dict[str, Any] = {"steps": params.steps or STEPS.get(cell[0], STEPS[""])}
+        own["gamma"] = max(0.5 / 255, 2 * cell[1])  # the paper's step leaves most pixels near where they were
         attack = kind(eps=cell[1], **{name: own[name] for name in own if name in kind.Config.model_fields})
         seeds = torch.tensor([derive(seed, "dense", cell[0], start + row) for row in range(len(images))])
         threat = replace(attack.threat(LEVELS), eps=cell[1])

@@ -19,7 +19,7 @@ class DetectionAttackParams(DenseParams):
     """The true boxes are those of the dataset."""
 
     attacks: list[Literal[*against(Detects)]] = Field(
-        ["pgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
+        ["pgd", "apgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
     )
     goal: Literal["vanish", "fabricate", "mislabel"] = Field(
         "vanish",

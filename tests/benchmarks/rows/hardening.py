@@ -26,12 +26,19 @@ def withstands(**config: Any):
     return measure
 
 
+LEAKY = {"adversarial": "goodfellow", "body": "conv", "adversarial_eps": 0.3, "epochs": 12}
+"""Plain convolutions, as in the experiments of the literature; residual blocks hide their gradient less."""
+
+
 def leaks(subject: Subject) -> Found:
-    """How much more accuracy FGSM leaves than PGD after training on FGSM alone."""
-    run = subject.trained("classifier", {"adversarial": "goodfellow", "adversarial_eps": 0.25, "epochs": 12})
+    """How much more accuracy FGSM leaves than PGD after training on FGSM alone, if the result warns of it."""
+    run = subject.trained("classifier", LEAKY)
     found = run.measured
+    said = any("FGSM" in remark for remark in run.training.family.remarks(found))
     gap = found["accuracy_fgsm"] - found["accuracy_pgd"]
-    return Found(gap, {"FGSM": found["accuracy_fgsm"], "PGD": found["accuracy_pgd"]}, run.note, run.short)
+    note = f"clean {found['accuracy_before_attack']:.3f}, {'' if said else 'not '}said in the result; {run.note}"
+    beside = {"FGSM": found["accuracy_fgsm"], "PGD": found["accuracy_pgd"]}
+    return Found(gap if said else 0.0, beside, note, run.short)
 
 
 # 8 000 digits, 15 epochs and a smaller network reach 0.776 (clean 0.9725)

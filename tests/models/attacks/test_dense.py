@@ -20,7 +20,7 @@ from models.segmentation import confusion, ious
 from tests.models.attacks.fields import SIZE, Blobs, Fields, blob_images, scenes
 
 QUICK = {"dag": {"steps": 40, "gamma": "2/255"}, "pgd": {"steps": 8}, "square": {"queries": 25}}
-QUICK |= {name: {"steps": 6} for name in ("segpgd", "cospgd", "bim", "mifgsm")}
+QUICK |= {name: {"steps": 6} for name in ("segpgd", "cospgd", "bim", "mifgsm", "apgd")}
 ON_PIXELS = [name for name, kind in attacks().items() if Segments in kind.victims]
 ON_BOXES = [name for name, kind in attacks().items() if Detects in kind.victims]
 EPS = 24 / 255
@@ -158,6 +158,15 @@ def test_the_first_steps_of_segpgd_and_cospgd_follow_their_formulas(kind):
         (gradient,) = torch.autograd.grad((weight * entropy).sum(), leaf)
         image = torch.clamp(image + 0.01 * gradient.sign(), (x - eps).clamp_min(0), (x + eps).clamp_max(1))
     assert torch.allclose(last["x"], image, atol=1e-6)
+
+
+def test_steps_that_grow_shorter_spoil_more_pixels_than_steps_of_one_length():
+    x, masks = scenes(24, seed=5)
+    net, spoilt = Fields(), {}
+    for name, step in (("shorter", None), ("even", 2.5 * EPS / 20)):
+        images = run("cospgd", net, x, half(masks, 0.99), steps=20, step=step).images
+        spoilt[name] = float((net.pixel_logits(images).argmax(1) != masks).float().mean())
+    assert spoilt["shorter"] > spoilt["even"] + 0.003
 
 
 def test_dag_stops_by_its_rule_and_gives_the_best_it_has_where_it_cannot():
