@@ -267,22 +267,3 @@ def test_autoattack_leaves_as_many_images_as_the_reference(norm, eps):
     result, _ = ours("autoattack", x, y, norm=norm, eps=eps, steps=10, queries=60)
     # the starts are drawn by other generators: one image in a hundred may fall to one of the two alone
     assert abs(int((~result.success).sum()) - robust) <= 2
-
-
-@pytest.mark.parametrize("name", ["hopskipjump", "boundary"])
-def test_decision_based_attacks_come_as_near_as_foolbox(name):
-    x, y = victims(10)
-    kind = {
-        "hopskipjump": lambda: foolbox.attacks.HopSkipJumpAttack(steps=4),
-        "boundary": lambda: foolbox.attacks.BoundaryAttack(steps=400),
-    }
-    config = {"hopskipjump": {"steps": 4}, "boundary": {"steps": 400}}[name]
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        theirs, _ = in_foolbox(kind[name](), x, y)
-    from models.attacks.access import LabelOracle
-
-    result, _ = ours(name, x, y, access=LabelOracle, **config)
-    assert result.success.all()
-    assert result.distance.median() <= 1.15 * (theirs - x).flatten(1).norm(dim=1).median()
