@@ -118,6 +118,17 @@ class Translates(ABC):
     def translate(self, images: Tensor, direction: str) -> Tensor:
         """(B, C, H, W) in [0, 1], of any height and width -> the same shape and range."""
 
+    def statistics(self, image: Tensor, directions: list[str], tile: tuple[int, int]) -> list[Tensor]:
+        """What tiles of `image` (C, H, W) must know of all of it, translated in `directions` one after the other.
+
+        Numbers (s,) for each direction, for `translate_tiles`; none where a pixel depends on its surroundings alone.
+        """
+        return [image.new_zeros(0) for _ in directions]
+
+    def translate_tiles(self, tiles: Tensor, direction: str, statistics: Tensor) -> Tensor:
+        """`translate` for tiles (B, C, h, w) of images whose `statistics` (B, s) are these."""
+        return self.translate(tiles, direction)
+
 
 class Refines(ABC):
     """Makes simulated images look real while keeping what they show."""

@@ -21,6 +21,17 @@ def colour_transfer(images: Tensor, source: Tensor, target: Tensor) -> Tensor:
     return moved.clamp(0, 1)
 
 
+def colour_distance(one: Tensor, other: Tensor) -> float:
+    """Between the values (n, c, h, w) of two sets of images, wherever they are: mean over channels of the Wasserstein-1
+    distance of their distributions, in 256 steps of [0, 1].
+    """
+    found = []
+    for values in zip(one.unbind(1), other.unbind(1), strict=True):
+        shares = [torch.histc(each.float().cpu(), 256, 0, 1).double() / each.numel() for each in values]
+        found.append(float((shares[0] - shares[1]).cumsum(0).abs().mean()))
+    return sum(found) / len(found)
+
+
 def nearest(images: Tensor, gallery: Tensor) -> Tensor:
     """For each image the index of the nearest row of `gallery` by pixels (L2)."""
     return torch.cdist(images.flatten(1), gallery.flatten(1)).argmin(1)

@@ -1,12 +1,14 @@
 """What the adversarial translators share: sizes from the data, one optimiser for each side, the papers' schedule."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.capabilities import Translates
 from models.family import Config, Family
 from models.nn.adversarial import constant_then_linear
+from models.nn.norms import normalised
 from models.nn.translators import patch_layers
+from models.tile_norms import of_whole
 from models.types import DataSpec
 
 
@@ -15,6 +17,7 @@ class Translator(Translates, Family):
 
     generators: nn.ModuleDict
     judges: nn.ModuleDict
+    served: nn.ModuleDict
 
     @classmethod
     def resolve(cls, config: Config, data: DataSpec) -> Config:
@@ -32,3 +35,13 @@ class Translator(Translates, Family):
 
     def schedule(self, progress: float) -> float:
         return constant_then_linear(progress)
+
+    def translate(self, images: Tensor, direction: str) -> Tensor:
+        return self.served[direction](images).clamp(0, 1)
+
+    def statistics(self, image: Tensor, directions: list[str], tile: tuple[int, int]) -> list[Tensor]:
+        return of_whole([self.served[direction] for direction in directions], image, tile)
+
+    def translate_tiles(self, tiles: Tensor, direction: str, statistics: Tensor) -> Tensor:
+        with normalised(self.served[direction], statistics):
+            return self.served[direction](tiles).clamp(0, 1)

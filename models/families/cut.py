@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from models.capabilities import JudgesPatches
 from models.data import Columns
-from models.family import Config
 from models.moment import Moment
 from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.translators import Fitted, PatchGAN, initialise, make_generator
 from models.translation import moved, scored
-from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
+from models.unpaired import Unpaired, UnpairedConfig
 
 
-class CUTConfig(Config):
+class CUTConfig(UnpairedConfig):
     """L_G = game + lambda_nce * PatchNCE; FastCUT is lambda_nce 10, identity off, flip_equivariance on."""
 
     learning_rate: float = Field(2e-4, gt=0, le=1, description="Step size of Adam for all networks.")
@@ -72,7 +71,7 @@ def patch_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
 
-class CUT(JudgesPatches, Translator):
+class CUT(JudgesPatches, Unpaired):
     """One generator, one judge: about twice as fast as CycleGAN, and nothing to hide a message for."""
 
     name = "cut"
@@ -93,6 +92,7 @@ class CUT(JudgesPatches, Translator):
         self.judges = nn.ModuleDict(
             {config.direction[1]: initialise(PatchGAN(data.channels, config.width, config.patch_layers))}
         )
+        self.settle()
         self.heads = Heads([data.channels, config.width, 2 * config.width, 4 * config.width, 4 * config.width])
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -134,9 +134,6 @@ class CUT(JudgesPatches, Translator):
     def _places(self, features: Tensor, draws: torch.Generator) -> Tensor:
         total = features[0, 0].numel()
         return torch.randperm(total, generator=draws, device=features.device)[: self.config.patches]
-
-    def translate(self, images: Tensor, direction: str) -> Tensor:
-        return self.served[direction](images)
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])

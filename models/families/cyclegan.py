@@ -9,20 +9,19 @@ from torch import Tensor, nn
 
 from models.capabilities import JudgesPatches
 from models.data import Columns
-from models.family import Config
 from models.moment import Moment
 from models.nn.adversarial import fool_loss, frozen, judge_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.history import HistoryPool
 from models.nn.translators import PatchGAN, initialise, make_generator
 from models.translation import cycle_l1, moved, sample, scored
-from models.translator import Translator
 from models.types import Batch, DataSpec, Metrics
+from models.unpaired import Unpaired, UnpairedConfig
 
 OTHER = {"a": "b", "b": "a"}
 
 
-class CycleGANConfig(Config):
+class CycleGANConfig(UnpairedConfig):
     """Objective of the paper: both games + lambda_cycle * cycle L1 + lambda_identity * lambda_cycle * identity L1."""
 
     learning_rate: float = Field(2e-4, gt=0, le=1, description="Step size of Adam for all four networks.")
@@ -38,13 +37,16 @@ class CycleGANConfig(Config):
     lambda_identity: float = Field(
         0.5, ge=0, le=10, description="Weight of |G(b) - b|, times lambda_cycle; lower it when inputs are copied."
     )
+    softness: float = Field(
+        0.1, ge=0, le=2, description="Rounds off both L1 where generators start from their input; 0: the kink stays."
+    )
     cycle_noise: float = Field(
         0.0, ge=0, le=0.5, description="Noise on a translation before the way back, against hidden messages."
     )
     pool: int = Field(50, ge=1, le=1000, description="Past translations shown to the discriminators again.")
 
 
-class CycleGAN(JudgesPatches, Translator):
+class CycleGAN(JudgesPatches, Unpaired):
     """The generator `ab` makes B from A; judge `b` tells its work from real B."""
 
     name = "cyclegan"
@@ -69,6 +71,7 @@ class CycleGAN(JudgesPatches, Translator):
             self.served[source + target] = Ema(generator, half_life=693 * config.batch_size)  # 0.999 an update
             self.judges[target] = initialise(PatchGAN(channels, config.width, config.patch_layers))
             self.pools[target] = HistoryPool(config.pool, data.shape)
+        self.settle()
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
         fakes, metrics = self._update_generators(batch, optimisers["generators"], moment)
@@ -94,8 +97,8 @@ class CycleGAN(JudgesPatches, Translator):
                 fake, *same = there(torch.cat(shown)).split(len(batch[source]))
                 fakes[target] = fake
                 fool.append(fool_loss(config.adversarial_loss, self.judges[target](fake)))
-                cycle.append((back(self._noisy(fake, moment)) - batch[source]).abs().mean() * 2)
-                identity += [(image - batch[target]).abs().mean() * 2 for image in same]
+                cycle.append(self._apart(back(self._noisy(fake, moment)), batch[source]))
+                identity += [self._apart(image, batch[target]) for image in same]
             metrics = {"fool": torch.stack(fool).sum(), "cycle": torch.stack(cycle).sum()}
             metrics["identity"] = torch.stack(identity).sum() if identity else torch.zeros_like(metrics["fool"])
             lambda_identity = config.lambda_cycle * config.lambda_identity
@@ -104,14 +107,22 @@ class CycleGAN(JudgesPatches, Translator):
             update(optimiser, metrics["loss"])
         return {name: fake.detach() for name, fake in fakes.items()}, {k: v.detach() for k, v in metrics.items()}
 
+    def _apart(self, made: Tensor, wanted: Tensor) -> Tensor:
+        """L1 over pixels in [-1, 1], rounded off at zero: sqrt(d^2 + s^2) - s (Charbonnier).
+
+        The kink of L1 is a trap for generators that start as copies, where cycle and identity already hold: the first
+        step of one of them is punished in full before the other has learned to undo it, and both copy for ever.
+        """
+        difference, softness = (made - wanted) * 2, self.config.softness
+        if not softness or not self.config.from_input:
+            return difference.abs().mean()
+        return (difference.square() + softness**2).sqrt().mean() - softness
+
     def _noisy(self, fake: Tensor, moment: Moment) -> Tensor:
         if not self.config.cycle_noise:
             return fake
         noise = torch.randn(fake.shape, generator=moment.generator, device=fake.device)
         return fake + self.config.cycle_noise * noise
-
-    def translate(self, images: Tensor, direction: str) -> Tensor:
-        return self.served[direction](images)
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])

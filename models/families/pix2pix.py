@@ -94,9 +94,6 @@ class Pix2Pix(JudgesPatches, Translator):
             self.served[direction].update(self.generators[direction], self.config.batch_size, moment.images)
         return {"loss": total.detach(), "judge": judge_total, "fool": fool.detach(), "l1": l1.detach() / 2}
 
-    def translate(self, images: Tensor, direction: str) -> Tensor:
-        return self.served[direction](images)
-
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         """Of a pair: the input, and what was made of it."""
         judge = self.judges["ab" if domain == "b" else "ba"]

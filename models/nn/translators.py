@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.norms import InstanceNorm
+
 
 def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
     """Weights N(0, gain), biases zero, as both papers."""
@@ -39,16 +41,26 @@ class FixedDropout(nn.Module):
 class Fitted(nn.Module):
     """Runs `network` on images padded by reflection to a multiple of `multiple`, and crops its answer back.
 
-    Pixels come in [0, 1] and leave in [0, 1]; inside they are in [-1, 1].
+    Pixels come in [0, 1] and leave in [0, 1]; inside they are in [-1, 1]. After `from_input` they may leave [0, 1].
     """
+
+    adds = False
 
     def __init__(self, network: nn.Module, multiple: int):
         super().__init__()
         self.network, self.multiple = network, multiple
 
+    def from_input(self) -> None:
+        """From now on the answer is the image plus what the network draws: nothing at first, so it starts as a copy."""
+        self.adds = True
+        *_, last = (layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        return (self.network(self.padded(images))[..., :height, :width] + 1) / 2
+        drawn = self.network(self.padded(images))[..., :height, :width]
+        return images + drawn / 2 if self.adds else (drawn.tanh() + 1) / 2
 
     def padded(self, images: Tensor) -> Tensor:
         """What the network sees: in [-1, 1], continued to the right and below."""
@@ -60,12 +72,12 @@ class Fitted(nn.Module):
 
 def _down(before: int, after: int, norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = [nn.LeakyReLU(0.2), nn.Conv2d(before, after, 4, 2, 1)]
-    return nn.Sequential(*layers, nn.InstanceNorm2d(after)) if norm else nn.Sequential(*layers)
+    return nn.Sequential(*layers, InstanceNorm(after)) if norm else nn.Sequential(*layers)
 
 
 def _up(before: int, after: int, dropout: bool) -> nn.Sequential:
     layers: list[nn.Module] = [nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1)]
-    layers.append(nn.InstanceNorm2d(after))
+    layers.append(InstanceNorm(after))
     return nn.Sequential(*layers, FixedDropout()) if dropout else nn.Sequential(*layers)
 
 
@@ -87,7 +99,7 @@ class UNet(nn.Module):
             for i in reversed(inner)
         )
         last = width * (2 if levels > 1 else 1)
-        self.last = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(last, after, 3, 1, 1), nn.Tanh())
+        self.last = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(last, after, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         levels = [self.first(images)]
@@ -106,10 +118,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
+            InstanceNorm(width),
             nn.ReLU(),
             nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"),
-            nn.InstanceNorm2d(width),
+            InstanceNorm(width),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -122,14 +134,13 @@ class ResNet(nn.Module):
     def __init__(self, before: int, after: int, width: int, blocks: int):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(before, width, 7, 1, 3, padding_mode="reflect")]
-        layers += [nn.InstanceNorm2d(width), nn.ReLU()]
+        layers += [InstanceNorm(width), nn.ReLU()]
         for thin, wide in ((width, 2 * width), (2 * width, 4 * width)):
-            layers += [nn.Conv2d(thin, wide, 3, 2, 1), nn.InstanceNorm2d(wide), nn.ReLU()]
+            layers += [nn.Conv2d(thin, wide, 3, 2, 1), InstanceNorm(wide), nn.ReLU()]
         layers += [ResidualBlock(4 * width) for _ in range(blocks)]
         for wide, thin in ((4 * width, 2 * width), (2 * width, width)):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, thin, 3, 1, 1), nn.InstanceNorm2d(thin), nn.ReLU()]
-        layers += [nn.Conv2d(width, after, 7, 1, 3, padding_mode="reflect"), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, thin, 3, 1, 1), InstanceNorm(thin), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, after, 7, 1, 3, padding_mode="reflect"))
         self.taps = (2, 5, 8, 8 + (blocks + 1) // 2)  # the three resolutions, and half way through the blocks
 
     def forward(self, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -21,6 +22,11 @@ class TranslateParams(ImageParams):
     cycle: bool = Field(False, description="Also translate back, and show the difference from the input.")
 
 
+def ways(direction: str, params: TranslateParams) -> list[str]:
+    """One direction after the other, as the request has it."""
+    return [direction, BACK[direction]] if params.cycle else [direction]
+
+
 class Translate(Operation):
     """With `cycle`, the pictures `back` and `difference` come along, and the mean distance there and back."""
 
@@ -32,21 +38,28 @@ class Translate(Operation):
 
     def rows(self, model: Family, inputs: Tensor | None, params: TranslateParams) -> Rows:
         direction = params.direction or model.directions[0]
-        wanted = [direction, BACK[direction]] if params.cycle else [direction]
+        wanted = ways(direction, params)
         for way in wanted:
             if way not in model.directions:
                 raise InputError(
                     f"this model translates {' and '.join(model.directions)} only, not {way}",
                     field="cycle" if way != direction else "direction",
                 )
-        tiles, places = cut(inputs, widest(inputs, model.data.shape[1:]))
-        return {"inputs": tiles, "places": places}
+        tile = widest(inputs, model.data.shape[1:])
+        tiles, places = cut(inputs, tile)
+        rows = {"inputs": tiles, "places": places}
+        if len(tiles) > len(inputs):
+            known = [model.statistics(image.to(model.device), wanted, tile) for image in inputs]
+            for way, each in zip(wanted, zip(*known, strict=True), strict=True):
+                rows[way] = torch.stack(each).cpu()[places[:, 0]]
+        return rows
 
     def compute(self, model: Family, rows: Rows, params: TranslateParams) -> Rows:
-        direction = params.direction or model.directions[0]
-        found = {"images": model.translate(rows["inputs"], direction)}
-        if params.cycle:
-            found["back"] = model.translate(found["images"], BACK[direction])
+        """Rows that are tiles bring the statistics of their image, by direction."""
+        images, found = rows["inputs"], {}
+        for way, name in zip(ways(params.direction or model.directions[0], params), ("images", "back"), strict=False):
+            images = model.translate_tiles(images, way, rows[way]) if way in rows else model.translate(images, way)
+            found[name] = images
         return found
 
     def result(self, model: Family, rows: Rows, found: Rows, params: TranslateParams) -> Result:

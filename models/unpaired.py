@@ -1,0 +1,39 @@
+"""What translators without pairs share: a generator that starts from its input where the two domains look alike."""
+
+from pydantic import Field
+
+from models.data import Columns
+from models.family import Config
+from models.translation import colour_distance, sample
+from models.translator import Translator
+
+ALIKE = 0.2
+"""Domains whose colours are nearer than this resemble each other: most of an image may stay. Inverted digits: 0.7."""
+
+
+class UnpairedConfig(Config):
+    from_input: bool | None = Field(
+        None,
+        description="Generators add to the image they are given and start as copies, which keeps what need not change;"
+        " false: they draw it anew, as the paper's. Empty: true where the colours of the two domains resemble.",
+    )
+
+
+class Unpaired(Translator):
+    """Its generators begin once the config or the images have said how."""
+
+    def begin(self, train: Columns) -> None:
+        super().begin(train)
+        if self.config.from_input is None:
+            seen = sample(train)
+            alike = colour_distance(seen["a"], seen["b"]) < ALIKE
+            self.config = self.config.model_copy(update={"from_input": alike})
+        self.settle()
+
+    def settle(self) -> None:
+        """Tell new generators what the config says."""
+        for generators in (self.generators, self.served):
+            for generator in generators.values():
+                network = getattr(generator, "module", generator)
+                if self.config.from_input and not network.adds:
+                    network.from_input()
