@@ -118,7 +118,7 @@ class Translates(ABC):
     def translate(self, images: Tensor, direction: str) -> Tensor:
         """(B, C, H, W) in [0, 1], of any height and width -> the same shape and range."""
 
-    def statistics(self, image: Tensor, directions: list[str], tile: tuple[int, int]) -> list[Tensor]:
+    def statistics(self, image: Tensor, directions: list[str]) -> list[Tensor]:
         """What tiles of `image` (C, H, W) must know of all of it, translated in `directions` one after the other.
 
         Numbers (s,) for each direction, for `translate_tiles`; none where a pixel depends on its surroundings alone.

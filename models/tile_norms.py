@@ -4,46 +4,29 @@ Normalised each by itself, tiles disagree where they meet, and a tile of plain s
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.norms import measured, normalised, norms, pooled
-from models.tiling import WHOLE, starts
+from models.nn.norms import measured
 
-SIDE = 3
-"""Along each side at most so many tiles are measured, spread evenly: a larger image takes no longer."""
+PART, PARTS = 256, 3
+"""Statistics are those of at most 3 x 3 parts of this side, spread evenly: a larger image takes no more memory."""
 
 
-@torch.no_grad()
-def of_whole(chain: list[nn.Module], image: Tensor, tile: tuple[int, int]) -> list[Tensor]:
-    """For each network of `chain`, which goes on with what the one before made of `image` (c, H, W): statistics (s,).
-
-    A small copy of the image passes first; under its statistics those of tiles at full size are taken and pooled.
-    """
-    small, tiles, found = _small(image[None]), _spread(image, tile), []
+def of_whole(chain: list[nn.Module], image: Tensor) -> list[Tensor]:
+    """For each network of `chain`, which goes on with what the one before made of `image` (c, H, W): statistics (s,)."""
+    parts, found = spread(image), []
     for network in chain:
-        small, rough = measured(network, small)
-        parts = torch.cat([measured(network, part, rough)[1] for part in tiles])
-        exact = pooled(parts, [norm.num_features for norm in norms(network)])
-        found.append(exact)
-        if len(found) < len(chain):
-            with normalised(network, exact[None]):
-                tiles = [network(part) for part in tiles]
+        parts, statistics = measured(network, parts)
+        found.append(statistics)
     return found
 
 
-def _small(images: Tensor) -> Tensor:
-    scale = WHOLE / max(images.shape[-2:])
-    if scale >= 1:
-        return images
-    return F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=True)
-
-
-def _spread(image: Tensor, tile: tuple[int, int]) -> list[Tensor]:
-    """Tiles (1, c, h, w) of an image at least as large as one of them along each side, or as the image is."""
+def spread(image: Tensor) -> Tensor:
+    """Parts (n, c, h, w) of an image, as large as it where it is small, over all of it where nine of them suffice."""
     ways = []
-    for length, side in zip(image.shape[-2:], tile, strict=True):
-        places = starts(length, side)
-        chosen = torch.linspace(0, len(places) - 1, min(SIDE, len(places))).round().long().tolist()
-        ways.append([slice(places[index], places[index] + side) for index in chosen])
-    return [image[None, :, rows, columns] for rows in ways[0] for columns in ways[1]]
+    for length in image.shape[-2:]:
+        side = min(PART, length)
+        count = min(PARTS, -(-length // side))
+        places = torch.linspace(0, length - side, count).round().long().tolist()
+        ways.append([slice(start, start + side) for start in places])
+    return torch.stack([image[:, rows, columns] for rows in ways[0] for columns in ways[1]])

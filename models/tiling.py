@@ -13,16 +13,22 @@ OVERLAP, MOST = 3 / 8, 128
 """Share of a tile that it has in common with the next, and most pixels: the context a network misses at a border."""
 WHOLE = 512
 """A network that reads any size does images up to this side in one piece: what it learned at a border stays there."""
+STRIDE = 16
+"""Translators shrink their features: tiles that begin at multiples of this are shrunk as the whole image would be."""
 LEAST = 1e-3  # weight at the very edge of a tile, so that a pixel no other tile covers is still divided by something
 
 
-def starts(length: int, tile: int) -> list[int]:
-    """Where tiles begin along one side, evenly spread, the last flush with the end; [0] where one is enough."""
+def starts(length: int, tile: int, step: int = 1) -> list[int]:
+    """Where tiles begin along one side, evenly spread, at multiples of `step`; [0] where one is enough.
+
+    The last is flush with the end, or reaches less than a step beyond it.
+    """
     if length <= tile:
         return [0]
     stride = max(1, tile - overlap(tile))
-    gaps = math.ceil((length - tile) / stride)
-    return [round(index * (length - tile) / gaps) for index in range(gaps + 1)]
+    steps = math.ceil((length - tile) / step)
+    gaps = math.ceil(steps * step / stride)
+    return [round(index * steps / gaps) * step for index in range(gaps + 1)]
 
 
 def overlap(tile: int) -> int:
@@ -39,17 +45,18 @@ def count(height: int, width: int, tile: tuple[int, int]) -> int:
     return len(starts(height, tile[0])) * len(starts(width, tile[1]))
 
 
-def cut(images: Tensor, tile: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def cut(images: Tensor, tile: tuple[int, int], step: int = 1) -> tuple[Tensor, Tensor]:
     """(n, c, H, W) -> tiles (n*t, c, *tile) and their places (n*t, 5): image, top, left, H, W.
 
-    An image smaller than a tile is continued by reflection to its size.
+    They begin at multiples of `step`; an image too small for its tiles is continued by reflection.
     """
     height, width = images.shape[-2:]
-    padded = _continued(images, tile)
+    tops, lefts = (starts(length, side, step) for length, side in zip((height, width), tile, strict=True))
+    padded = _continued(images, (tops[-1] + tile[0], lefts[-1] + tile[1]))
     tiles, places = [], []
     for index, image in enumerate(padded):
-        for top in starts(height, tile[0]):
-            for left in starts(width, tile[1]):
+        for top in tops:
+            for left in lefts:
                 tiles.append(image[:, top : top + tile[0], left : left + tile[1]])
                 places.append((index, top, left, height, width))
     return torch.stack(tiles), torch.tensor(places)
@@ -61,7 +68,7 @@ def join(tiles: Tensor, places: Tensor) -> Tensor:
     side = tiles.shape[-2:]
     if len(tiles) == int(places[-1, 0]) + 1:  # one tile each: no weighing, not a bit changes
         return tiles[..., :height, :width]
-    size = (max(height, side[0]), max(width, side[1]))
+    size = [int(places[:, axis].max()) + length for axis, length in zip((1, 2), side, strict=True)]
     window = _window(side).to(tiles)
     total = torch.zeros(int(places[-1, 0]) + 1, tiles.shape[1], *size).to(tiles)
     weight = torch.zeros(1, *size).to(tiles)
@@ -73,9 +80,9 @@ def join(tiles: Tensor, places: Tensor) -> Tensor:
     return (total / weight)[..., :height, :width]
 
 
-def _continued(images: Tensor, tile: tuple[int, int]) -> Tensor:
+def _continued(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[-2:]
-    bottom, right = max(0, tile[0] - height), max(0, tile[1] - width)
+    bottom, right = max(0, size[0] - height), max(0, size[1] - width)
     if not bottom and not right:
         return images
     mode = "reflect" if bottom < height and right < width else "replicate"

@@ -39,8 +39,8 @@ class Translator(Translates, Family):
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return self.served[direction](images).clamp(0, 1)
 
-    def statistics(self, image: Tensor, directions: list[str], tile: tuple[int, int]) -> list[Tensor]:
-        return of_whole([self.served[direction] for direction in directions], image, tile)
+    def statistics(self, image: Tensor, directions: list[str]) -> list[Tensor]:
+        return of_whole([self.served[direction] for direction in directions], image)
 
     def translate_tiles(self, tiles: Tensor, direction: str, statistics: Tensor) -> Tensor:
         with normalised(self.served[direction], statistics):

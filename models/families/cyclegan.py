@@ -38,7 +38,7 @@ class CycleGANConfig(UnpairedConfig):
         0.5, ge=0, le=10, description="Weight of |G(b) - b|, times lambda_cycle; lower it when inputs are copied."
     )
     softness: float = Field(
-        0.1, ge=0, le=2, description="Rounds off both L1 where generators start from their input; 0: the kink stays."
+        0.5, ge=0, le=2, description="Rounds off both L1 where generators start from their input; 0: the kink stays."
     )
     cycle_noise: float = Field(
         0.0, ge=0, le=0.5, description="Noise on a translation before the way back, against hidden messages."

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.capabilities import Translates
 from models.family import Family
 from models.operations.core import ImageParams, Operation, Result, Rows
-from models.tiling import cut, join, widest
+from models.tiling import STRIDE, cut, join, widest
 from models.types import InputError
 
 BACK = {"ab": "ba", "ba": "ab"}
@@ -45,11 +45,10 @@ class Translate(Operation):
                     f"this model translates {' and '.join(model.directions)} only, not {way}",
                     field="cycle" if way != direction else "direction",
                 )
-        tile = widest(inputs, model.data.shape[1:])
-        tiles, places = cut(inputs, tile)
+        tiles, places = cut(inputs, widest(inputs, model.data.shape[1:]), STRIDE)
         rows = {"inputs": tiles, "places": places}
         if len(tiles) > len(inputs):
-            known = [model.statistics(image.to(model.device), wanted, tile) for image in inputs]
+            known = [model.statistics(image.to(model.device), wanted) for image in inputs]
             for way, each in zip(wanted, zip(*known, strict=True), strict=True):
                 rows[way] = torch.stack(each).cpu()[places[:, 0]]
         return rows
