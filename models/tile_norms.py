@@ -13,7 +13,7 @@ PART, PARTS = 256, 3
 
 
 def of_whole(chain: list[nn.Module], image: Tensor) -> list[Tensor]:
-    """For each network of `chain`, which goes on with what the one before made of `image` (c, H, W): statistics (s,)."""
+    """Statistics (s,) for each network of `chain`, which goes on with what the one before made of `image` (c, H, W)."""
     parts, found = spread(image), []
     for network in chain:
         parts, statistics = measured(network, parts)

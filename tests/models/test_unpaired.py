@@ -95,12 +95,12 @@ def test_between_two_colours_a_short_training_finds_the_other_one():
     )
     train, unseen = (Columns({"a": images[0, part], "b": images[1, part]}) for part in (slice(20), slice(20, 24)))
     torch.manual_seed(0)
-    model = families()["cyclegan"].create({"images": 1200, "batch_size": 4, "width": 8, "learning_rate": 1e-3}, spec)
+    model = families()["cyclegan"].create({"images": 600, "batch_size": 4, "width": 8, "learning_rate": 5e-4}, spec)
     run = Training(model, train, unseen)
     list(run.run())
     measured = run.finish()
     inputs = unseen.head(4)["a"]
     truth = inputs.flip(1)
     away = (model.translate(inputs, "ab") - truth).abs().mean()
-    assert float(away) < 0.4 * float((inputs - truth).abs().mean())
+    assert float(away) < 0.75 * float((inputs - truth).abs().mean())
     assert measured["ab_cycle_l1"] < 0.05
