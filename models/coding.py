@@ -209,9 +209,17 @@ def default_latents(data: DataSpec) -> int:
     return min(256, max(8, 2 ** round(math.log2(math.sqrt(data.pixels)))))
 
 
+AFFORDABLE = 2**25
+"""Weights of one layer between the pixels and the units of a code that is chosen by default."""
+
+
 def default_overcomplete(data: DataSpec, most: int) -> int:
-    """The power of two above the pixels, at most `most`: more units than pixels where that is affordable."""
-    return min(most, 2 ** (data.pixels - 1).bit_length())
+    """The power of two above the pixels, at most `most`: more units than pixels where that is affordable.
+
+    2,048 units of 256x256 colour images would be 800 million weights, 13 GB while they learn.
+    """
+    affordable = max(64, 2 ** int(math.log2(AFFORDABLE / data.pixels)))
+    return min(most, affordable, 2 ** (data.pixels - 1).bit_length())
 
 
 def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:

@@ -1,8 +1,10 @@
-"""Bright images do not silence a sparse autoencoder."""
+"""Bright images do not silence a sparse autoencoder, and large ones do not fill the memory."""
 
 import numpy as np
+import pytest
 
 from models.data import Columns
+from models.families.contractive_autoencoder import ContractiveAutoencoder
 from models.families.sparse_autoencoder import SparseAutoencoder
 from models.training import Training
 from models.types import DataSpec
@@ -27,3 +29,11 @@ def test_units_stay_alive_on_a_bright_ground():
     measured = training.finish()
     assert measured["dead_units"] < 26
     assert measured["mse"] < measured["mse_mean_image"] / 2
+
+
+@pytest.mark.parametrize("family", [SparseAutoencoder, ContractiveAutoencoder])
+@pytest.mark.parametrize(("side", "channels"), [(28, 1), (64, 3), (256, 3)])
+def test_an_empty_config_is_affordable_whatever_the_size(family, side, channels):
+    data = DataSpec("plain", side, side, channels, columns={"train": {"images": 300}})
+    units = family.settled({}, data).latent_dim
+    assert units * data.pixels <= 2**25 and units >= min(data.pixels, 64)
