@@ -33,6 +33,7 @@ def describe(schema: Schema, root: Schema | None = None) -> str:
             return KINDS[kind] + _range(schema)
         case ["string"]:
             form = f" of the form {schema['pattern']}" if "pattern" in schema else ""
+            form = f" such as {json.dumps(schema['examples'][0])}" if schema.get("examples") else form
             return KINDS["string"] + _sizes(schema, "Length", "characters") + form
         case ["array"]:
             each = f", each {describe(schema['items'], root)}" if schema.get("items") else ""

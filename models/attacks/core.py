@@ -36,7 +36,7 @@ def fraction(value: Any) -> Any:
 EPS_SCHEMA = {
     "anyOf": [
         {"type": "number", "minimum": 0, "maximum": 1000},
-        {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?/255$"},
+        {"type": "string", "pattern": r"^[0-9]{1,6}(\.[0-9]{1,6})?/255$", "examples": ["8/255"]},
     ]
 }
 Eps = Annotated[float, BeforeValidator(fraction), Field(ge=0, le=1000), WithJsonSchema(EPS_SCHEMA)]

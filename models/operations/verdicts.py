@@ -70,11 +70,13 @@ def _sweep(victim: Victim, model: Family, radii: list[float], found: Rows, row: 
 def _notes(victim: Victim, rows: Rows, said: dict, params: Params, row: int, item: dict) -> list[str]:
     """Sentences for the user: what was done otherwise than they may expect."""
     notes, asked, eps, clean = [], params.attack().threat(), item["eps"], item["clean"]
-    if said["wrong"] and params.target is not None and "label" in clean:
+    if clean.get("left_out") and clean["left_out"] == clean["objects"]:
+        notes.append(victim.nothing_left)
+    elif said["wrong"] and params.target is not None and "label" in clean:
         notes.append(f"The model takes this image for {clean['label']} already: it is returned unchanged.")
     elif said["wrong"]:
         notes.append(victim.fooled)
-    if clean.get("left_out"):
+    if 0 < clean.get("left_out", 0) < clean["objects"]:
         notes.append(victim.left_out)
     if asked.norm == "linf" and eps is not None and abs(float(asked.eps) - eps) > 1e-6:
         below = round(eps * 255)

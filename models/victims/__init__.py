@@ -50,7 +50,7 @@ def check_settings(victim: Victim, given: set[str]) -> None:
     for name in sorted(given & SETTINGS - victim.settings):
         kinds = " or ".join(kind.title for kind in VICTIMS if name in kind.settings)
         raise ConfigError(
-            f"{name} is for models that {kinds}; this one {victim.title}", field=name, remedy="leave it out"
+            f"{name} is for a model that {kinds}; this one {victim.title}", field=name, remedy="leave it out"
         )
 
 

@@ -26,6 +26,10 @@ class BoxVictim(Victim):
     settings = frozenset({"boxes", "goal"})
     fooled = "The detections are as the attack wants them without an attack: the image is returned unchanged."
     left_out = "Objects that no box of the model overlaps by half have no name to change: they are left out."
+    nothing_left = (
+        "No box of the model overlaps any of these objects by half, so there is no name to change: the image is"
+        " returned unchanged."
+    )
     presumed = "No boxes were given: the model's own detections were taken for the truth."
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:

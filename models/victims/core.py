@@ -27,6 +27,8 @@ class Victim(ABC):
     """A sentence for an image whose truth was not given."""
     left_out: ClassVar[str] = ""
     """A sentence for an image part of whose truth the attack is not asked to change (a fact `left_out`)."""
+    nothing_left: ClassVar[str] = ""
+    """The same, where that is all of the truth."""
     goals: ClassVar[tuple[str, ...]] = ()
     """What an attack can be after, where there is more than one thing."""
 

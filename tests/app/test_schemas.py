@@ -100,6 +100,8 @@ WORDS = [
     ({"type": ["integer", "null"]}, "a whole number or null"),
     ({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}, "a list of 2 items, each a number"),
     ({"type": "string", "maxLength": 5}, "text of at most 5 characters"),
+    ({"type": "string", "pattern": "^[a-z]$"}, "text of the form ^[a-z]$"),
+    ({"type": "string", "pattern": "^[0-9]+/255$", "examples": ["8/255"]}, 'text such as "8/255"'),
     ({}, "a value"),
 ]
 

@@ -223,13 +223,24 @@ def test_masks_beyond_the_named_classes_and_void_are_refused(tmp_path):
     assert len(both(opened, "images")) == 3 and "class 255; there are 3" in reasons(report)["images/9.png"]
 
 
+def test_mask_values_with_gaps_are_classes_named_by_their_values(tmp_path):
+    members = {f"images/{index}.png": png(index) for index in range(4)}
+    values = np.array([0, 31, 100], np.uint8)
+    members |= {f"masks/{index}.png": saved(Image.fromarray(values[mask(index)])) for index in range(4)}
+    opened, report = read(zip_file(tmp_path / "a.zip", members))
+    assert opened.facts["classes"] == ["0", "31", "100"]
+    assert {m.tobytes() for m in both(opened, "masks")} == {mask(index).tobytes() for index in range(4)}
+    assert any("0, 31 and 100" in warning and "classes.json" in warning for warning in report.warnings)
+
+
 def test_masks_are_resized_without_new_classes(tmp_path):
     members = {f"images/{index}.png": png(index, 40, 60) for index in range(3)}
     blocks = np.kron(np.array([[0, 2, 4], [4, 0, 2]], np.uint8), np.ones((20, 20), np.uint8))
     members |= {f"masks/{index}.png": saved(Image.fromarray(blocks)) for index in range(3)}
     opened, _ = read(zip_file(tmp_path / "a.zip", members), image_size="20x30")
     assert opened.train["masks"].shape[1:] == (20, 30)
-    assert (opened.train["masks"][0] == blocks[::2, ::2]).all()
+    assert opened.facts["classes"] == ["0", "2", "4"]
+    assert (opened.train["masks"][0] == blocks[::2, ::2] // 2).all()
 
 
 def test_attributes_come_from_the_table(tmp_path):

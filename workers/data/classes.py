@@ -3,9 +3,12 @@
 import numpy as np
 
 from app.core.names import natural
+from app.core.phrases import joined
 from workers.data.boxes import columns
 from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report
 from workers.data.table import Table
+
+LISTED = 12
 
 
 def name_values(table: Table, layout: str, report: Report) -> tuple[dict[str, np.ndarray], list[str] | None]:
@@ -42,7 +45,23 @@ def _mask_classes(table: Table, report: Report) -> list[str]:
             f"The masks use {len(found)} values and 255 among them, which often means 'ignore'.",
             remedy="Add classes.json with the names of the classes 0, 1, ...; masks with other values are refused.",
         )
-    return [str(index) for index in range(found[-1] + 1)]
+    if found != list(range(len(found))):
+        values = joined(map(str, found)) if len(found) <= LISTED else f"{found[0]}, {found[1]} ... {found[-1]}"
+        report.warn(
+            f"The masks use the values {values}: these are the classes, numbered from 0 in this order and named by"
+            " their values. Masks that mean other classes need classes.json with all names."
+        )
+    return [str(value) for value in found]
+
+
+def mask_codes(table: Table) -> np.ndarray | None:
+    """(256,) the class index of each mask value; None where masks hold indices already."""
+    found = np.flatnonzero(table.mask_values)
+    if table.classes or not len(found) or found[-1] == len(found) - 1:
+        return None
+    codes = np.zeros(256, np.uint8)
+    codes[found] = np.arange(len(found))
+    return codes
 
 
 def _check(classes: list[str], report: Report, least: int) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from app.core import blobs
 from workers.codecs import fit, grid_png
-from workers.data.classes import name_values
+from workers.data.classes import mask_codes, name_values
 from workers.data.doctor import advise, advise_on_classes, check_sides, examine
 from workers.data.people import facts_of_people
 from workers.data.rows import Report
@@ -87,9 +87,8 @@ def _write(
         order = [table.records[row].index for row in rows if name in table.records[row].columns]
         counts[name] = _gather(column, order, folder / f"{name}.npy", tick)
     if table.masks:
-        binary = not table.classes and table.mask_values[255]
         order = [table.records[row].index for row in rows]
-        counts["masks"] = _gather(table.masks, order, folder / "masks.npy", tick, binary)
+        counts["masks"] = _gather(table.masks, order, folder / "masks.npy", tick, mask_codes(table))
     for name, (column, order) in _placed(table, values, rows).items():
         counts[name] = len(order)
         np.save(folder / f"{name}.npy", column[order], allow_pickle=False)
@@ -108,7 +107,10 @@ def _placed(table: Table, values: dict[str, np.ndarray], rows: list[int]) -> dic
     return {f"{domain}_{name}": (column, own[domain]) for domain in own for name, column in values.items()}
 
 
-def _gather(column: Column, order: list[int], path: Path, tick: Callable[[], None], binary: bool = False) -> int:
+def _gather(
+    column: Column, order: list[int], path: Path, tick: Callable[[], None], codes: np.ndarray | None = None
+) -> int:
+    """The rows in this order, through the table `codes` of their values if there is one."""
     source = column.array()
     with path.open("wb") as file:
         head = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *column.shape)}
@@ -117,7 +119,7 @@ def _gather(column: Column, order: list[int], path: Path, tick: Callable[[], Non
         for start in range(0, len(order), step):
             tick()
             piece = source[order[start : start + step]]
-            file.write(((piece > 0).astype(np.uint8) if binary else piece).data)
+            file.write((piece if codes is None else codes[piece]).data)
     return len(order)
 
 

@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from models.attacks.access import Function, WhiteBox
+from models.attacks.access import WhiteBox
 from models.attacks.core import Attack
 from models.attacks.criterion import FractionOfPixels
 from models.attacks.curve import noise, shuffled
+from models.family import Family
 from models.registry import attacks
 from models.reports.core import Findings
 from models.reports.core import Subject as Reported
@@ -58,13 +59,13 @@ def toy(name: str, eps: float | None, **config) -> dict[str, float]:
     """Mean IoU over drawn scenes before an attack, after it, and under its controls."""
     images, masks = scenes(IMAGES, 32, seed=7, tint=0.1)
     net = torch.nn.Sequential(Shift(), fcn(32, 300, 0.1)).eval()
-    return tried(net, images, masks, 3, attacks()[name](eps=eps, **config))
+    return tried(WhiteBox(net), images, masks, 3, attacks()[name](eps=eps, **config))
 
 
-def tried(net: Function, images: Tensor, masks: Tensor, classes: int, attack: Attack) -> dict[str, float]:
+def tried(box: WhiteBox, images: Tensor, masks: Tensor, classes: int, attack: Attack) -> dict[str, float]:
     """Mean IoU of images as they are, attacked, and under controls; what the attack's perturbation is like."""
     threat, seeds = attack.threat(256), torch.arange(len(images))
-    found = attack.run(WhiteBox(net), images, FractionOfPixels(masks), threat, seeds)
+    found = attack.run(box, images, FractionOfPixels(masks), threat, seeds)
     size = found.distance if threat.eps is None else threat.eps
     colour = (found.images - images).mean((2, 3), keepdim=True)
     shown = {
@@ -74,8 +75,9 @@ def tried(net: Function, images: Tensor, masks: Tensor, classes: int, attack: At
         "shuffled": shuffled(images, found.images, threat, seeds),
         "colour": (images + colour).clamp(0, 1),
     }
-    scores = {key: float(ious(confusion(net(part).argmax(1), masks, classes)).nanmean()) for key, part in shown.items()}
-    left = (net(found.images).argmax(1) == masks).flatten(1).float().mean(1)
+    answers = {key: box.exact(part).argmax(1) for key, part in shown.items()}
+    scores = {key: float(ious(confusion(answer, masks, classes)).nanmean()) for key, answer in answers.items()}
+    left = (answers["attacked"] == masks).flatten(1).float().mean(1)
     return scores | {"linf_255": float(found.distance.mean()) * 255, "reached": float((left <= 0.01).float().mean())}
 
 
@@ -172,16 +174,20 @@ def segmenter_attacked(eps: str):
 def searched(subject: Subject, run: Trained, eps: str) -> float:
     """Mean IoU under the best of 300 steps for each image: APGD on two losses and CosPGD, 100 steps each."""
     rows = subject.validation.rows(everywhere(subject, 32), ["images", "masks"])
-    images, masks, net = rows["images"], rows["masks"], run.model.pixel_logits
+    images, masks, box = rows["images"], rows["masks"], boxed(run.model)
     tries = [("apgd", {"steps": 100}), ("apgd", {"steps": 100, "loss": "dlr"}), ("cospgd", {"steps": 100})]
     made = []
     for name, config in tries:
         attack = attacks()[name](eps=eps, **config)
         seeds = torch.arange(len(images))
-        made.append(attack.run(WhiteBox(net), images, FractionOfPixels(masks), attack.threat(256), seeds))
+        made.append(attack.run(box, images, FractionOfPixels(masks), attack.threat(256), seeds))
     best = torch.stack([found.margin for found in made]).argmin(0)
     worst = torch.stack([made[int(choice)].images[row] for row, choice in enumerate(best)])
-    return float(ious(confusion(net(worst).argmax(1), masks, len(run.model.data.classes))).nanmean())
+    return float(ious(confusion(box.exact(worst).argmax(1), masks, len(run.model.data.classes))).nanmean())
+
+
+def boxed(model: Family) -> WhiteBox:
+    return WhiteBox(model, lambda net, x: net.pixel_logits(x), shape=model.data.shape)
 
 
 def dag_shuffled(eps: float | None):
@@ -190,7 +196,7 @@ def dag_shuffled(eps: float | None):
         rows = subject.validation.rows(everywhere(subject, 32), ["images", "masks"])
         attack = attacks()["dag"](eps=eps, steps=200, gamma="0.5/255")
         classes = len(run.model.data.classes)
-        return harm(tried(run.model.pixel_logits, rows["images"], rows["masks"], classes, attack), run.note, run.short)
+        return harm(tried(boxed(run.model), rows["images"], rows["masks"], classes, attack), run.note, run.short)
 
     return measure
 
