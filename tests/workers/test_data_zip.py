@@ -144,8 +144,10 @@ def test_pairs_of_different_sizes_are_refused_one_by_one(tmp_path):
 
 
 def test_a_missing_side_of_the_pairs_is_named(tmp_path):
-    with pytest.raises(InvalidDataset, match="target/ is missing"):
+    with pytest.raises(InvalidDataset, match="missing or empty: target/"):
         read(zip_file(tmp_path / "a.zip", {"input/1.png": png(1), "other/1.png": png(2)}), layout="paired")
+    with pytest.raises(InvalidDataset, match="missing or empty: b/"):  # a folder alone looks like a wrapper
+        read(zip_file(tmp_path / "b.zip", {"A/1.png": png(1), "A/2.png": png(2)}), layout="unpaired")
 
 
 @pytest.mark.parametrize("folders", [("A", "B", "A", "B"), ("trainA", "trainB", "testA", "testB")])

@@ -140,10 +140,14 @@ def _by_folder(layout: str, paths: dict[Member, Path], splits: dict[Member, str]
 def _by_role(layout: str, paths: dict[Member, Path], splits: dict[Member, str], report: Report) -> list[Place]:
     roles = ROLES[layout]
     found = {path[0].lower() for path in paths.values() if len(path) > 1}
-    if missing := set(roles) - found:
+    if set(roles) - found:
+        # a folder that is alone was taken for a wrapper
+        met = found | {part.lower() for member in paths for part in member.path[:-1]}
+        missing = " and ".join(f"{role}/" for role in roles if role not in met) or "one of them"
         raise InvalidDataset(
-            f"The layout {layout} has the folders {roles[0]}/ and {roles[1]}/; {min(missing)}/ is missing or empty.",
+            f"The layout {layout} has the folders {roles[0]}/ and {roles[1]}/; missing or empty: {missing}.",
             field="layout",
+            remedy="Put the images of each kind into the folder of its name.",
         )
     outside = [member for member, path in paths.items() if len(path) < 2 or path[0].lower() not in roles]
     for member in outside:
