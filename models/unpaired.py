@@ -20,14 +20,20 @@ class UnpairedConfig(Config):
 
 
 class Unpaired(Translator):
-    """Its generators begin once the config or the images have said how."""
+    """Its generators begin once the config, the images or another model's weights have said how."""
+
+    @property
+    def adds(self) -> bool:
+        """Whether the generators add to their input; that is kept with their weights."""
+        return next(iter(self.generators.values())).adds
 
     def begin(self, train: Columns) -> None:
         super().begin(train)
-        if self.config.from_input is None:
+        wanted = self.adds if self.donor is not None else self.config.from_input
+        if wanted is None:
             seen = sample(train)
-            alike = colour_distance(seen["a"], seen["b"]) < ALIKE
-            self.config = self.config.model_copy(update={"from_input": alike})
+            wanted = colour_distance(seen["a"], seen["b"]) < ALIKE
+        self.config = self.config.model_copy(update={"from_input": wanted})
         self.settle()
 
     def settle(self) -> None:

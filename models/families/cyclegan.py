@@ -114,7 +114,7 @@ class CycleGAN(JudgesPatches, Unpaired):
         step of one of them is punished in full before the other has learned to undo it, and both copy for ever.
         """
         difference, softness = (made - wanted) * 2, self.config.softness
-        if not softness or not self.config.from_input:
+        if not softness or not self.adds:
             return difference.abs().mean()
         return (difference.square() + softness**2).sqrt().mean() - softness
 

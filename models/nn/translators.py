@@ -44,18 +44,23 @@ class Fitted(nn.Module):
     Pixels come in [0, 1] and leave in [0, 1]; inside they are in [-1, 1]. After `from_input` they may leave [0, 1].
     """
 
-    adds = False
-
     def __init__(self, network: nn.Module, multiple: int):
         super().__init__()
-        self.network, self.multiple = network, multiple
+        self.network, self.multiple, self.adds = network, multiple, False
+        self.register_buffer("added", torch.tensor(False))  # the same, for who loads the weights
 
     def from_input(self) -> None:
         """From now on the answer is the image plus what the network draws: nothing at first, so it starts as a copy."""
         self.adds = True
+        self.added.fill_(True)
         *_, last = (layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d))
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *about) -> None:
+        # networks stored before there was a choice draw their answer
+        self.adds = bool(state.setdefault(f"{prefix}added", torch.tensor(False)))
+        super()._load_from_state_dict(state, prefix, *about)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

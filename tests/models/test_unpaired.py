@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.families.cyclegan import CycleGAN
 from models.registry import families
 from models.training import Training
 from models.translation import colour_distance
@@ -58,12 +57,26 @@ def test_a_published_translator_answers_as_it_did_when_training_ended(name):
     assert torch.equal(served.translate(images, "ab"), wanted) and not torch.equal(wanted, images)
 
 
-def test_a_model_published_before_there_was_a_choice_draws_anew():
+def test_weights_stored_before_there_was_a_choice_draw_anew():
     run = training("cyclegan", far=True)
-    config = run.family.config.model_dump() | {"from_input": None}
-    served = CycleGAN.create(config, run.family.data).serve(run.family.served_state())
+    stored = {name: value for name, value in run.family.served_state().items() if not name.endswith(".added")}
     images = torch.rand(2, 1, 16, 16)
-    torch.testing.assert_close(served.translate(images, "ab"), run.family.eval().translate(images, "ab"))
+    for choice in (None, True):
+        config = run.family.config.model_dump() | {"from_input": choice}
+        served = families()["cyclegan"].create(config, run.family.data).serve(dict(stored))
+        assert torch.equal(served.translate(images, "ab"), run.family.eval().translate(images, "ab"))
+
+
+def test_weights_of_another_model_keep_their_way():
+    images = torch.rand(2, 1, 16, 16)
+    for far in (False, True):
+        donor = training("cut", far)
+        list(donor.run())
+        spec, train, validation = domains(not far)
+        model = families()["cut"].create(SMALL, spec)
+        model.adopt(donor.family)
+        assert Training(model, train, validation).family.config.from_input == (not far)
+        assert torch.equal(model.translate(images, "ab"), donor.family.eval().translate(images, "ab"))
 
 
 def test_the_cycle_is_rounded_off_only_for_generators_that_start_from_their_input():
