@@ -18,18 +18,26 @@ log = structlog.get_logger(__name__)
 
 
 async def rehearse(request: Request, spec: dict[str, Any], data: Data) -> None:
-    """Raises InvalidConfig or InvalidDataset, with a pointer into the body."""
+    """Raises InvalidConfig or InvalidDataset, with a pointer into the body; not when nobody answers."""
     if not request.app.state.watch.expects_answers():
         return
-    builtin = isinstance(data, Builtin)
-    params = {"family": spec["family"], "config": spec["config"], "facts": data.facts if builtin else data["facts"]}
-    call = Call(spec["family"], "rehearsal", params, deadline=time.time() + SECONDS)
     try:
-        await request.app.state.calls.submit(call)
+        await rehearsed(request, spec, data)
     except (InvalidConfig, InvalidDataset) as error:
-        if builtin and data.layout == "attributes" and isinstance(error, InvalidDataset):
+        if isinstance(data, Builtin) and data.layout == "attributes" and isinstance(error, InvalidDataset):
             return  # its ages and identities are known when it is imported
-        error.field = f"/{error.field or 'config'}"
         raise
     except AnamorphError as error:
         log.info("rehearsal.skipped", family=spec["family"], code=error.code)
+
+
+async def rehearsed(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any]:
+    """The config with what the dataset decides filled in. Raises InvalidConfig, InvalidDataset, or what calls raise."""
+    facts = data.facts if isinstance(data, Builtin) else data["facts"]
+    params = {"family": spec["family"], "config": spec["config"], "facts": facts}
+    call = Call(spec["family"], "rehearsal", params, deadline=time.time() + SECONDS)
+    try:
+        return (await request.app.state.calls.submit(call)).facts["config"]
+    except (InvalidConfig, InvalidDataset) as error:
+        error.field = f"/{error.field or 'config'}"
+        raise

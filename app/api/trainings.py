@@ -1,15 +1,15 @@
 """POST /v1/trainings: everything that can be known is checked before the job is accepted."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
 
 from app.api.accepting import IdempotencyKey, accept, check_space, is_repeat
 from app.api.access import Writer
 from app.api.openapi import problems
-from app.api.rehearsing import rehearse
+from app.api.rehearsing import rehearse, rehearsed
 from app.api.strict_json import StrictRoute
 from app.api.suitability import Data, suitable_dataset, suitable_model
 from app.core import catalog, checkpoints, jobs, names, wire
@@ -29,13 +29,22 @@ router = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=Stric
     response_model=wire.Job,
     operation_id="create_training",
     summary="Train a model",
-    openapi_extra=problems(404, 409, 413),
+    responses={200: {"description": "With dry_run: what would be trained.", "model": wire.Rehearsed}},
+    openapi_extra=problems(404, 409, 413, 504),
 )
 async def create(
-    request: Request, body: wire.TrainingRequest, principal: Writer, key: IdempotencyKey = None
+    request: Request,
+    body: wire.TrainingRequest,
+    principal: Writer,
+    dry_run: Annotated[bool, Query(description="Check and complete the settings, but do not train.")] = False,
+    key: IdempotencyKey = None,
 ) -> Response:
     """An empty config trains well. Raises the config's faults field by field; the completed config is in the job."""
+    key = None if dry_run else key
     spec, data = await run_sync(checked, request.app.state.catalog, body, principal.tenant, key)
+    if dry_run:
+        request.app.state.watch.insist_on_inference()
+        return JSONResponse({"request": spec | {"config": await rehearsed(request, spec, data)}})
     if data is not None:
         await rehearse(request, spec, data)
     return await run_sync(accept, request, principal, "training", spec, key)

@@ -92,6 +92,8 @@ class Lane:
             clean = {"label": "seven", "index": 7, "probability": 0.9}
             item = {"success": True, "success_float": True, "clean": clean, "adversarial": clean, "eps": 0.1}
             return {"items": [item | {"norms": {"linf": 0.1, "l2": 1.0, "l0": 64}, "queries": 2}] * count}
+        if call.operation == "rehearsal":
+            return {"config": call.params["config"] | {"images": 2000}}
         if call.operation == "dataset_images":
             return {"labels": [index % 2 for index in range(count)]}
         return {}

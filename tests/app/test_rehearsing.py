@@ -67,3 +67,22 @@ async def test_a_repetition_is_not_rehearsed_again(client, lane):
     lane.error = InvalidConfig("they clash", field="config/body")
     again = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
     assert again.json()["id"] == first.json()["id"] and again.headers["Idempotency-Replayed"] == "true"
+
+
+async def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(client, lane):
+    headers = {"Idempotency-Key": "one"}
+    answer = await client.post("/v1/trainings?dry_run=true", json=BODY, headers=headers)
+    assert answer.status_code == 200, answer.text
+    asked = answer.json()["request"]
+    assert (asked["dataset"], asked["config"]["images"], asked["config"]["latent_dim"]) == ("squares", 2000, 8)
+    assert not (await client.get("/v1/jobs")).json()["data"]
+    assert (await client.post("/v1/trainings", json=BODY, headers=headers)).status_code == 202
+
+
+async def test_a_dry_run_needs_a_worker(app, client, lane):
+    lane.error = InvalidConfig("they clash", field="config/body")
+    answer = await client.post("/v1/trainings?dry_run=true", json=BODY)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/config/body")
+    app.state.watch.queues = {"train": frozenset({"one"})}
+    answer = await client.post("/v1/trainings?dry_run=true", json=BODY)
+    assert answer.status_code == 503 and answer.headers["retry-after"]

@@ -13,6 +13,7 @@ from app.core.wire.submissions import (
     Fork,
     OracleAttackRequest,
     Priced,
+    Rehearsed,
     ReportRequest,
     TrainingRequest,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Quiz",
     "QuizAnswer",
     "QuizVerdict",
+    "Rehearsed",
     "ReportRequest",
     "Request",
     "Seed",

@@ -114,6 +114,12 @@ class OracleAttackRequest(Request):
     seed: Seed | None = Field(None, description="The same request with the same seed makes the same queries.")
 
 
+class Rehearsed(BaseModel):
+    """A training's request with every setting that the service would decide from the dataset."""
+
+    request: dict[str, Any]
+
+
 class Priced(BaseModel):
     """What a report would cost, in passes of one image through the model, and the request completed."""
 
