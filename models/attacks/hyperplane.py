@@ -12,15 +12,17 @@ def level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
     The sum is concave and piecewise linear in t, so Newton's steps from 0 climb to t and end on its very piece.
     """
     t, total = torch.zeros_like(total)[:, None], total[:, None]
+    # Masks are numbers in buffers: on a CPU a choice by booleans takes twenty times as long as a product.
+    full, mask, part = weight * cap, torch.empty_like(cap), torch.empty_like(cap)
     for _ in range(cap.shape[1] + 1):
-        free = cap > t
-        slope = (weight * free).sum(1, keepdim=True)
-        filled = (weight * cap).masked_fill(free, 0).sum(1, keepdim=True)
+        torch.gt(cap, t, out=mask)
+        slope = torch.mul(weight, mask, out=part).sum(1, keepdim=True)
+        filled = torch.mul(full, torch.sub(1, mask, out=mask), out=part).sum(1, keepdim=True)
         new = torch.where(slope > 0, ((total - filled) / slope.clamp_min(TINY)).maximum(t), t)
         if not bool((new > t).any()):
             break
         t = new
-    reached = (weight * cap).sum(1, keepdim=True) >= total
+    reached = full.sum(1, keepdim=True) >= total
     return torch.where(reached | (slope > 0), t, torch.inf)
 
 

@@ -12,15 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
-from models.attacks.ahead import SPAN, search
-from models.attacks.norms import NORMS, TINY, wide
+from models.attacks.ahead import SPAN, Tries, search
+from models.attacks.norms import NORMS, TINY, choose, wide
+from models.attacks.squares import BLOCK, KINDS, ball, patches, plan
 from models.attacks.trial import Trial
 from models.capabilities import Detects, Scores, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square halves."""
-
-BLOCK = 64
 
 
 def hill(height: int, width: int, norm: str) -> Tensor:
@@ -58,22 +57,23 @@ class Square(core.Attack):
         rescale: bool = Field(True, description="Fit the schedule, made for 10,000 queries, to their number.")
 
     def steps(self, trial: Trial) -> Iterator[None]:
-        state = trial.state
-        state.x = self._stripes(trial) if trial.threat.norm == "linf" else self._tiles(trial)
+        state, linf = trial.state, trial.threat.norm == "linf"
+        if linf:
+            ball(trial)
+        state.x = self._stripes(trial) if linf else self._tiles(trial)
         state.low = trial.look(state.x)
         yield
-        if trial.threat.norm == "linf" and trial.compact and trial.access.level == 2 and trial.budget is None:
-            yield from search(trial, self.config.queries - 1, lambda *tries: self._squares(trial, *tries))
+        if linf and trial.compact and trial.access.level == 2 and trial.budget is None:
+            kinds = trial.x[0, 0].numel() * 2 ** trial.x.shape[1]
+            known = kinds if kinds <= KINDS else 0
+            yield from search(trial, self.config.queries - 1, known, lambda *tries: self._tries(trial, *tries))
             return
         for number in range(self.config.queries - 1):
-            side = self._side(trial, number)
-            tried = (
-                self._recolour(trial, number, side) if trial.threat.norm == "linf" else self._move(trial, number, side)
-            )
+            tried = self._recolour(trial, number) if linf else self._move(trial, number, self._side(trial, number))
             margin = trial.look(tried)
             better = margin < state.low
             state.low = torch.where(better, margin, state.low)
-            state.x = torch.where(wide(better, tried), tried, state.x)
+            state.x = choose(better, tried, state.x)
             yield
 
     def _side(self, trial: Trial, number: int) -> int:
@@ -90,27 +90,24 @@ class Square(core.Attack):
             trial.x, trial.x + trial.draws.signs((channels, 1, width), "stripes") * wide(trial.radius, trial.x)
         )
 
-    def _recolour(self, trial: Trial, number: int, side: int) -> Tensor:
+    def _recolour(self, trial: Trial, number: int) -> Tensor:
         """One square of each channel to the edge of the ball."""
         if number % BLOCK == 0:
-            trial.state.drawn = self._drawn(trial, number)
+            self._plan(trial, number, BLOCK)
         rows = torch.arange(len(trial.x), device=trial.x.device)
-        return _painted(trial, rows, trial.state.drawn[:, number % BLOCK], torch.full_like(rows, side))
+        return patches(trial, rows, torch.full_like(rows, number)).images(rows)
 
-    def _squares(self, trial: Trial, rows: Tensor, numbers: Tensor, start: int) -> Tensor:
-        """The same for several tries of a row, all of the span that begins at `start`."""
+    def _tries(self, trial: Trial, rows: Tensor, numbers: Tensor, start: int) -> Tries:
+        """Several of these for a row, all of the span that begins at `start`."""
         state = trial.state
-        if getattr(state, "span", None) != start:
-            state.span = start
-            stop = min(start + SPAN, self.config.queries)
-            state.drawn = torch.cat([self._drawn(trial, number) for number in range(start, stop, BLOCK)], 1)
-            state.sides = [self._side(trial, number) for number in range(start, stop)]
-        place = numbers - start
-        return _painted(trial, rows, state.drawn[rows, place], torch.tensor(state.sides, device=rows.device)[place])
+        if getattr(state, "start", None) != start:
+            self._plan(trial, start, SPAN)
+        found, tries = patches(trial, rows, numbers), numbers - start
+        kind = state.kind[rows, tries] if state.made.shape[1] else None
+        return Tries(found.moves, kind, state.layout.since[tries], found.images)
 
-    def _drawn(self, trial: Trial, number: int) -> Tensor:
-        """Random numbers of the tries of the block that `number` begins: drawing for each costs more than a pass."""
-        return trial.draws.uniform((BLOCK, 2 + trial.x.shape[1]), "squares", number)
+    def _plan(self, trial: Trial, start: int, count: int) -> None:
+        plan(trial, start, [self._side(trial, number) for number in range(start, start + count)])
 
     def _tiles(self, trial: Trial) -> Tensor:
         """Windows of a fifth of the image's side, all over it, with random signs."""
@@ -161,25 +158,3 @@ class Square(core.Attack):
         image = torch.arange(len(corner), device=corner.device)[:, None, None, None]
         channel = torch.arange(channels, device=corner.device)[None, :, None, None]
         return image, channel, rows, columns
-
-
-def _painted(trial: Trial, rows: Tensor, draw: Tensor, side: Tensor) -> Tensor:
-    """The present images of `rows` (p,) with a square of `side` (p,) each, at the place and of the colours drawn.
-
-    Only the pixels of the squares are computed: late in the search they are few.
-    """
-    x, now, device = trial.x, trial.state.x, rows.device
-    size = torch.tensor(x.shape[2:], device=device)
-    corner = (draw[:, :2] * (size - side[:, None] + 1)).long()
-    step = torch.arange(int(side.max()), device=device).minimum(side[:, None] - 1)  # past a side: its end again
-    channel = torch.arange(x.shape[1], device=device)[None, :, None, None]
-    pixels = channel, (corner[:, 0, None] + step)[:, None, :, None], (corner[:, 1, None] + step)[:, None, None, :]
-    here = rows[:, None, None, None], *pixels
-    eps, clean, before = wide(trial.radius[rows], x), x[here], now[here]
-    colour = (draw[:, 2:] - 0.5).sign()[:, :, None, None] * (2 * eps)
-    after = torch.clamp(before + colour, (clean - eps).clamp_min(0), (clean + eps).clamp_max(1))
-    if trial.threat.mask is not None:
-        after = torch.where(trial.threat.mask.expand_as(x)[here].bool(), after, before)
-    images = now[rows]
-    images[torch.arange(len(rows), device=device)[:, None, None, None], *pixels] = after
-    return images
