@@ -28,13 +28,13 @@ class Tries:
 
 Propose = Callable[[Tensor, Tensor, int], Tries]
 """Rows and numbers (p,), and the first number of their span -> these tries."""
-AHEAD, AT_ONCE = 64, 256
-"""Most tries of one image in a pass, and images of a pass beyond which more of them gain nothing."""
+AHEAD, WORTH, AT_ONCE = 64, 48, 384
+"""Most tries of one image in a pass; images that a pass may have at no cost that counts, and that it has at most."""
 CALM = 2
-"""An image looks one try further ahead for so many since its last better one: about as many in vain as it finds."""
+"""An image looks one try further ahead for so many since its last better one."""
 SIFT = 4
 """Most tries that are looked at for each that is made: late in a search most change nothing or were made before."""
-SPAN = 512
+SPAN = 2048
 """Tries within which images may be at different ones."""
 
 
@@ -59,7 +59,8 @@ def search(trial: Trial, total: int, keys: int, propose: Propose) -> Iterator[No
 def _advance(trial: Trial, rows: Tensor, start: int, size: int, propose: Propose) -> None:
     """One pass: each of the rows goes on to the first of its next tries that is better, or past all of them."""
     state, at = trial.state, trial.state.at[rows]
-    most = (1 + state.quiet[rows] // CALM).clamp_max(min(AHEAD, max(1, AT_ONCE // len(rows))))
+    least, limit = (max(1, count // len(rows)) for count in (WORTH, AT_ONCE))
+    most = (least + state.quiet[rows] // CALM).clamp_max(min(AHEAD, limit))
     spans = (most / state.share[0]).long().minimum(size - at)
     ends = spans.cumsum(0)
     own = torch.arange(len(rows), device=rows.device).repeat_interleave(spans)

@@ -135,7 +135,8 @@ class Trial:
     def margins_of(self, images: Tensor, places: Tensor) -> Tensor:
         """Margins (P,) of images of the rows `places` (P,), one query each, none of them a candidate yet."""
         self.queries = self.queries.index_add(0, places, torch.ones_like(places))
-        logits = torch.cat([self.access.outputs(part) for part in self.seen(images, places).split(AT_ONCE)])
+        parts = [self.access.outputs(part) for part in self.seen(images, places).split(AT_ONCE)]
+        logits = parts[0] if len(parts) == 1 else torch.cat(parts)
         logits = logarithm(logits, self.soft[places]) if self.has_soft else logits
         return self.criterion.take(places).margin(logits).nan_to_num(torch.inf, torch.inf, -torch.inf)
 

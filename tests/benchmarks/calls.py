@@ -1,0 +1,180 @@
+"""What a call of FGSM with one image takes beside one that classifies it: inside the inference host, and over HTTP.
+
+    python -m tests.benchmarks.calls [--only host,http] [--names small,usual,large,imagenet] [--rounds 5]
+
+`small` is a two-convolution classifier of 28x28 digits, `usual` the service's default one of the same, `large` that of
+64x64, `imagenet` the built-in efficientnet-lite0. The floor is a call to classify and one backward pass of the bare
+network; a call of FGSM needs that and another forward pass, since it tests the very bytes that it sends. Milliseconds,
+one thread, the median of each round and of them the best: inside the host of CPU time, over HTTP of the clock.
+"""
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import nn
+
+from app.cli.client import Client
+from models.family import Family
+from models.registry import families
+from models.types import DataSpec
+from tests.benchmarks.host import facts_of
+from tests.benchmarks.load import drive, request
+from tests.benchmarks.place import own_place
+from tests.system.conftest import ready_service, start_service
+from tests.system.processes import end
+from workers import artifacts, codecs
+from workers.host import Host
+from workers.pretrained import BUILDERS
+
+NAMES = "small", "usual", "large", "imagenet"
+SIZES = {"small": (28, 1), "usual": (28, 1), "large": (64, 1), "imagenet": (224, 3)}
+CONFIGS = {"small": {"body": "conv"}, "usual": {}, "large": {}}
+BUILTIN = "efficientnet-lite0"
+EPS = "8/255"
+ASKED = 1.3
+
+
+def picture(size: int, channels: int) -> bytes:
+    """A PNG of smooth shapes."""
+    grid = torch.linspace(0, 6, size)
+    wave = ((grid[:, None] + torch.arange(channels)[:, None, None]).sin() * grid.cos() + 1) / 2
+    return codecs.encode_png((wave[None] * 255).round().byte().numpy())[0]
+
+
+def model_of(name: str) -> tuple[Family, dict]:
+    """An untrained network, or the built-in one, and its facts."""
+    if name == "imagenet":
+        return BUILDERS[BUILTIN]()[:2]
+    facts = facts_of(*SIZES[name])
+    return families()["classifier"].create(CONFIGS[name], DataSpec.from_facts(facts)), facts
+
+
+def milliseconds(work: Callable[[], object], rounds: int, clock: Callable[[], float] = time.process_time) -> float:
+    """The median of many, the best of some rounds."""
+    work()
+    found = []
+    for _ in range(rounds):
+        spent, until = [], time.perf_counter() + 0.7
+        while len(spent) < 5 or time.perf_counter() < until:
+            start = clock()
+            work()
+            spent.append(clock() - start)
+        found.append(median(spent) * 1000)
+    return min(found)
+
+
+def passes(model: Family, name: str, rounds: int) -> tuple[float, float]:
+    """A forward pass of the bare network, and the backward pass to its input alone."""
+    size, channels = SIZES[name]
+    x, truth = torch.rand(1, channels, size, size), torch.zeros(1, dtype=torch.int64)
+
+    def forward() -> None:
+        with torch.inference_mode():
+            model.logits(x)
+
+    def both() -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(nn.functional.cross_entropy(model.logits(leaf), truth), leaf)
+
+    one = milliseconds(forward, rounds)
+    return one, max(milliseconds(both, rounds) - one, 0.0)
+
+
+def line(name: str, where: str, attack: float, classify: float, forward: float, backward: float) -> None:
+    floor = classify + backward
+    verdict = "reached" if attack <= ASKED * floor else "MISSED"
+    print(
+        f"{name:9} {where:5} attack {attack:8.2f}   classify {classify:8.2f}   forward {forward:7.2f}   "
+        f"backward {backward:7.2f}   attack / (classify + backward) {attack / floor:.2f}, asked <= {ASKED}: {verdict}",
+        flush=True,
+    )
+
+
+def in_host(names: list[str], rounds: int) -> dict[str, tuple[float, float]]:
+    """The passes of each network, for whoever compares with them."""
+    known = {}
+    with own_place():
+        host = Host(1 << 30, torch.device("cpu"))
+        for name in names:
+            model, facts = model_of(name)
+            model.eval().requires_grad_(False)
+            digest, _ = artifacts.publish(model, facts, {"name": name})
+            known[name] = passes(model, name, rounds)
+            asked = {"model": digest, "encoding": "png", "images": [picture(*SIZES[name])]}
+            calls = [
+                asked | {"operation": "attack", "params": {"method": "fgsm", "eps": EPS}},
+                asked | {"operation": "classify", "params": {}},
+            ]
+            line(name, "host", *(milliseconds(lambda c=c: answered(host, c), rounds) for c in calls), *known[name])
+    return known
+
+
+def answered(host: Host, call: dict) -> None:
+    (outcome,) = host.execute([call])
+    assert "answer" in outcome, outcome
+
+
+def over_http(names: list[str], rounds: int, known: dict[str, tuple[float, float]]) -> None:
+    with tempfile.TemporaryDirectory(prefix="anamorph-bench-") as folder:
+        process = start_service(Path(folder))
+        try:
+            url = ready_service(Path(folder), process)["url"]
+            with Client(url) as client:
+                for name in names:
+                    make(client, name)
+            where = urlsplit(url)
+            for name in names:
+                paths = f"attack?method=fgsm&eps={EPS}", "classify"
+                messages = [request("POST", f"/v1/models/{name}/{path}", picture(*SIZES[name])) for path in paths]
+                found = [latency(where.hostname, where.port, message, rounds) for message in messages]
+                line(name, "http", *found, *(known.get(name) or passes(model_of(name)[0].eval(), name, rounds)))
+        finally:
+            end(process)
+
+
+def make(client: Client, name: str) -> None:
+    """The model, trained for an epoch: what a call takes does not depend on what was learned."""
+    if name == "imagenet":
+        client.ask("PUT", f"/v1/models/{name}", params={"builtin": BUILTIN})
+        return
+    dataset = "mnist5k"
+    if name == "large":
+        answer = client.ask("POST", "/v1/datasets", params={"builtin": "glyphs", "image_size": 64, "name": "glyphs64"})
+        client.wait(answer.json()["id"])
+        dataset = "glyphs64"
+    body = {"family": "classifier", "dataset": dataset, "name": name, "config": CONFIGS[name] | {"epochs": 1}}
+    client.wait(client.ask("POST", "/v1/trainings", json=body).json()["id"])
+
+
+def latency(host: str, port: int, message: bytes, rounds: int) -> float:
+    """Median milliseconds of one client that asks again as soon as it is answered."""
+    loads = [asyncio.run(drive(host, port, [message], 1, 1.0)) for _ in range(rounds + 1)][1:]
+    assert not any(load.errors for load in loads), "a call was refused"
+    return min(load.p50 for load in loads)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="host,http")
+    parser.add_argument("--names", default=",".join(NAMES))
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names, only = options.names.split(","), options.only.split(",")
+    known = in_host(names, options.rounds) if "host" in only else {}
+    if "http" in only:
+        over_http(names, options.rounds, known)
+
+
+if __name__ == "__main__":
+    main()
