@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks import core
-from models.attacks.norms import TINY, choose, wide
+from models.attacks.norms import TINY, wide
 from models.attacks.threat import ThreatModel
 from models.attacks.trial import Climb, Trial
 from models.capabilities import Detects, Scores, Segments
@@ -38,15 +38,15 @@ def keep_best(trial: Trial) -> None:
     state = trial.state
     better = trial.value > state.top
     state.top = torch.where(better, trial.value, state.top)
-    state.best = choose(better, state.x, state.best)
-    state.best_gradient = choose(better, state.gradient, state.best_gradient)
+    state.best = torch.where(wide(better, state.x), state.x, state.best)
+    state.best_gradient = torch.where(wide(better, state.x), state.gradient, state.best_gradient)
 
 
 def go_back(trial: Trial, rows: Tensor) -> None:
     """Put `rows` where their loss was highest."""
     state = trial.state
-    state.x = choose(rows, state.best, state.x)
-    state.gradient = choose(rows, state.best_gradient, state.gradient)
+    state.x = torch.where(wide(rows, state.x), state.best, state.x)
+    state.gradient = torch.where(wide(rows, state.x), state.best_gradient, state.gradient)
 
 
 def begin(trial: Trial, first: Tensor, climb: Climb, offer: bool = True) -> None:

@@ -12,7 +12,7 @@ from models.attacks.abreast import abreast, spread
 from models.attacks.apgdt import likely, places
 from models.attacks.criterion import pick
 from models.attacks.hyperplane import step_to
-from models.attacks.norms import NORMS, TINY, choose, wide
+from models.attacks.norms import NORMS, TINY, wide
 from models.attacks.threat import SLACK
 from models.attacks.trial import Trial
 
@@ -64,7 +64,7 @@ class FAB(core.Attack):
             margin = trial.margin_of(trial.scores(state.x))
             self._offer(trial, margin)
             back = trial.x + (state.x - trial.x) * BETA
-            state.x = choose(margin < 0, back, state.x)
+            state.x = torch.where(wide(margin < 0, back), back, state.x)
             yield
 
     def _boundary(self, trial: Trial, one_class: bool) -> tuple[Tensor, Tensor]:

@@ -17,14 +17,6 @@ def wide(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *([1] * (like.ndim - 1)))
 
 
-def choose(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """`one` in the rows (N,) that are true, `other` in the rest, to the bit; both are finite numbers (N, ...).
-
-    On a CPU this takes a third of the time of a choice by booleans.
-    """
-    return torch.lerp(other, one, wide(rows.to(one.dtype), one))
-
-
 class Norm(ABC):
     """One way to measure a perturbation."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.attacks import core
 from models.attacks.ahead import SPAN, Tries, search
-from models.attacks.norms import NORMS, TINY, choose, wide
+from models.attacks.norms import NORMS, TINY, wide
 from models.attacks.squares import BLOCK, KINDS, ball, patches, plan
 from models.attacks.trial import Trial
 from models.capabilities import Detects, Scores, Segments
@@ -73,7 +73,7 @@ class Square(core.Attack):
             margin = trial.look(tried)
             better = margin < state.low
             state.low = torch.where(better, margin, state.low)
-            state.x = choose(better, tried, state.x)
+            state.x = torch.where(wide(better, tried), tried, state.x)
             yield
 
     def _side(self, trial: Trial, number: int) -> int:

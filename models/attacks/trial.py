@@ -13,7 +13,7 @@ from torch import Tensor
 from models.attacks.access import Access
 from models.attacks.criterion import Criterion
 from models.attacks.draws import Draws
-from models.attacks.norms import choose
+from models.attacks.norms import wide
 from models.attacks.reading import Clean, logarithm, probabilities
 from models.attacks.threat import SLACK, ThreatModel
 
@@ -232,7 +232,7 @@ class Trial:
         else:
             better = margin < self.margin
         better = better & self.active
-        self.best = choose(better, x, self.best)
+        self.best = torch.where(wide(better, x), x, self.best)
         self.margin = torch.where(better, margin, self.margin)
         if self.early and self.threat.bounded:
             near = self.threat.distance(self.x, x) <= self.radius * (1 + SLACK) if self.minimal else True
@@ -250,7 +250,7 @@ class Trial:
 
     def propose(self, x: Tensor) -> None:
         """Make `x` the result of every active row unseen: the final test will be its first."""
-        self.best = choose(self.active, x, self.best)
+        self.best = torch.where(wide(self.active, x), x, self.best)
 
     def seen(self, x: Tensor, places: Tensor | None = None) -> Tensor:
         """`x` as the model is shown it. `places` are the rows that the images belong to, when not one to one."""
