@@ -56,6 +56,8 @@ def compute(resident: Resident, operation: Operation, params: Params, requests: 
     if not verdict.shares:
         return [_in_chunks(resident, operation, params, rows, verdict.sizes) for rows in requests]
     found = _in_chunks(resident, operation, params, _joined(requests), verdict.sizes)
+    if len(requests) == 1:
+        return [found]
     lengths = [_length(rows) for rows in requests]
     parts = {name: tensor.split(lengths) for name, tensor in found.items()}
     return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]

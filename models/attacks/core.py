@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.attacks.access import LEVELS, Access
 from models.attacks.criterion import Criterion, Targeted
+from models.attacks.once import Leap, once
 from models.attacks.reading import Clean
 from models.attacks.settle import AttackResult, settle
 from models.attacks.threat import ThreatModel, check_eps
@@ -78,6 +79,8 @@ class Attack(ABC):
     early: ClassVar[bool] = True
     quantise = False
     """Shows the model rounded images only (see combine.quantised)."""
+    leap: Leap | None = None
+    """The one step from the image that is all the attack does, where it is: see once.py."""
     warm: ClassVar[bool] = True
     """Can go on from a result found at a smaller eps."""
     forwards: ClassVar[str] = "steps + 2"
@@ -121,6 +124,10 @@ class Attack(ABC):
         **more: Any,
     ) -> AttackResult:
         """Attack each image: `walk` to its end. `on_step` is called after each step and may raise to stop."""
+        if self.leap is not None and on_step is None and not self.quantise:
+            result = self._at_once(access, x, criterion, threat, more)
+            if result is not None:
+                return result
         with closing(self.walk(access, x, criterion, threat, seeds, **more)) as walk:
             for number in count():
                 try:
@@ -129,6 +136,19 @@ class Attack(ABC):
                     return end.value
                 if on_step is not None:
                     on_step(number, trial)
+
+    def _at_once(
+        self, access: Access, x: Tensor, criterion: Criterion, threat: ThreatModel | None, more: dict[str, Any]
+    ) -> AttackResult | None:
+        """The result of the one step there is, where nothing about the images or the call is out of the ordinary."""
+        if access.level < 2 or more.get("start") is not None or more.get("rest") is not None:
+            return None
+        threat = self.threat() if threat is None else threat
+        self.check(access, x, criterion, threat)
+        with torch.inference_mode(False), torch.no_grad(), access.ready():
+            x = x.clone() if x.is_inference() else x.detach()
+            more["clean"] = clean = more.get("clean") or Clean.of(access, x)
+            return once(access, x, criterion, threat, clean, self.leap)
 
     def walk(
         self,

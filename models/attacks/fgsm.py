@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.attacks import core
 from models.attacks.norms import NORMS, wide
+from models.attacks.threat import ThreatModel
 from models.attacks.trial import Trial
 from models.capabilities import Detects, Scores, Segments
 
@@ -41,9 +42,12 @@ class FGSM(core.Attack):
 
     def steps(self, trial: Trial) -> Iterator[None]:
         _, gradient = trial.slope(trial.x)
-        if trial.threat.norm == "l1":
-            step = fill(trial.x, gradient, trial.radius)
-        else:
-            step = NORMS[trial.threat.norm].steepest(gradient) * wide(trial.radius, trial.x)
-        trial.propose(trial.threat.project(trial.x, trial.x + step))
+        trial.propose(trial.threat.project(trial.x, self.leap(trial.x, gradient, trial.threat)))
         yield
+
+    def leap(self, x: Tensor, gradient: Tensor, threat: ThreatModel) -> Tensor:
+        """The images after the step, not yet projected."""
+        radius = threat.radius(x)
+        if threat.norm == "l1":
+            return x + fill(x, gradient, radius)
+        return x + NORMS[threat.norm].steepest(gradient) * wide(radius, x)
