@@ -133,9 +133,15 @@ class Translates(ABC):
 class Refines(ABC):
     """Makes simulated images look real while keeping what they show."""
 
+    noise_dim: int = 0
+    """Numbers that decide which of its refined forms an image takes; 0: it has one."""
+
     @abstractmethod
-    def refine(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> the same shape and range."""
+    def refine(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) in [0, 1], standard normal (B, noise_dim) -> the shape and range of the images.
+
+        Without noise the most usual form: that of zeros.
+        """
 
 
 class Ages(ABC):

@@ -85,6 +85,8 @@ def graph(model: Family, part: str | None = None) -> Graph:
     if part.startswith("translator_"):
         direction = part.removeprefix("translator_")
         return Graph(part, Part(model, lambda shown: model.translate(shown, direction)), images, "images_out")
+    if part == "refiner" and model.noise_dim:
+        images["noise"] = torch.randn((ROWS, model.noise_dim), generator=draws)
     _, question, output = BY_CAPABILITY[part]
     return Graph(part, Part(model, getattr(model, question)), images, output)
 

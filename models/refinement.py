@@ -1,5 +1,6 @@
 """What refined images are good for: a classifier learns from them what real images show, and their labels stay true."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from models.data import Columns
 from models.metrics import CHUNK, linear_softmax_accuracy, spread
 from models.nn.bodies import ConvEncoder, FlatEncoder, default_body
-from models.seeds import derive, generator
+from models.seeds import derive, generator, normal_rows
 
 ROWS = 5000  # of each domain and split, at most
 UPDATES, BATCH, RATE = 600, 64, 2e-3
@@ -39,6 +40,15 @@ class Domain:
 
     def __add__(self, other: "Domain") -> "Domain":
         return Domain(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
+
+
+def own_noise(images: Tensor, width: int, seed: int = 0) -> Tensor:
+    """(n, c, h, w) on the host -> (n, width): normal draws from `seed` and what each image shows, in 8 bits.
+
+    An image is refined alike wherever it stands, and no two images of a dataset are refined by the same noise.
+    """
+    shown = (images * 255).round().to(torch.uint8).numpy()
+    return normal_rows([derive(seed, "refine", hashlib.sha256(image.tobytes()).hexdigest()) for image in shown], width)
 
 
 def told_apart(one: Domain, other: Domain) -> Domain:

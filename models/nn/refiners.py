@@ -1,13 +1,19 @@
-"""The two players of a refiner: what bends and repaints an image, and what looks at it patch by patch."""
+"""What bends and repaints an image, one way for each noise it is given; who judges it is in models/nn/realism.py."""
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.nn.bodies import pyramid
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+CONTROL = 4
+"""Points along each side whose displacements make up the coarse part of a field."""
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
     """The layer, answering zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -32,100 +38,110 @@ class Pictured(torch.autograd.Function):
         return slope.masked_fill(outwards, 0)
 
 
+class Modulation(nn.Module):
+    """Scales and shifts features (b, c, h, w) as the noise (b, d) says (Perez et al. 2018, FiLM); d may be 0."""
+
+    def __init__(self, noise: int, channels: int):
+        super().__init__()
+        self.layer = nn.Linear(noise, 2 * channels) if noise else None
+
+    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+        if self.layer is None:
+            return features
+        scale, shift = self.layer(noise)[:, :, None, None].chunk(2, 1)
+        return features * (1 + scale) + shift
+
+
 class Block(nn.Module):
     """x + conv(relu(conv(x))), then ReLU: the paper's residual block, without normalisation."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, noise: int):
         super().__init__()
+        self.noise = Modulation(noise, width)
         self.layers = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+        features = self.noise(features, noise)
         return F.relu(features + self.layers(features))
 
 
 class Warp(nn.Module):
-    """Displaces pixels along a smooth field that the image decides: strokes bend and lean, which values cannot."""
+    """Displaces pixels along a smooth field that image and noise decide: strokes bend and lean, which values cannot.
 
-    def __init__(self, channels: int, farthest: float):
+    The field is that of an affine map, of a few control points which have seen the whole image, and of a finer grid.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], farthest: float, noise: int):
         super().__init__()
         self.farthest = farthest
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 24, 3, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(24, 48, 3, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(48, 48, 3, 1, 1),
-            nn.SiLU(),
-            nn.Conv2d(48, 48, 3, 1, 1),
-            nn.SiLU(),
+        sizes = pyramid(*shape[1:])
+        widths = [shape[0], *(min(64, 16 * level) for level in range(1, len(sizes)))]
+        stages = list(zip(pairwise(widths), pairwise(sizes), strict=True))
+        strides = [tuple(2 if a != b else 1 for a, b in zip(big, small, strict=True)) for _, (big, small) in stages]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(*channels, 3, stride, 1) for (channels, _), stride in zip(stages, strides, strict=True)
         )
-        self.last = zeroed(nn.Conv2d(48, 2, 1))
+        self.noise = nn.ModuleList(Modulation(noise, width) for width in widths[1:])
+        self.whole = nn.Sequential(nn.Linear(widths[-1] * math.prod(sizes[-1]) + noise, 128), nn.SiLU())
+        self.last = zeroed(nn.Linear(128, 2 * CONTROL**2 + 6))
+        self.fine = zeroed(nn.Conv2d(widths[-2], 2, 3, 1, 1)) if len(stages) > 1 else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """(b, c, h, w) -> the same displaced, and the mean displacement in shares of the side."""
-        coarse = self.farthest * torch.tanh(self.last(self.body(images * 2 - 1)))
-        field = F.interpolate(coarse, images.shape[2:], mode="bicubic", align_corners=False)
-        still = torch.eye(2, 3, device=images.device).expand(len(images), -1, -1)
-        grid = F.affine_grid(still, images.shape, align_corners=False) + 2 * field.permute(0, 2, 3, 1)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False), coarse.abs().mean()
+        field = self.farthest * torch.tanh(self._field(images, noise))  # (b, 2, h, w)
+        grid = _places(images) + 2 * field.permute(0, 2, 3, 1)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False), field.abs().mean()
+
+    def _field(self, images: Tensor, noise: Tensor) -> Tensor:
+        size, levels = images.shape[2:], [images * 2 - 1]
+        for layer, shaken in zip(self.layers, self.noise, strict=True):
+            levels.append(F.silu(shaken(layer(levels[-1]), noise)))
+        found = self.last(self.whole(torch.cat([levels[-1].flatten(1), noise], 1)))
+        points, affine = found.split([2 * CONTROL**2, 6], 1)
+        lean, move = affine[:, :4].unflatten(1, (1, 2, 2)), affine[:, None, None, 4:]
+        field = (_places(images) @ lean + move).permute(0, 3, 1, 2) + _widened(
+            points.unflatten(1, (2, CONTROL, -1)), size
+        )
+        return field if self.fine is None else field + _widened(self.fine(levels[-2]), size) / 2
+
+
+def _places(images: Tensor) -> Tensor:
+    """(1, h, w, 2): where the pixels are, across and along, from -1 at one border to 1 at the other."""
+    height, width = images.shape[2:]
+    along, across = ((torch.arange(n, device=images.device) * 2 + 1) / n - 1 for n in (height, width))
+    return torch.stack([across.expand(height, -1), along[:, None].expand(-1, width)], 2)[None]
+
+
+def _widened(field: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(field, size, mode="bicubic", align_corners=False)
 
 
 class RefinerNet(nn.Module):
-    """Starts as the identity: its last convolutions are zero and its input is added, in place of a warm-up.
+    """Starts as the identity: its last layers are zero and its input is added, in place of a warm-up.
 
     Residual blocks work at half the resolution, beside what the full one shows.
     """
 
-    def __init__(self, channels: int, width: int, blocks: int, farthest: float):
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, farthest: float, noise: int):
         super().__init__()
-        thin = max(4, width // 2)
-        self.warp = Warp(channels, farthest) if farthest else None
+        channels, thin = shape[0], max(4, width // 2)
+        self.warp = Warp(shape, farthest, noise) if farthest else None
         self.first = nn.Sequential(nn.Conv2d(channels, thin, 3, 1, 1), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(thin, width, 3, 2, 1), nn.ReLU(), *(Block(width) for _ in range(blocks)))
+        self.halved = nn.Sequential(nn.Conv2d(thin, width, 3, 2, 1), nn.ReLU())
+        self.blocks = nn.ModuleList(Block(width, noise) for _ in range(blocks))
         self.joined = nn.Sequential(nn.Conv2d(thin + width, thin, 3, 1, 1), nn.ReLU())
         self.last = zeroed(nn.Conv2d(thin, channels, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.measured(images)[0]
+    def forward(self, images: Tensor, noise: Tensor) -> Tensor:
+        return self.measured(images, noise)[0]
 
-    def measured(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """R(x), not limited to [0, 1], and how far it is from x."""
-        images, far = self.warp(images) if self.warp else (images, images.new_zeros(()))
+    def measured(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """R(x), not limited to [0, 1], and how far it is from x. `noise` is (b, d)."""
+        images, far = self.warp(images, noise) if self.warp else (images, images.new_zeros(()))
         fine = self.first(images * 2 - 1)
-        coarse = F.interpolate(self.body(fine), images.shape[2:])
+        coarse = self.halved(fine)
+        for block in self.blocks:
+            coarse = block(coarse, noise)
+        coarse = F.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
         change = self.last(self.joined(torch.cat([fine, coarse], 1)))
         return images + change, change.abs().mean() + far
-
-
-class LocalJudge(nn.Module):
-    """The paper's discriminator: a map of logits, one for each patch (section 2.2), told the label where there is one.
-
-    The label enters by projection (Miyato & Koyama 2018), in every patch.
-    """
-
-    def __init__(self, channels: int, classes: int = 0):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, 96, 3, 2, 1),
-            nn.ReLU(),
-            nn.Conv2d(96, 64, 3, 2, 1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 1, 1),
-            nn.Conv2d(64, 32, 3, 1, 1),
-            nn.ReLU(),
-            nn.Conv2d(32, 32, 1),
-            nn.ReLU(),
-        )
-        self.last = nn.Conv2d(32, 1, 1)
-        self.named = nn.Linear(classes, 32, bias=False) if classes else None
-
-    def forward(self, images: Tensor, shares: Tensor | None = None) -> Tensor:
-        """(b, c, h, w), and the shares (b, k) of labels -> (b, 1, rows, columns); without shares all are as common."""
-        features = self.layers(images)
-        logits = self.last(features)
-        if self.named is None:
-            return logits
-        if shares is None:
-            each = F.conv2d(features, self.named.weight.T[:, :, None, None])
-            return logits + each.logsumexp(1, keepdim=True) - math.log(each.shape[1])
-        return logits + (features * self.named(shares)[:, :, None, None]).sum(1, keepdim=True)

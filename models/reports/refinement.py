@@ -15,6 +15,7 @@ from models.refinement import (
     Domain,
     accuracy,
     linear_accuracy,
+    own_noise,
     small_classifier,
     told_apart,
 )
@@ -62,7 +63,8 @@ class RefinementReport(Report):
         total = STEPS if labelled else 4
 
         def refine(images: Tensor) -> Tensor:
-            return model.refine(images.to(model.device)).cpu()
+            noise = own_noise(images, model.noise_dim, subject.seed)
+            return model.refine(images.to(model.device), noise.to(model.device)).cpu()
 
         refined, refined_unseen = raw.made(refine), raw_unseen.made(refine)
         yield Progress(1, total)

@@ -1,5 +1,6 @@
 """A reader of labels in two domains: it learns the bent form of what it is sure of, and ignores what it is not."""
 
+import pytest
 import torch
 
 from models.annotator import Annotator
@@ -8,7 +9,7 @@ from models.nn.augment import bent
 
 def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
     torch.manual_seed(0)
-    reader = Annotator((1, 12, 12), 2)
+    reader = Annotator((1, 12, 12), 2, alike=False)
     simulated, labels, real = torch.rand(4, 1, 12, 12), torch.tensor([0, 1, 0, 1]), torch.rand(6, 1, 12, 12)
 
     def loss(progress: float) -> float:
@@ -17,7 +18,22 @@ def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
     assert loss(0.0) == loss(1.0)  # a new reader is sure of nothing
     with torch.no_grad():
         reader.body.last.weight.mul_(300)
-    assert loss(0.0) < loss(0.15) < loss(0.3) == loss(1.0)
+    assert loss(0.0) < loss(0.1) < loss(0.2) == loss(1.0)
+
+
+def test_a_class_that_swallows_its_neighbour_is_corrected_by_how_common_both_should_be():
+    """A reader that finds 0 everywhere, a little less so in half of the real images: these are the ones of class 1."""
+    torch.manual_seed(0)
+    reader, draws = Annotator((1, 12, 12), 2), torch.Generator().manual_seed(1)
+    real = torch.cat([torch.zeros(8, 1, 12, 12), torch.ones(8, 1, 12, 12)])
+    reader.forward = lambda images: torch.stack([2 - images.mean((1, 2, 3)), 0 * images.sum((1, 2, 3))], 1)
+    assert reader(real).argmax(1).sum() == 0
+    for _ in range(300):
+        reader.loss(real, torch.arange(16) % 2, real, 0.5, draws)
+    assert reader.shares(real).argmax(1).tolist() == [0] * 8 + [1] * 8
+    assert reader.shares(real).mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    reader.alike = False
+    torch.testing.assert_close(reader.shares(real), reader(real).softmax(1))
 
 
 def test_bent_images_keep_their_size_and_follow_the_draws_row_by_row():

@@ -41,19 +41,19 @@ def world(labelled: bool = True) -> tuple[DataSpec, Columns, Columns]:
 class Negative(Refines, torch.nn.Module):
     device = torch.device("cpu")
 
-    def refine(self, images):
+    def refine(self, images, noise=None):
         return 1 - images
 
 
 class Idle(Negative):
-    def refine(self, images):
+    def refine(self, images, noise=None):
         return images
 
 
 class Liar(Negative):
     """Realistic, but every class is shown as another."""
 
-    def refine(self, images):
+    def refine(self, images, noise=None):
         return 1 - images.roll(4, 3)
 
 
