@@ -43,7 +43,7 @@ def groups_asked(config: AgeCGANConfig, data: DataSpec) -> tuple[str, tuple[floa
     condition = config.condition or ("ages" if "ages" in columns else "labels")
     if (condition == "ages" and "ages" not in columns) or (condition == "labels" and not data.classes):
         raise DataError(
-            f"age_cgan needs {condition}, which this dataset lacks",
+            f"age_cgan needs {config.condition or 'ages or labels'}, which this dataset lacks",
             field="dataset",
             remedy="import images with a labels.csv that has the columns file and age, and perhaps identity",
         )

@@ -186,7 +186,7 @@ class Refiner(Refines, JudgesPatches, Family):
 
     def refine(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
-            noise = images.new_zeros(len(images), self.noise_dim)
+            noise = images.new_zeros(len(images), self.noise_dim) if self.noise_dim else images.flatten(1)[:, :0]
         return self.served(images, noise).clamp(0, 1)
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:

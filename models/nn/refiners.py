@@ -90,7 +90,8 @@ class Warp(nn.Module):
         """(b, c, h, w) -> the same displaced, and the mean displacement in shares of the side."""
         field = self.farthest * torch.tanh(self._field(images, noise))  # (b, 2, h, w)
         grid = _places(images) + 2 * field.permute(0, 2, 3, 1)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False), field.abs().mean()
+        moved = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return moved, field.abs().mean()
 
     def _field(self, images: Tensor, noise: Tensor) -> Tensor:
         size, levels = images.shape[2:], [images * 2 - 1]
@@ -129,7 +130,9 @@ class RefinerNet(nn.Module):
         self.first = nn.Sequential(nn.Conv2d(channels, thin, 3, 1, 1), nn.ReLU())
         self.halved = nn.Sequential(nn.Conv2d(thin, width, 3, 2, 1), nn.ReLU())
         self.blocks = nn.ModuleList(Block(width, noise) for _ in range(blocks))
-        self.joined = nn.Sequential(nn.Conv2d(thin + width, thin, 3, 1, 1), nn.ReLU())
+        self.joined = nn.Sequential(
+            nn.Conv2d(thin + width, thin, 3, 1, 1), nn.ReLU(), nn.Conv2d(thin, thin, 3, 1, 1), nn.ReLU()
+        )
         self.last = zeroed(nn.Conv2d(thin, channels, 1))
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models.export import graph
 from models.families.refiner import Refiner, lambda_of_batch_sums, lambda_of_sums
 from models.nn.realism import Realism
 from models.nn.refiners import Pictured, Warp
@@ -58,6 +59,11 @@ def test_an_image_is_refined_in_as_many_forms_as_asked_and_alike_wherever_it_sta
     assert (asked(model, images, seed=1) - forms[::3]).abs().max() > 0.01
     with pytest.raises(InputError, match="one way"):
         asked(build(**PAPER).family, images, n=2)
+
+
+def test_an_exported_refiner_takes_noise_where_the_model_has_any():
+    assert set(graph(refiner(), "refiner").inputs) == {"images", "noise"}
+    assert set(graph(build(**PAPER).family, "refiner").inputs) == {"images"}
 
 
 def test_all_tiles_of_a_large_image_are_refined_by_one_noise():

@@ -19,7 +19,7 @@ def reported(subject: Subject) -> tuple[dict[str, Any], str, bool]:
     """The facts of the refinement report on one refiner with an empty config, for all rows measured together."""
     key = (subject.name, subject.seed, subject.minutes, subject.images)
     if key not in _runs:
-        run = subject.trained("refiner", {}, share=0.8)
+        run = subject.trained("refiner", {}, share=0.9)
         who = Reported(run.model, subject.spec, subject.train, subject.validation, subject.validation, subject.seed)
         _runs[key] = finished(RefinementReport().run(who, RefinementReport.Params())), run.note, run.short
     return _runs[key]
