@@ -20,7 +20,10 @@ from models.unpaired import Unpaired, UnpairedConfig
 
 
 class CUTConfig(UnpairedConfig):
-    """L_G = game + lambda_nce * PatchNCE; FastCUT is lambda_nce 10, identity off, flip_equivariance on."""
+    """L_G = game + lambda_nce * PatchNCE; FastCUT is lambda_nce 10, identity off, flip_equivariance on.
+
+    Where the generator starts from its input, lambda_identity * |G(b) - b| comes with the identity.
+    """
 
     learning_rate: float = Field(2e-4, gt=0, le=1, description="Step size of Adam for all networks.")
     direction: Literal["ab", "ba"] = Field("ab", description="ab: from domain A to domain B.")
@@ -33,6 +36,12 @@ class CUTConfig(UnpairedConfig):
     adversarial_loss: Literal["lsgan", "bce"] = Field("lsgan", description="Loss of the game.")
     lambda_nce: float = Field(1.0, ge=0, le=100, description="Weight of the contrast between patches.")
     identity: bool = Field(True, description="Images of the target domain are to stay as they are, patch by patch.")
+    lambda_identity: float = Field(
+        5.0,
+        ge=0,
+        le=1e3,
+        description="With identity, where the generator starts from its input: weight of |G(b) - b|.",
+    )
     patches: int = Field(256, ge=2, le=4096, description="Places of an image that are contrasted, for each layer.")
     temperature: float = Field(0.07, gt=0, le=10, description="Smaller: patches must differ more from each other.")
     flip_equivariance: bool = Field(False, description="Half of the updates show mirrored images as well.")
@@ -115,6 +124,8 @@ class CUT(JudgesPatches, Unpaired):
             fool = fool_loss(config.adversarial_loss, judge(fake))
             nce = self.contrast(generator, shown, made, moment)
             total = fool + config.lambda_nce * nce
+            if config.identity and self.adds:
+                total = total + config.lambda_identity * self.apart(made[len(fake) :], wanted)
             update(optimisers["generators"], total)
         self.served[config.direction].update(generator, config.batch_size, moment.images)
         return metrics | {"loss": total.detach(), "fool": fool.detach(), "nce": nce.detach()}

@@ -37,9 +37,6 @@ class CycleGANConfig(UnpairedConfig):
     lambda_identity: float = Field(
         0.5, ge=0, le=10, description="Weight of |G(b) - b|, times lambda_cycle; lower it when inputs are copied."
     )
-    softness: float = Field(
-        0.5, ge=0, le=2, description="Rounds off both L1 where generators start from their input; 0: the kink stays."
-    )
     cycle_noise: float = Field(
         0.0, ge=0, le=0.5, description="Noise on a translation before the way back, against hidden messages."
     )
@@ -97,8 +94,8 @@ class CycleGAN(JudgesPatches, Unpaired):
                 fake, *same = there(torch.cat(shown)).split(len(batch[source]))
                 fakes[target] = fake
                 fool.append(fool_loss(config.adversarial_loss, self.judges[target](fake)))
-                cycle.append(self._apart(back(self._noisy(fake, moment)), batch[source]))
-                identity += [self._apart(image, batch[target]) for image in same]
+                cycle.append(self.apart(back(self._noisy(fake, moment)), batch[source]))
+                identity += [self.apart(image, batch[target]) for image in same]
             metrics = {"fool": torch.stack(fool).sum(), "cycle": torch.stack(cycle).sum()}
             metrics["identity"] = torch.stack(identity).sum() if identity else torch.zeros_like(metrics["fool"])
             lambda_identity = config.lambda_cycle * config.lambda_identity
@@ -106,17 +103,6 @@ class CycleGAN(JudgesPatches, Unpaired):
             metrics["loss"] = metrics["fool"] + regular
             update(optimiser, metrics["loss"])
         return {name: fake.detach() for name, fake in fakes.items()}, {k: v.detach() for k, v in metrics.items()}
-
-    def _apart(self, made: Tensor, wanted: Tensor) -> Tensor:
-        """L1 over pixels in [-1, 1], rounded off at zero: sqrt(d^2 + s^2) - s (Charbonnier).
-
-        The kink of L1 is a trap for generators that start as copies, where cycle and identity already hold: the first
-        step of one of them is punished in full before the other has learned to undo it, and both copy for ever.
-        """
-        difference, softness = (made - wanted) * 2, self.config.softness
-        if not softness or not self.adds:
-            return difference.abs().mean()
-        return (difference.square() + softness**2).sqrt().mean() - softness
 
     def _noisy(self, fake: Tensor, moment: Moment) -> Tensor:
         if not self.config.cycle_noise:
