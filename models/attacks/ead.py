@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.attacks import core
 from models.attacks.cw import Weights
+from models.attacks.norms import wide
 from models.attacks.trial import Trial
 
 
@@ -42,7 +43,7 @@ class EAD(core.Attack):
         Weights(trial, config.weight)
         for _ in range(config.searches):
             state.x = state.y = trial.x
-            state.loss = torch.full_like(trial.distance, torch.inf)
+            state.loss = state.least = torch.full_like(trial.distance, torch.inf)
             trial.idle = torch.zeros_like(trial.done)
             for step in range(config.steps):
                 self._descend(trial, step)
@@ -64,12 +65,18 @@ class EAD(core.Attack):
         _, gradient = trial.slope(state.y, climb, offer=False)
         loss = (state.y - trial.x).flatten(1).square().sum(1) - trial.value
         rate = config.step * (1 - step / config.steps) ** 0.5
-        downhill = 2 * (state.y - trial.x) - gradient
+        pull = 2 * (state.y - trial.x)
+        if config.rule == "l1":
+            # Squares would shrink the few pixels that matter most: an image that is over the boundary has only to
+            # lose length.
+            pull = torch.where(wide(trial.value == 0, pull), 0, pull)
+        downhill = pull - gradient
         before, state.x = state.x, shrink(state.y - rate * downhill, trial.x, config.beta)
         state.y = state.x + step / (step + 3) * (state.x - before)  # may leave the range, as in the paper
         margin = trial.margin_of(trial.scores(state.x)) + config.confidence
         state.found = state.found | ((margin < 0) & trial.active)
         trial.offer(state.x, margin)
         if step % -(-config.steps // 10) == 0:
-            trial.idle = trial.idle | ~(loss <= 0.9999 * state.loss)
-            state.loss = torch.where(trial.idle, state.loss, loss)
+            stuck = ~(loss <= 0.9999 * state.loss)
+            trial.idle = trial.idle | (stuck if config.rule == "en" else stuck & (trial.distance >= state.least))
+            state.loss, state.least = torch.where(trial.idle, state.loss, loss), trial.distance
