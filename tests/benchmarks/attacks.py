@@ -22,12 +22,7 @@ from models.attacks.access import WhiteBox
 from models.attacks.criterion import Misclassified
 from models.attacks.universal import Universal, UniversalConfig, fooling_rate
 from models.data import Columns
-from models.registry import attacks, families
-from models.types import DataSpec
-from tests.benchmarks.host import facts_of
-from tests.benchmarks.place import own_place
-from workers import artifacts, codecs
-from workers.host import Host
+from models.registry import attacks
 
 
 class Outcome(NamedTuple):
@@ -221,54 +216,12 @@ def report(net: nn.Module, x: Tensor, y: Tensor, only: set[str]) -> None:
         ta = lambda t, n: t.AutoAttack(n, eps=0.1, n_classes=10)  # noqa: E731
         few = ours(net, x, y, "autoattack", eps=0.1, steps=10)
         show("AutoAttack linf 0.1, 10 steps, as torchattacks has it", few, [of_torchattacks(net, x, y, ta)])
-    if "call" in only:
-        one_image(x[:1])
-
-
-def one_image(x: Tensor) -> None:
-    """A call of FGSM with one PNG, through the inference host, beside a call that classifies it and one backward."""
-    model = families()["classifier"].create({"body": "conv"}, DataSpec.from_facts(facts_of(28, 1)))
-    model.eval().requires_grad_(False)
-    with own_place():
-        digest, _ = artifacts.publish(model, facts_of(28, 1), {"name": "bench"})
-        host = Host(1 << 30, torch.device("cpu"))
-        asked = {"model": digest, "encoding": "png", "images": codecs.encode_png((x * 255).round().byte().numpy())}
-        calls = {
-            "attack": asked | {"operation": "attack", "params": {"method": "fgsm", "eps": "25/255"}},
-            "classify": asked | {"operation": "classify", "params": {}},
-        }
-
-        def backward() -> None:
-            leaf = x.clone().requires_grad_()
-            entropy = nn.functional.cross_entropy(model.logits(leaf), torch.zeros(1, dtype=torch.int64))
-            torch.autograd.grad(entropy, leaf)
-
-        def call(name: str) -> None:
-            (outcome,) = host.execute([calls[name]])
-            assert "answer" in outcome, outcome
-
-        attack, classify = (milliseconds(lambda name=name: call(name)) for name in calls)
-        floor = classify + milliseconds(backward)
-    print(f"\nFGSM on one image, through the host\n  attack call   {attack:8.3f} ms")
-    print(f"  classify call + one pass there and back {floor:.3f} ms   ratio {attack / floor:.2f}")
-
-
-def milliseconds(work: Callable[[], None], count: int = 60) -> float:
-    """The best of three."""
-    found = []
-    for _ in range(3):
-        work()
-        start = time.process_time()
-        for _ in range(count):
-            work()
-        found.append((time.process_time() - start) / count * 1000)
-    return min(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--only", default="pgd,deepfool,ddn,cw,autoattack,uap,call")
+    parser.add_argument("--only", default="pgd,deepfool,ddn,cw,autoattack,uap")
     parser.add_argument("--wide", action="store_true", help="attack the batch-normed network")
     parser.add_argument("--rounds", type=int, default=1, help="time everything so often, keep the best")
     options = parser.parse_args()
