@@ -43,7 +43,7 @@ class EAD(core.Attack):
         Weights(trial, config.weight)
         for _ in range(config.searches):
             state.x = state.y = trial.x
-            state.loss = state.least = torch.full_like(trial.distance, torch.inf)
+            state.loss = torch.full_like(trial.distance, torch.inf)
             trial.idle = torch.zeros_like(trial.done)
             for step in range(config.steps):
                 self._descend(trial, step)
@@ -76,7 +76,7 @@ class EAD(core.Attack):
         margin = trial.margin_of(trial.scores(state.x)) + config.confidence
         state.found = state.found | ((margin < 0) & trial.active)
         trial.offer(state.x, margin)
-        if step % -(-config.steps // 10) == 0:
-            stuck = ~(loss <= 0.9999 * state.loss)
-            trial.idle = trial.idle | (stuck if config.rule == "en" else stuck & (trial.distance >= state.least))
-            state.loss, state.least = torch.where(trial.idle, state.loss, loss), trial.distance
+        # for the L1 norm this loss is not what the steps lower, so it cannot say when they are done
+        if config.rule == "en" and step % -(-config.steps // 10) == 0:
+            trial.idle = trial.idle | ~(loss <= 0.9999 * state.loss)
+            state.loss = torch.where(trial.idle, state.loss, loss)
