@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -162,14 +163,19 @@ def spent_on(service: psutil.Process, host: str, port: int, message: bytes, roun
         load = asyncio.run(drive(host, port, [message], 1, 3.0))
         assert not load.errors, "a call was refused"
         calls = load.rate * (time.perf_counter() - start)
-        found.append((computed(service) - before) * 1000 / calls)
+        after = computed(service)  # less those that began or ended meanwhile, such as one that trained
+        found.append(sum(after[pid] - before[pid] for pid in after.keys() & before.keys()) * 1000 / calls)
     return min(found[1:])
 
 
-def computed(service: psutil.Process) -> float:
-    """Seconds of CPU of all processes of the service."""
-    times = [process.cpu_times() for process in (service, *service.children(recursive=True))]
-    return sum(time.user + time.system for time in times)
+def computed(service: psutil.Process) -> dict[int, float]:
+    """Seconds of CPU of each process of the service."""
+    found = {}
+    for process in (service, *service.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = times.user + times.system
+    return found
 
 
 def main() -> None:
