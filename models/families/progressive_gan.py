@@ -61,8 +61,8 @@ class ProgressiveGAN(Generative):
         stabilise = phase if config.stabilise_images is None else config.stabilise_images
         if growths * (fade + stabilise) > config.images - config.batch_size:
             raise ConfigError(
-                f"the full size is reached after {growths * (fade + stabilise)} images, and training ends at "
-                f"{config.images}",
+                f"the full size is reached after {growths * (fade + stabilise)} images, and must be so a batch of "
+                f"{config.batch_size} before training ends at {config.images}",
                 field="images",
                 remedy="ask for more images, or lower fade_images and stabilise_images",
             )

@@ -42,13 +42,10 @@ def universal(subject: Subject) -> Found:
 
 
 def transfer(subject: Subject) -> Found:
-    """Share of changed answers at eps 76/255 after 1,600 labels, a quarter of what Papernot et al. (2017) ask for.
-
-    Seeds differ: 0.805 with seed 0, which is recorded, 0.745 with seed 1 (agreement 0.84 and 0.81).
-    """
+    """Share of changed answers at eps 76/255 after 6,400 labels, as many as Papernot et al. (2017) ask for."""
     run, report = victim(subject), TransferReport()
     looked = Looked(run.model, subject.spec, subject.train, subject.validation, None, subject.seed)
-    walk = report.run(looked, report.Params(images=200, rounds=4))
+    walk = report.run(looked, report.Params(images=200))
     while True:
         try:
             next(walk)
@@ -100,7 +97,7 @@ UNIVERSAL = Row(
 )
 TRANSFER = Row(
     "transfer-substitute",
-    "Examples made on a substitute that saw 1,600 labels fool the classifier",
+    "Examples made on substitutes that saw 6,400 labels fool the classifier",
     "share",
     at_least(0.8),
     transfer,
