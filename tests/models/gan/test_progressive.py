@@ -141,7 +141,7 @@ def test_any_size_is_reached_and_shown_at_full_size_all_the_way(size):
 
 
 def test_a_size_that_growth_cannot_reach_in_time_is_refused():
-    with pytest.raises(ConfigError, match="full size is reached after 96 images, .* before training ends at 48"):
+    with pytest.raises(ConfigError, match=r"full size is reached after 96 images, .* before training ends at 48"):
         build(ProgressiveGAN, spec(16), images=48, fade_images=24, stabilise_images=24)
 
 
