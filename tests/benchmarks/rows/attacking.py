@@ -42,10 +42,13 @@ def universal(subject: Subject) -> Found:
 
 
 def transfer(subject: Subject) -> Found:
-    """Share of changed answers at eps 76/255 after 6,400 labels, as many as Papernot et al. (2017) ask for."""
+    """Share of changed answers at eps 76/255 after 1,600 labels, a quarter of what Papernot et al. (2017) ask for.
+
+    The attacker begins with 400 images. From 100, as many labels or four times as many turn .75 to .81.
+    """
     run, report = victim(subject), TransferReport()
     looked = Looked(run.model, subject.spec, subject.train, subject.validation, None, subject.seed)
-    walk = report.run(looked, report.Params(images=200))
+    walk = report.run(looked, report.Params(images=200, initial=400, rounds=2))
     while True:
         try:
             next(walk)
@@ -97,7 +100,7 @@ UNIVERSAL = Row(
 )
 TRANSFER = Row(
     "transfer-substitute",
-    "Examples made on substitutes that saw 6,400 labels fool the classifier",
+    "Examples made on substitutes that saw 1,600 labels fool the classifier",
     "share",
     at_least(0.8),
     transfer,
