@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from fastapi import Request
 
-from app.api.suitability import Data
+from app.api.suitability import Data, facts_of
 from app.core.builtins import Builtin
 from app.core.calls import Call
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset
@@ -33,8 +33,7 @@ async def rehearse(request: Request, spec: dict[str, Any], data: Data) -> None:
 
 async def rehearsed(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any]:
     """The config with what the dataset decides filled in. Raises InvalidConfig, InvalidDataset, or what calls raise."""
-    facts = data.facts if isinstance(data, Builtin) else data["facts"]
-    params = {"family": spec["family"], "config": spec["config"], "facts": facts}
+    params = {"family": spec["family"], "config": spec["config"], "facts": facts_of(data)}
     call = Call(spec["family"], "rehearsal", params, deadline=time.time() + SECONDS)
     try:
         return (await request.app.state.calls.submit(call)).facts["config"]

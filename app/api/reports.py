@@ -122,9 +122,11 @@ def price(entries: Catalog, entry: dict[str, Any], tenant: str, spec: dict[str, 
         card = model_rows.get(conn, tenant, spec["model"])["card"]
         row = dataset_rows.get(conn, tenant, spec["dataset"])
     data, params = card.get("data", {}), spec["params"]
-    columns = {} if isinstance(row, Builtin) else row["facts"]["columns"]
-    guess = {"validation": row.count // 5, "train": row.count - row.count // 5} if isinstance(row, Builtin) else {}
-    shape = {side: max(guess.get(side) or columns[side].get("images", 0), 1) for side in ("validation", "train")}
+    if isinstance(row, Builtin):
+        sides = {"validation": row.count // 5, "train": row.count - row.count // 5}
+    else:
+        sides = {side: row["facts"]["columns"][side].get("images", 0) for side in ("validation", "train")}
+    shape = {side: max(count, 1) for side, count in sides.items()}
     shape |= {"classes": len(data.get("classes") or ()) or 10}
     shape |= {"pixels": data.get("height", 1) * data.get("width", 1) * data.get("channels", 1)}
     if own := card.get("config", {}).get("detector"):  # a defended model is judged by its own, which has learned

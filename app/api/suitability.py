@@ -50,9 +50,14 @@ def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -
     return data
 
 
+def facts_of(data: Data) -> dict[str, Any]:
+    """What is known of a dataset, imported or built in."""
+    return data.facts if isinstance(data, Builtin) else data["facts"]
+
+
 def columns_of(data: Data) -> Collection[str]:
     """What a dataset has to learn from, imported or built in."""
-    return data.columns if isinstance(data, Builtin) else data["facts"]["columns"].get("train", {})
+    return facts_of(data)["columns"].get("train", {})
 
 
 def check_size(tenant: str, found: Found, data: Data, any_size: bool = False) -> None:
@@ -62,8 +67,7 @@ def check_size(tenant: str, found: Found, data: Data, any_size: bool = False) ->
     """
     with reading() as conn:
         card = model_rows.get(conn, tenant, found.exact)["card"].get("data", {})
-    has = vars(data) if isinstance(data, Builtin) else data["facts"]
-    given, wanted = _size(has), _size(card)
+    given, wanted = _size(facts_of(data)), _size(card)
     if None not in wanted and (given[0] != wanted[0] or (given != wanted and not any_size)):
         raise InvalidDataset(
             f"The images of the dataset are {_spoken(given)}; {found.name} takes {_spoken(wanted)}.",

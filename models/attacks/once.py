@@ -31,8 +31,8 @@ class Leapt:
         count, device = len(x), x.device
         self.access, self.whole, self.clean = access, (x, criterion, threat), clean
         self.wrong = self.broken = self.clean_soft = torch.zeros(count, dtype=torch.bool, device=device)
-        unknown, one = torch.full((count,), torch.inf, device=device), torch.ones(count, dtype=torch.int64)
-        one = one.to(device)
+        unknown = torch.full((count,), torch.inf, device=device)
+        one = torch.ones(count, dtype=torch.int64, device=device)
         self.found = {"best": best, "margin": unknown, "distance": unknown, "queries": one.clone()}
         self.found |= {"gradients": one, "steps": one, "flat": vanished(clean.gradient).long()}
 
