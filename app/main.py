@@ -11,7 +11,17 @@ from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 from starlette.types import Scope
 
-from app.api import (
+from app.api.calls.model_cache import Resolver
+from app.api.http import openapi, problems
+from app.api.http import unknown_queries as queries
+from app.api.http.auth import Doorman
+from app.api.http.metrics import Telemetry
+from app.api.http.middleware import BodyLimit, Heads, KnownHosts, Observed
+from app.api.http.rate_limit import Rates
+from app.api.http.worker_watch import Watch
+from app.api.jobs import uploads
+from app.api.routes import apply_perturbation as perturbing
+from app.api.routes import (
     dataset_images,
     datasets,
     defences,
@@ -24,32 +34,21 @@ from app.api import (
     jobs,
     keys,
     models,
-    openapi,
     operations,
     oracles,
     perturbations,
-    perturbing,
-    problems,
-    queries,
     quiz,
     reports,
     trainings,
-    uploads,
-    watching,
 )
-from app.api.access import Doorman
-from app.api.middleware import BodyLimit, Heads, KnownHosts, Observed
-from app.api.rates import Rates
-from app.api.resolver import Resolver
-from app.api.telemetry import Telemetry
-from app.api.watch import Watch
+from app.api.routes import job_events as watching
 from app.core import catalog as catalogs
 from app.core import logs
-from app.core.calls import CallClient
+from app.core.calls.client import CallClient
 from app.core.catalog import Catalog
-from app.core.database import migrate
+from app.core.jobs.sweeper import Sweeper
 from app.core.settings import Settings, settings
-from app.core.sweeper import Sweeper
+from app.core.store.database import migrate
 
 ROUTERS = (
     models,

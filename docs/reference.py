@@ -10,12 +10,12 @@ import typer.main
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
-from app.core.builtin_models import BUILTIN_MODELS
-from app.core.builtins import BUILTINS, Builtin
 from app.core.catalog import load, spoken
+from app.core.catalog.builtin_datasets import BUILTINS, Builtin
+from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.describe import describe
 from app.core.errors import CODES
-from app.core.oracle_settings import Oracle
-from app.core.phrases import describe
+from app.core.oracles import Oracle
 from app.core.settings import Settings
 from app.main import create_app
 

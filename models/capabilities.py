@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from models.plane import Plane
+from models.nn.plane import Plane
 from models.types import DataSpec
 
 

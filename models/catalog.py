@@ -11,15 +11,15 @@ from typing import Any
 
 from models import capabilities as can
 from models import registry
-from models.attacks.core import Attack
-from models.attacks.universal import UniversalConfig
-from models.defences.core import Defence
-from models.detectors.core import Detector
+from models.attacks.core.base import Attack
+from models.attacks.core.universal import UniversalConfig
+from models.defences.detector import Detector
+from models.defences.stage import Defence
 from models.family import Family
 from models.operations.attack import params_schema
-from models.operations.core import Operation
+from models.operations.core.base import Operation
 
-FILE = Path(__file__).parents[1] / "app" / "core" / "catalog.json"
+FILE = Path(__file__).parents[1] / "app" / "core" / "catalog" / "catalog.json"
 
 
 def capabilities(family: type[Family]) -> list[str]:

@@ -1,7 +1,7 @@
 """The base of every model family. What a trained model can do is said by capabilities (models/capabilities.py).
 
 A family is one file in `models/families`: networks built in `__init__`, a flat typed `Config`, and the update of one
-mini-batch. Training, checkpoints, progress and reports are the engine's (models/training.py).
+mini-batch. Training, checkpoints, progress and reports are the engine's (models/training/loop.py).
 """
 
 import math
@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.context import Moment
 from models.data import Columns
-from models.doctor import Alarm, Look
-from models.moment import Moment
+from models.diagnosis import Alarm, Look
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 

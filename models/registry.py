@@ -1,96 +1,59 @@
-"""The folder is the registry: every concrete class in a package's files is found by importing the files."""
+"""The folders are the registry: every named class in a kind's package is found by importing the package's files."""
 
 import importlib
 import inspect
 import pkgutil
-from functools import cache
-from types import ModuleType
-from typing import TypeVar
+from functools import cache, partial
 
-T = TypeVar("T")
-
-
-def discover(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
-    """Concrete subclasses of `base` defined in the modules of `package`, by their `name`, in alphabetical order."""
-    found: dict[str, type[T]] = {}
-    for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
-        module = importlib.import_module(f"{package.__name__}.{entry.name}")
-        for _, item in inspect.getmembers(module, inspect.isclass):
-            if item.__module__ == module.__name__ and issubclass(item, base) and "name" in vars(item):
-                found[item.name] = item
-    return dict(sorted(found.items()))
+KINDS = {  # kind: the package that holds its members, and their base class
+    "families": ("models.families", "models.family:Family"),
+    "imported": ("models.imported", "models.imported.base:Imported"),
+    "attacks": ("models.attacks", "models.attacks.core.base:Attack"),
+    "operations": ("models.operations", "models.operations.core.base:Operation"),
+    "reports": ("models.reports", "models.reports.core.base:Report"),
+    "defences": ("models.defences.stages", "models.defences.stage:Defence"),
+    "detectors": ("models.defences.detectors", "models.defences.detector:Detector"),
+    "derived": ("models.defences", "models.family:Family"),
+}
 
 
 @cache
-def families() -> dict[str, type]:
-    """Every model family by name."""
-    import models.families as package
-    from models.family import Family
+def members(kind: str) -> dict[str, type]:
+    """Classes of one of KINDS by their `name`, in alphabetical order.
 
-    return discover(package, Family)
-
-
-@cache
-def imported() -> dict[str, type]:
-    """Every kind of model that is imported rather than trained, by name."""
-    import models.imported as package
-    from models.imported.core import Imported
-
-    return discover(package, Imported)
-
-
-@cache
-def attacks() -> dict[str, type]:
-    """Every attack by name."""
-    import models.attacks as package
-    from models.attacks.core import Attack
-
-    return discover(package, Attack)
+    A member is a subclass of the kind's base, defined in the package (or a package inside it, except `core`), whose
+    class body sets `name`; bases do not.
+    """
+    package, base = KINDS[kind]
+    module, name = base.split(":")
+    parent = getattr(importlib.import_module(module), name)
+    classes: dict[str, type] = {}
+    for path in _modules(package):
+        for _, item in inspect.getmembers(importlib.import_module(path), inspect.isclass):
+            if item.__module__ == path and issubclass(item, parent) and "name" in vars(item):
+                classes[item.name] = item
+    return dict(sorted(classes.items()))
 
 
-@cache
-def operations() -> dict[str, type]:
-    """Every operation by name."""
-    import models.operations as package
-    from models.operations.core import Operation
-
-    return discover(package, Operation)
-
-
-@cache
-def reports() -> dict[str, type]:
-    """Every kind of report by name."""
-    import models.reports as package
-    from models.reports.core import Report
-
-    return discover(package, Report)
+def _modules(package: str) -> list[str]:
+    """Dotted names of the modules in `package` and the packages inside it, without those in `core`."""
+    paths = []
+    for entry in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        if not entry.ispkg:
+            paths.append(entry.name)
+        elif not entry.name.endswith(".core"):
+            paths += _modules(entry.name)
+    return sorted(paths)
 
 
-@cache
-def defences() -> dict[str, type]:
-    """Every stage that can stand in front of a model, by name."""
-    import models.defences as package
-    from models.defences.core import Defence
-
-    return discover(package, Defence)
-
-
-@cache
-def detectors() -> dict[str, type]:
-    """Every detector of adversarial images by name."""
-    import models.detectors as package
-    from models.detectors.core import Detector
-
-    return discover(package, Detector)
-
-
-@cache
-def derived() -> dict[str, type]:
-    """Kinds of models that are made of others, not trained."""
-    import models.derived as package
-    from models.family import Family
-
-    return discover(package, Family)
+families = partial(members, "families")
+imported = partial(members, "imported")
+attacks = partial(members, "attacks")
+operations = partial(members, "operations")
+reports = partial(members, "reports")
+defences = partial(members, "defences")
+detectors = partial(members, "detectors")
+derived = partial(members, "derived")
 
 
 def models() -> dict[str, type]:
@@ -99,5 +62,5 @@ def models() -> dict[str, type]:
 
 
 def fitting(family: type) -> list[str]:
-    """Names of the operations that models of `family` can do."""
+    """Names of the operations that models of `family` support."""
     return [name for name, operation in operations().items() if operation.fits(family)]

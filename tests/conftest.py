@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from app.core import blobs, database
-from app.core.database import make_engine, migrate
 from app.core.settings import settings
-from app.core.tables import metadata
+from app.core.store import blobs, database
+from app.core.store.database import make_engine, migrate
+from app.core.store.tables import metadata
 from tests.servers import Valkey, new_database, postgres_url
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from models.capabilities import Conditional, Decodes, Denoises, Encodes, HasPrior, Scores
+from models.context import Moment
 from models.family import Family, OneLoss
-from models.moment import Moment
 from models.types import Batch, DataSpec, Metrics
 
 

@@ -9,13 +9,15 @@ import threading
 import structlog
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutting_down
 
-from app.core import jobs, logs, presence
-from app.core.database import migrate, transaction
+from app.core import logs
 from app.core.errors import AnamorphError
-from app.core.queue import celery
+from app.core.jobs import state as jobs
+from app.core.jobs import workers as presence
+from app.core.jobs.queue import celery
+from app.core.jobs.sweeper import Sweeper
 from app.core.settings import settings
-from app.core.sweeper import Sweeper
-from workers.slots import Slot
+from app.core.store.database import migrate, transaction
+from workers.jobs.slot import Slot
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,7 @@ def run_job(job_id: str) -> None:
 
 @celery.task(name="workers.main.run_calls")
 def run_calls(payload: bytes) -> None:
-    from workers.lane import run_batch
+    from workers.inference.lane import run_batch
 
     run_batch(payload)
 
@@ -84,7 +86,7 @@ def start(instance, **_) -> None:
 
 def get_ready() -> None:
     """Imports torch before the first call comes, which would wait for seconds."""
-    from workers import lane
+    from workers.inference import lane
 
     lane.host.host()
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from app.cli.whereabouts import running
+from app.cli.service_lock import running
 from app.core.errors import AnamorphError, from_problem
 from app.core.settings import settings
 

@@ -16,11 +16,11 @@ import typer
 from rich.table import Table
 
 from app.cli.client import Client
-from app.cli.guard import Guard
+from app.cli.demo_steps import EPS, attack_digits, denoise_digits, draw_samples
 from app.cli.progress import bars, console, watch
 from app.cli.serve import Data, choose
-from app.cli.story import EPS, attack_digits, denoise_digits, draw_samples
-from app.cli.whereabouts import CannotStart, listen_on, running
+from app.cli.service_lock import CannotStart, listen_on, running
+from app.cli.watchdog import Guard
 from app.core.errors import NotFound
 from app.core.settings import settings
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.cli.serve import Data, choose
-from app.cli.whereabouts import address, running
+from app.cli.service_lock import address, running
 from app.core.settings import settings
 
 LEAST_FREE_BYTES = 2 << 30
@@ -83,7 +83,7 @@ def disk() -> str:
 
 
 def database() -> str:
-    from app.core.database import migrate, now, reading
+    from app.core.store.database import migrate, now, reading
 
     migrate()
     with reading() as conn:
@@ -103,8 +103,8 @@ def broker() -> str:
 
 
 def blobs() -> str:
-    from app.core import blobs
-    from app.core.database import new_id
+    from app.core.store import blobs
+    from app.core.store.database import new_id
 
     key = f"doctor/{new_id()}"
     blobs.put(key, b"anamorph")
@@ -137,8 +137,8 @@ def web() -> str:
 
 
 def worker() -> str:
-    from app.core.database import reading
-    from app.core.presence import fresh
+    from app.core.jobs.workers import fresh
+    from app.core.store.database import reading
 
     with reading() as conn:
         rows = [row for row in fresh(conn) if row["host"] == socket.gethostname()]

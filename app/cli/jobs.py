@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.client import Client
-from app.cli.remote import Json, Key, Url
+from app.cli.commands import Json, Key, Url
 
 jobs = typer.Typer(help="Trainings and other durable work.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="Id of the job.")]

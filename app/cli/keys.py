@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.serve import Data, choose
-from app.core import keys as store
-from app.core.database import migrate, reading, transaction
 from app.core.settings import settings
+from app.core.store import keys as store
+from app.core.store.database import migrate, reading, transaction
 
 keys = typer.Typer(help="API keys.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

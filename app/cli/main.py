@@ -7,13 +7,14 @@ import sys
 import httpx
 import typer
 
-from app.cli import remote, serve
+from app.cli import commands as remote
+from app.cli import serve
 from app.cli.client import Unreachable
 from app.cli.demo import demo
 from app.cli.doctor import doctor
 from app.cli.jobs import jobs
 from app.cli.keys import keys
-from app.cli.whereabouts import CannotStart
+from app.cli.service_lock import CannotStart
 from app.core.errors import AnamorphError
 
 cli = typer.Typer(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.whereabouts import CannotStart, address, broker_socket, claimed, is_loopback, listen_on
+from app.cli.service_lock import CannotStart, address, broker_socket, claimed, is_loopback, listen_on
 from app.core.settings import Settings, settings
 
 Data = Annotated[
@@ -46,10 +46,10 @@ def up(
 def _supervise(
     options: Settings, listener: socket.socket, own_broker: bool, publish, quiet: bool, open_browser: bool
 ) -> int:
-    from app.cli.embedded import parts
     from app.cli.logs import Logs
+    from app.cli.processes import parts
     from app.cli.supervisor import Supervisor
-    from app.core.database import migrate
+    from app.core.store.database import migrate
 
     url = options.public_url or address(options.host, options.port)
     facts = {"url": address(options.host, options.port), "broker_url": options.broker_url}
@@ -83,7 +83,7 @@ def web(
     import uvicorn
 
     from app.core import logs
-    from app.core.database import migrate
+    from app.core.store.database import migrate
 
     choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
     options = settings()
@@ -108,8 +108,8 @@ def worker(
     data: Data = None,
 ) -> None:
     """Run one worker for the named queues, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
-    from app.cli.embedded import QUEUES, worker_command
-    from app.core.database import migrate
+    from app.cli.processes import QUEUES, worker_command
+    from app.core.store.database import migrate
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if not names or not set(names) <= set(QUEUES):
@@ -130,8 +130,8 @@ def choose(**variables: object) -> None:
 
 def _insist_on_a_key(options: Settings) -> str:
     """Where the keys are, for a service that others can reach. Raises CannotStart when there is none."""
-    from app.core.database import now, reading
-    from app.core.keys import every
+    from app.core.store.database import now, reading
+    from app.core.store.keys import every
 
     if options.bootstrap_key is not None:
         return "the one in ANAMORPH_BOOTSTRAP_KEY"

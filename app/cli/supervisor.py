@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
-from app.cli.guard import Guard, send
 from app.cli.logs import Logs
+from app.cli.watchdog import Guard, send
 
 POLL_SECONDS = 0.05
 READY_SECONDS = 60

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.core.oracle_settings import OracleSetting
+from app.core.oracles import OracleSetting
 
 MiB, GiB = 1 << 20, 1 << 30
 
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
 
-    # models elsewhere that may be attacked: name -> URL or more (app/core/oracle_settings.py)
+    # models elsewhere that may be attacked: name -> URL or more (app/core/oracles.py)
     oracles: dict[str, OracleSetting] = {}
 
     # compute; 0 threads means "as many as there are cores, less those that answer requests"

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from app.core.tables import metadata
+from app.core.store.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

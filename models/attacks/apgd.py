@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.norms import TINY, wide
-from models.attacks.threat import ThreatModel
-from models.attacks.trial import Climb, Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import TINY, wide
+from models.attacks.core.run import Climb, Trial
+from models.attacks.core.threat import ThreatModel
 from models.capabilities import Detects, Scores, Segments
 
 RHO = 0.75

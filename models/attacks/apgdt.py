@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.abreast import abreast, spread
 from models.attacks.apgd import ascend, run_once, start_on_sphere
-from models.attacks.criterion import Targeted, pick
-from models.attacks.norms import wide
-from models.attacks.trial import Climb, Trial
+from models.attacks.core import base as core
+from models.attacks.core.multi_target import abreast, spread
+from models.attacks.core.norms import wide
+from models.attacks.core.run import Climb, Trial
+from models.attacks.criteria.classification import Targeted, pick
 
 
 def likely(trial: Trial, place: int | Tensor) -> tuple[Tensor, Tensor]:

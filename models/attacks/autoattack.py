@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.attacks import core
 from models.attacks.apgd import APGD
 from models.attacks.apgdt import APGDT
-from models.attacks.combine import Sequence
+from models.attacks.core import base as core
+from models.attacks.core.combine import Sequence
 from models.attacks.fab import FAB
 from models.attacks.square import Square
 

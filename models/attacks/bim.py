@@ -1,6 +1,6 @@
 """Basic iterative method (Kurakin et al. 2017)."""
 
-from models.attacks.descent import Descent
+from models.attacks.core.descent import Descent
 
 
 class BIM(Descent):

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.norms import TINY, wide
-from models.attacks.starts import seek_start, to_boundary
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.boundary_start import seek_start, to_boundary
+from models.attacks.core.norms import TINY, wide
+from models.attacks.core.run import Trial
 
 CHECK_EVERY = 10
 """Steps between looks at the sideways move alone, by which the step lengths are set."""

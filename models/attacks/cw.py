@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.norms import wide
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import wide
+from models.attacks.core.run import Trial
 
 INSIDE = 0.999999
 """Keeps black and white pixels movable: the derivative of tanh is zero at its ends."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from models.attacks import core
-from models.attacks.norms import TINY, wide
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import TINY, wide
+from models.attacks.core.run import Trial
 from models.capabilities import Detects, Segments
 
 

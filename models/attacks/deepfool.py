@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.criterion import Misclassified, others, pick
-from models.attacks.norms import TINY, wide
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import TINY, wide
+from models.attacks.core.run import Trial
+from models.attacks.criteria.classification import Misclassified, others, pick
 
 PUSH = 1e-4
 """Added to every distance. Without it iterates converge to the boundary from inside where clipping eats the step."""

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
+from models.attacks.core import base as core
+from models.attacks.core.norms import wide
+from models.attacks.core.run import Trial
 from models.attacks.cw import Weights
-from models.attacks.norms import wide
-from models.attacks.trial import Trial
 
 
 def shrink(z: Tensor, x: Tensor, beta: float) -> Tensor:

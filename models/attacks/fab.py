@@ -7,14 +7,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.abreast import abreast, spread
 from models.attacks.apgdt import likely, places
-from models.attacks.criterion import pick
-from models.attacks.hyperplane import step_to
-from models.attacks.norms import NORMS, TINY, wide
-from models.attacks.threat import SLACK
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.hyperplane import step_to
+from models.attacks.core.multi_target import abreast, spread
+from models.attacks.core.norms import NORMS, TINY, wide
+from models.attacks.core.run import Trial
+from models.attacks.core.threat import SLACK
+from models.attacks.criteria.classification import pick
 
 ALPHA, ETA, BETA = 0.1, 1.05, 0.9
 """Largest pull to the image, overshoot over the boundary, and how far a success is drawn back (paper, section 4)."""

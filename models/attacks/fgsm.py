@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.norms import NORMS, wide
-from models.attacks.threat import ThreatModel
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import NORMS, wide
+from models.attacks.core.run import Trial
+from models.attacks.core.threat import ThreatModel
 from models.capabilities import Detects, Scores, Segments
 
 

@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
 from models.attacks.apgdt import likely
-from models.attacks.criterion import pick
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.run import Trial
+from models.attacks.criteria.classification import pick
 
 PAIRED = 512
 """Values among which pairs are formed: all of a small image, the most promising of a large one."""

@@ -7,9 +7,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.attacks import core
-from models.attacks.norms import TINY, wide
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import TINY, wide
+from models.attacks.core.run import Trial
 from models.capabilities import Detects, Scores, Segments
 
 

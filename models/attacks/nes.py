@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.draws import Draws
-from models.attacks.norms import wide
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import wide
+from models.attacks.core.rng import Draws
+from models.attacks.core.run import Trial
 
 
 def estimate(trial: Trial, x: Tensor, pairs: int, width: float, purpose: object, signs: bool) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.run import Trial
 
 FACTOR = 0.5
 """Weight of the difference of two members in a child."""

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.attacks import descent
-from models.attacks.descent import random_start
-from models.attacks.trial import Climb, Trial
+from models.attacks.core import descent
+from models.attacks.core.descent import random_start
+from models.attacks.core.run import Climb, Trial
 
 
 class PGD(descent.Descent):

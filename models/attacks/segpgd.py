@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from models.attacks.dense import PixelDescent
-from models.attacks.trial import Trial
+from models.attacks.core.pixel_descent import PixelDescent
+from models.attacks.core.run import Trial
 
 
 class SegPGD(PixelDescent):

@@ -6,10 +6,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from models.attacks import core
+from models.attacks.core import base as core
+from models.attacks.core.run import Trial
 from models.attacks.cw import adam
 from models.attacks.nes import estimate
-from models.attacks.trial import Trial
 
 
 class SPSA(core.Attack):

@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
-from models.attacks.ahead import SPAN, Tries, search
-from models.attacks.norms import NORMS, TINY, wide
-from models.attacks.squares import BLOCK, KINDS, ball, patches, plan
-from models.attacks.trial import Trial
+from models.attacks.core import base as core
+from models.attacks.core.norms import NORMS, TINY, wide
+from models.attacks.core.run import Trial
+from models.attacks.core.square_batching import SPAN, Tries, search
+from models.attacks.core.square_patches import BLOCK, KINDS, ball, patches, plan
 from models.capabilities import Detects, Scores, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

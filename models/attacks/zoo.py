@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import core
+from models.attacks.core import base as core
+from models.attacks.core.run import Trial
 from models.attacks.cw import Weights
-from models.attacks.trial import Trial
 
 
 class ZOO(core.Attack):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from models.capabilities import Estimates, Scores, Segments
-from models.imported.core import Imported, ImportedConfig
+from models.imported.base import Imported, ImportedConfig
 from models.imported.onnx_ops import OPS
 from models.types import ConfigError, ModelError
 

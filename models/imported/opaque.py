@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.capabilities import Estimates, Scores, Segments
-from models.imported.core import Imported
+from models.imported.base import Imported
 from models.imported.graph import GraphConfig, as_logits, per_pixel
 from models.types import ModelError
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.capabilities import Scores
-from models.imported.core import Imported, ImportedConfig
+from models.imported.base import Imported, ImportedConfig
 from models.types import DataSpec, ModelError
 
 POOL = 0

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.ageing import RATE, STEPS, at_ages, latents_of_faces
 from models.capabilities import Ages, Conditional, Decodes
+from models.families.face_ageing.identity import identity_distance
+from models.families.face_ageing.latent_search import RATE, STEPS, at_ages, latents_of_faces
 from models.family import Family
-from models.identity import identity_distance
-from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
 
 UNREAD = -1

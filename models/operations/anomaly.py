@@ -4,11 +4,11 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
-from models.familiarity import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
+from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
+from models.evaluation.dataset_view import Gallery, Split
+from models.evaluation.reconstruct import redraw
 from models.family import Family
-from models.gallery import Gallery, Split
-from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
-from models.redraw import redraw
+from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.types import InputError
 
 HOME, BOUNDED = 2000, 500

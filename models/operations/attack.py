@@ -9,21 +9,21 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
-from models.attacks.core import Attack, Eps
-from models.attacks.curve import curve, noise, shuffled
-from models.attacks.reading import Clean, as_logits
-from models.attacks.settle import AttackResult
-from models.attacks.threat import check_eps
-from models.detection import LIMIT
+from models.attacks.core.access import Access, LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.core.base import Attack, Eps
+from models.attacks.core.logits import Clean, as_logits
+from models.attacks.core.result import AttackResult
+from models.attacks.core.sweep import curve, noise, shuffled
+from models.attacks.core.threat import check_eps
 from models.family import Family
-from models.operations.core import Operation, Params, Plane, Result, Rows
-from models.operations.verdicts import items, perturbation
+from models.nn.boxes import LIMIT
+from models.operations.core.attack_facts import items, perturbation
+from models.operations.core.base import Operation, Params, Plane, Result, Rows
+from models.operations.core.victims import ATTACKED, SETTINGS, VICTIMS, Victim, check_settings, settings_for, victim_of
+from models.operations.core.victims.base import area
 from models.registry import attacks
 from models.seeds import derive
 from models.types import ConfigError, InputError
-from models.victims import ATTACKED, SETTINGS, VICTIMS, Victim, check_settings, settings_for, victim_of
-from models.victims.core import area
 
 LEVELS_8BIT = 256
 FINE, COARSE = 41, 9

@@ -5,10 +5,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Scores
+from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, voter_of
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.seeds import derive
-from models.smoothing import ABSTAINED, certify, count_votes, voter_of
 
 
 class CertifyParams(ImageParams):

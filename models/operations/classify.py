@@ -4,7 +4,7 @@ from pydantic import Field
 
 from models.capabilities import Scores
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class ClassifyParams(ImageParams):

@@ -4,10 +4,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Encodes
-from models.clustering import Clustering
+from models.evaluation.clustering import Clustering
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.operations.latents import fitting_latents
+from models.operations.core.base import ImageParams, Operation, Result, Rows
+from models.operations.core.latents import fitting_latents
 
 
 class ClusterParams(ImageParams):

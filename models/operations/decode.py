@@ -4,8 +4,8 @@ from torch import Tensor
 
 from models.capabilities import Decodes
 from models.family import Family
-from models.operations.core import Operation, Result, Rows
-from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
+from models.operations.core.base import Operation, Result, Rows
+from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
 
 
 class Decode(Operation):

@@ -2,7 +2,7 @@
 
 from models.capabilities import Denoises
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class Denoise(Operation):

@@ -5,11 +5,11 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
+from models.evaluation.dataset_view import Gallery, Split
+from models.evaluation.reconstruct import Recognises
 from models.family import Family
-from models.gallery import Gallery, Split
-from models.operations.core import DatasetParams, ImageParams, Operation, Result, Rows
-from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
-from models.redraw import Recognises
+from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
+from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError
 
 MEASURED = 10_000

@@ -2,7 +2,7 @@
 
 from models.capabilities import Estimates
 from models.family import Family
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core.base import Operation, Params, Result, Rows
 
 
 class Estimate(Operation):

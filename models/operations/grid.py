@@ -6,10 +6,10 @@ from torch import Tensor
 
 from models.capabilities import Conditional, Decodes, HasPrior
 from models.family import Family
-from models.operations.core import Operation, Result, Rows
-from models.operations.latents import LabelParams, decode, label_rows
+from models.nn.plane import Plane
+from models.operations.core.base import Operation, Result, Rows
+from models.operations.core.latents import LabelParams, decode, label_rows
 from models.operations.samples import sample_rows
-from models.plane import Plane
 from models.types import InputError
 
 DRAWN = 512

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes, Truncates
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.operations.latents import LabelParams, decode, fitting_latents, label_rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
+from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError
 
 MAX_IMAGES = 1024

@@ -3,11 +3,11 @@
 from pydantic import Field
 
 from models.capabilities import Detects
-from models.detection import LIMIT, OVERLAP, SCORE, detections, draw
+from models.evaluation.segmentation import hues
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.segmentation import hues
-from models.victims.boxes import listed
+from models.nn.boxes import LIMIT, OVERLAP, SCORE, detections, draw
+from models.operations.core.base import ImageParams, Operation, Result, Rows
+from models.operations.core.victims.detection import listed
 
 
 class LocateParams(ImageParams):

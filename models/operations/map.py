@@ -6,15 +6,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models import neighbourhood
 from models.capabilities import Conditional, Decodes, Encodes
+from models.evaluation import embedding as neighbourhood
+from models.evaluation.dataset_view import Picks, Split
+from models.evaluation.metrics import nearest
 from models.family import Family
-from models.gallery import Picks, Split
-from models.metrics import nearest
-from models.operations.core import DatasetParams, Operation, Result, Rows, Sheet
-from models.operations.latents import LabelParams, decode, label_rows
-from models.operations.nearest import thumbnails
-from models.plane import Plane
+from models.nn.plane import Plane
+from models.operations.core.base import DatasetParams, Operation, Result, Rows, Sheet
+from models.operations.core.latents import LabelParams, decode, label_rows
+from models.operations.core.nearest import thumbnails
 from models.types import InputError
 
 EMBEDDABLE = 2000

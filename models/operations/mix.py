@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.capabilities import Decodes, HasPrior, MixesStyles
 from models.family import Family
-from models.operations.core import Operation, Params, Result, Rows
+from models.operations.core.base import Operation, Params, Result, Rows
 from models.operations.samples import sample_rows
 from models.types import InputError
 

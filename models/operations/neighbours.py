@@ -5,10 +5,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Decodes, HasPrior
+from models.evaluation.dataset_view import Gallery
 from models.family import Family
-from models.gallery import Gallery
-from models.operations.core import DatasetParams, Result, Rows
-from models.operations.nearest import nearest
+from models.operations.core.base import DatasetParams, Result, Rows
+from models.operations.core.nearest import nearest
 from models.operations.samples import Samples, SamplesParams
 
 UNSEEN = 200

@@ -5,10 +5,10 @@ import math
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
+from models.evaluation.reconstruct import redraw
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.operations.latents import LabelParams, label_rows
-from models.redraw import redraw
+from models.operations.core.base import ImageParams, Operation, Result, Rows
+from models.operations.core.latents import LabelParams, label_rows
 
 
 class ReconstructParams(ImageParams, LabelParams):

@@ -5,11 +5,11 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Refines
+from models.evaluation.refinement import own_noise
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.refinement import own_noise
+from models.nn.tiling import cut, join
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.seeds import derive
-from models.tiling import cut, join
 from models.types import InputError
 
 MOST = 64

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from models.capabilities import Decodes, HasPrior, Truncates
 from models.family import Family
-from models.operations.core import Operation, Result, Rows
-from models.operations.latents import LabelParams, decode, label_rows
+from models.operations.core.base import Operation, Result, Rows
+from models.operations.core.latents import LabelParams, decode, label_rows
 from models.seeds import derive, normal_rows
 from models.types import InputError
 

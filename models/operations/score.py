@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.capabilities import Judges, JudgesPatches
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
 
 

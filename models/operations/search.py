@@ -2,9 +2,9 @@
 
 from models.capabilities import Encodes
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.operations.latents import fitting_latents
-from models.operations.nearest import NearestParams, check_metric, matched, nearest
+from models.operations.core.base import ImageParams, Operation, Result, Rows
+from models.operations.core.latents import fitting_latents
+from models.operations.core.nearest import NearestParams, check_metric, matched, nearest
 
 
 class SearchParams(NearestParams, ImageParams):

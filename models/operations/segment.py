@@ -6,10 +6,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Segments
+from models.evaluation.segmentation import overlay, shares
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.segmentation import overlay, shares
-from models.tiling import cut, join
+from models.nn.tiling import cut, join
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class SegmentParams(ImageParams):

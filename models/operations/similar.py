@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.capabilities import Encodes
 from models.family import Family
-from models.operations.core import Operation, Result, Rows
-from models.operations.nearest import NearestParams, matched, nearest
+from models.operations.core.base import Operation, Result, Rows
+from models.operations.core.nearest import NearestParams, matched, nearest
 
 
 class SimilarParams(NearestParams):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.capabilities import Translates
 from models.family import Family
-from models.operations.core import ImageParams, Operation, Result, Rows
-from models.tiling import STRIDE, cut, join, widest
+from models.nn.tiling import STRIDE, cut, join, widest
+from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
 
 BACK = {"ab": "ba", "ba": "ab"}

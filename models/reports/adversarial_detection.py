@@ -6,26 +6,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.access import WhiteBox
 from models.attacks.apgd import APGD
-from models.attacks.core import Attack, Eps
-from models.attacks.criterion import Misclassified
-from models.attacks.curve import noise
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.base import Attack, Eps
+from models.attacks.core.norms import wide
+from models.attacks.core.sweep import noise
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified
+from models.attacks.criteria.detector_evasion import Selective, Unsuspected
 from models.attacks.cw import CW
 from models.attacks.ddn import DDN
 from models.attacks.deepfool import DeepFool
 from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
-from models.attacks.norms import wide
 from models.attacks.pgd import PGD
 from models.attacks.square import Square
-from models.attacks.threat import ThreatModel
-from models.attacks.unsuspected import Selective, Unsuspected
 from models.capabilities import Scores
-from models.derived.defended import Defended, defend
-from models.metrics import spread
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.labelled import CHUNK, eps_for, rows_of, share, white_box
+from models.defences.defended import Defended, defend
+from models.evaluation.metrics import spread
+from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.classification import CHUNK, eps_for, rows_of, share, white_box
 
 METHODS: dict[str, type[Attack]] = {a.name: a for a in (FGSM, PGD, MIFGSM, APGD, DeepFool, DDN, CW, Square)}
 QUERIES = 500

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
 from models.data import Columns
-from models.familiarity import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
-from models.gallery import Gallery, Picks
-from models.metrics import spread
-from models.redraw import redraw
-from models.reports.codes import BATCH, CodesParams, gallery_of, standardised
-from models.reports.core import Curve, Findings, Progress, Report, Run, Subject
+from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
+from models.evaluation.dataset_view import Gallery, Picks
+from models.evaluation.metrics import spread
+from models.evaluation.reconstruct import redraw
+from models.reports.core.base import Curve, Findings, Progress, Report, Run, Subject
+from models.reports.core.codes import BATCH, CodesParams, gallery_of, standardised
 from models.types import DataError
 
 RANKED = 100

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Encodes
-from models.clustering import Clustering, Method
-from models.gallery import Gallery, Picks
-from models.reports.codes import CodesParams, encode_all, gallery_of
-from models.reports.core import Findings, Report, Run, Subject
+from models.evaluation.clustering import Clustering, Method
+from models.evaluation.dataset_view import Gallery, Picks
+from models.reports.core.base import Findings, Report, Run, Subject
+from models.reports.core.codes import CodesParams, encode_all, gallery_of
 from models.types import DataError
 
 SHOWN = 16

@@ -7,19 +7,19 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.bim import BIM
-from models.attacks.core import Attack, Eps
-from models.attacks.criterion import Misclassified
-from models.attacks.curve import noise
-from models.attacks.draws import Draws
+from models.attacks.core.base import Attack, Eps
+from models.attacks.core.rng import Draws
+from models.attacks.core.sweep import noise
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified
 from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
-from models.attacks.threat import ThreatModel
 from models.capabilities import Scores
-from models.derived.defended import Defended, defend, fingerprints
+from models.defences.defended import Defended, defend, fingerprints
 from models.family import Family
-from models.reports.core import Findings, Params, Progress, Report, Run, Subject
-from models.reports.labelled import CHUNK, classes_of, eps_for, rows_of, share, white_box
+from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.classification import CHUNK, classes_of, eps_for, rows_of, share, white_box
 from models.types import ConfigError
 
 METHODS: dict[str, type[Attack]] = {attack.name: attack for attack in (FGSM, BIM, PGD, MIFGSM)}

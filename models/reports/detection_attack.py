@@ -6,13 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.criterion import Criterion
-from models.attacks.detections import GOALS
+from models.attacks.criteria.classification import Criterion
+from models.attacks.criteria.detection import GOALS
 from models.capabilities import Detects
-from models.detection import NONE, Precision, draw
+from models.evaluation.segmentation import hues
 from models.family import Family
-from models.reports.dense import DenseAttack, DenseParams, against
-from models.segmentation import hues
+from models.nn.boxes import NONE, Precision, draw
+from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 
 
 class DetectionAttackParams(DenseParams):

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from models.attacks.access import WhiteBox
-from models.attacks.intervals import wilson
-from models.attacks.universal import measure, permuted, random_signs
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.universal import measure, permuted, random_signs
 from models.capabilities import Scores
-from models.operations.verdicts import perturbation
-from models.reports.core import Findings, Params, Progress, Report, Run, Subject
+from models.evaluation.confidence import wilson
+from models.operations.core.attack_facts import perturbation
+from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive
 from models.types import ConfigError
 

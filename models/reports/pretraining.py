@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models import metrics
 from models.capabilities import Encodes
-from models.coding import CONVOLUTIONAL, Coding
 from models.data import Columns
-from models.families.classifier import Classifier
+from models.evaluation import metrics
+from models.families.autoencoders.base import CONVOLUTIONAL, Coding
+from models.families.classifiers.classifier import Classifier
 from models.family import Family
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataError, DataSpec
 
 METHODS = ("scratch", "probe", "fine_tuned")

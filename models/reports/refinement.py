@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Refines
-from models.refinement import (
+from models.evaluation.refinement import (
     BATCH,
     LOOKS,
     UPDATES,
@@ -19,8 +19,8 @@ from models.refinement import (
     small_classifier,
     told_apart,
 )
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.translation import colour_transfer
+from models.evaluation.translation import colour_transfer
+from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
 
 SHOWN = 16
 STEPS = 8

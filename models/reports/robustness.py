@@ -6,21 +6,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks import trust
-from models.attacks.access import Access, LabelOracle, ScoreOracle, WhiteBox
-from models.attacks.core import Attack, Eps
-from models.attacks.criterion import Misclassified
-from models.attacks.curve import noise, trace
+from models.attacks.core.access import Access, LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.core.base import Attack, Eps
+from models.attacks.core.sweep import noise, trace
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified
 from models.attacks.mifgsm import MIFGSM
-from models.attacks.threat import ThreatModel
 from models.capabilities import Scores
 from models.family import Family
 from models.operations.attack import on_grid
 from models.registry import attacks
-from models.reports.core import Params, Progress, Report, Run, Subject
-from models.reports.labels import classes_in
-from models.reports.records import compressed, packed
-from models.reports.robust_account import Account
+from models.reports.core import trust
+from models.reports.core.base import Params, Progress, Report, Run, Subject
+from models.reports.core.class_mapping import classes_in
+from models.reports.core.packing import compressed, packed
+from models.reports.core.robustness_summary import Account
 from models.seeds import derive
 from models.types import ConfigError
 

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.criterion import Criterion, FractionOfPixels
+from models.attacks.criteria.classification import Criterion, FractionOfPixels
 from models.capabilities import Segments
+from models.evaluation.segmentation import confusion, ious, overlay, pixel_accuracy
 from models.family import Family
-from models.reports.dense import DenseAttack, DenseParams, against
-from models.segmentation import confusion, ious, overlay, pixel_accuracy
+from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 
 
 class SegmentationAttackParams(DenseParams):

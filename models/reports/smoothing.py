@@ -6,18 +6,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.criterion import Misclassified
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified
 from models.attacks.ddn import DDN
-from models.attacks.intervals import wilson
 from models.attacks.pgd import PGD
-from models.attacks.threat import ThreatModel
 from models.capabilities import Scores
-from models.derived.defended import Defended, defend
+from models.defences.defended import Defended, defend
+from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, vote, voter_of
+from models.evaluation.confidence import wilson
 from models.family import Family
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.labelled import CHUNK, rows_of, share, white_box
+from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.classification import CHUNK, rows_of, share, white_box
 from models.seeds import derive
-from models.smoothing import ABSTAINED, certify, count_votes, vote, voter_of
 
 POINTS, ATTACKS = 33, 6
 BEYOND = 4

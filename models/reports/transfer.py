@@ -8,17 +8,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.attacks.access import WhiteBox
-from models.attacks.core import Attack, Eps
-from models.attacks.criterion import Misclassified
-from models.attacks.curve import noise
-from models.attacks.intervals import wilson
-from models.attacks.threat import ThreatModel
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.base import Attack, Eps
+from models.attacks.core.sweep import noise
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified
 from models.capabilities import Scores
+from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.registry import attacks
-from models.reports.core import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.substitutes import Committee, fit
+from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.substitute_models import Committee, fit
 from models.seeds import derive
 from models.types import DataError
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from models.capabilities import Translates
 from models.data import Columns
+from models.evaluation.fidelity import Fidelity, frechet, kernel_distance, kernel_interval
+from models.evaluation.refinement import Domain, accuracy, small_classifier
+from models.evaluation.translation import distances, in_batches, sample, simple
 from models.family import Family
-from models.fidelity import Fidelity, frechet, kernel_distance, kernel_interval
-from models.refinement import Domain, accuracy, small_classifier
-from models.reports.core import Findings, Params, Progress, Report, Run, Subject, check_shape
-from models.translation import distances, in_batches, sample, simple
+from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject, check_shape
 from models.types import DataError, DataSpec
 
 SIDES = {"paired": ("input", "target"), "unpaired": ("a", "b")}

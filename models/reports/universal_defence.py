@@ -7,15 +7,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.access import WhiteBox
-from models.attacks.intervals import wilson
-from models.attacks.universal import Fooling, Universal, UniversalConfig, measure, random_signs
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.universal import Fooling, Universal, UniversalConfig, measure, random_signs
 from models.capabilities import Scores
 from models.data import Columns
+from models.evaluation.confidence import wilson
 from models.family import Family
-from models.reports.core import Findings, Progress, Report, Run, Subject
+from models.reports.core.base import Findings, Progress, Report, Run, Subject
 from models.seeds import derive
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError
 
 PARTS = 1000

@@ -10,12 +10,14 @@ import httpx
 import numpy as np
 import pytest
 
-from app.core import blobs, presence, sweeper
-from app.core.calls import Answer, Call
-from app.core.database import engine as shared_engine
-from app.core.database import new_id, now, transaction
+from app.core.calls.client import Answer, Call
+from app.core.jobs import sweeper
+from app.core.jobs import workers as presence
 from app.core.settings import settings
-from app.core.tables import datasets, model_names, models
+from app.core.store import blobs
+from app.core.store.database import engine as shared_engine
+from app.core.store.database import new_id, now, transaction
+from app.core.store.tables import datasets, model_names, models
 from app.main import create_app
 from tests.app.catalog import CATALOG
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.core import keys
-from app.core.database import reading, transaction
+from app.core.store import keys
+from app.core.store.database import reading, transaction
 from tests.app.catalog import CATALOG
 from tests.app.conftest import add_dataset, add_model, png
 
@@ -191,7 +191,7 @@ async def test_a_local_service_answers_to_local_names_alone(client):
 
 
 async def test_too_many_requests_are_told_when_to_come_back(home, keyed, app, client):
-    from app.api.rates import Rates
+    from app.api.http.rate_limit import Rates
 
     app.state.doorman.rates = Rates("3/hour")
     one, two = key("owner"), key("owner")
@@ -205,7 +205,7 @@ async def test_too_many_requests_are_told_when_to_come_back(home, keyed, app, cl
 
 
 def test_fronts_that_share_a_broker_share_the_count(valkey):
-    from app.api.rates import Rates
+    from app.api.http.rate_limit import Rates
     from app.core.errors import RateLimited
 
     async def scenario():

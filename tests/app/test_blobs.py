@@ -12,9 +12,9 @@ import numpy as np
 import obstore
 import pytest
 
-from app.core import blobs
-from app.core.blobs import FolderStore, open_store
 from app.core.errors import StorageFull, Unavailable
+from app.core.store import blobs
+from app.core.store.blobs import FolderStore, open_store
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -12,8 +12,8 @@ import pytest
 import redis
 from celery import Celery
 
-from app.core.calls import Call, CallClient
-from app.core.envelope import QUEUE, TASK, task_message
+from app.core.calls.client import Call, CallClient
+from app.core.calls.messages import QUEUE, TASK, task_message
 from app.core.errors import DeadlineExceeded, InvalidImage, Overloaded, Unavailable, WorkerLost
 
 

@@ -10,10 +10,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, inspect, select, text, update
 
-from app.core import database
-from app.core.database import clock, encode_json, make_engine, migrate, new_id, now, reading, transaction, upsert
 from app.core.errors import StorageFull, Unavailable
-from app.core.tables import metadata, workers
+from app.core.store import database
+from app.core.store.database import clock, encode_json, make_engine, migrate, new_id, now, reading, transaction, upsert
+from app.core.store.tables import metadata, workers
 
 ROW = {"id": "w", "host": "h", "pid": 1, "queues": [], "models": [], "started_at": 1.0, "seen_at": 1.0}
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from app.core import blobs, jobs
-from app.core.database import reading
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading
 from tests.app.conftest import DIGEST, add_dataset
 
 pytestmark = pytest.mark.anyio

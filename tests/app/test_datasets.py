@@ -9,9 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.core import blobs, jobs
-from app.core.builtins import BUILTINS
-from app.core.database import reading
+from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading
 from tests.app.conftest import DIGEST, add_dataset, png
 
 pytestmark = pytest.mark.anyio

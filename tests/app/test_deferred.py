@@ -2,9 +2,10 @@
 
 import pytest
 
-from app.core import blobs, jobs
-from app.core.database import reading
-from app.core.envelope import unpack_inputs
+from app.core.calls.messages import unpack_inputs
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading
 from tests.app.conftest import add_model, png
 
 pytestmark = pytest.mark.anyio

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
-from app.core import events, jobs
-from app.core.database import reading, transaction
-from app.core.jobs import LeaseLost
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.jobs.state import LeaseLost
+from app.core.store.database import reading, transaction
 
 
 @pytest.fixture

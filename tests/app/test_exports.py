@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from app.api import exports
-from app.core import blobs, jobs
-from app.core.database import transaction
+from app.api.routes import exports
 from app.core.errors import UnsupportedOperation
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import transaction
 from tests.app.conftest import add_model
 
 pytestmark = pytest.mark.anyio

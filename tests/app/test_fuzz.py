@@ -13,8 +13,8 @@ import schemathesis
 from hypothesis import HealthCheck
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from app.core.database import transaction
-from app.core.presence import beat
+from app.core.jobs.workers import beat
+from app.core.store.database import transaction
 from app.main import create_app
 from tests.app.catalog import CATALOG
 from tests.app.conftest import Lane, add_dataset, add_model

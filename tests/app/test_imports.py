@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from app.core import blobs, jobs
-from app.core.database import reading
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading
 from tests.app.conftest import add_model
 
 pytestmark = pytest.mark.anyio

@@ -7,10 +7,14 @@ import time
 import pytest
 from sqlalchemy import insert, select, update
 
-from app.core import blobs, dataset_rows, janitor, jobs, sweeper
-from app.core.database import clock, new_id, reading, transaction
-from app.core.tables import datasets
-from app.core.tables import jobs as jobs_table
+from app.core.jobs import cleanup as janitor
+from app.core.jobs import state as jobs
+from app.core.jobs import sweeper
+from app.core.store import blobs
+from app.core.store import datasets as dataset_rows
+from app.core.store.database import clock, new_id, reading, transaction
+from app.core.store.tables import datasets
+from app.core.store.tables import jobs as jobs_table
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 DAY = 86_400

@@ -5,8 +5,10 @@ import json
 
 import pytest
 
-from app.core import blobs, events, jobs
-from app.core.database import transaction
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import transaction
 from tests.app.conftest import add_dataset, png
 
 pytestmark = pytest.mark.anyio

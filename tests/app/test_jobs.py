@@ -3,12 +3,13 @@
 import pytest
 from sqlalchemy import select, update
 
-from app.core import events, jobs
-from app.core.database import clock, now, reading, transaction
 from app.core.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
-from app.core.jobs import LeaseLost
-from app.core.tables import jobs as table
-from app.core.tables import workers
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.jobs.state import LeaseLost
+from app.core.store.database import clock, now, reading, transaction
+from app.core.store.tables import jobs as table
+from app.core.store.tables import workers
 
 PROBLEM = {"code": "worker-lost", "detail": "gone"}
 

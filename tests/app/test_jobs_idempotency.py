@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import select, update
 
-from app.core import jobs
-from app.core.database import clock, reading, transaction
 from app.core.errors import IdempotencyMismatch, InvalidRequest
-from app.core.idempotency import claim_key, forget_old, remember
-from app.core.tables import idempotency
-from app.core.tables import jobs as table
+from app.core.jobs import state as jobs
+from app.core.jobs.idempotency import claim_key, forget_old, remember
+from app.core.store.database import clock, reading, transaction
+from app.core.store.tables import idempotency
+from app.core.store.tables import jobs as table
 
 
 def accept(engine, key="k", tenant="t", spec=None, **options):

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import insert, select, update
 
-from app.core import jobs
-from app.core.database import clock, new_id, reading, transaction
-from app.core.tables import jobs as table
+from app.core.jobs import state as jobs
+from app.core.store.database import clock, new_id, reading, transaction
+from app.core.store.tables import jobs as table
 
 THREADS = 16
 

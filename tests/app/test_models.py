@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core import blobs
+from app.core.store import blobs
 from tests.app.conftest import add_model
 
 pytestmark = pytest.mark.anyio

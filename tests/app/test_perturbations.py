@@ -2,8 +2,9 @@
 
 import pytest
 
-from app.core import blobs, perturbation_rows
-from app.core.database import transaction
+from app.core.store import blobs
+from app.core.store import perturbations as perturbation_rows
+from app.core.store.database import transaction
 from tests.app.conftest import add_dataset, add_model, png
 
 pytestmark = pytest.mark.anyio

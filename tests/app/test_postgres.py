@@ -2,8 +2,10 @@
 
 import pytest
 
-from app.core import events, jobs, keys
-from app.core.database import engine, transaction
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.store import keys
+from app.core.store.database import engine, transaction
 from tests.app.conftest import add_dataset, add_model, png
 
 pytestmark = pytest.mark.anyio

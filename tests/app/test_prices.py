@@ -3,7 +3,7 @@
 import pytest
 
 from app.core import catalog as catalogs
-from app.core import prices
+from app.core.catalog import cost as prices
 from tests.app.conftest import add_dataset, add_model
 
 pytestmark = pytest.mark.anyio

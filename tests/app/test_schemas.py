@@ -3,9 +3,9 @@
 import pytest
 
 from app.core.catalog import load, nearest
+from app.core.catalog.complete import complete
+from app.core.catalog.describe import describe, joined
 from app.core.errors import InvalidConfig, InvalidRequest, from_problem
-from app.core.phrases import describe, joined
-from app.core.schemas import complete
 from tests.app.catalog import CATALOG, CONFIG
 
 SCHEMA = {

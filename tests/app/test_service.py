@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.api import openapi
-from app.api.advice import ADVICE
-from app.api.docs import STATIC
-from app.core.database import transaction
+from app.api.http import openapi
+from app.api.http.error_pages import ADVICE
+from app.api.routes.docs import STATIC
 from app.core.errors import CODES
-from app.core.presence import leave
+from app.core.jobs.workers import leave
+from app.core.store.database import transaction
 from app.main import create_app
 from tests.app.conftest import add_model, png
 
@@ -44,7 +44,7 @@ async def test_ready_means_that_every_part_answers(client, lane):
 
 
 async def test_without_its_database_the_service_is_not_ready_and_answers_503(client, home, tmp_path):
-    from app.core.database import engine
+    from app.core.store.database import engine
 
     engine().dispose()
     engine.cache_clear()

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy.engine import make_url
 
-from app.core.blobs import open_store
 from app.core.settings import Settings
+from app.core.store.blobs import open_store
 
 
 @pytest.fixture(autouse=True)

@@ -5,11 +5,13 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from app.core import jobs, presence, sweeper
-from app.core.database import clock, reading, transaction
-from app.core.sweeper import Sweeper, sweep_once
-from app.core.tables import jobs as table
-from app.core.tables import workers
+from app.core.jobs import state as jobs
+from app.core.jobs import sweeper
+from app.core.jobs import workers as presence
+from app.core.jobs.sweeper import Sweeper, sweep_once
+from app.core.store.database import clock, reading, transaction
+from app.core.store.tables import jobs as table
+from app.core.store.tables import workers
 
 
 @pytest.fixture

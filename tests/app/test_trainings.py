@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from sqlalchemy import func, select
 
-from app.core.database import reading, transaction
-from app.core.tables import idempotency, jobs
+from app.core.store.database import reading, transaction
+from app.core.store.tables import idempotency, jobs
 from tests.app.conftest import add_dataset, add_model
 
 pytestmark = pytest.mark.anyio

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from app.api import uploads
-from app.api.watch import Watch
-from app.core import presence
-from app.core.database import transaction
+from app.api.http.worker_watch import Watch
+from app.api.jobs import uploads
 from app.core.errors import WorkerLost
+from app.core.jobs import workers as presence
 from app.core.settings import settings
+from app.core.store.database import transaction
 from tests.app.conftest import Lane
 
 pytestmark = pytest.mark.anyio
@@ -68,7 +68,7 @@ async def test_stopping_lets_the_look_that_has_begun_end(home, monkeypatch):
         ended.append(True)
         return {}
 
-    monkeypatch.setattr("app.api.watch._by_queue", look)
+    monkeypatch.setattr("app.api.http.worker_watch._by_queue", look)
     watch = Watch(Lane())
     watch.start()
     while not begun.is_set():

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.attacks.access import WhiteBox
-from models.attacks.criterion import Misclassified
-from models.attacks.universal import Universal, UniversalConfig, fooling_rate
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.universal import Universal, UniversalConfig, fooling_rate
+from models.attacks.criteria.classification import Misclassified
 from models.data import Columns
 from models.registry import attacks
 

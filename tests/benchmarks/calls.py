@@ -33,9 +33,10 @@ from tests.benchmarks.load import drive, request
 from tests.benchmarks.place import own_place
 from tests.system.conftest import ready_service, start_service
 from tests.system.processes import end
-from workers import artifacts, codecs
-from workers.host import Host
-from workers.pretrained import BUILDERS
+from workers import codecs
+from workers.inference.host import Host
+from workers.store import models as artifacts
+from workers.store.pretrained import BUILDERS
 
 NAMES = "small", "usual", "large", "imagenet"
 SIZES = {"small": (28, 1), "usual": (28, 1), "large": (64, 1), "imagenet": (224, 3)}

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from app.core.keys import LOCAL
+from app.core.store.keys import LOCAL
 from models.data import Columns
 from models.family import Family
 from models.registry import families
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 from workers import devices
-from workers.sources import Source, open_source
+from workers.store.training_data import Source, open_source
 
 TRIAL = 12
 """Updates that time a training before its length is chosen; the first two are left out."""

@@ -18,8 +18,8 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from models.attacks.access import WhiteBox
-from models.attacks.criterion import Misclassified
+from models.attacks.core.access import WhiteBox
+from models.attacks.criteria.classification import Misclassified
 from models.registry import attacks
 from tests.benchmarks.attacks import digits, network, train
 

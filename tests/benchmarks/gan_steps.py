@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from models.data import Columns
 from models.registry import families
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 
 Step = Callable[[], None]

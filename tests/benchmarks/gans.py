@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from models.registry import families
-from models.training import Training
+from models.training.loop import Training
 from tests.models.data import digits
 
 

@@ -20,8 +20,9 @@ from models.family import Family
 from models.registry import families
 from models.types import DataSpec
 from tests.benchmarks.place import Rate, Stopwatch, own_place
-from workers import artifacts, codecs
-from workers.host import Host
+from workers import codecs
+from workers.inference.host import Host
+from workers.store import models as artifacts
 
 CALLS = (1, 8, 64)
 FAMILIES = ("autoencoder", "vae")

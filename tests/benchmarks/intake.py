@@ -67,10 +67,10 @@ def write_photo_zip(path: Path, count: int) -> None:
 
 def read_one(path: Path, image_size: str) -> None:
     """Imports one file in this process and prints how long it took."""
-    from workers.data.arrays import NpzSource
-    from workers.data.folders import ZipSource
-    from workers.data.imports import read_source
+    from workers.data.importing import read_source
+    from workers.data.npz_rows import NpzSource
     from workers.data.rows import Options, Report
+    from workers.data.zip_rows import ZipSource
 
     options, report = Options.read({"image_size": image_size or None}), Report()
     started, busy = time.perf_counter(), time.process_time()

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from app.core import blobs, database
-from app.core.database import migrate
 from app.core.settings import settings
+from app.core.store import blobs, database
+from app.core.store.database import migrate
 
 
 @contextmanager

@@ -38,13 +38,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from app.core import blobs, database
-from app.core.keys import LOCAL
 from app.core.settings import settings
+from app.core.store import blobs, database
+from app.core.store.keys import LOCAL
 from tests.benchmarks.claims import Found, Row, Subject
 from tests.benchmarks.place import own_place
 from tests.benchmarks.rows import rows
-from workers.sources import open_source
+from workers.store.training_data import open_source
 
 RECORDS = Path(__file__).parents[2] / "docs" / "quality"
 PAGE = RECORDS.with_suffix(".py")

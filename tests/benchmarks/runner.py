@@ -15,16 +15,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from app.core import jobs
-from app.core.database import transaction
+from app.core.jobs import state as jobs
+from app.core.store.database import transaction
+from models.context import Moment
 from models.data import Columns
-from models.moment import Moment
-from models.training import Training
+from models.training.loop import Training
 from tests.benchmarks.place import Rate, Stopwatch, own_place
-from workers import training
-from workers.journal import Journal
-from workers.running import RunningJob
-from workers.sources import Source, open_source
+from workers.jobs.job import RunningJob
+from workers.jobs.kinds import training
+from workers.jobs.training_log import Journal
+from workers.store.training_data import Source, open_source
 
 DATASET = "mnist5k"
 FAMILIES = ("autoencoder", "vae", "classifier")

@@ -29,7 +29,7 @@ def floor(digest: str, images: list[bytes], seconds: float) -> float:
 
     from app.core.settings import settings
     from workers import codecs
-    from workers.artifacts import load_model
+    from workers.store.models import load_model
 
     settings.cache_clear()
     model = load_model(digest)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from app.cli.whereabouts import running
+from app.cli.service_lock import running
 
 ROUNDS = 3
 

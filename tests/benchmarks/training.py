@@ -11,7 +11,7 @@ import torch
 
 from models.data import Columns
 from models.registry import families
-from models.training import Meter, Training
+from models.training.loop import Meter, Training
 from models.types import DataSpec
 
 FAMILIES = ("autoencoder", "denoising_autoencoder", "vae", "classifier")

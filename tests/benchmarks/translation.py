@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from models.data import Columns
 from models.registry import families
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 
 SIZES = ((28, 1, 4), (64, 3, 4))  # side, channels, images in a batch

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.ageing import latents_of_faces
-from models.ages import boundaries_of, group_named, groups_of, names_of
+from models.context import Moment
 from models.data import Columns
-from models.families.age_cgan import AgeCGAN
-from models.families.classifier import Classifier
-from models.identity import contrast, identity_distance
-from models.moment import Moment
+from models.families.classifiers.classifier import Classifier
+from models.families.face_ageing.age_cgan import AgeCGAN
+from models.families.face_ageing.age_groups import boundaries_of, group_named, groups_of, names_of
+from models.families.face_ageing.identity import contrast, identity_distance
+from models.families.face_ageing.latent_search import latents_of_faces
 from models.operations.age import Age
 from models.seeds import generator
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataError, DataSpec, InputError
 from tests.models.data import dataset
 

@@ -8,13 +8,13 @@ import torch
 
 from models import registry
 from models.data import Columns
-from models.families.autoencoder import Autoencoder
-from models.families.classifier import Classifier
-from models.families.sparse_autoencoder import SparseAutoencoder
-from models.families.vae import VAE
-from models.metrics import pca_mse
-from models.nn.principal import MOST, Principal, explained
-from models.training import Training
+from models.evaluation.metrics import pca_mse
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.pca import MOST, Principal, explained
+from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
+from models.families.autoencoders.vae import VAE
+from models.families.classifiers.classifier import Classifier
+from models.training.loop import Training
 from models.types import ConfigError, DataSpec
 
 SIDES = ("train", "validation")

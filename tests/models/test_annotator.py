@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.annotator import Annotator
+from models.families.refiner.label_reader import Annotator
 from models.nn.augment import bent
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from models import metrics
 from models.data import Columns
-from models.families.autoencoder import Autoencoder
-from models.families.denoising_autoencoder import DenoisingAutoencoder
-from models.families.vae import VAE
+from models.evaluation import metrics
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
+from models.families.autoencoders.vae import VAE
 from models.family import Family
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataSpec
 from tests.models.data import dataset, digits
 

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from models.families.autoencoders.corruption import corrupt, median_filter
 from models.nn.augment import flip, shift
-from models.nn.bodies import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, pyramid
 from models.nn.ema import Ema
-from models.nn.noise import corrupt, median_filter
-from models.nn.told import Told
-from models.nn.trunk import Trunk
+from models.nn.encoders import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, pyramid
+from models.nn.film import Told
+from models.nn.resnet import Trunk
 from models.nn.unet import UNet
 
 sides = st.integers(5, 70)

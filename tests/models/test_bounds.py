@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from models import losses
 from models.data import Columns
-from models.familiarity import bound
-from models.families.vae import VAE
-from models.gallery import Gallery
+from models.evaluation.anomaly import bound
+from models.evaluation.dataset_view import Gallery
+from models.families.autoencoders.vae import VAE
+from models.losses import reconstruction as losses
 from models.operations.anomaly import Anomaly, AnomalyParams
 from models.reports.anomaly import AnomalyReport
-from models.reports.core import Subject
+from models.reports.core.base import Subject
 from models.types import DataSpec
 from tests.models.test_reports import finish
 

@@ -7,7 +7,7 @@ from models.capabilities import Decodes, Encodes
 
 
 def test_the_committed_catalog_is_fresh():
-    assert catalog.main(["--check"]) == 0, "run `python -m models.catalog` and commit app/core/catalog.json"
+    assert catalog.main(["--check"]) == 0, "run `python -m models.catalog` and commit app/core/catalog/catalog.json"
 
 
 def test_a_stale_or_missing_file_is_told_and_left_alone(tmp_path, monkeypatch, capsys):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.families.classifier import Classifier
-from models.training import Training
+from models.families.classifiers.classifier import Classifier
+from models.training.loop import Training
 from models.types import DataError, DataSpec
 from tests.models.data import dataset, digits
 

@@ -5,11 +5,11 @@ import torch
 
 from models.catalog import capabilities
 from models.data import Columns
-from models.families.vae import VAE, ConditionalVAE
-from models.gallery import Gallery
+from models.evaluation.dataset_view import Gallery
+from models.families.autoencoders.vae import VAE, ConditionalVAE
 from models.operations.encode import Encode
 from models.registry import families, operations
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataError, DataSpec, InputError
 from tests.models.data import dataset
 

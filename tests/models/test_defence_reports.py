@@ -5,17 +5,13 @@ import json
 import pytest
 import torch
 
-from models.attacks.unsuspected import Selective, Unsuspected
-from models.families.classifier import Classifier
-from models.reports.adversarial_detection import (
-    AdversarialDetectionParams,
-    AdversarialDetectionReport,
-    auroc,
-)
-from models.reports.core import Findings, Subject
+from models.attacks.criteria.detector_evasion import Selective, Unsuspected
+from models.families.classifiers.classifier import Classifier
+from models.reports.adversarial_detection import AdversarialDetectionParams, AdversarialDetectionReport, auroc
+from models.reports.core.base import Findings, Subject
 from models.reports.defences import DefencesParams, DefencesReport, notes
 from models.reports.smoothing import SmoothingParams, SmoothingReport
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataError
 from tests.models.data import dataset
 from tests.models.test_hardening import small_digits

@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 
 from models import registry
-from models.attacks.criterion import Misclassified
-from models.attacks.draws import Draws
+from models.attacks.core.rng import Draws
+from models.attacks.criteria.classification import Misclassified
 from models.attacks.pgd import PGD
-from models.defences.core import read_config
-from models.derived.defended import Defended, defend, fingerprints
-from models.families.autoencoder import Autoencoder
-from models.families.classifier import Classifier
-from models.nn.noise import median_filter
+from models.defences.defended import Defended, defend, fingerprints
+from models.defences.stage import read_config
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.corruption import median_filter
+from models.families.classifiers.classifier import Classifier
 from models.operations.attack import access_of
 from models.operations.detect import Detect
 from models.types import ConfigError, InputError

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.reports.core import Subject
-from models.reports.dense import remarks
+from models.reports.core.base import Subject
+from models.reports.core.dense_attack import remarks
 from models.reports.detection_attack import DetectionAttack
 from models.reports.segmentation_attack import SegmentationAttack
 from models.types import DataError, DataSpec

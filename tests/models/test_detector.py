@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.detection import Precision, average_precision, detections, draw, matched, overlap, rows_of
-from models.families.detector import Detector
-from models.training import Training
+from models.families.dense.detector import Detector
+from models.nn.boxes import Precision, average_precision, detections, draw, matched, overlap, rows_of
+from models.training.loop import Training
 from models.types import DataError, DataSpec
 from tests.models.data import dataset
 

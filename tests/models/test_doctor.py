@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.context import Moment
 from models.data import Columns
-from models.doctor import Alarm, Finding, Look, general, look_plan
+from models.diagnosis import Alarm, Finding, Look
 from models.family import Config, OneLoss
-from models.moment import Moment
-from models.training import Training
+from models.training.loop import Training
+from models.training.monitor import general, look_plan
 from models.types import DataSpec
 from tests.models.data import dataset
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.downstream import downstream_score
-from models.families.pix2pix import Pix2Pix
-from models.training import Training
+from models.families.translation.fcn_score import downstream_score
+from models.families.translation.pix2pix import Pix2Pix
+from models.training.loop import Training
 from models.types import DataSpec
 
 

@@ -9,8 +9,8 @@ from models import registry
 from models.capabilities import Conditional, Encodes
 from models.data import IMAGES
 from models.family import Family
-from models.operations.core import Operation
-from models.training import Meter, Training
+from models.operations.core.base import Operation
+from models.training.loop import Meter, Training
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.data import LAYOUTS, dataset, for_family
 

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.features import blurred, feature_net, turned
-from models.fidelity import Fidelity, coverage, evenly, evenness, frechet, interval, kernel_distance, kernel_interval
+from models.evaluation.feature_network import blurred, feature_net, turned
+from models.evaluation.fidelity import (
+    Fidelity,
+    coverage,
+    evenly,
+    evenness,
+    frechet,
+    interval,
+    kernel_distance,
+    kernel_interval,
+)
 
 
 def draws(seed: int) -> torch.Generator:

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models import resistance
-from models.attacks.threat import ThreatModel
+from models.attacks.core.threat import ThreatModel
 from models.data import Columns
-from models.families.classifier import Classifier
-from models.hardened import Guard
-from models.hardening import Ascent, usual_eps
-from models.training import Training
+from models.families.classifiers import robustness as resistance
+from models.families.classifiers.adversarial_config import Ascent, usual_eps
+from models.families.classifiers.adversarial_training import Guard
+from models.families.classifiers.classifier import Classifier
+from models.training.loop import Training
 from models.types import ConfigError, DataSpec
 from tests.models.data import dataset, digits
 

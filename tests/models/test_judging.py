@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.families.autoencoder import Autoencoder
-from models.families.classifier import Classifier
-from models.families.denoising_autoencoder import DenoisingAutoencoder
-from models.families.regressor import Regressor
-from models.families.vae import VAE
-from models.nn.level import PENALTIES, Level
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
+from models.families.autoencoders.vae import VAE
+from models.families.classifiers.classifier import Classifier
+from models.families.classifiers.regressor import Regressor
+from models.families.classifiers.ridge import PENALTIES, Level
 from models.operations.attack import AttackOperation
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataSpec
 from tests.models.data import dataset, digits
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from models import losses
+from models.losses import reconstruction as losses
 
 
 def test_kl_of_known_gaussians():

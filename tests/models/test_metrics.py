@@ -6,8 +6,8 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from models import metrics
 from models.data import Columns
+from models.evaluation import metrics
 from tests.models.data import digits
 
 

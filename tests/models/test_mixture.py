@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.nn.mixture import Mixture
+from models.families.autoencoders.gaussian_mixture import Mixture
 from models.seeds import generator
 
 CENTRES = torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 5.0]])

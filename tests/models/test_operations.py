@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from models.capabilities import Decodes, Encodes
-from models.gallery import Gallery
+from models.evaluation.dataset_view import Gallery
 from models.operations.classify import Classify
-from models.operations.core import Operation
+from models.operations.core.base import Operation
 from models.operations.decode import Decode
 from models.operations.encode import Encode
 from models.operations.interpolate import Interpolate, slerp

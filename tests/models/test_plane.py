@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from models import neighbourhood
-from models.families.vae import VAE
-from models.gallery import Gallery
+from models.evaluation import embedding as neighbourhood
+from models.evaluation.dataset_view import Gallery
+from models.families.autoencoders.vae import VAE
+from models.nn.plane import Plane
 from models.operations.directions import Directions
 from models.operations.grid import Grid, quantiles
 from models.operations.map import Map, ticks
-from models.plane import Plane
 from models.types import DataError, InputError
 from tests.models.data import dataset
 from tests.tiny import TinyAutoencoder, TinyGenerator, build

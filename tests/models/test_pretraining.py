@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.families.autoencoder import Autoencoder
-from models.families.denoising_autoencoder import DenoisingAutoencoder
-from models.reports.core import Subject
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
+from models.reports.core.base import Subject
 from models.reports.pretraining import METHODS, PretrainingReport, chosen, started, trials
 from models.types import DataError, DataSpec
 from tests.models.test_alarms import run, splits

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from models.families.conditional_gan import ConditionalGAN
-from models.families.gan import GAN
-from models.families.style_gan import StyleGAN
-from models.operations.project import Project, distance, pace
+from models.evaluation.latent_search import distance, pace
+from models.families.gans.conditional_gan import ConditionalGAN
+from models.families.gans.gan import GAN
+from models.families.gans.style_gan import StyleGAN
+from models.operations.project import Project
 from models.types import InputError
 from tests.models.gan.tiny import build, spec
 from tests.tiny import TinyAutoencoder

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from models import refinement
 from models.capabilities import Refines
 from models.data import Columns
-from models.families.refiner import Refiner
-from models.refinement import Domain, refinement_report, told_apart
-from models.reports.core import Subject
+from models.evaluation import refinement
+from models.evaluation.refinement import Domain, refinement_report, told_apart
+from models.families.refiner.refiner import Refiner
+from models.reports.core.base import Subject
 from models.reports.refinement import RefinementReport
 from models.types import DataSpec
 from tests.models.test_reports import finish

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from models.evaluation.refinement import own_noise
 from models.export import graph
-from models.families.refiner import Refiner, lambda_of_batch_sums, lambda_of_sums
-from models.nn.realism import Realism
-from models.nn.refiners import Pictured, Warp
+from models.families.refiner.discriminators import Realism
+from models.families.refiner.networks import Pictured, Warp
+from models.families.refiner.refiner import Refiner, lambda_of_batch_sums, lambda_of_sums
 from models.operations.refine import Refine
-from models.refinement import own_noise
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataError, InputError
 from tests.models.data import dataset
 from tests.models.test_refinement import world

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from models import losses
-from models.families.autoencoder import Autoencoder, shrink
-from models.families.contractive_autoencoder import ContractiveAutoencoder
-from models.families.sparse_autoencoder import SparseAutoencoder
-from models.training import Training
+from models.families.autoencoders.autoencoder import Autoencoder, shrink
+from models.families.autoencoders.contractive_autoencoder import ContractiveAutoencoder
+from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
+from models.losses import reconstruction as losses
+from models.training.loop import Training
 from models.types import ConfigError
 from tests.models.data import dataset
 

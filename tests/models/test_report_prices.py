@@ -6,13 +6,14 @@ from functools import cache, partial
 import pytest
 import torch
 
-from app.core import catalog, prices
+from app.core import catalog
+from app.core.catalog import cost as prices
 from models.data import Columns
-from models.derived.defended import defend
-from models.families.classifier import Classifier
+from models.defences.defended import defend
+from models.families.classifiers.classifier import Classifier
 from models.registry import reports
-from models.reports.core import Subject
-from models.training import Training
+from models.reports.core.base import Subject
+from models.training.loop import Training
 from models.types import DataSpec
 from tests.models.attacks.fields import Blobs, Fields
 from tests.models.test_dense_reports import objects, segments

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from models.capabilities import Decodes, Encodes
-from models.clustering import Clustering
 from models.data import Columns
-from models.familiarity import Familiar, Measured, heat, pca_basis
+from models.evaluation.anomaly import Familiar, Measured, heat, pca_basis
+from models.evaluation.clustering import Clustering
 from models.family import Family
 from models.registry import reports
 from models.reports.anomaly import AnomalyReport
 from models.reports.cluster import ClusterReport
-from models.reports.core import Subject
+from models.reports.core.base import Subject
 from models.types import DataError, DataSpec
 
 SIZE = 8

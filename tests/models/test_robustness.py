@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.attacks.intervals import wilson
 from models.data import Columns
-from models.reports.core import Subject
-from models.reports.records import unpacked
+from models.evaluation.confidence import wilson
+from models.reports.core.base import Subject
+from models.reports.core.packing import unpacked
 from models.reports.robustness import RobustnessReport
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits

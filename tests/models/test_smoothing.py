@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.derived.defended import defend
+from models.defences.defended import defend
+from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, interval, lower_bound, vote, voter_of
 from models.operations.certify import Certify, CertifyParams
-from models.smoothing import ABSTAINED, certify, count_votes, interval, lower_bound, vote, voter_of
 from tests.models.test_defences import classifier, smooth
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models.data import Columns
-from models.families.contractive_autoencoder import ContractiveAutoencoder
-from models.families.sparse_autoencoder import SparseAutoencoder
-from models.training import Training
+from models.families.autoencoders.contractive_autoencoder import ContractiveAutoencoder
+from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
+from models.training.loop import Training
 from models.types import DataSpec
 
 

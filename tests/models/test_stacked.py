@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.families.denoising_autoencoder import DenoisingAutoencoder
-from models.nn.stacked import layer_at, layer_pairs
-from models.training import Training
+from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
+from models.families.autoencoders.layerwise import layer_at, layer_pairs
+from models.training.loop import Training
 from models.types import ConfigError
 from tests.models.data import dataset
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from models import tile_norms, tiling
-from models.nn.norms import InstanceNorm, measured, normalised
+from models.families.translation import tile_statistics as tile_norms
+from models.families.translation.instance_norm import InstanceNorm, measured, normalised
+from models.nn import tiling
 from models.operations.translate import Translate
 from models.registry import families
 from models.types import DataSpec

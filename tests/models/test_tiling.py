@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import tiling
+from models.nn import tiling
 
 TILE = (12, 16)
 

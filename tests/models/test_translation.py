@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models import translation
 from models.data import Columns
-from models.families.cut import patch_nce
+from models.evaluation import translation
+from models.families.translation.cut import patch_nce
 from models.registry import families
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 from tests.models.data import dataset
 

@@ -8,7 +8,7 @@ from torch import nn
 from models.capabilities import Translates
 from models.data import Columns
 from models.family import Family
-from models.reports.core import Subject
+from models.reports.core.base import Subject
 from models.reports.translation import TranslationReport
 from models.types import DataError, DataSpec
 

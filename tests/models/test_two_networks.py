@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.training import Training
+from models.training.loop import Training
 from tests.models.data import dataset
 from tests.models.two_networks import GROWS_AT, TwoNetworks
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from models.attacks.access import WhiteBox
-from models.attacks.universal import Universal, UniversalConfig
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.universal import Universal, UniversalConfig
 from models.data import Columns
-from models.families.classifier import Classifier
-from models.reports.core import Subject
+from models.families.classifiers.classifier import Classifier
+from models.reports.core.base import Subject
 from models.reports.fooling import FoolingReport
 from models.reports.transfer import TransferReport
 from models.reports.universal_defence import UniversalDefenceReport
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from models.data import Columns
+from models.evaluation.translation import colour_distance
 from models.registry import families
-from models.training import Training
-from models.translation import colour_distance
+from models.training.loop import Training
 from models.types import DataSpec
 
 SMALL = {"images": 4, "batch_size": 2, "width": 4}

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
+from models.context import Moment
 from models.data import Columns
 from models.family import Config, Family
-from models.moment import Moment
 from models.nn.ema import Ema
-from models.nn.history import HistoryPool
+from models.nn.image_pool import HistoryPool
 from models.types import Batch, DataSpec, Metrics
 
 GROWS_AT = 24

@@ -17,7 +17,7 @@ import pytest
 
 from app.cli.client import Client
 from app.cli.demo import TRAININGS
-from app.cli.whereabouts import running
+from app.cli.service_lock import running
 from app.core.errors import NotFound
 from tests.system.processes import end, eventually
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from app.core.database import make_engine, migrate, reading
-from app.core.tables import idempotency, job_events, job_metrics, jobs
+from app.core.store.database import make_engine, migrate, reading
+from app.core.store.tables import idempotency, job_events, job_metrics, jobs
 from tests.servers import Valkey
 from tests.system.drill_job import CHECKPOINT_STEPS, chain
 

@@ -4,10 +4,10 @@ import random
 import sys
 import time
 
-from app.core import jobs
-from app.core.database import transaction
 from app.core.errors import Unavailable
-from app.core.sweeper import Sweeper
+from app.core.jobs import state as jobs
+from app.core.jobs.sweeper import Sweeper
+from app.core.store.database import transaction
 
 
 def main(count: int, steps: int, step_seconds: float) -> None:

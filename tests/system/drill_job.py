@@ -1,6 +1,7 @@
 """The kill drill's job: a chain of hashes in place of a training, resumed from checkpoints in the blob store.
 
-Run like `workers.job`, with one more kind of job. Each step also leaves a line in a side file that no fence protects,
+Run like `workers.jobs.process`, with one more kind of job. Each step also leaves a line in a side file that no fence
+protects,
 so that the checker sees who computed when, whatever the database was told.
 """
 
@@ -11,9 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-from app.core import blobs
-from workers.runners import RUNNERS
-from workers.running import Result, RunningJob, Stopped
+from app.core.store import blobs
+from workers.jobs.job import Result, RunningJob, Stopped
+from workers.jobs.kinds import RUNNERS
 
 CHECKPOINT_STEPS = 4
 
@@ -57,7 +58,7 @@ def note(job: RunningJob, step: int) -> None:
 
 
 if __name__ == "__main__":
-    from workers import job
+    from workers.jobs import process as job
 
     RUNNERS["training"] = RUNNERS["drill"] = "tests.system.drill_job:run"
     sys.exit(job.main())

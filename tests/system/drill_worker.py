@@ -2,7 +2,7 @@
 
 import sys
 
+from workers.jobs.slot import Slot
 from workers.main import celery as celery
-from workers.slots import Slot
 
 Slot.command = (sys.executable, "-m", "tests.system.drill_job")

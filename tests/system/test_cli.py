@@ -11,7 +11,7 @@ from PIL import Image
 
 from app.cli import demo
 from app.cli.client import Client
-from app.cli.remote import config_of
+from app.cli.commands import config_of
 
 ROOT = Path(__file__).parents[2]
 

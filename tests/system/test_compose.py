@@ -9,8 +9,8 @@ import typer.main
 import yaml
 
 from app.cli.doctor import CHECKS
-from app.cli.embedded import QUEUES
 from app.cli.main import cli
+from app.cli.processes import QUEUES
 from app.core.settings import Settings
 
 ROOT = Path(__file__).parents[2]

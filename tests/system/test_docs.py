@@ -12,9 +12,9 @@ from urllib.parse import parse_qsl, urlsplit
 import numpy as np
 import pytest
 
-from app.cli.story import png
+from app.cli.demo_steps import png
 from app.core import catalog
-from app.core.builtins import BUILTINS
+from app.core.catalog.builtin_datasets import BUILTINS
 from app.core.settings import Settings
 from app.main import create_app
 from tests.benchmarks.rows import rows

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from app.cli.whereabouts import running
+from app.cli.service_lock import running
 from tests.system.conftest import ready_service, start_service
 from tests.system.processes import alive, command, descendants, end, eventually
 

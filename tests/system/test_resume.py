@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from app.core import events, jobs
-from app.core.database import make_engine, reading, transaction
 from app.core.errors import WorkerLost
-from workers.slots import environment
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.store.database import make_engine, reading, transaction
+from workers.jobs.slot import environment
 
 KILLS = 3
 SECONDS = 300
@@ -60,7 +61,7 @@ def start(engine: Engine, job_id: str, folder: Path) -> tuple[jobs.Claim, subpro
         "ANAMORPH_TRAIN_THREADS": "1",
         "ANAMORPH_JOB_NICENESS": "0",
     }
-    command = [sys.executable, "-m", "workers.job", job_id]
+    command = [sys.executable, "-m", "workers.jobs.process", job_id]
     with log_of(folder).open("ab") as log:
         return claim, subprocess.Popen(command, env=environment(claim) | settings, stderr=log)
 

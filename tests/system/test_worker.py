@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.core import presence
-from app.core.database import make_engine, reading
-from app.core.tables import jobs
+from app.core.jobs import workers as presence
+from app.core.store.database import make_engine, reading
+from app.core.store.tables import jobs
 from tests.servers import Valkey
 from tests.system.drill import CELERY, QUIET, ROOT
 from tests.system.processes import descendants, end, eventually

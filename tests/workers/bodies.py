@@ -1,4 +1,4 @@
-"""Jobs without torch for the tests of the lifecycle. As a program it is `workers.job` with these kinds of jobs."""
+"""Jobs without torch for the tests of the lifecycle; as a program, `workers.jobs.process` with these kinds."""
 
 import os
 import signal
@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from app.core import errors
-from app.core.tables import workers
-from workers.runners import RUNNERS
-from workers.running import Result, RunningJob, Stopped
+from app.core.store.tables import workers
+from workers.jobs.job import Result, RunningJob, Stopped
+from workers.jobs.kinds import RUNNERS
 
 ROW = {"id": "made", "host": "h", "pid": 1, "queues": [], "models": [], "started_at": 1.0, "seen_at": 1.0}
 
@@ -75,7 +75,7 @@ KINDS = {
 }
 
 if __name__ == "__main__":
-    from workers import job
+    from workers.jobs import process as job
 
     RUNNERS.update(KINDS)
     sys.exit(job.main())

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.core import blobs, database
-from app.core.keys import LOCAL
 from app.core.settings import settings
+from app.core.store import blobs, database
+from app.core.store.keys import LOCAL
 from tests.workers import served, trainings
-from workers import devices, host
+from workers import devices
+from workers.inference import host
 
 
 @pytest.fixture

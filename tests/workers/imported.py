@@ -1,10 +1,10 @@
 """Built-in datasets imported without a job, and loaders made quick: of thousands of drawings every n-th."""
 
 from workers.builtins import fontdigits, openmoji, scattered
-from workers.data.builtin import BuiltinSource
-from workers.data.imports import read_source
-from workers.data.opened import OpenDataset, open_dataset
+from workers.data.builtin_rows import BuiltinSource
+from workers.data.importing import read_source
 from workers.data.rows import Options, Report, Size
+from workers.data.stored import OpenDataset, open_dataset
 
 
 def sampled(monkeypatch, step: int = 60) -> None:

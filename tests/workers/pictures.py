@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from workers.data.arrays import NpzSource
-from workers.data.folders import ZipSource
-from workers.data.imports import read_source
-from workers.data.opened import OpenDataset, open_dataset
+from workers.data.importing import read_source
+from workers.data.npz_rows import NpzSource
 from workers.data.rows import Options, Report
+from workers.data.stored import OpenDataset, open_dataset
+from workers.data.zip_rows import ZipSource
 
 
 def pixels(seed: int, height: int = 12, width: int = 12, channels: int = 1) -> np.ndarray:

@@ -4,16 +4,17 @@ import httpx
 import torch
 
 from app.core import catalog
-from app.core.database import transaction
+from app.core.store.database import transaction
 from app.main import create_app
-from models.families.conditional_gan import ConditionalGAN
-from models.families.gan import GAN
-from models.families.style_gan import StyleGAN
-from models.families.vae import VAE
+from models.families.autoencoders.vae import VAE
+from models.families.gans.conditional_gan import ConditionalGAN
+from models.families.gans.gan import GAN
+from models.families.gans.style_gan import StyleGAN
 from models.types import DataSpec
 from tests.workers.test_over_http import Lane
-from workers import artifacts, records
 from workers.data import open_dataset
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 SMALL = {"width": 4, "batch_size": 4, "images": 32}
 MODELS = {"gan": (GAN, SMALL), "conditional": (ConditionalGAN, SMALL), "vae": (VAE, {"latent_dim": 2, "body": "mlp"})}

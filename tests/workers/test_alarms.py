@@ -2,14 +2,15 @@
 
 import pytest
 
-from app.core import jobs
-from app.core.database import transaction
-from models.doctor import Alarm
+from app.core.jobs import state as jobs
+from app.core.store.database import transaction
+from models.diagnosis import Alarm
 from tests import tiny
 from tests.workers.test_training_runner import CONFIG, complete, happened, stop_at
 from tests.workers.trainings import accept, attempt, row_of, store_dataset
-from workers import artifacts, training
-from workers.training import run_training
+from workers.jobs.kinds import training
+from workers.jobs.kinds.training import run_training
+from workers.store import models as artifacts
 
 
 @pytest.fixture(autouse=True)

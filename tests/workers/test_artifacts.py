@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from app.core.errors import Conflict
-from models.families.autoencoder import Autoencoder
+from models.families.autoencoders.autoencoder import Autoencoder
 from models.types import DataSpec
-from workers import artifacts
+from workers.store import models as artifacts
 
 pytestmark = pytest.mark.usefixtures("storage")
 FACTS = {"layout": "plain", "height": 8, "width": 8, "channels": 1, "classes": None}

@@ -9,15 +9,16 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from app.core.database import transaction
+from app.core.store.database import transaction
 from models.data import Columns
-from models.reports.core import Subject
+from models.reports.core.base import Subject
 from models.reports.robustness import RobustnessReport
 from models.types import ConfigError, DataSpec
 from tests.workers.test_importing import CARD, network
 from tests.workers.test_over_http import anyio_backend, client, gray, saved  # noqa: F401
-from workers import artifacts, records
-from workers.onnx_import import from_onnx
+from workers.onnx.importer import from_onnx
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
 JSON = {"Accept": "application/json"}

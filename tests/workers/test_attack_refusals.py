@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from app.core.database import transaction
+from app.core.store.database import transaction
 from tests import tiny
 from tests.workers.test_over_http import anyio_backend, client, gray, saved  # noqa: F401
-from workers import artifacts, records
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
 HERE = "/v1/models/tiny_classifier/attack"

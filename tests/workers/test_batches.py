@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.operations.denoise import Denoise
 from tests import tiny
-from workers.batches import Resident, compute, cut, verdict_on
+from workers.inference.batching import Resident, compute, cut, verdict_on
 
 BIG = (8, 1, 2, 4, 16, 32, 64)
 

@@ -8,16 +8,23 @@ import httpx
 import numpy as np
 import pytest
 
-from app.core import blobs, catalog, database, jobs
-from app.core.database import reading, transaction
+from app.core import catalog
+from app.core.jobs import state as jobs
+from app.core.store import blobs, database
+from app.core.store.database import reading, transaction
 from app.main import create_app
-from models.clustering import Clustering
+from models.evaluation.clustering import Clustering
 from tests import tiny
 from tests.workers.test_over_http import Lane
 from tests.workers.trainings import finish, store_dataset
-from workers import artifacts, beside, codecs, host, records, reports
+from workers import codecs
 from workers.data import open_dataset
-from workers.running import RunningJob
+from workers.inference import host
+from workers.jobs.job import RunningJob
+from workers.jobs.kinds import report as reports
+from workers.store import measurement_cache as beside
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
 HERE = "/v1/models/tiny_autoencoder"

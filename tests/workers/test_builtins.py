@@ -6,12 +6,12 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from app.core import builtins as facts
+from app.core.catalog import builtin_datasets as facts
 from app.core.errors import InvalidRequest, NotFound
 from tests.workers.imported import imported, sampled
 from workers import builtins
 from workers.builtins import digits, examples, fontdigits, glyphs, openmoji, photos
-from workers.data.builtin import BuiltinSource
+from workers.data.builtin_rows import BuiltinSource
 from workers.data.rows import IMAGE_COLUMNS, Size
 
 COLUMNS = {"paired": {"input", "target"}, "unpaired": {"a", "b"}}

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from app.core import blobs, jobs
-from app.core.builtins import BUILTINS
-from app.core.database import reading, transaction
+from app.core.catalog.builtin_datasets import BUILTINS
 from app.core.errors import Conflict, Unavailable
-from app.core.tables import datasets
-from app.core.tables import jobs as jobs_table
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading, transaction
+from app.core.store.tables import datasets
+from app.core.store.tables import jobs as jobs_table
 from tests.workers.pictures import npz_file, pixels, png, zip_file
 from workers.builtins import openmoji
 from workers.data import ensure_builtin, open_dataset
-from workers.data.imports import Origin, register
+from workers.data.importing import Origin, register
 from workers.data.publish import Published
-from workers.datasets import run_dataset
-from workers.lifecycle import end
-from workers.running import RunningJob, Stopped
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds.dataset import run_dataset
+from workers.jobs.lifecycle import end
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -80,7 +81,7 @@ def test_a_taken_name_is_a_conflict_also_when_it_is_taken_meanwhile(engine, uplo
     result = run_dataset(late)
     with transaction(engine) as conn:
         register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), Origin("upload"))
-    monkeypatch.setattr("workers.lifecycle.runner_of", lambda kind: lambda job: result)
+    monkeypatch.setattr("workers.jobs.lifecycle.runner_of", lambda kind: lambda job: result)
     assert ended(engine, late)["error"]["code"] == "conflict"
     monkeypatch.undo()
     assert len(rows(engine)) == 1

@@ -357,8 +357,8 @@ def test_the_doctor_sees_what_is_wrong(tmp_path):
 
 
 def test_thumbnails_and_pages_show_the_images(tmp_path):
-    from app.core import blobs
     from app.core.errors import InvalidRequest
+    from app.core.store import blobs
     from workers.data import images_page
 
     members = {f"{'ab'[index % 2]}x/{index}.png": png(index, 100, 200) for index in range(70)}

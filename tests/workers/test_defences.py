@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from app.core import blobs
-from app.core.database import reading
-from models.families.autoencoder import Autoencoder
-from models.families.classifier import Classifier
+from app.core.store import blobs
+from app.core.store.database import reading
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.classifiers.classifier import Classifier
 from models.types import ConfigError, DataSpec
 from tests.workers.trainings import TENANT, accept, attempt, finish, store_dataset
-from workers import records
-from workers.artifacts import load_model, publish
-from workers.defences import run_defence
-from workers.host import Host
+from workers.inference.host import Host
+from workers.jobs.kinds.defence import run_defence
+from workers.store import model_rows as records
+from workers.store.models import load_model, publish
 
 
 @pytest.fixture(autouse=True)
 def there(place, monkeypatch):
-    monkeypatch.setattr("workers.defences.devices.use_threads", lambda wanted: None)
+    monkeypatch.setattr("workers.jobs.kinds.defence.devices.use_threads", lambda wanted: None)
 
 
 def published(family, name: str, digest: str, **config) -> str:
@@ -31,7 +31,7 @@ def published(family, name: str, digest: str, **config) -> str:
         torch.nn.init.normal_(parameter, std=0.3)
     extra = {"name": name, "dataset": "small", "dataset_digest": digest, "metrics": {}, "seed": 0}
     found, card = publish(model, facts, extra | {"licence": None, "attribution": None})
-    from app.core.database import transaction
+    from app.core.store.database import transaction
 
     with transaction() as conn:
         records.register(conn, tenant=TENANT, card=card, job_id=None)

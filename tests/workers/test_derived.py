@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from app.core import blobs
-from app.core.database import transaction
-from app.core.dataset_rows import find
 from app.core.errors import AnamorphError, InvalidDataset
+from app.core.store import blobs
+from app.core.store.database import transaction
+from app.core.store.datasets import find
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, store_dataset
-from workers import artifacts, codecs, datasets, records
+from workers import codecs
 from workers.data import OpenDataset, open_dataset
-from workers.derived import DerivedSource
-from workers.host import Host
-from workers.running import RunningJob, Stopped
+from workers.inference.host import Host
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds import dataset as datasets
+from workers.jobs.kinds.derived_rows import DerivedSource
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 
 @pytest.fixture

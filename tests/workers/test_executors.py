@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from app.core import blobs
 from app.core.settings import settings
+from app.core.store import blobs
 from models.registry import families
 from tests.models.data import for_family
 from workers import codecs
-from workers.artifacts import model_key, publish
-from workers.host import Host
+from workers.inference.host import Host
+from workers.store.models import model_key, publish
 
 
 @pytest.fixture

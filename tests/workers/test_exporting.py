@@ -7,14 +7,15 @@ import onnxruntime
 import pytest
 import torch
 
-from app.core import blobs
 from app.core.errors import AnamorphError, UnsupportedOperation
+from app.core.store import blobs
 from models.export import graph, parts
 from models.registry import families
 from tests.models.data import for_family
 from tests.workers import trainings
-from workers import exporting
-from workers.artifacts import model_key, publish
+from workers.jobs.kinds.export import run_export
+from workers.onnx import exporter
+from workers.store.models import model_key, publish
 
 
 def published(family: str = "autoencoder", **config) -> tuple[str, torch.nn.Module]:
@@ -28,14 +29,14 @@ def published(family: str = "autoencoder", **config) -> tuple[str, torch.nn.Modu
 
 def export(digest: str, **spec) -> dict:
     job = trainings.attempt(trainings.accept(kind="export", model=digest, **spec))
-    return exporting.run_export(job).value
+    return run_export(job).value
 
 
 def test_an_exported_part_answers_as_the_model_for_any_batch(place):
     digest, model = published(body="mlp")
     facts = export(digest)
     assert facts["part"] == "encoder" and facts["inputs"] == {"images": ["batch", 1, 8, 8]}
-    assert facts["difference"] <= exporting.TOLERANCE
+    assert facts["difference"] <= exporter.TOLERANCE
     session = onnxruntime.InferenceSession(blobs.get(model_key(digest, "encoder.onnx")))
     for size in (1, 7):
         images = torch.rand(size, 1, 8, 8)
@@ -57,8 +58,8 @@ def test_a_file_that_answers_otherwise_is_not_kept(place, monkeypatch):
     with torch.no_grad():
         for parameter in other.module.parameters():
             parameter.mul_(1.1)
-    wrong = exporting.to_onnx(other)
-    monkeypatch.setattr(exporting, "to_onnx", lambda found: wrong)
+    wrong = exporter.to_onnx(other)
+    monkeypatch.setattr(exporter, "to_onnx", lambda found: wrong)
     with pytest.raises(AnamorphError, match="answers otherwise"):
         export(digest, part="decoder")
     assert not blobs.exists(model_key(digest, "decoder.onnx"))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.core import jobs
-from app.core.database import transaction
+from app.core.jobs import state as jobs
+from app.core.store.database import transaction
 from tests.workers.trainings import store_dataset
-from workers import lifecycle
-from workers.running import RunningJob
+from workers.jobs import lifecycle
+from workers.jobs.job import RunningJob
 
 pytestmark = pytest.mark.anyio
 SMALL = {"images": 64, "batch_size": 8, "width": 4}

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from app.core import blobs
+from app.core.store import blobs
 from models.registry import families, operations
 from tests import tiny
 from tests.workers.trainings import store_dataset
-from workers import artifacts, codecs, residents
-from workers.host import Host
+from workers import codecs
+from workers.inference import model_cache as residents
+from workers.inference.host import Host
+from workers.store import models as artifacts
 
 REAL = {name: families()[name] for name in ("autoencoder", "denoising_autoencoder", "vae", "classifier")}
 KINDS = [*tiny.FAMILIES.values(), *REAL.values()]

@@ -10,19 +10,19 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save
 from torch import nn
 
-from app.core import blobs
 from app.core.errors import InvalidRequest
-from models.attacks.access import WhiteBox
+from app.core.store import blobs
+from models.attacks.core.access import WhiteBox
 from models.imported.vgg import VGG
 from models.operations.attack import AttackOperation
 from models.registry import imported
 from models.types import DataSpec, InputError, ModelError
 from tests.workers import trainings
 from tests.workers.test_exporting import published
-from workers import importing
-from workers.artifacts import load_model, model_key
-from workers.onnx_files import runtime
-from workers.onnx_import import from_onnx
+from workers.jobs.kinds import import_model as importing
+from workers.onnx.files import runtime
+from workers.onnx.importer import from_onnx
+from workers.store.models import load_model, model_key
 
 CARD = {"labels": ["cat", "dog", "emu"], "mean": 0.5, "std": [0.25]}
 

@@ -8,13 +8,17 @@ import zipfile
 import numpy as np
 import pytest
 
-from app.core import blobs, queue
-from app.core.envelope import Answer, Call, pack_calls, pack_inputs, unpack_reply
+from app.core.calls.messages import Answer, Call, pack_calls, pack_inputs, unpack_reply
 from app.core.errors import AnamorphError, TooLarge, UnsupportedOperation
+from app.core.jobs import queue
+from app.core.store import blobs
 from tests import tiny
 from tests.workers.trainings import accept, attempt, finish, store_dataset
-from workers import artifacts, codecs, deferred, host, lane
-from workers.running import RunningJob, Stopped
+from workers import codecs
+from workers.inference import host, lane
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds import operation as deferred
+from workers.store import models as artifacts
 
 
 @pytest.fixture(autouse=True)

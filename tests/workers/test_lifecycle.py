@@ -9,16 +9,18 @@ import time
 import pytest
 from sqlalchemy import select, update
 
-from app.core import errors, events, jobs
-from app.core.database import clock, reading, transaction
-from app.core.jobs import LeaseLost
-from app.core.tables import jobs as table
-from app.core.tables import workers
+from app.core import errors
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.jobs.state import LeaseLost
+from app.core.store.database import clock, reading, transaction
+from app.core.store.tables import jobs as table
+from app.core.store.tables import workers
 from models import types
 from tests.workers.bodies import KINDS
-from workers import lifecycle
-from workers.runners import RUNNERS
-from workers.running import Heart, RunningJob
+from workers.jobs import lifecycle
+from workers.jobs.job import Heart, RunningJob
+from workers.jobs.kinds import RUNNERS
 
 
 @pytest.fixture
@@ -262,5 +264,5 @@ def test_a_run_ignores_ctrl_c_and_stops_its_heart(engine, start):
 
 
 def test_workers_that_only_ring_and_watch_load_no_torch():
-    code = "import sys, workers.main, workers.job; sys.exit(not {'torch', 'models'}.isdisjoint(sys.modules))"
+    code = "import sys, workers.main, workers.jobs.process; sys.exit(not {'torch', 'models'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

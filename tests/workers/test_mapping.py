@@ -5,10 +5,10 @@ import tracemalloc
 import numpy as np
 
 from models.data import Columns
-from models.training import Training
+from models.training.loop import Training
 from tests.workers import trainings
-from workers import training
-from workers.sources import open_source
+from workers.jobs.kinds import training
+from workers.store.training_data import open_source
 
 
 def mapped(array: np.ndarray) -> bool:

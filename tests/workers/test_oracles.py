@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from app.core import blobs
-from app.core.envelope import pack_inputs
+from app.core.calls.messages import pack_inputs
 from app.core.errors import NotFound, OracleSilent
 from app.core.settings import settings
-from models.attacks.distant import Silent
+from app.core.store import blobs
+from models.attacks.core.remote import Silent
 from tests.workers.trainings import attempt, finish, row_of, store_dataset
-from workers import codecs, oracle_client, oracles
-from workers.oracle_client import OracleClient, read_answer
-from workers.oracles import run_oracle
-from workers.running import RunningJob, Stopped
+from workers import codecs
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds import oracle as oracles
+from workers.jobs.kinds import oracle_client
+from workers.jobs.kinds.oracle import run_oracle
+from workers.jobs.kinds.oracle_client import OracleClient, read_answer
 
 CLASSES = ["one", "two", "three"]
 
@@ -124,8 +126,8 @@ def job(**spec) -> str:
         blobs.put("uploads/1", pack_inputs(codecs.encode_png(images(spec.pop("n", 3))), None), create_only=False)
         spec["upload"] = "uploads/1"
     about = {"oracle": "clinic", "method": "square", "params": {"eps": 0.3, "budget": 200}, "count": 4} | spec
-    from app.core import jobs
-    from app.core.database import transaction
+    from app.core.jobs import state as jobs
+    from app.core.store.database import transaction
     from tests.workers.trainings import TENANT
 
     with transaction() as conn:
@@ -256,8 +258,8 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(server, allow, monkeypatch):
     running = attempt(job_id, Stopping)
     with pytest.raises(Stopped):
         run_oracle(running)
-    from app.core import jobs
-    from app.core.database import transaction
+    from app.core.jobs import state as jobs
+    from app.core.store.database import transaction
 
     with transaction() as conn:
         jobs.release(conn, running.id, running.token)

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.core import catalog, database
-from app.core.calls import Answer, Call
-from app.core.database import transaction
-from app.core.envelope import pack_calls
+from app.core import catalog
+from app.core.calls.client import Answer, Call
+from app.core.calls.messages import pack_calls
 from app.core.errors import from_problem
+from app.core.store import database
+from app.core.store.database import transaction
 from app.main import create_app
 from tests import tiny
-from workers import artifacts, host, records
+from workers.inference import host
+from workers.store import model_rows as records
+from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
 

@@ -1,7 +1,8 @@
 """The page of a report: what is long or wide is folded, what is foreign is escaped."""
 
-from models.reports.core import Curve
-from workers import pages, plots
+from models.reports.core.base import Curve
+from workers.jobs.kinds import report_html as pages
+from workers.jobs.kinds import report_plots as plots
 
 VALUE = {
     "report": "adversarial_detection",

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.core import blobs, jobs, perturbation_rows
-from app.core.database import reading, transaction
 from app.core.errors import Conflict, InvalidRequest
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store import perturbations as perturbation_rows
+from app.core.store.database import reading, transaction
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
-from workers import artifacts, perturbations, training
-from workers.host import Host
-from workers.perturbations import run_perturbation
-from workers.running import RunningJob, Stopped
-from workers.training import run_training
+from workers.inference.host import Host
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds import perturbation as perturbations
+from workers.jobs.kinds import training
+from workers.jobs.kinds.perturbation import run_perturbation
+from workers.jobs.kinds.training import run_training
+from workers.store import models as artifacts
 
 CONFIG = {"steps": 12, "batch_size": 8, "eps": "60/255"}
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from app.core.errors import InvalidImage, InvalidRequest
 from models.operations.attack import AttackParams
-from models.operations.core import Result
+from models.operations.core.base import Result
 from workers import codecs
-from workers.answers import encode_answers
-from workers.requests import read_params
+from workers.inference.requests import read_params
+from workers.inference.responses import encode_answers
 
 MASKS = torch.arange(2 * 5 * 7).reshape(2, 5, 7).remainder(9).byte()
 

@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 
-from app.core.keys import LOCAL
+from app.core.store.keys import LOCAL
 from tests.benchmarks import claims, quality
 from tests.benchmarks.claims import Found, Row
 from tests.workers import trainings

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from app.core import blobs, database, quizzes
-from app.core.database import reading
-from app.core.tables import quiz_answers
+from app.core.store import blobs, database, quizzes
+from app.core.store.database import reading
+from app.core.store.tables import quiz_answers
 from tests import tiny
 from tests.workers.served import MODELS, front, publish
-from workers import host
 from workers.data import open_dataset
+from workers.inference import host
 
 pytestmark = pytest.mark.anyio
 

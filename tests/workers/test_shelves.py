@@ -5,16 +5,16 @@ import threading
 import pytest
 import torch
 
-from app.core import blobs
-from models import fidelity
+from app.core.store import blobs
 from models.data import Columns
+from models.evaluation import fidelity
 from tests.workers.test_training_runner import complete
 from tests.workers.trainings import accept, attempt, store_dataset
-from workers import training
 from workers.data import open_dataset
-from workers.running import Stopped
-from workers.shelves import BlobShelf
-from workers.training import run_training
+from workers.jobs.job import Stopped
+from workers.jobs.kinds import training
+from workers.jobs.kinds.training import run_training
+from workers.store.dataset_cache import BlobShelf
 
 CONFIG = {"images": 64, "batch_size": 8, "latent_dim": 2, "hidden": [8]}
 

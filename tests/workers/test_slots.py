@@ -11,11 +11,11 @@ import psutil
 import pytest
 from sqlalchemy import update
 
-from app.core import jobs
-from app.core.database import clock, make_engine, reading, transaction
-from app.core.tables import jobs as table
-from workers import slots
-from workers.slots import Slot, Watch
+from app.core.jobs import state as jobs
+from app.core.store.database import clock, make_engine, reading, transaction
+from app.core.store.tables import jobs as table
+from workers.jobs import slot as slots
+from workers.jobs.slot import Slot, Watch
 
 BODY = (sys.executable, "-m", "tests.workers.bodies")
 

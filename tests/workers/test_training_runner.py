@@ -6,19 +6,23 @@ import pytest
 import torch
 from sqlalchemy import select
 
-from app.core import blobs, events, jobs
-from app.core.database import reading, transaction
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, NotFound
-from app.core.tables import model_names, models
-from models.appraising import Appraised
+from app.core.jobs import events
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import reading, transaction
+from app.core.store.tables import model_names, models
+from models.midway import Appraised
 from models.types import Diverged
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
-from workers import artifacts, codecs, training
-from workers.lifecycle import error_of
-from workers.milestones import MARKS, mark_steps, snapshot_steps, window_of
-from workers.running import RunningJob, Stopped
-from workers.training import run_training
+from workers import codecs
+from workers.errors import error_of
+from workers.jobs.job import RunningJob, Stopped
+from workers.jobs.kinds import training
+from workers.jobs.kinds.training import run_training
+from workers.jobs.milestones import MARKS, mark_steps, snapshot_steps, window_of
+from workers.store import models as artifacts
 
 CONFIG = {"images": 24 * 8, "batch_size": 8}  # 24 updates
 
@@ -101,7 +105,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(stops):
 
 
 def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attempt(monkeypatch):
-    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
     complete(wanted_id)
@@ -112,7 +116,7 @@ def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attemp
 
 
 def test_what_is_measured_on_the_way_stands_at_the_next_point_of_the_curves(monkeypatch):
-    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
 
     class Watched(tiny.TinyAutoencoder, Appraised):
         def appraisals(self):
@@ -228,7 +232,7 @@ def test_snapshots_are_sheets_named_by_images():
 
 @pytest.mark.parametrize("stops", [(), (10, 9)])
 def test_a_snapshot_between_two_points_of_the_curves_has_the_means_up_to_there(monkeypatch, stops):
-    monkeypatch.setattr("workers.journal.window_of", lambda steps: 7)
+    monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
     store_dataset()
     losses, advance = {}, training.Training.advance
 

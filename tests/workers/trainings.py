@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from app.core import blobs, jobs
-from app.core.database import clock, encode_json, new_id, transaction
-from app.core.tables import datasets
-from workers.running import Result, RunningJob
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import clock, encode_json, new_id, transaction
+from app.core.store.tables import datasets
+from workers.jobs.job import Result, RunningJob
 
 TENANT = "tests"
 

@@ -1,6 +1,7 @@
 """The built-in datasets: each is drawn from, or read out of, files of an installed package. One file per source.
 
-A loader takes the side of the pictures in pixels where the facts in app/core/builtins.py name `sizes`, else nothing.
+A loader takes the side of the pictures in pixels where app/core/catalog/builtin_datasets.py names `sizes`, else
+nothing.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """What an emoji shows, read from its code points alone: names in Python's Unicode tables differ between versions."""
 
-from app.core.builtins import EMOJI
+from app.core.catalog.builtin_datasets import EMOJI
 
 TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
 """Skin, from light to dark."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from app.core.builtins import LETTERS
+from app.core.catalog.builtin_datasets import LETTERS
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
 from workers.builtins.fonts import Font
 

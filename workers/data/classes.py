@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from app.core.catalog.describe import joined
 from app.core.names import natural
-from app.core.phrases import joined
 from workers.data.boxes import columns
 from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report
 from workers.data.table import Table

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.core import blobs
+from app.core.store import blobs
 from workers.codecs import fit, grid_png
+from workers.data.checks import advise, advise_on_classes, check_sides, examine
 from workers.data.classes import mask_codes, name_values
-from workers.data.doctor import advise, advise_on_classes, check_sides, examine
 from workers.data.people import facts_of_people
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split

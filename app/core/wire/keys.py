@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from app.core.keys import SCOPES
+from app.core.store.keys import SCOPES
 from app.core.wire.terms import Request
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from models.fidelity import Fidelity
+from models.evaluation.fidelity import Fidelity
 from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, at_least, at_most_times, labelled
-from workers.data.opened import OpenDataset
+from workers.data.stored import OpenDataset
 
 CONTROLS = ("floor", "blurred", "repeated")
 """Other real images; the same blurred; one of them over and over."""

@@ -2,13 +2,13 @@
 
 import torch
 
-from models.attacks.access import ScoreOracle, WhiteBox
-from models.attacks.criterion import Misclassified
-from models.attacks.universal import Universal, UniversalConfig, measure, random_signs
+from models.attacks.core.access import ScoreOracle, WhiteBox
+from models.attacks.core.universal import Universal, UniversalConfig, measure, random_signs
+from models.attacks.criteria.classification import Misclassified
 from models.data import Columns
 from models.family import Family
 from models.registry import attacks
-from models.reports.core import Subject as Looked
+from models.reports.core.base import Subject as Looked
 from models.reports.transfer import TransferReport
 from tests.benchmarks.claims import Found, Row, Subject, Target, at_least, at_most, labelled
 

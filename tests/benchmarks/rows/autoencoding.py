@@ -3,7 +3,7 @@
 import torch
 
 from models.data import Columns
-from models.families.vae import VAE
+from models.families.autoencoders.vae import VAE
 from tests.benchmarks.claims import Found, Row, Subject, at_most, at_most_times, pixels
 
 NLL_ROWS = 1000

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from models import metrics
 from models.capabilities import Encodes
 from models.data import Columns
-from models.fidelity import Fidelity, frechet
-from models.metrics import Pca
+from models.evaluation import metrics
+from models.evaluation.fidelity import Fidelity, frechet
+from models.evaluation.metrics import Pca
 from models.seeds import generator
 from models.types import DataSpec
 from tests.benchmarks.claims import Found, Row, Subject, Trained, above, at_least, at_most_times, labelled

@@ -5,18 +5,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from models.attacks.access import WhiteBox
-from models.attacks.core import Attack
-from models.attacks.criterion import FractionOfPixels
-from models.attacks.curve import noise, shuffled
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.base import Attack
+from models.attacks.core.sweep import noise, shuffled
+from models.attacks.criteria.classification import FractionOfPixels
+from models.evaluation.segmentation import confusion, ious
 from models.family import Family
 from models.registry import attacks
-from models.reports.core import Findings
-from models.reports.core import Subject as Reported
-from models.reports.dense import everywhere
+from models.reports.core.base import Findings
+from models.reports.core.base import Subject as Reported
+from models.reports.core.dense_attack import everywhere
 from models.reports.detection_attack import DetectionAttack
 from models.reports.segmentation_attack import SegmentationAttack
-from models.segmentation import confusion, ious
 from models.types import DataSpec
 from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, above, at_least, at_most, at_most_times
 from tests.models.attacks.fields import fcn, scenes

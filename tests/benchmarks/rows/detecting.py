@@ -3,8 +3,8 @@
 from typing import Any
 
 from models.reports.adversarial_detection import ADAPTIVE, AdversarialDetectionReport
-from models.reports.core import Findings
-from models.reports.core import Subject as Reported
+from models.reports.core.base import Findings
+from models.reports.core.base import Subject as Reported
 from tests.benchmarks.claims import Found, Row, Subject, above, labelled
 
 SEEN = ["fgsm", "pgd", "deepfool"]

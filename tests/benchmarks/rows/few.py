@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from models.data import Columns
-from models.doctor import Doctor
-from models.reports.core import Subject as Reported
+from models.reports.core.base import Subject as Reported
 from models.reports.pretraining import PretrainingReport
+from models.training.monitor import Doctor
 from tests.benchmarks.claims import Found, Row, Subject, above, at_most, at_most_times, labelled
 
 FEW, HELD = 192, 48

@@ -2,9 +2,10 @@
 
 import torch
 
-from models import metrics, neighbourhood
-from models.clustering import Clustering
-from models.plane import Plane
+from models.evaluation import embedding as neighbourhood
+from models.evaluation import metrics
+from models.evaluation.clustering import Clustering
+from models.nn.plane import Plane
 from models.reports.cluster import label_facts
 from models.seeds import generator
 from tests.benchmarks.claims import Found, Row, Subject, above, at_least, labelled

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from app.core import blobs, jobs
-from app.core.database import new_id, transaction
-from app.core.keys import LOCAL
+from app.core.jobs import state as jobs
+from app.core.store import blobs
+from app.core.store.database import new_id, transaction
+from app.core.store.keys import LOCAL
 from tests.benchmarks.claims import Found, Row, Subject, at_most
-from workers.running import RunningJob
+from workers.jobs.job import RunningJob
 
 IMAGES, SIDE = 60_000, 28
 UPDATES = 60
@@ -43,7 +44,7 @@ def claimed(kind: str, spec: dict) -> RunningJob:
 
 def trained(dataset: str) -> tuple[float, float]:
     """Peak of a worker that trains a VAE for a while and measures it, and the CPU seconds."""
-    from workers.training import run_training
+    from workers.jobs.kinds.training import run_training
 
     config = {"batch_size": 128, "images": 128 * UPDATES}
     run_training(claimed("training", {"family": "vae", "dataset": dataset, "config": config, "name": "memory"}))
@@ -86,7 +87,7 @@ def written(images: int) -> str:
 
 def imported(name: str, upload: str) -> tuple[float, float]:
     """Peak and CPU seconds of the job that imports an upload, its row written."""
-    from workers.datasets import run_dataset
+    from workers.jobs.kinds.dataset import run_dataset
 
     started = time.process_time()
     job = claimed("dataset", {"name": name, "format": "npz", "upload": upload})

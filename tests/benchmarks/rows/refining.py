@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from models.reports.core import Run
-from models.reports.core import Subject as Reported
+from models.reports.core.base import Run
+from models.reports.core.base import Subject as Reported
 from models.reports.refinement import RefinementReport
 from models.types import DataSpec
 from tests.benchmarks.claims import Found, Row, Subject, Target, at_least

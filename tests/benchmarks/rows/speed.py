@@ -18,7 +18,7 @@ from torch import nn
 
 from models.data import Columns
 from models.registry import families
-from models.training import Meter, Training
+from models.training.loop import Meter, Training
 from tests.benchmarks.claims import Found, Row, Subject, at_least, pixels
 
 NETWORK = {"body": "mlp", "hidden": [512], "latent_dim": 20, "likelihood": "bernoulli", "batch_size": 128}

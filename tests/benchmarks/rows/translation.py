@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from models.data import Columns
-from models.fidelity import Fidelity, kernel_distance
-from models.refinement import Domain, accuracy, small_classifier
-from models.translation import ROWS, in_batches, sample
+from models.evaluation.fidelity import Fidelity, kernel_distance
+from models.evaluation.refinement import Domain, accuracy, small_classifier
+from models.evaluation.translation import ROWS, in_batches, sample
 from models.types import DataSpec
 from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, at_least
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from models.attacks.access import WhiteBox
-from models.attacks.criterion import Misclassified
-from models.attacks.hyperplane import level
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.hyperplane import level
+from models.attacks.criteria.classification import Misclassified
 from models.registry import attacks
 from tests.models.attacks.nets import cnn, victims
 

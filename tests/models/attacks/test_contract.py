@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from models import registry
-from models.attacks.access import LabelOracle, ScoreOracle, WhiteBox
-from models.attacks.criterion import Misclassified, Targeted
+from models.attacks.core.access import LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.criteria.classification import Misclassified, Targeted
 from models.capabilities import Scores
 from tests.models.attacks.nets import cnn, digits, victims
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from app.core.prices import evaluate
-from models.attacks.criterion import Misclassified
-from models.attacks.settle import ROUNDS
+from app.core.catalog.cost import evaluate
+from models.attacks.core.result import ROUNDS
+from models.attacks.criteria.classification import Misclassified
 from models.capabilities import Scores
 from models.registry import attacks
 from tests.models.attacks.nets import victims

@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from models.attacks.access import ScoreOracle, WhiteBox
+from models.attacks.core.access import ScoreOracle, WhiteBox
+from models.attacks.core.sweep import shuffled
+from models.attacks.core.threat import ThreatModel
 from models.attacks.cospgd import CosPGD
-from models.attacks.criterion import FractionOfPixels
-from models.attacks.curve import shuffled
-from models.attacks.detections import GOALS
+from models.attacks.criteria.classification import FractionOfPixels
+from models.attacks.criteria.detection import GOALS
 from models.attacks.segpgd import SegPGD
-from models.attacks.threat import ThreatModel
 from models.capabilities import Detects, Segments
-from models.detection import detections, overlap, rows_of
+from models.evaluation.segmentation import confusion, ious
+from models.nn.boxes import detections, overlap, rows_of
 from models.registry import attacks
-from models.segmentation import confusion, ious
 from tests.models.attacks.fields import SIZE, Blobs, Fields, blob_images, scenes
 
 QUICK = {"dag": {"steps": 40, "gamma": "2/255"}, "pgd": {"steps": 8}, "square": {"queries": 25}}

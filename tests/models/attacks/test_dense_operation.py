@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models.detection import rows_of
+from models.nn.boxes import rows_of
 from models.operations.attack import AttackOperation, AttackParams, params_schema
 from models.operations.locate import Locate
 from models.operations.segment import Segment

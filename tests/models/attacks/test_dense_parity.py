@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.attacks.access import WhiteBox
-from models.attacks.criterion import FractionOfPixels
+from models.attacks.core.access import WhiteBox
+from models.attacks.criteria.classification import FractionOfPixels
 from models.attacks.dag import DAG
 from tests.models.attacks.fields import fcn, scenes
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attacks.points import Away, Nearer, apart
+from models.attacks.criteria.latents import Away, Nearer, apart
 from models.capabilities import Decodes, Encodes, Judges, Translates
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
+from models.operations.core.victims import victim_of
 from models.types import ConfigError, DataSpec, InputError
-from models.victims import victim_of
 from tests.models.attacks.nets import digits
 
 OPERATION = AttackOperation()

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from models.capabilities import Estimates
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
+from models.operations.core.victims import victim_of
+from models.operations.core.victims.regression import NumberVictim
 from models.registry import attacks
 from models.types import ConfigError, DataSpec, InputError
-from models.victims import victim_of
-from models.victims.numbers import NumberVictim
 
 OPERATION = AttackOperation()
 

@@ -5,9 +5,9 @@ from dataclasses import fields
 import pytest
 import torch
 
-from models.attacks.access import WhiteBox
-from models.attacks.criterion import Misclassified, Targeted
-from models.attacks.threat import ThreatModel
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified, Targeted
 from models.registry import attacks
 from tests.models.attacks.nets import cnn, digits, victims
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.attacks.access import LabelOracle, ScoreOracle, WhiteBox
-from models.attacks.criterion import Misclassified, Targeted
-from models.attacks.hyperplane import step_to
-from models.attacks.norms import NORMS
-from models.attacks.threat import ThreatModel
+from models.attacks.core.access import LabelOracle, ScoreOracle, WhiteBox
+from models.attacks.core.hyperplane import step_to
+from models.attacks.core.norms import NORMS
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Misclassified, Targeted
 from models.registry import attacks
 
 ACCESS = {"gradients": WhiteBox, "scores": ScoreOracle, "labels": LabelOracle}

@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from models.attacks.access import ScoreOracle, WhiteBox
-from models.attacks.criterion import Misclassified, Targeted
+from models.attacks.core.access import ScoreOracle, WhiteBox
+from models.attacks.criteria.classification import Misclassified, Targeted
 from models.registry import attacks
 from tests.models.attacks.nets import cnn, victims
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.attacks.access import LabelOracle, ScoreOracle
+from models.attacks.core.access import LabelOracle, ScoreOracle
 from tests.models.attacks.nets import cnn, victims
 from tests.models.attacks.test_parity import in_foolbox, ours
 from tests.models.attacks.test_parity_scores import least

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from models.attacks.access import ScoreOracle
+from models.attacks.core.access import ScoreOracle
 from tests.models.attacks.nets import cnn, victims
 from tests.models.attacks.test_parity import ours
 

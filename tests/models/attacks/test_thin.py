@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.attacks.access import WhiteBox
-from models.attacks.thin import Thin, thinned
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.fast_first_conv import Thin, thinned
 
 SHAPES = [
     (1, 5, 4, 2, 1, (9, 11)), (3, 4, 3, 1, 1, (8, 6)), (3, 6, (3, 5), (2, 1), (0, 2), (10, 7)), (2, 3, 3, 2, 0, (6, 6)),

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.attacks import combine
-from models.attacks.access import LabelOracle, Live, ScoreOracle, WhiteBox
-from models.attacks.criterion import FractionOfPixels, Misclassified, Targeted
-from models.attacks.curve import curve, noise
-from models.attacks.draws import Draws
-from models.attacks.fold import folded
-from models.attacks.threat import ThreatModel
+from models.attacks.core import combine
+from models.attacks.core.access import LabelOracle, Live, ScoreOracle, WhiteBox
+from models.attacks.core.freeze import folded
+from models.attacks.core.rng import Draws
+from models.attacks.core.sweep import curve, noise
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import FractionOfPixels, Misclassified, Targeted
 from models.registry import attacks
 from models.types import ConfigError, InputError
 from tests.models.attacks.nets import cnn, victims

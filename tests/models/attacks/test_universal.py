@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.attacks.access import WhiteBox
-from models.attacks.universal import (
+from models.attacks.core.access import WhiteBox
+from models.attacks.core.universal import (
     Universal,
     UniversalConfig,
     apply,

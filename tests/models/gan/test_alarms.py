@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from models.data import Columns
-from models.doctor import Finding
-from models.families.gan import GAN
-from models.families.progressive_gan import ProgressiveGAN
-from models.gan import alarms
-from models.training import Training
+from models.diagnosis import Finding
+from models.families.gans import diagnostics as alarms
+from models.families.gans.gan import GAN
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.training.loop import Training
 from models.types import DataSpec
 from tests.models.data import digits
 from tests.models.gan.tiny import build, columns, spec

@@ -2,7 +2,7 @@
 
 import torch
 
-from models.gan.augment import AdaptiveAugment, brighten, contrast, cutout, diff_augment, saturate, shift
+from models.families.gans.augment import AdaptiveAugment, brighten, contrast, cutout, diff_augment, saturate, shift
 
 IMAGES = torch.rand(4, 3, 9, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

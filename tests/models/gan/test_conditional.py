@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from models.context import Moment
 from models.data import Columns
-from models.families.conditional_gan import ConditionalGAN
-from models.gan.conditions import ClassCondition, NumberCondition
-from models.gan.game import Shown
-from models.gan.obedience import class_obedience
-from models.moment import Moment
+from models.families.gans.base import Shown
+from models.families.gans.condition_agreement import class_obedience
+from models.families.gans.conditional_gan import ConditionalGAN
+from models.families.gans.conditioning import ClassCondition, NumberCondition
 from models.operations.decode import Decode
 from models.operations.samples import Samples
-from models.training import Training
+from models.training.loop import Training
 from models.types import ConfigError, DataError, DataSpec, InputError
 from tests.models.gan.tiny import build, spec, train
 

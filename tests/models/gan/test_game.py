@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from models.families.gan import GAN
-from models.gan.game import Shown
-from models.moment import Moment
+from models.context import Moment
+from models.families.gans.base import Shown
+from models.families.gans.gan import GAN
 from models.nn.ema import Ema
 from tests.models.gan.tiny import build, columns, spec, train
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from models.families.gan import GAN
+from models.families.gans.gan import GAN
 from models.registry import reports
-from models.reports.core import Subject
-from models.reports.hack_lab import SWITCHES, HackLabReport, configured, design, effects, findings, trials
+from models.reports.core.base import Subject
+from models.reports.gan_ablation import SWITCHES, HackLabReport, configured, design, effects, findings, trials
 from models.types import ConfigError
 from tests.models.gan.tiny import build, columns
 
@@ -84,7 +84,7 @@ def test_a_report_goes_on_with_the_trainings_that_are_done():
 
 
 def test_only_families_with_the_tricks_are_experimented_on():
-    from models.families.style_gan import StyleGAN
+    from models.families.gans.style_gan import StyleGAN
 
     assert reports()["hack_lab"] is HackLabReport
     assert HackLabReport.fits(GAN) and not HackLabReport.fits(StyleGAN)

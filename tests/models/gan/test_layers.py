@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.gan import layers
-from models.gan.layers import (
+from models.families.gans import layers
+from models.families.gans.layers import (
     BatchNorm,
     ChannelDropout,
     MinibatchStddev,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.gan.losses import LOSSES, PAIRED, discriminator_loss, generator_loss, smooths, value
+from models.losses.adversarial import LOSSES, PAIRED, discriminator_loss, generator_loss, smooths, value
 
 A, B = torch.tensor([0.7, -1.3]), torch.tensor([-0.4, 2.1])
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.gan.penalties import one_centred, path_lengths, zero_centred
+from models.losses.gradient_penalties import one_centred, path_lengths, zero_centred
 
 SHAPE = (6, 2, 5, 4)
 WEIGHT = torch.randn(SHAPE[1:], generator=torch.Generator().manual_seed(1))

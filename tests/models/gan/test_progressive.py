@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models.families.progressive_gan import ProgressiveGAN
-from models.gan.equalised import EqualisedConv, EqualisedLinear
-from models.gan.growing import GrowingDiscriminator, GrowingGenerator
-from models.gan.layers import double, halve
-from models.training import Training
+from models.families.gans.equalized_lr import EqualisedConv, EqualisedLinear
+from models.families.gans.layers import double, halve
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.families.gans.progressive_networks import GrowingDiscriminator, GrowingGenerator
+from models.training.loop import Training
 from models.types import ConfigError
 from tests.models.gan.tiny import build, columns, spec, train
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models.families.gan import GAN
-from models.gan.calibration import agreement, log_odds
+from models.families.gans.calibration import agreement, log_odds
+from models.families.gans.gan import GAN
 from models.operations.score import Score
 from models.registry import fitting
 from tests.models.gan.tiny import build

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from models.families.gan import GAN
-from models.gan.losses import LOSSES, PAIRED
+from models.families.gans.gan import GAN
+from models.losses.adversarial import LOSSES, PAIRED
 from models.types import ConfigError
 from tests.models.gan.tiny import build, spec
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from models.families.conditional_gan import ConditionalGAN
-from models.families.gan import GAN
-from models.families.progressive_gan import ProgressiveGAN
-from models.families.style_gan import StyleGAN
-from models.gan import game
-from models.nn.history import HistoryPool
+from models.families.gans import base as game
+from models.families.gans.conditional_gan import ConditionalGAN
+from models.families.gans.gan import GAN
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.families.gans.style_gan import StyleGAN
+from models.nn.image_pool import HistoryPool
 from tests.models.gan.tiny import build, spec, train
 
 FAMILIES = {

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.families.style_gan import StyleGAN
-from models.gan.styled import Mapping, ModulatedConv
-from models.moment import Moment
+from models.context import Moment
+from models.families.gans.style_gan import StyleGAN
+from models.families.gans.stylegan2_networks import Mapping, ModulatedConv
 from models.operations.interpolate import Interpolate
 from models.operations.mix import Mix
 from models.operations.samples import Samples

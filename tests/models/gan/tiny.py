@@ -5,7 +5,7 @@ import torch
 
 from models.data import Columns
 from models.family import Family
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 
 

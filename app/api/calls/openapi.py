@@ -1,0 +1,154 @@
+"""What OpenAPI says about an operation, from its entry in the catalog."""
+
+from typing import Any
+
+from app.api.calls import formats
+from app.api.calls.inputs import IMAGE_TYPES, NPY, ZIP
+from app.core import catalog as catalogs
+from app.core.catalog import Catalog
+from app.core.catalog.describe import Schema, joined, resolve
+
+BINARY = {"type": "string", "format": "binary"}
+BASE64 = {"type": "string", "contentEncoding": "base64", "maxLength": 28_000_000}
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAU0lEQVR42gFIALf/AAAgQGCAoMDgAAQkRGSEpMTkAAgoSG"
+    "iIqMjoAAwsTGyMrMzsABAwUHCQsNDwABQ0VHSUtNT0ABg4WHiYuNj4ABw8XHycvNz8FUQfgXGwCFQAAAAASUVORK5CYII="
+)
+LATENTS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "array", "minItems": 1, "items": {"type": "number"}},
+    "description": "One list of numbers for each code.",
+}
+PROBLEMS = (401, 403, 404, 406, 409, 413, 415, 422, 429, 500, 503, 504, 507)
+
+
+def documented(catalog: Catalog, name: str) -> dict[str, Any]:
+    """The arguments of the route."""
+    entry = catalog["operations"][name]
+    extra: dict[str, Any] = {"parameters": [*_headers(entry), *_parameters(catalog, name)], "x-problems": PROBLEMS}
+    if entry["method"] == "POST":
+        extra["requestBody"] = _body(catalog, name)
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"description": "The answer, in the form that Accept asks for.", "content": _contents(entry)},
+        202: {"description": "With 'Prefer: respond-async': the job that will have the answer."},
+    }
+    if entry["method"] == "GET":
+        responses[304] = {"description": "If-None-Match has the tag of what this would give."}
+    return {
+        "operation_id": f"{name}_model" if name != "samples" else "sample_model",
+        "summary": entry["summary"],
+        "description": _description(entry),
+        "responses": responses,
+        "openapi_extra": extra,
+    }
+
+
+def inline(schema: Schema, root: Schema) -> Schema:
+    """The schema without references, which would lead nowhere inside another document."""
+    schema = {key: value for key, value in resolve(schema, root).items() if key not in ("$defs", "title")}
+    return {key: _inlined(value, root) for key, value in schema.items()}
+
+
+def _inlined(value: Any, root: Schema) -> Any:
+    if isinstance(value, dict):
+        return inline(value, root)
+    return [_inlined(item, root) for item in value] if isinstance(value, list) else value
+
+
+def _description(entry: dict[str, Any]) -> str:
+    needs = joined([catalogs.spoken(need) for need in entry["needs"]])
+    forms = joined(formats.offers(entry, several=True), "or")
+    one = formats.offers(entry, several=False)[0]
+    return (
+        f"For models that have {needs}; others answer 409. Parameters go into the query, or beside the input in JSON. "
+        f"Answers with {forms}, as Accept asks; a single image with {one} by default."
+    )
+
+
+def _headers(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    prefer = "`respond-async` makes it a job, `wait=N` gives up after N seconds."
+    headers = {"Prefer": (prefer, "wait=10")}
+    headers["Idempotency-Key"] = ("For jobs: repeated requests with one key are done once.", "4a8f0c1e-6c1f-4b7a")
+    if entry["method"] == "GET":
+        headers["If-None-Match"] = ("Entity tags the client has.", '"3f2a"')
+    string = {"type": "string"}
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": string, "example": example}
+        for name, (text, example) in headers.items()
+    ]
+
+
+def _parameters(catalog: Catalog, name: str) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    branches = catalogs.branches(catalog, name)
+    params = catalog["operations"][name]["params"]
+    if branches is None:
+        return [
+            _parameter(key, inline(spec, params), key in params.get("required", ()))
+            for key, spec in params.get("properties", {}).items()
+        ]
+    chosen = params["discriminator"]
+    choices = {"type": "string", "enum": sorted(branches), "description": "Which one; the rest depends on it."}
+    found[chosen] = _parameter(chosen, choices, required="default" not in params)
+    for branch, entry in branches.items():
+        for key, spec in entry["params"]["properties"].items():
+            if key != chosen:
+                text = _loosely(inline(spec, entry["params"]), found.get(key))
+                found.setdefault(key, _parameter(key, text, required=False))["schema"] = text
+                found[key].setdefault("x-for", []).append(branch)
+    return list(found.values())
+
+
+def _loosely(schema: Schema, other: dict[str, Any] | None) -> Schema:
+    """What several branches mean by one name: the schema where they agree, else either."""
+    if other is None or other["schema"] == schema:
+        return schema
+    options = other["schema"].get("anyOf", [other["schema"]]) if "x-either" in other["schema"] else [other["schema"]]
+    if schema not in options:
+        options = [*options, schema]
+    return {"anyOf": options, "x-either": True}
+
+
+def _parameter(name: str, schema: Schema, required: bool) -> dict[str, Any]:
+    text = schema.get("description", "")
+    return {"name": name, "in": "query", "required": required, "description": text, "schema": schema}
+
+
+def _body(catalog: Catalog, name: str) -> dict[str, Any]:
+    takes = catalog["operations"][name]["takes"]
+    content: dict[str, Any] = {}
+    if takes in ("images", "either"):
+        content |= {media: {"schema": BINARY} for media in (*IMAGE_TYPES, ZIP)}
+        fields = {"image": {"type": "array", "items": BINARY, "minItems": 1}}
+        content["multipart/form-data"] = {"schema": {"type": "object", "properties": fields, "required": ["image"]}}
+    content["application/json"] = {"schema": _json_body(catalog, name), "example": _example(takes)}
+    if takes in ("latents", "either"):
+        content[NPY] = {"schema": BINARY}
+    return {"required": takes != "nothing", "content": content}
+
+
+def _json_body(catalog: Catalog, name: str) -> Schema:
+    takes = catalog["operations"][name]["takes"]
+    inputs = {
+        "image": BASE64 | {"description": "A PNG, JPEG or WebP file."},
+        "images": {"type": "array", "minItems": 1, "maxItems": 256, "items": BASE64},
+        "latents": LATENTS,
+    }
+    known = {"images": ("image", "images"), "latents": ("latents",), "either": tuple(inputs), "nothing": ()}[takes]
+    one_of = [{"required": [member]} for member in known]
+    properties = {member: inputs[member] for member in known}
+    properties |= {parameter["name"]: parameter["schema"] for parameter in _parameters(catalog, name)}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    return schema | ({"oneOf": one_of} if one_of else {})
+
+
+def _example(takes: str) -> dict[str, Any]:
+    return {"latents": [[0.1, -0.3]]} if takes == "latents" else {} if takes == "nothing" else {"image": PICTURE}
+
+
+def _contents(entry: dict[str, Any]) -> dict[str, Any]:
+    forms = [entry, entry | {"gives": "images"}] if entry.get("shows") else [entry]
+    kinds = dict.fromkeys(kind for form in forms for many in (False, True) for kind in formats.offers(form, many))
+    shapes = {formats.JSON: {"type": "object"}}
+    return {media: {"schema": shapes.get(media, BINARY)} for media in kinds}

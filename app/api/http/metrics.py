@@ -1,0 +1,63 @@
+"""Numbers for Prometheus: requests and calls as they happen, jobs and workers from the database at scrape time."""
+
+from collections.abc import Iterable
+from time import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from app.core.calls.client import CallClient
+from app.core.jobs import state as jobs
+from app.core.jobs import workers as presence
+from app.core.store.database import reading
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Telemetry:
+    """One per app. Labels are few and bounded: no tenants, no ids, no names a client chooses."""
+
+    def __init__(self, calls: CallClient):
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "http_request_duration_seconds",
+            "Time to answer a request.",
+            ["method", "route", "status"],
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self.calls = Counter(
+            "calls_total", "Calls by operation and outcome.", ["operation", "code"], registry=self.registry
+        )
+        waiting = Gauge("calls_waiting_images", "Images of calls that wait to be sent.", registry=self.registry)
+        waiting.set_function(lambda: calls.waiting_weight)
+        out = Gauge("calls_in_flight_batches", "Micro-batches being computed.", registry=self.registry)
+        out.set_function(lambda: calls.batches_out)
+        self.registry.register(Tables())
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE") else "other"
+        self.requests.labels(known, route, str(status)).observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class Tables:
+    """Gauges read from the database when somebody looks."""
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        with reading() as conn:
+            counts, workers = jobs.counts(conn), presence.fresh(conn)
+        states = GaugeMetricFamily("jobs", "Jobs by kind and status.", labels=["kind", "status"])
+        for (kind, state), count in counts.items():
+            states.add_metric([kind, state], count)
+        alive = GaugeMetricFamily("workers", "Workers heard of lately, by queue.", labels=["queue"])
+        for queue in ("infer", "train", "light"):
+            alive.add_metric([queue], sum(queue in worker["queues"] for worker in workers))
+        oldest = GaugeMetricFamily("worker_silence_seconds", "Longest silence of a worker that counts as alive.")
+        oldest.add_metric([], max((time() - worker["seen_at"] for worker in workers), default=0.0))
+        return [states, alive, oldest]

@@ -1,0 +1,77 @@
+"""Making durable jobs: quota, one transaction, then 202 with a place to look."""
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from starlette.responses import JSONResponse
+
+from app.api.jobs import views as job_views
+from app.core.errors import QuotaExceeded
+from app.core.jobs import state as jobs
+from app.core.jobs.idempotency import is_known
+from app.core.settings import settings
+from app.core.store import datasets as dataset_rows
+from app.core.store import models as model_rows
+from app.core.store import perturbations as perturbation_rows
+from app.core.store.database import reading, transaction
+from app.core.store.keys import Principal
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A fresh key for each new request, the same for its repetitions: done once, answered each time.",
+        min_length=1,
+        max_length=255,
+        examples=["4a8f0c1e-6c1f-4b7a-9d53-3f1d3c1f6a10"],
+    ),
+]
+
+
+def accept(
+    request: Request, principal: Principal, kind: str, spec: dict[str, Any], key: str | None, same_as: Any = None
+) -> JSONResponse:
+    """Writes the job and promises it. `same_as` is what repetitions must share, the spec unless given. Blocks."""
+    with transaction() as conn:
+        job, replayed = jobs.accept(
+            conn,
+            tenant=principal.tenant,
+            kind=kind,
+            spec=spec,
+            key=key,
+            fingerprint=_fingerprint(request, spec if same_as is None else same_as),
+        )
+    request.app.state.sweeper.wake()
+    with reading() as conn:
+        view = job_views.one(conn, job)
+    headers = {"Location": f"/v1/jobs/{job['id']}", "Retry-After": str(job_views.RETRY_AFTER)}
+    headers |= {"Idempotency-Replayed": "true"} if replayed else {}
+    return JSONResponse(view.model_dump(mode="json"), status_code=202, headers=headers)
+
+
+def is_repeat(tenant: str, key: str | None) -> bool:
+    """Whether the key was used before: then the present state must not decide the answer."""
+    with reading() as conn:
+        return key is not None and is_known(conn, tenant, key)
+
+
+def is_replay(answer: JSONResponse) -> bool:
+    return "Idempotency-Replayed" in answer.headers
+
+
+def check_space(tenant: str) -> None:
+    """Raises QuotaExceeded when the tenant stores as much as it may."""
+    with reading() as conn:
+        stored = sum(rows.stored_bytes(conn, tenant) for rows in (dataset_rows, model_rows, perturbation_rows))
+    if stored >= settings().max_bytes_per_tenant:
+        raise QuotaExceeded(
+            f"Datasets and models take {stored} bytes of {settings().max_bytes_per_tenant}.",
+            remedy="Delete some of them.",
+        )
+
+
+def _fingerprint(request: Request, content: Any) -> str:
+    text = json.dumps([request.method, request.url.path, content], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

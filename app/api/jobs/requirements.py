@@ -1,0 +1,94 @@
+"""Whether the model and the dataset that a job names suit it, found out before the job is accepted."""
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from app.core.catalog.builtin_datasets import Builtin
+from app.core.catalog.describe import joined
+from app.core.errors import InvalidDataset, NotFound, UnsupportedOperation
+from app.core.store import datasets as dataset_rows
+from app.core.store import models as model_rows
+from app.core.store.database import reading
+from app.core.store.models import Found
+
+Data = dataset_rows.Row | Builtin
+WAYS = {
+    "labels": "a folder for each class, or a labels.csv with a column label",
+    "targets": "a labels.csv with a column target, or an npz with targets",
+    "input": "the folders input/ and target/",
+    "target": "the folders input/ and target/",
+    "a": "the folders a/ and b/",
+    "b": "the folders a/ and b/",
+    "masks": "the folders images/ and masks/",
+    "boxes": "a boxes.csv",
+}
+"""How an upload comes to have a column."""
+
+
+def suitable_model(tenant: str, reference: str, needs: Iterable[str], job: str, field: str = "/model") -> Found:
+    """The exact version. Raises NotFound, or UnsupportedOperation when it lacks a capability that `job` needs."""
+    with reading() as conn, _named(field):
+        found = model_rows.resolve(conn, tenant, reference)
+    missing = sorted(set(needs) - set(found.capabilities))
+    if missing:
+        raise UnsupportedOperation(
+            f"{job} needs a model with {joined(missing)}; {found.name} is a {found.family}.", field=field
+        )
+    return found
+
+
+def suitable_dataset(tenant: str, name: str, columns: Iterable[str], job: str) -> Data:
+    """The dataset; a built-in one is imported on the way. Raises NotFound, or InvalidDataset when it lacks a column."""
+    with reading() as conn, _named("/dataset"):
+        data = dataset_rows.get(conn, tenant, name)
+    has = columns_of(data)
+    missing = [column for column in columns if column not in has]
+    if missing:
+        detail = f"{job} needs {joined(missing)}, which the dataset lacks."
+        ways = list(dict.fromkeys(WAYS[column] for column in missing if column in WAYS))
+        raise InvalidDataset(detail, field="/dataset", remedy=f"An upload needs {joined(ways)}." if ways else None)
+    return data
+
+
+def facts_of(data: Data) -> dict[str, Any]:
+    """What is known of a dataset, imported or built in."""
+    return data.facts if isinstance(data, Builtin) else data["facts"]
+
+
+def columns_of(data: Data) -> Collection[str]:
+    """What a dataset has to learn from, imported or built in."""
+    return facts_of(data)["columns"].get("train", {})
+
+
+def check_size(tenant: str, found: Found, data: Data, any_size: bool = False) -> None:
+    """Raises InvalidDataset when the images have another size than those that the model learned from.
+
+    With `any_size` only the number of channels has to be the same.
+    """
+    with reading() as conn:
+        card = model_rows.get(conn, tenant, found.exact)["card"].get("data", {})
+    given, wanted = _size(facts_of(data)), _size(card)
+    if None not in wanted and (given[0] != wanted[0] or (given != wanted and not any_size)):
+        raise InvalidDataset(
+            f"The images of the dataset are {_spoken(given)}; {found.name} takes {_spoken(wanted)}.",
+            field="/dataset",
+            remedy=f"Import the dataset again with image_size={wanted[1]}x{wanted[2]}&channels={wanted[0]}.",
+        )
+
+
+@contextmanager
+def _named(field: str) -> Iterator[None]:
+    """What is not found is said of the field that named it."""
+    try:
+        yield
+    except NotFound as error:
+        raise NotFound(error.detail, field=field, remedy=error.remedy) from None
+
+
+def _size(facts: dict[str, Any]) -> tuple[int | None, ...]:
+    return tuple(facts.get(name) for name in ("channels", "height", "width"))
+
+
+def _spoken(size: tuple[int | None, ...]) -> str:
+    return f"{size[1]}x{size[2]} with {size[0]} channel{'s' * (size[0] != 1)}"

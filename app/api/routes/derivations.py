@@ -1,0 +1,72 @@
+"""POST /v1/derivations: what a model makes of a dataset becomes a dataset, as a job."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from app.api.calls.prepare import check_able
+from app.api.http.auth import Writer
+from app.api.http.openapi import problems
+from app.api.http.strict_json import StrictRoute
+from app.api.jobs.accept import IdempotencyKey, accept, is_repeat
+from app.api.jobs.requirements import Data, check_size, columns_of, suitable_dataset, suitable_model
+from app.api.routes.datasets import check_free
+from app.core import catalog, wire
+from app.core.catalog import Catalog
+from app.core.errors import InvalidDataset, InvalidRequest
+
+router = APIRouter(prefix="/v1/derivations", tags=["datasets"], route_class=StrictRoute)
+IMAGES = ("images", "input", "target", "a", "b")
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=wire.Job,
+    operation_id="derive_dataset",
+    summary="Make a dataset of what a model does with another",
+    openapi_extra=problems(404, 409, 413),
+)
+def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
+    """Refined or translated images can train a classifier: splits, labels and masks are kept, order too."""
+    entries = request.app.state.catalog
+    spec = body.model_dump(exclude_none=True)
+    spec["params"] = catalog.complete(operation_of(entries, body.operation)["params"], body.params, "/params")
+    if not is_repeat(principal.tenant, key):
+        check_free(principal.tenant, body.name, key)
+        row = suitable_dataset(principal.tenant, body.dataset, (), "A derivation")
+        found = suitable_model(principal.tenant, body.model, (), "A derivation")
+        check_able(entries, found, body.operation)
+        check_column(row, body.column)
+        check_size(principal.tenant, found, row, entries["operations"][body.operation]["any_size"])
+        spec["model"] = found.exact
+    return accept(request, principal, "dataset", spec, key, same_as=body.model_dump())
+
+
+def operation_of(entries: Catalog, name: str) -> dict[str, Any]:
+    """The catalog's entry. Raises InvalidRequest for what does not make one image of one image."""
+    fitting = {known: entry for known, entry in entries["operations"].items() if one_of_one(entry)}
+    if name not in fitting:
+        raise InvalidRequest(
+            f"operation is one of {', '.join(fitting)}: those that make one image of one image.", field="/operation"
+        )
+    return fitting[name]
+
+
+def one_of_one(entry: dict[str, Any]) -> bool:
+    """Whether an operation makes an image of an image, and not a sheet, an attack or a number."""
+    images = entry["takes"] == "images" and entry["gives"] == "images"
+    return images and not entry["sheet"] and "branches" not in entry["params"]
+
+
+def check_column(data: Data, column: str | None) -> None:
+    """Raises InvalidDataset for images that are not there."""
+    columns = columns_of(data)
+    present = [name for name in IMAGES if name in columns]
+    if column and column not in present:
+        raise InvalidDataset(
+            f"The dataset has no images in a column {column}.",
+            field="/column",
+            remedy=f"It has {', '.join(present)}.",
+        )

@@ -1,0 +1,72 @@
+"""Whether the service lives, is ready, and how it is doing."""
+
+import asyncio
+
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from app.api.http.auth import Admin
+from app.core import wire
+from app.core.errors import AnamorphError
+from app.core.jobs import workers as presence
+from app.core.store.database import now, reading
+
+router = APIRouter(tags=["service"])
+SECONDS = 5
+NEEDED = ("infer", "train", "light")
+NUMBERS = {"text/plain": {"schema": {"type": "string"}}}
+
+
+@router.get("/livez", response_model=wire.Health, operation_id="live", summary="Whether the web front lives")
+async def live() -> wire.Health:
+    """Touches nothing else."""
+    return wire.Health(status="ok", checks={})
+
+
+@router.get(
+    "/readyz",
+    response_model=wire.Health,
+    operation_id="ready",
+    summary="Whether the service is ready",
+    responses={503: {"model": wire.Health, "description": "The database does not answer."}},
+)
+async def ready(request: Request) -> Response:
+    """`degraded` when the broker or a kind of worker is missing: jobs are then taken but wait."""
+    broker, tables = await asyncio.gather(_broker(request), run_sync(_tables))
+    checks = {"broker": broker, **tables}
+    status = "ok" if set(checks.values()) == {"ok"} else "degraded"
+    if checks["database"] != "ok":
+        status = "unavailable"
+    health = wire.Health(status=status, checks=checks)
+    return JSONResponse(health.model_dump(), status_code=503 if status == "unavailable" else 200)
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Numbers for Prometheus",
+    response_class=Response,
+    responses={200: {"content": NUMBERS}},
+)
+def metrics(request: Request, principal: Admin) -> Response:
+    return Response(request.app.state.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _broker(request: Request) -> str:
+    try:
+        async with asyncio.timeout(SECONDS):
+            return "ok" if await request.app.state.calls.ping() else "does not answer"
+    except TimeoutError:
+        return "does not answer"
+
+
+def _tables() -> dict[str, str]:
+    try:
+        with reading() as conn:
+            now(conn)
+            workers = presence.fresh(conn)
+    except AnamorphError as error:
+        return {"database": error.detail}
+    seen = {queue for worker in workers for queue in worker["queues"]}
+    return {"database": "ok"} | {f"workers:{queue}": "ok" if queue in seen else "none" for queue in NEEDED}

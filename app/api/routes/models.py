@@ -1,0 +1,117 @@
+"""/v1/models: list, look, download weights, delete. What models can do is in operations."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import FileResponse, Response
+
+from app.api.calls.etags import matches
+from app.api.http.auth import Reader, Writer
+from app.api.http.openapi import problems
+from app.api.http.paths import Cursor, Limit, ModelPath
+from app.core import catalog, names, wire
+from app.core.catalog import Catalog
+from app.core.errors import ModelNotReady, NotFound
+from app.core.store import blobs, quizzes
+from app.core.store import models as model_rows
+from app.core.store.database import reading, transaction
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+WEIGHTS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+
+
+@router.get("", response_model=wire.Page[wire.Model], operation_id="list_models", summary="List models")
+def every(
+    request: Request,
+    principal: Reader,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+    family: Annotated[str | None, Query(description="Only of this family.", pattern="^[a-z0-9_]{1,64}$")] = None,
+) -> dict[str, Any]:
+    if cursor is not None:
+        names.checked(cursor, "cursor")
+    with reading() as conn:
+        page, following = model_rows.page(conn, principal.tenant, limit, cursor, family)
+    entries = request.app.state.catalog
+    return {"data": [wire.Model(**summary(entries, row, row["name"])) for row in page], "next_cursor": following}
+
+
+@router.get(
+    "/{m}",
+    response_model=wire.ModelDetail,
+    operation_id="get_model",
+    summary="Look at a model",
+    openapi_extra=problems(404),
+)
+def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
+    """One that is still being trained has `ready: false` and a link to its job."""
+    with reading() as conn:
+        try:
+            row = model_rows.get(conn, principal.tenant, m)
+        except ModelNotReady as error:
+            links = {"self": f"/v1/models/{m}", "job": error.extra["job"]}
+            return wire.ModelDetail(name=m, ready=False, links=links)
+        versions = model_rows.versions(conn, principal.tenant, row["name"])
+    shown = [wire.Version(**version | {"job": _job(version["job_id"])}) for version in versions]
+    return wire.ModelDetail(**summary(request.app.state.catalog, row, m), card=row["card"], versions=shown)
+
+
+@router.delete(
+    "/{m}", status_code=204, operation_id="delete_model", summary="Delete a model", openapi_extra=problems(404, 409)
+)
+def remove(request: Request, m: ModelPath, principal: Writer) -> None:
+    """With a bare name all its versions; with name@digest that one, and the name then means the newest left."""
+    with transaction() as conn:
+        digests = model_rows.remove(conn, principal.tenant, m)
+    request.app.state.resolver.forget()
+    model_rows.forget_blobs(digests)
+
+
+@router.get(
+    "/{m}/weights.safetensors",
+    operation_id="download_weights",
+    summary="Download a model's weights",
+    response_class=FileResponse,
+    responses={
+        200: {"description": "A safetensors file.", "content": WEIGHTS},
+        206: {"description": "The range that was asked for.", "content": WEIGHTS},
+        304: {"description": "The client has it."},
+        416: {"description": "No such range."},
+    },
+    openapi_extra=problems(400, 404, 409),
+)
+def weights(request: Request, m: ModelPath, principal: Reader) -> Response:
+    with reading() as conn:
+        found = model_rows.resolve(conn, principal.tenant, m)
+    etag = f'"{found.digest}"'
+    caching = "private, max-age=31536000, immutable" if found.pinned else "private, no-cache"
+    headers = {"ETag": etag, "Cache-Control": caching, "X-Model-Digest": found.digest}
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    try:
+        path = blobs.path(model_rows.weights_key(found.digest))
+    except FileNotFoundError:
+        raise NotFound("The weights of this model are gone.") from None
+    name = f"{found.name}-{found.digest[:12]}.safetensors"
+    return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
+
+
+def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, Any]:
+    """A row as clients see it; links go to the reference that was used."""
+    here, digest = f"/v1/models/{reference}", row["digest"]
+    operations = catalog.operations_of(entries, row["capabilities"])
+    links = {
+        "self": here,
+        "version": f"/v1/models/{row['name']}@{digest[:16]}",
+        "weights": f"{here}/weights.safetensors",
+        "onnx": f"{here}/model.onnx",
+    }
+    links |= {"job": _job(row["job_id"])} if row["job_id"] else {}
+    links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}
+    copied = ("name", "digest", "family", "dataset", "seed", "config", "metrics", "capabilities", "created_at", "bytes")
+    able = {operation: f"{here}/{operation}" for operation in operations}
+    return {name: row[name] for name in copied} | {"ready": True, "operations": able, "links": links}
+
+
+def _job(job_id: str | None) -> str | None:
+    return f"/v1/jobs/{job_id}" if job_id else None

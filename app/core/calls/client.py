@@ -1,0 +1,225 @@
+"""The front end's side of the inference lane: calls coalesce into micro-batches, answers come back on one list.
+
+No timer: while fewer than `in_flight` micro-batches are out, whatever waits leaves at the end of the loop's tick; what
+arrives meanwhile is the next micro-batch. Nothing here is durable: a call has a deadline and its client may repeat it.
+"""
+
+import asyncio
+import itertools
+import math
+import time
+import uuid
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from app.core.calls.messages import QUEUE, Answer, Call, pack_calls, task_message, unpack_reply
+from app.core.errors import AnamorphError, DeadlineExceeded, Overloaded, Unavailable, WorkerLost
+
+BATCH_BYTES = 8 << 20  # one entry must not keep the broker's only thread from everybody else
+BROKER_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
+log = structlog.get_logger(__name__)
+
+__all__ = ["Answer", "Call", "CallClient"]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    number: int
+    call: Call
+    future: asyncio.Future
+    batch: "_Batch | None" = None
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    members: dict[int, _Waiting]
+    weight: int
+    sent_at: float = field(default_factory=time.monotonic)
+    repeated: bool = False
+
+
+class CallClient:
+    """One per front-end process: `start()` it, `submit()` calls, `stop()` it."""
+
+    def __init__(self, redis_url: str, *, batch: int = 64, in_flight: int = 2, queue_limit: int = 2048):
+        self.batch, self.in_flight, self.queue_limit = batch, in_flight, queue_limit
+        self.replies = f"replies:{uuid.uuid4().hex}"
+        self.waiting_weight = 0
+        self._seconds_per_image = 0.01
+        self._queue: deque[_Waiting] = deque()
+        self._calls: dict[int, _Waiting] = {}
+        self._batches: set[_Batch] = set()
+        self._numbers = itertools.count(1)
+        self._armed = False
+        self._tasks: set[asyncio.Task] = set()
+        once = Retry(NoBackoff(), 1)  # a connection that went stale while idle is replaced without a word
+        timeouts = {"socket_connect_timeout": 2, "socket_keepalive": True} if not redis_url.startswith("unix") else {}
+        self._sender = Redis.from_url(redis_url, socket_timeout=5, retry=once, **timeouts)
+        self._listener = Redis.from_url(redis_url, socket_timeout=15, retry=Retry(NoBackoff(), 0), **timeouts)
+
+    async def start(self) -> None:
+        self._spawn(self._listen())
+
+    async def stop(self) -> None:
+        for waiting in list(self._calls.values()):
+            self._fail(waiting, Unavailable("The service is shutting down.", retry_after=2))
+        while self._tasks:  # Python 3.11's wait_for inside redis-py may swallow a cancellation
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=0.2)
+        await self._sender.aclose()
+        await self._listener.aclose()
+
+    async def ping(self) -> bool:
+        """Whether the broker answers."""
+        with suppress(*BROKER_ERRORS):
+            return bool(await self._sender.ping())
+        return False
+
+    async def submit(self, call: Call) -> Answer:
+        """The answer to `call`. Raises what the worker raised, Overloaded, Unavailable or DeadlineExceeded."""
+        if self.waiting_weight and self.waiting_weight + call.weight > self.queue_limit:
+            raise Overloaded(f"{self.waiting_weight} images wait already.", retry_after=self.wait_seconds())
+        waiting = _Waiting(next(self._numbers), call, asyncio.get_running_loop().create_future())
+        self._calls[waiting.number] = waiting
+        self._queue.append(waiting)
+        self.waiting_weight += call.weight
+        self._arm()
+        try:
+            async with asyncio.timeout(max(0.0, call.deadline - time.time())):
+                return await waiting.future
+        except TimeoutError:
+            raise self._late(waiting) from None
+        finally:
+            self._forget(waiting)
+
+    async def recover(self) -> None:
+        """After a lost connection or a change among the workers: what is out may be lost, so it is sent once more.
+
+        Answers depend on the request alone, and one that comes twice is dropped. A second loss is the client's to know.
+        """
+        for batch in list(self._batches):
+            if batch.repeated:
+                for waiting in list(batch.members.values()):
+                    self._fail(waiting, WorkerLost("The worker stopped while answering.", retry_after=2))
+            else:
+                batch.repeated = True
+                await self._send(batch)
+
+    def wait_seconds(self) -> int:
+        """How long what waits now will take: what a refused client is told."""
+        return min(60, max(1, math.ceil(self.waiting_weight * self._seconds_per_image)))
+
+    @property
+    def batches_out(self) -> int:
+        return len(self._batches)
+
+    def _late(self, waiting: _Waiting) -> AnamorphError:
+        if waiting.batch is None:
+            return Overloaded("The call was not started before its deadline.", retry_after=self.wait_seconds())
+        return DeadlineExceeded(
+            "No worker answered in time.",
+            remedy="Ask for less, or send 'Prefer: respond-async' to make it a job.",
+            retry_after=5,
+        )
+
+    def _forget(self, waiting: _Waiting) -> None:
+        self._calls.pop(waiting.number, None)
+        if waiting.batch is None:
+            with suppress(ValueError):
+                self._queue.remove(waiting)
+                self.waiting_weight -= waiting.call.weight
+        else:
+            waiting.batch.members.pop(waiting.number, None)
+            if not waiting.batch.members:
+                self._batches.discard(waiting.batch)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._queue and not self._armed and len(self._batches) < self.in_flight:
+            self._armed = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._armed = False
+        while self._queue and len(self._batches) < self.in_flight:
+            batch = self._take()
+            self._batches.add(batch)
+            self._spawn(self._send(batch))
+
+    def _take(self) -> _Batch:
+        members, weight, size = {}, 0, 0
+        while self._queue:
+            waiting = self._queue[0]
+            weight += waiting.call.weight
+            size += sum(map(len, waiting.call.images or ())) + len(waiting.call.latents or b"")
+            if members and (weight > self.batch or size > BATCH_BYTES):
+                weight -= waiting.call.weight
+                break
+            members[waiting.number] = self._queue.popleft()
+        self.waiting_weight -= weight
+        batch = _Batch(members, weight)
+        for waiting in members.values():
+            waiting.batch = batch
+        return batch
+
+    async def _send(self, batch: _Batch) -> None:
+        calls = [(waiting.number, waiting.call) for waiting in batch.members.values()]
+        try:
+            await self._sender.lpush(QUEUE, task_message(pack_calls(self.replies, calls)))
+        except BROKER_ERRORS as error:
+            log.warning("calls.unsent", calls=len(calls), error=type(error).__name__)
+            for waiting in list(batch.members.values()):
+                self._fail(waiting, Unavailable("The broker cannot be reached.", retry_after=2))
+
+    async def _listen(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                found = await self._listener.blpop([self.replies], timeout=5)
+                pause = 0.05
+            except BROKER_ERRORS as error:
+                log.warning("calls.broker_lost", error=type(error).__name__)
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+                await self.recover()
+                continue
+            if found:
+                self._deliver(found[1])
+
+    def _deliver(self, reply: bytes) -> None:
+        try:
+            outcomes = list(unpack_reply(reply))
+        except Exception:  # whoever wrote this was no worker of ours; the listener must live on
+            log.exception("calls.unreadable_reply", size=len(reply))
+            return
+        for number, outcome in outcomes:
+            waiting = self._calls.get(number)
+            if waiting is None or waiting.future.done():
+                continue
+            self._measure(waiting)
+            if isinstance(outcome, AnamorphError):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result(outcome)
+
+    def _measure(self, waiting: _Waiting) -> None:
+        if waiting.batch:
+            spent = (time.monotonic() - waiting.batch.sent_at) / max(1, waiting.batch.weight) / self.in_flight
+            self._seconds_per_image += 0.05 * (spent - self._seconds_per_image)
+
+    def _fail(self, waiting: _Waiting, error: AnamorphError) -> None:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)
+
+    def _spawn(self, work) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

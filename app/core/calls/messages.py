@@ -1,0 +1,126 @@
+"""Calls and answers as bytes: what the front end and the inference worker say to each other.
+
+A micro-batch goes out as one Celery task whose only argument is msgpack; answers come back as msgpack on the list that
+the micro-batch names. Image bytes are never turned into text on our side.
+"""
+
+import base64
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from app.core.errors import AnamorphError, from_problem
+
+QUEUE = "infer"
+TASK = "workers.main.run_calls"
+OPTIONS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+@dataclass(slots=True)
+class Call:
+    """One request to a model (or to a dataset, for `dataset_images`), named by digest.
+
+    `deadline` is in seconds since 1970: who takes the call later drops it. `weight` is the images it costs to answer.
+    """
+
+    model: str
+    operation: str
+    params: dict[str, Any]
+    images: list[bytes] | None = None
+    latents: bytes | None = None  # npy, float32 (n, d)
+    encoding: str = "png"  # of the images that come back: png, webp, npy (one array of all), none
+    grid: bool = False
+    deadline: float = 0.0
+    weight: int = 1
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came back. `facts["items"]` has one dict per image; `extra` has further pictures by name, one per image,
+    and `sheets` pictures of the whole, whose layout is in the facts by the same name."""
+
+    images: list[bytes] = field(default_factory=list)
+    latents: bytes | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)  # milliseconds by stage
+    extra: dict[str, list[bytes]] = field(default_factory=dict)
+    sheets: dict[str, bytes] = field(default_factory=dict)  # PNG
+
+
+def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:
+    return msgpack.packb({"reply_to": reply_to, "calls": [_entry(number, call) for number, call in calls]})
+
+
+def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError]]:
+    """The answers of one reply; a worker may answer a micro-batch in several."""
+    for entry in msgpack.unpackb(reply):
+        problem = entry.get("problem")
+        yield entry["id"], from_problem(problem) if problem else Answer(**entry["answer"])
+
+
+def task_message(payload: bytes) -> str:
+    """The message that `celery.send_task` would put on the queue, 30 times cheaper (Celery protocol 2, kombu envelope).
+
+    Only the Redis transport has this envelope; a test holds it against what Celery itself sends and consumes.
+    """
+    ident = str(uuid.uuid4())
+    body = msgpack.packb([[payload], {}, OPTIONS])
+    message = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "binary",
+        "content-type": "application/x-msgpack",
+        "headers": {
+            "lang": "py",
+            "task": TASK,
+            "id": ident,
+            "root_id": ident,
+            "parent_id": None,
+            "group": None,
+            "argsrepr": "",
+            "kwargsrepr": "",
+            "origin": "app.core.calls.client",
+            "ignore_result": True,
+            "retries": 0,
+            "timelimit": [None, None],
+            "eta": None,
+            "expires": None,
+        },
+        "properties": {
+            "correlation_id": ident,
+            "reply_to": "",
+            "delivery_mode": 1,
+            "delivery_info": {"exchange": "", "routing_key": QUEUE},
+            "priority": 0,
+            "body_encoding": "base64",
+            "delivery_tag": ident,
+        },
+    }
+    return json.dumps(message)
+
+
+def pack_inputs(images: list[bytes] | None, latents: bytes | None, names: list[str] | None = None) -> bytes:
+    """The inputs of a call that became a job, as the blob its worker reads. `names` are those of files in a zip."""
+    return msgpack.packb({"images": images, "latents": latents} | ({"names": names} if names else {}))
+
+
+def unpack_inputs(blob: bytes) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
+    inputs = msgpack.unpackb(blob)
+    return inputs["images"], inputs["latents"], inputs.get("names")
+
+
+def _entry(number: int, call: Call) -> dict[str, Any]:
+    return {
+        "id": number,
+        "model": call.model,
+        "operation": call.operation,
+        "params": call.params,
+        "images": call.images,
+        "latents": call.latents,
+        "encoding": call.encoding,
+        "grid": call.grid,
+        "deadline": call.deadline,
+    }

@@ -1,0 +1,107 @@
+"""Leftovers that nobody needs any more: arrays of deleted datasets, old checkpoints, folders of killed imports."""
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import gettempdir
+
+from sqlalchemy import Connection, Engine, delete, func, select, update
+
+from app.core.jobs.checkpoints import CHECKPOINT
+from app.core.jobs.queries import TERMINAL
+from app.core.settings import settings
+from app.core.store import blobs
+from app.core.store.database import clock, reading, transaction
+from app.core.store.tables import datasets, jobs
+
+KEPT_SECONDS = 86_400
+"""How long the arrays of a deleted dataset stay, for trainings that are resumed."""
+IMPORT_FOLDER = "anamorph-import-"
+
+
+def clean(bind: Engine | None = None) -> None:
+    with reading(bind) as conn:
+        digests, ended = forgotten(conn), outlived(conn)
+    for digest in digests:
+        forget(digest, bind)
+    for job_id in ended:
+        drop_checkpoints(job_id, bind)
+    remove_import_folders()
+
+
+def forgotten(conn: Connection) -> list[str]:
+    """Digests all of whose rows, of any tenant, were deleted long enough ago."""
+    all_deleted = func.count() == func.count(datasets.c.deleted_at)
+    long_ago = func.max(datasets.c.deleted_at) < clock() - KEPT_SECONDS
+    return list(
+        conn.execute(select(datasets.c.digest).group_by(datasets.c.digest).having(all_deleted, long_ago)).scalars()
+    )
+
+
+def forget(digest: str, bind: Engine | None = None) -> None:
+    """Deletes the arrays and the rows that named them, unless a job needs them or they have a row again.
+
+    The arrays go while the rows are locked, and whoever adds a row locks them too: see `hold`.
+    """
+    with transaction(bind) as conn:
+        hold(conn, digest)
+        if digest not in forgotten(conn) or _needed(conn, digest):
+            return
+        blobs.delete_prefix(f"datasets/{digest}/facts.json")  # without it the rest counts as absent
+        blobs.delete_prefix(f"datasets/{digest}")
+        conn.execute(delete(datasets).where(datasets.c.digest == digest))
+
+
+def hold(conn: Connection, digest: str) -> None:
+    """Until the transaction ends, nobody else deletes the arrays or, holding them too, adds a row."""
+    conn.execute(select(datasets.c.id).where(datasets.c.digest == digest).with_for_update()).all()
+
+
+def _needed(conn: Connection, digest: str) -> bool:
+    """Whether a job that waits or runs reads these arrays, or would when it is taken up again."""
+    named = conn.execute(select(datasets.c.tenant, datasets.c.name).where(datasets.c.digest == digest))
+    names = {tuple(row) for row in named}
+    active = select(jobs.c.tenant, jobs.c.spec, jobs.c.checkpoint).where(jobs.c.state.in_(("queued", "running")))
+    return any(
+        (job.tenant, job.spec.get("dataset")) in names or (job.checkpoint or {}).get("dataset") == digest
+        for job in conn.execute(active)
+    )
+
+
+def outlived(conn: Connection) -> list[str]:
+    """Trainings whose checkpoints nobody resumed or forked within `checkpoint_days` of their end."""
+    old = jobs.c.finished_at < clock() - settings().checkpoint_days * 86_400
+    ended = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.checkpoint.is_not(None), old)
+    return list(conn.execute(ended.order_by(jobs.c.id).limit(1000)).scalars())
+
+
+def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
+    """Deletes a job's checkpoints, those of killed attempts too; it can then be resumed only from the beginning.
+
+    The row stays locked meanwhile, so that nobody resumes it; a fork that waits for a worker keeps them all.
+    """
+    with transaction(bind) as conn:
+        conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update()).all()
+        if job_id not in outlived(conn) or _forked(conn, job_id):
+            return
+        for key, _ in blobs.list(f"jobs/{job_id}"):
+            if key.rsplit("/", 1)[-1].startswith(CHECKPOINT):
+                blobs.delete_prefix(key)
+        conn.execute(update(jobs).where(jobs.c.id == job_id).values(checkpoint=None))
+
+
+def _forked(conn: Connection, job_id: str) -> bool:
+    """Whether a job that waits or runs starts from this one."""
+    active = select(jobs.c.spec).where(jobs.c.kind == "training", jobs.c.state.in_(("queued", "running")))
+    forks = (spec.get("fork_from") for spec in conn.execute(active).scalars())
+    return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
+
+
+def remove_import_folders(age_seconds: float = KEPT_SECONDS) -> None:
+    """Scratch folders of this machine in which nothing was written for so long."""
+    for folder in Path(gettempdir()).glob(f"{IMPORT_FOLDER}*"):
+        with suppress(OSError):  # another process was first, or the folder is somebody else's
+            written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+            if not folder.is_symlink() and written < time.time() - age_seconds:
+                shutil.rmtree(folder)

@@ -1,0 +1,80 @@
+"""What happened to a job, in order: events with a sequence number per job (replayed to watchers), and its curves."""
+
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from app.core.store.database import clock, upsert
+from app.core.store.tables import IS_ALARM, job_events, job_metrics, jobs
+
+
+class LeaseLost(Exception):
+    """The token is no longer the job's: somebody else holds it, or it ended. Nothing was written; stop quietly."""
+
+
+def append(conn: Connection, job_id: str, kind: str, data: dict[str, Any], token: str | None = None) -> int:
+    """Adds the next event of the job and returns its number. With a token only the holder can."""
+    mine = jobs.c.id == job_id if token is None else (jobs.c.id == job_id) & (jobs.c.token == token)
+    bump = update(jobs).where(mine).values(last_event=jobs.c.last_event + 1)
+    row = conn.execute(bump.returning(jobs.c.last_event, jobs.c.attempt)).one_or_none()
+    if row is None:
+        raise LeaseLost(job_id)
+    seq, attempt = row
+    event = {"job_id": job_id, "seq": seq, "at": clock(), "attempt": attempt, "kind": kind, "data": data}
+    conn.execute(insert(job_events).values(**event))
+    return seq
+
+
+def add_metrics(conn: Connection, job_id: str, token: str, images: int, values: dict[str, float]) -> None:
+    """One point of the job's curves. A resumed attempt passes the same points again and overwrites them."""
+    append(conn, job_id, "metrics", {"images": images, "values": values}, token)
+    attempt = conn.execute(select(jobs.c.attempt).where(jobs.c.id == job_id)).scalar_one()
+    here = (job_metrics.c.job_id == job_id) & (job_metrics.c.images == images) & (job_metrics.c.attempt == attempt)
+    before = conn.execute(select(job_metrics.c["values"]).where(here)).scalar_one_or_none() or {}
+    point = {"job_id": job_id, "images": images, "attempt": attempt, "values": before | values}
+    upsert(conn, job_metrics, point, ["job_id", "images"])
+
+
+def add_curve(conn: Connection, job_id: str, token: str, points: list[tuple[int, dict[str, float]]]) -> None:
+    """Points (images, values), each as `add_metrics` would add it, in three statements however many there are."""
+    bump = update(jobs).where(jobs.c.id == job_id, jobs.c.token == token)
+    bump = bump.values(last_event=jobs.c.last_event + len(points))
+    row = conn.execute(bump.returning(jobs.c.last_event, jobs.c.attempt, clock())).one_or_none()
+    if row is None:
+        raise LeaseLost(job_id)
+    last, attempt, at = row
+    told = [{"images": images, "values": values} for images, values in points]
+    same = {"job_id": job_id, "attempt": attempt}
+    event = {"at": at, "kind": "metrics", **same}
+    first = last - len(points) + 1
+    conn.execute(insert(job_events), [{**event, "seq": first + index, "data": data} for index, data in enumerate(told)])
+    upsert(conn, job_metrics, [same | point for point in told], ["job_id", "images"])
+
+
+def events_after(conn: Connection, job_id: str, seq: int = 0, limit: int = 500) -> list[dict[str, Any]]:
+    """Events with a higher number than `seq`, oldest first."""
+    wanted = (job_events.c.job_id == job_id) & (job_events.c.seq > seq)
+    rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.seq).limit(limit))
+    return [dict(row) for row in rows.mappings()]
+
+
+def alarms(conn: Connection, job_ids: list[str]) -> list[dict[str, Any]]:
+    """What the doctor said of these trainings: events of the kinds `tables.ALARMS`, oldest first."""
+    wanted = job_events.c.job_id.in_(job_ids) & IS_ALARM
+    rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.job_id, job_events.c.seq))
+    return [dict(row) for row in rows.mappings()]
+
+
+def metrics(conn: Connection, job_id: str, after: int = -1, limit: int = 10_000) -> list[dict[str, Any]]:
+    """Points of the curves with more than `after` images, in order: {"images", "values"}."""
+    columns = job_metrics.c.images, job_metrics.c["values"]
+    wanted = (job_metrics.c.job_id == job_id) & (job_metrics.c.images > after)
+    rows = conn.execute(select(*columns).where(wanted).order_by(job_metrics.c.images).limit(limit))
+    return [dict(row) for row in rows.mappings()]
+
+
+def snapshots(conn: Connection, job_id: str) -> dict[int, dict[str, Any]]:
+    """By images, what was told of each snapshot; of one that was made twice, the latest."""
+    wanted = (job_events.c.job_id == job_id) & (job_events.c.kind == "snapshot")
+    rows = conn.execute(select(job_events.c.data).where(wanted).order_by(job_events.c.seq)).scalars()
+    return {data["images"]: data for data in rows}

@@ -1,0 +1,92 @@
+"""Reading jobs: one, a page, the next due, places in the queue. Whatever a client sees is read inside its tenant."""
+
+import re
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
+
+from app.core.errors import InvalidRequest, NotFound
+from app.core.store.database import clock
+from app.core.store.tables import jobs
+
+TERMINAL = ("succeeded", "failed", "canceled")
+STATES = ("queued", "running", *TERMINAL)
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+def get(conn: Connection, tenant: str, job_id: str, lock: bool = False) -> dict[str, Any]:
+    """The job's row; a foreign job is as absent as one that never was. `lock` keeps it as it is until the commit."""
+    row = None
+    if UUID.fullmatch(job_id):
+        wanted = select(jobs).where(jobs.c.id == job_id, jobs.c.tenant == tenant)
+        row = conn.execute(wanted.with_for_update() if lock else wanted).mappings().one_or_none()
+    if row is None:
+        raise NotFound("There is no job with this id.")
+    return dict(row)
+
+
+def list_jobs(
+    conn: Connection,
+    tenant: str,
+    *,
+    limit: int = 20,
+    cursor: str | None = None,
+    kind: str | None = None,
+    state: str | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of jobs, newest first, and the cursor of the next page (None at the end)."""
+    if cursor is not None and not UUID.fullmatch(cursor):
+        raise InvalidRequest("The cursor is not one that a list returned.", field="cursor")
+    if state is not None and state not in STATES:
+        raise InvalidRequest(f"The status must be one of {', '.join(STATES)}.", field="status")
+    if kind is not None and not WORD.fullmatch(kind):
+        raise InvalidRequest("The kind must be a word such as training.", field="kind")
+    wanted = [jobs.c.tenant == tenant, jobs.c.id < cursor if cursor else true()]
+    wanted += [jobs.c.kind == kind] if kind else []
+    wanted += [jobs.c.state == state] if state else []
+    rows = conn.execute(select(jobs).where(*wanted).order_by(jobs.c.id.desc()).limit(limit + 1)).mappings().all()
+    page = [dict(row) for row in rows[:limit]]
+    return page, page[-1]["id"] if len(rows) > limit else None
+
+
+def queue_position(conn: Connection, job_id: str) -> int | None:
+    """1 for the job that starts next, tenants taking turns; None for a job that does not wait."""
+    turn = func.row_number().over(partition_by=jobs.c.tenant, order_by=jobs.c.id)
+    queue = select(jobs.c.queue).where(jobs.c.id == job_id).scalar_subquery()
+    waiting = select(jobs.c.id, turn.label("turn")).where(jobs.c.state == "queued", jobs.c.queue == queue).subquery()
+    mine = select(waiting.c.turn).where(waiting.c.id == job_id).scalar_subquery()
+    ahead = or_(waiting.c.turn < mine, and_(waiting.c.turn == mine, waiting.c.id <= job_id))
+    return conn.execute(select(func.count()).select_from(waiting).where(ahead)).scalar_one() or None
+
+
+def active_count(conn: Connection, tenant: str) -> int:
+    """Jobs of the tenant that are queued or running."""
+    active = jobs.c.state.in_(("queued", "running"))
+    return conn.execute(select(func.count()).where(jobs.c.tenant == tenant, active)).scalar_one()
+
+
+def counts(conn: Connection) -> dict[tuple[str, str], int]:
+    """How many jobs there are by (kind, state), over all tenants: for gauges."""
+    rows = conn.execute(select(jobs.c.kind, jobs.c.state, func.count()).group_by(jobs.c.kind, jobs.c.state))
+    return {(kind, state): count for kind, state, count in rows}
+
+
+def due() -> ColumnElement[bool]:
+    """Queued, not held back, not too late."""
+    in_time = or_(jobs.c.deadline.is_(None), jobs.c.deadline > clock())
+    return and_(jobs.c.state == "queued", jobs.c.run_after <= clock(), in_time)
+
+
+def next_due(conn: Connection, queue: str) -> str | None:
+    """The job that `claim_oldest` would try first."""
+    waiting = (
+        select(jobs.c.tenant, func.min(jobs.c.id).label("id"))
+        .where(jobs.c.queue == queue, due())
+        .group_by(jobs.c.tenant)
+        .subquery()
+    )
+    theirs = and_(jobs.c.tenant == waiting.c.tenant, jobs.c.queue == queue)
+    running = select(func.count()).where(theirs, jobs.c.state == "running").scalar_subquery()
+    served = select(func.coalesce(func.max(jobs.c.claimed_at), 0)).where(theirs).scalar_subquery()
+    return conn.execute(select(waiting.c.id).order_by(running, served, waiting.c.id).limit(1)).scalar_one_or_none()

@@ -1,0 +1,369 @@
+"""The state machine of durable jobs, and the only place where a job's state changes.
+
+    queued  -> running              claim (attempt + 1, fresh token, lease)
+    running -> succeeded | failed   finish, fail: by the holder of the token
+    running -> queued               lease expired or attempt failed (failures + 1), released on shutdown (unchanged)
+    running -> failed               failures reached max_failures
+    queued  -> canceled, failed     cancel; deadline passed before the start
+    running -> canceled             cancel asked for, then confirmed by the holder or by the lease's end
+    failed | canceled -> queued     resume, of kinds that keep checkpoints
+
+Every change is one conditional UPDATE and its event; no row matched means that somebody else was first.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Update, and_, case, func, insert, or_, select, update
+
+from app.core.errors import AttemptsExhausted, Conflict, DeadlineExceeded, InvalidRequest, QuotaExceeded
+from app.core.jobs import events
+from app.core.jobs.events import LeaseLost
+from app.core.jobs.idempotency import claim_key, remember
+from app.core.jobs.queries import STATES as STATES
+from app.core.jobs.queries import TERMINAL as TERMINAL
+from app.core.jobs.queries import WORD, active_count, due, get, next_due
+from app.core.jobs.queries import counts as counts
+from app.core.jobs.queries import list_jobs as list_jobs
+from app.core.jobs.queries import queue_position as queue_position
+from app.core.settings import settings
+from app.core.store.database import clock, encode_json, new_id
+from app.core.store.tables import jobs
+
+QUEUES = ("train", "light")
+RESUMABLE = ("training", "report", "perturbation")
+"""Kinds that keep checkpoints."""
+PRINTABLE = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def queue_of(kind: str) -> str:
+    return "train" if kind == "training" else "light"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job: `token` fences every write, `attempt` names the folder of its blobs."""
+
+    id: str
+    tenant: str
+    kind: str
+    queue: str
+    spec: dict[str, Any]
+    attempt: int
+    token: str
+    checkpoint: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a heartbeat tells the holder."""
+
+    cancel: bool
+    late: bool  # the deadline has passed
+
+
+# ---- from outside: accept, cancel, resume
+
+
+def accept(
+    conn: Connection,
+    *,
+    tenant: str,
+    kind: str,
+    spec: dict[str, Any],
+    key: str | None = None,
+    fingerprint: str | None = None,
+    deadline_seconds: float | None = None,
+    max_failures: int | None = None,
+    job_id: str | None = None,
+) -> tuple[dict[str, Any], bool]:
+    """Writes a queued job, and the idempotency key that led to it, in the caller's transaction.
+
+    Returns (job, replayed). Promise the job to the client only after the commit, then wake the sweeper, which rings.
+    """
+    _check_words(tenant, kind, key)
+    text = encode_json(spec)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    job_id = job_id or new_id()
+    if key is not None:
+        replay = claim_key(conn, tenant, key, fingerprint or hashlib.sha256(f"{kind} {text}".encode()).hexdigest())
+        if replay is not None:
+            return get(conn, tenant, replay.job_id or ""), True
+        remember(conn, tenant, key, job_id=job_id)
+    _check_quota(conn, tenant)
+    row = {
+        "id": job_id,
+        "tenant": tenant,
+        "kind": kind,
+        "queue": queue_of(kind),
+        "spec": spec,
+        "spec_sha256": digest,
+        "state": "queued",
+        "max_failures": max_failures or settings().max_failures,
+        "run_after": clock(),
+        "created_at": clock(),
+        "deadline": None if deadline_seconds is None else clock() + deadline_seconds,
+    }
+    conn.execute(insert(jobs).values(**row))
+    events.append(conn, job_id, "queued", {})
+    return get(conn, tenant, job_id), False
+
+
+def _check_words(tenant: str, kind: str, key: str | None) -> None:
+    for field, value, allowed in (("tenant", tenant, WORD), ("kind", kind, WORD), ("Idempotency-Key", key, PRINTABLE)):
+        if value is not None and not allowed.fullmatch(value):
+            what = "1 to 255 visible ASCII characters" if allowed is PRINTABLE else "1 to 64 of A-Z a-z 0-9 . _ @ -"
+            raise InvalidRequest(f"{field} must be {what}.", field=field)
+
+
+def _check_quota(conn: Connection, tenant: str) -> None:
+    limit = settings().max_jobs_per_tenant
+    if active_count(conn, tenant) >= limit:
+        raise QuotaExceeded(
+            f"{limit} jobs are queued or running, as many as one tenant may have.",
+            remedy="Wait for some to end, or cancel some.",
+            retry_after=30,
+        )
+
+
+def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
+    """Cancels a queued job at once and asks the holder of a running one to stop. Canceling twice is no error."""
+    job = get(conn, tenant, job_id, lock=True)
+    if job["state"] in ("succeeded", "failed"):
+        raise Conflict(f"The job has {job['state']} already and cannot be canceled.", state=job["state"])
+    mine = jobs.c.id == job_id
+    asked = update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
+    _change(conn, _end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
+    _change(conn, asked, "cancel_requested")
+    return get(conn, tenant, job_id)
+
+
+def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
+    """Queues a failed or canceled job that keeps checkpoints again; it goes on from its last checkpoint."""
+    job = get(conn, tenant, job_id, lock=True)
+    if job["kind"] not in RESUMABLE:
+        raise Conflict(f"A job of kind {job['kind']!r} cannot be resumed.", remedy="Submit it again.")
+    _check_quota(conn, tenant)
+    ended = and_(jobs.c.id == job_id, jobs.c.state.in_(("failed", "canceled")))
+    again = _queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
+    if not _change(conn, again, "queued", {"why": "resumed"}):
+        raise Conflict(f"The job is {job['state']}; only a failed or canceled one resumes.", state=job["state"])
+    return get(conn, tenant, job_id)
+
+
+# ---- the holder's side: claim, beat, write, end
+
+
+def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
+    """Takes the job if it is queued and due. None: somebody else was first."""
+    token = secrets.token_hex(16)
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == job_id, due())
+        .values(
+            state="running",
+            token=token,
+            worker=worker[:128],
+            attempt=jobs.c.attempt + 1,
+            lease_until=clock() + (lease_seconds or settings().lease_seconds),
+            started_at=func.coalesce(jobs.c.started_at, clock()),
+            claimed_at=clock(),
+        )
+        .returning(*(jobs.c[name] for name in Claim.__dataclass_fields__))
+    )
+    row = conn.execute(statement).mappings().one_or_none()
+    if row is None:
+        return None
+    events.append(conn, job_id, "running", {"worker": worker[:128]}, token)
+    return Claim(**row)
+
+
+def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
+    """Takes the next job of a queue, the tenants in turn: who has the fewest running, then who waited longest."""
+    while (job_id := next_due(conn, queue)) is not None:
+        if (claimed := claim(conn, job_id, worker, lease_seconds)) is not None:
+            return claimed
+    return None
+
+
+def held(conn: Connection, job_id: str, token: str) -> Claim | None:
+    """The claim again, for the process that was given the token. None: it is not the holder any more."""
+    columns = (jobs.c[name] for name in Claim.__dataclass_fields__)
+    row = conn.execute(select(*columns).where(_held(job_id, token))).mappings().one_or_none()
+    return None if row is None else Claim(**row)
+
+
+def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | None = None) -> Beat | None:
+    """Extends the lease. None: the lease is lost, stop computing."""
+    extended = clock() + (lease_seconds or settings().lease_seconds)
+    statement = update(jobs).where(_held(job_id, token)).values(lease_until=extended)
+    return _beat(conn.execute(statement.returning(jobs.c.cancel_requested, _late())).one_or_none())
+
+
+def look(conn: Connection, job_id: str, token: str) -> Beat | None:
+    """What a heartbeat would say, without one."""
+    return _beat(conn.execute(select(jobs.c.cancel_requested, _late()).where(_held(job_id, token))).one_or_none())
+
+
+def progress(conn: Connection, job_id: str, token: str, value: dict[str, Any]) -> None:
+    """`value` is {"images", "total", "eta_seconds"}. Raises LeaseLost, as every write below."""
+    if not conn.execute(update(jobs).where(_held(job_id, token)).values(progress=value)).rowcount:
+        raise LeaseLost(job_id)
+
+
+def add_checkpoint(conn: Connection, job_id: str, token: str, ref: dict[str, Any]) -> None:
+    """Points the job at blobs written before. It got somewhere, so its failures are forgotten."""
+    if not conn.execute(update(jobs).where(_held(job_id, token)).values(checkpoint=ref, failures=0)).rowcount:
+        raise LeaseLost(job_id)
+    events.append(conn, job_id, "checkpoint", ref, token)
+
+
+def add_event(conn: Connection, job_id: str, token: str, kind: str, data: dict[str, Any]) -> int:
+    return events.append(conn, job_id, kind, data, token)
+
+
+def finish(
+    conn: Connection, job_id: str, token: str, result: dict[str, Any], also: Callable[[Connection], None] | None = None
+) -> None:
+    """The job succeeded. What `also` writes (a model's row, say) appears in the same transaction or not at all."""
+    if not _change(conn, _end(_held(job_id, token), "succeeded").values(result=result), "succeeded"):
+        raise LeaseLost(job_id)
+    if also is not None:
+        also(conn)
+
+
+def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> None:
+    """The job can never succeed: what was asked for is at fault."""
+    ended = _end(_held(job_id, token), "failed").values(error=problem)
+    if not _change(conn, ended, "failed", {"code": problem.get("code")}):
+        raise LeaseLost(job_id)
+
+
+def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, Any], pause_seconds: float = 1) -> None:
+    """The attempt failed and the infrastructure is at fault: tries again until max_failures is reached."""
+    _lock(conn, job_id)
+    held, last = _held(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
+    stopped = held & jobs.c.cancel_requested
+    pause = clock() + pause_seconds * (jobs.c.failures + 1)
+    again = _queued(held & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
+    ended = _end(held & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
+    if not (
+        _change(conn, _end(stopped, "canceled"), "canceled")
+        or _change(conn, again, "queued", {"why": problem.get("code")})
+        or _change(conn, ended, "failed", {"code": problem.get("code")})
+    ):
+        raise LeaseLost(job_id)
+
+
+def release(conn: Connection, job_id: str, token: str) -> None:
+    """Gives the job back, as on shutdown: it is nobody's fault and counts as no failure."""
+    _lock(conn, job_id)
+    held = _held(job_id, token)
+    if not (
+        _change(conn, _end(held & jobs.c.cancel_requested, "canceled"), "canceled")
+        or _change(conn, _queued(held).values(run_after=clock()), "queued", {"why": "released"})
+    ):
+        raise LeaseLost(job_id)
+
+
+def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
+    """The holder has stopped as asked."""
+    if not _change(conn, _end(_held(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled"):
+        raise LeaseLost(job_id)
+
+
+# ---- the sweeper's side
+
+
+def sweep(conn: Connection) -> int:
+    """Takes jobs back from holders whose lease ran out, ends what is too late to start. Returns how many changed."""
+    expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
+    last = jobs.c.failures + 1 >= jobs.c.max_failures
+    wanted = expired & ~jobs.c.cancel_requested
+    once_more = {"failures": jobs.c.failures + 1, "run_after": clock()}
+    lost = AttemptsExhausted(
+        "The worker disappeared while the job ran, as often as the job may fail.",
+        remedy="Resume the training, or submit the job again; a job too big for the worker's memory fails like this.",
+        cause="worker-lost",
+    ).problem()
+    late = DeadlineExceeded("The job's deadline passed before a worker was free.").problem()
+    too_late = and_(jobs.c.state == "queued", jobs.c.deadline <= clock())
+    return (
+        _change(conn, _end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})
+        + _change(conn, _queued(wanted & ~last).values(**once_more), "queued", {"why": "worker-lost"})
+        + _change(
+            conn,
+            _end(wanted & last, "failed").values(error=lost, failures=jobs.c.failures + 1),
+            "failed",
+            {"code": lost["code"]},
+        )
+        + _change(conn, _end(too_late, "failed").values(error=late), "failed", {"code": late["code"]})
+    )
+
+
+def to_sweep(conn: Connection) -> bool:
+    """Whether `sweep` or `take_rings` would find anything: a look that takes no lock."""
+    expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
+    waiting = and_(jobs.c.state == "queued", or_(jobs.c.deadline <= clock(), _unheard()))
+    return conn.execute(select(jobs.c.id).where(expired | waiting).limit(1)).first() is not None
+
+
+def take_rings(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
+    """(id, queue) of due jobs nobody was told of, or was told too long ago; marks them as told."""
+    silent = select(jobs.c.id).where(due(), _unheard()).order_by(jobs.c.id).limit(limit)
+    # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper
+    told = update(jobs).where(jobs.c.id.in_(silent), due(), _unheard())
+    told = told.values(published_at=clock(), rings=jobs.c.rings + 1)
+    return [tuple(row) for row in conn.execute(told.returning(jobs.c.id, jobs.c.queue))]
+
+
+def give_rings_back(conn: Connection, ids: list[str]) -> None:
+    """The broker did not take these."""
+    conn.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == "queued").values(published_at=None))
+
+
+# ---- pieces of the statements
+
+
+def _held(job_id: str, token: str) -> ColumnElement[bool]:
+    return and_(jobs.c.id == job_id, jobs.c.token == token, jobs.c.state == "running")
+
+
+def _lock(conn: Connection, job_id: str) -> None:
+    """Keeps a cancel from slipping in between two statements (PostgreSQL; SQLite has one writer anyway)."""
+    conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
+
+
+def _late() -> ColumnElement[bool]:
+    return func.coalesce(jobs.c.deadline <= clock(), False)
+
+
+def _unheard() -> ColumnElement[bool]:
+    """Never rung for, or too long ago; the age doubles, else messages would pile up behind a long queue."""
+    age = case({1: 30, 2: 60, 3: 120, 4: 240, 5: 480}, value=jobs.c.rings, else_=600)
+    return or_(jobs.c.published_at.is_(None), jobs.c.published_at < clock() - age)
+
+
+def _beat(row) -> Beat | None:
+    return None if row is None else Beat(cancel=bool(row[0]), late=bool(row[1]))
+
+
+def _end(which: ColumnElement[bool], state: str) -> Update:
+    return update(jobs).where(which).values(state=state, token=None, lease_until=None, finished_at=clock())
+
+
+def _queued(which: ColumnElement[bool]) -> Update:
+    fresh = {"published_at": None, "rings": 0, "cancel_requested": False}
+    return update(jobs).where(which).values(state="queued", token=None, lease_until=None, **fresh)
+
+
+def _change(conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None) -> int:
+    """Runs one state change and writes the event of each row it touched."""
+    changed = conn.execute(statement.returning(jobs.c.id)).scalars().all()
+    for job_id in changed:
+        events.append(conn, job_id, kind, data or {})
+    return len(changed)

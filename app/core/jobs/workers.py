@@ -1,0 +1,44 @@
+"""Which workers are there: each keeps a row fresh, and readiness is somebody's fresh row."""
+
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from app.core.store.database import clock, upsert
+from app.core.store.tables import workers
+
+BEAT_SECONDS = 3
+FRESH_SECONDS = 15
+GONE_SECONDS = 3600
+
+
+def worker_id() -> str:
+    """This process's name in the workers and jobs tables."""
+    return f"{socket.gethostname()}:{os.getpid()}"[:128]
+
+
+def beat(
+    conn: Connection, worker: str, queues: Iterable[str], device: str | None = None, models: Iterable[str] = ()
+) -> None:
+    """Says that the worker lives."""
+    row = {"id": worker, "host": socket.gethostname(), "pid": os.getpid(), "queues": sorted(queues), "device": device}
+    before = conn.execute(select(workers.c.started_at).where(workers.c.id == worker)).scalar_one_or_none()
+    times = {"started_at": clock() if before is None else before, "seen_at": clock()}
+    upsert(conn, workers, row | times | {"models": list(models)}, ["id"])
+
+
+def leave(conn: Connection, worker: str) -> None:
+    conn.execute(delete(workers).where(workers.c.id == worker))
+
+
+def fresh(conn: Connection, seconds: float = FRESH_SECONDS) -> list[dict[str, Any]]:
+    """The workers heard of lately."""
+    rows = conn.execute(select(workers).where(workers.c.seen_at > clock() - seconds).order_by(workers.c.id))
+    return [dict(row) for row in rows.mappings()]
+
+
+def forget_gone(conn: Connection) -> None:
+    conn.execute(delete(workers).where(workers.c.seen_at < clock() - GONE_SECONDS))

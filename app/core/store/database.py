@@ -1,0 +1,198 @@
+"""The way to the database: engines, transactions, clock, migrations. SQLite (one host) or PostgreSQL, same SQL."""
+
+import json
+import math
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Double,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    exc,
+    select,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+
+from app.core.errors import StorageFull, Unavailable
+from app.core.settings import settings
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+class clock(GenericFunction):
+    """Seconds since 1970 by the database's clock, the only one that leases are compared with."""
+
+    type = Double()
+    inherit_cache = True
+    name = "anamorph_clock"
+
+
+@compiles(clock, "sqlite")
+def _clock_sqlite(element, compiler, **options):
+    return "((julianday('now') - 2440587.5) * 86400.0)"  # unixepoch('subsec') needs SQLite 3.42
+
+
+@compiles(clock, "postgresql")
+def _clock_postgresql(element, compiler, **options):
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"  # now() would be the transaction's start
+
+
+def now(conn: Connection) -> float:
+    return conn.execute(select(clock())).scalar_one()
+
+
+def new_id() -> str:
+    """A UUIDv7: ids sort by creation, so a page cursor is an id."""
+    bits = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    bits = bits & ~(0xF << 76) | 0x7 << 76
+    return str(uuid.UUID(int=bits & ~(0x3 << 62) | 0x2 << 62))
+
+
+def encode_json(value: Any) -> str:
+    """JSON in ASCII. A diverged loss is NaN, which JSON lacks: it is stored as null."""
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def make_engine(url: str, pool_size: int = 10) -> Engine:
+    """An engine of its own; most code wants the shared `engine()`."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return _sqlite_engine(parsed, pool_size)
+    if parsed.get_backend_name() == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+        return create_engine(
+            parsed,
+            json_serializer=encode_json,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5},
+        )
+    raise ValueError(
+        f"DATABASE_URL starts with {parsed.drivername!r}; sqlite:///file and postgresql://... are supported."
+    )
+
+
+def _sqlite_engine(url, pool_size: int) -> Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        json_serializer=encode_json,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        connect_args={"timeout": 10, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connect(connection, _record):
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(conn):
+        options = conn.get_execution_options()
+        if not options.get("writes"):
+            conn.exec_driver_sql("BEGIN")
+            return
+        conn.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options['durable'] else 'NORMAL'}")
+        # a deferred transaction that reads first and then writes fails at once with BUSY, whatever the timeout
+        conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+@lru_cache
+def engine() -> Engine:
+    """This process's engine for the configured database."""
+    return make_engine(settings().database_url, settings().database_pool)
+
+
+@contextmanager
+def transaction(bind: Engine | None = None, *, durable: bool = True) -> Iterator[Connection]:
+    """One writing transaction: commits at the end, rolls back on an error.
+
+    `durable=False` lets SQLite postpone the fsync (60 times faster); a power cut may then undo the last of them.
+    """
+    with _translated(), (bind or engine()).connect() as conn:
+        conn = conn.execution_options(writes=True, durable=durable)
+        with conn.begin():
+            yield conn
+
+
+@contextmanager
+def reading(bind: Engine | None = None) -> Iterator[Connection]:
+    """One consistent look at the database; never blocked by writers, never blocks them."""
+    with _translated(), (bind or engine()).connect() as conn:
+        conn = conn.execution_options(
+            **({} if conn.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"})
+        )
+        with conn.begin():
+            yield conn
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The database's own troubles as errors a client can understand; statement errors stay what they are."""
+    try:
+        yield
+    except exc.OperationalError as error:
+        message = str(error.orig).lower()
+        if "disk is full" in message or "no space left" in message or getattr(error.orig, "sqlstate", "") == "53100":
+            raise StorageFull("The database has no space left.", remedy="Free disk space, then try again.") from error
+        if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
+            raise
+        raise Unavailable("The database does not answer.", retry_after=2) from error
+    except exc.TimeoutError as error:
+        raise Unavailable("All database connections are in use.", retry_after=1) from error
+
+
+def upsert(conn: Connection, table: Table, row: dict[str, Any] | list[dict[str, Any]], key: list[str]) -> None:
+    """Inserts `row`, or overwrites the row with the same `key` columns. Several rows at once have the same columns."""
+    insert = (sqlite if conn.dialect.name == "sqlite" else postgresql).insert(table)
+    first = row[0] if isinstance(row, list) else row
+    rest = {name: insert.excluded[name] for name in first if name not in key}
+    if isinstance(row, list):
+        conn.execute(insert.on_conflict_do_update(index_elements=key, set_=rest), row)
+    else:
+        conn.execute(insert.values(**row).on_conflict_do_update(index_elements=key, set_=rest))
+
+
+def migrate(bind: Engine | None = None) -> None:
+    """Brings the schema up to date. Safe when several processes start at once, and when there is nothing to do."""
+    from alembic import command  # a quarter of a second that a job's process need not spend
+    from alembic.config import Config
+
+    with transaction(bind) as conn:
+        if conn.dialect.name == "postgresql":
+            conn.execute(text("SELECT pg_advisory_xact_lock(4242424242)"))
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")

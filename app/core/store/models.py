@@ -1,0 +1,140 @@
+"""Published models as rows: found by reference, listed, deleted. Everything is read and written inside one tenant."""
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, delete, func, select, true
+
+from app.core import catalog, names
+from app.core.errors import ModelNotReady, NotFound
+from app.core.store import blobs
+from app.core.store.tables import jobs, model_names, models
+
+Row = dict[str, Any]
+
+
+class Found(NamedTuple):
+    """What a call needs to know of a model. `pinned`: the reference names one version for ever."""
+
+    name: str
+    digest: str
+    family: str
+    capabilities: tuple[str, ...]
+    pinned: bool
+
+    @property
+    def exact(self) -> str:
+        """The reference that means this version for ever."""
+        return f"{self.name}@{self.digest}"
+
+
+def resolve(conn: Connection, tenant: str, text: str) -> Found:
+    """The version that `name` or `name@digest` means. Raises NotFound, or ModelNotReady while it is being trained."""
+    columns = models.c.name, models.c.digest, models.c.family, models.c.capabilities
+    row = conn.execute(select(*columns).where(_meant(conn, tenant, text))).first()
+    if row is None:
+        raise _absent(conn, tenant, text)
+    pinned = "@" in text
+    return Found(row.name, row.digest, row.family, tuple(row.capabilities), pinned)
+
+
+def get(conn: Connection, tenant: str, text: str) -> Row:
+    """The whole row of that version."""
+    row = conn.execute(select(models).where(_meant(conn, tenant, text))).mappings().first()
+    if row is None:
+        raise _absent(conn, tenant, text)
+    return dict(row)
+
+
+def versions(conn: Connection, tenant: str, name: str) -> list[Row]:
+    """Digest, time, size and metrics of every version of a name, the newest first."""
+    columns = models.c.digest, models.c.created_at, models.c.bytes, models.c.metrics, models.c.job_id
+    mine = (models.c.tenant == tenant) & (models.c.name == name)
+    rows = conn.execute(select(*columns).where(mine).order_by(models.c.created_at.desc(), models.c.id.desc()))
+    return [dict(row) for row in rows.mappings()]
+
+
+def page(
+    conn: Connection, tenant: str, limit: int, after: str | None = None, family: str | None = None
+) -> tuple[list[Row], str | None]:
+    """A page of models by name, each in the version its name means, and the cursor of the next page."""
+    alias = (model_names.c.tenant == models.c.tenant) & (model_names.c.digest == models.c.digest)
+    wanted = [model_names.c.tenant == tenant, model_names.c.name > after if after else true()]
+    wanted += [models.c.family == family] if family else []
+    statement = select(models).join(model_names, alias).where(*wanted).order_by(model_names.c.name).limit(limit + 1)
+    rows = [dict(row) for row in conn.execute(statement).mappings()]
+    return rows[:limit], rows[limit - 1]["name"] if len(rows) > limit else None
+
+
+def training_of(conn: Connection, tenant: str, name: str) -> str | None:
+    """The id of the newest queued or running training or import that will make a model of this name."""
+    making = (jobs.c.tenant == tenant) & jobs.c.kind.in_(("training", "model"))
+    active = making & jobs.c.state.in_(("queued", "running"))
+    rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active).order_by(jobs.c.id.desc()))
+    return next((row.id for row in rows if row.spec.get("name") == name), None)
+
+
+def remove(conn: Connection, tenant: str, text: str) -> list[str]:
+    """Deletes a version, or with a bare name all of them. Returns the digests whose blobs nobody needs any more."""
+    row = get(conn, tenant, text)
+    mine = (models.c.tenant == tenant) & (models.c.name == row["name"])
+    which = mine & (models.c.digest == row["digest"]) if "@" in text else mine
+    gone = conn.execute(delete(models).where(which).returning(models.c.digest)).scalars().all()
+    alias = (model_names.c.tenant == tenant) & (model_names.c.name == row["name"])
+    left = versions(conn, tenant, row["name"])
+    if not left:
+        conn.execute(delete(model_names).where(alias))
+    elif conn.execute(select(model_names.c.digest).where(alias)).scalar_one() in gone:
+        conn.execute(model_names.update().where(alias).values(digest=left[0]["digest"]))
+    shared = conn.execute(select(models.c.digest).where(models.c.digest.in_(gone))).scalars().all()
+    return [digest for digest in gone if digest not in shared]
+
+
+def folder(digest: str) -> str:
+    """Where the files of a version lie."""
+    return f"models/{digest}"
+
+
+def weights_key(digest: str) -> str:
+    return f"{folder(digest)}/weights.safetensors"
+
+
+def forget_blobs(digests: list[str]) -> None:
+    for digest in digests:
+        blobs.delete_prefix(folder(digest))
+
+
+def stored_bytes(conn: Connection, tenant: str) -> int:
+    return conn.execute(
+        select(func.coalesce(func.sum(models.c.bytes), 0)).where(models.c.tenant == tenant)
+    ).scalar_one()
+
+
+def _meant(conn: Connection, tenant: str, text: str):
+    meant = names.reference(text)
+    if meant is None:
+        return models.c.id.is_(None)
+    here = (models.c.tenant == tenant) & (models.c.name == meant.name)
+    if meant.digest:
+        found = conn.execute(select(models.c.digest).where(here, models.c.digest.startswith(meant.digest)).limit(2))
+        digests = found.scalars().all()
+        return here & (models.c.digest == digests[0]) if len(digests) == 1 else models.c.id.is_(None)
+    alias = select(model_names.c.digest).where(model_names.c.tenant == tenant, model_names.c.name == meant.name)
+    return here & (models.c.digest == alias.scalar_subquery())
+
+
+def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotReady:
+    meant = names.reference(text)
+    if meant is None:
+        return NotFound("There is no such model.", remedy="A model is named name, or name@digest for one version.")
+    known = conn.execute(select(model_names.c.name).where(model_names.c.tenant == tenant)).scalars().all()
+    if meant.digest and meant.name in known:
+        return NotFound(f"The model {meant.name} has no such version.", remedy=f"See /v1/models/{meant.name}.")
+    job = training_of(conn, tenant, meant.name)
+    if job is not None:
+        return ModelNotReady(
+            f"The model {meant.name} is still being made.",
+            remedy=f"Follow /v1/jobs/{job} and come back when it has succeeded.",
+            retry_after=5,
+            job=f"/v1/jobs/{job}",
+        )
+    return NotFound("There is no such model.", remedy=catalog.nearest(meant.name, list(known)))

@@ -1,0 +1,111 @@
+"""Attacks made of attacks: sequences, restarts, rounding inside, smallest eps; models seen through transformations."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from copy import copy
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+from models.attacks.core.access import Access, WhiteBox
+from models.attacks.core.base import Attack
+from models.attacks.core.result import AttackResult
+from models.attacks.core.run import Trial
+from models.attacks.core.sweep import merge
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Criterion
+
+
+class Sequence(Attack):
+    """Several attacks on the same rows, each on the images that the ones before could not turn."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> list[Attack]:
+        """The attacks, in turn."""
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        for part in self.parts:
+            trial.state, trial.idle = SimpleNamespace(), torch.zeros_like(trial.idle)
+            yield from part.steps(trial)
+
+
+class _Chain(Sequence):
+    parts: list[Attack] = []
+
+
+def sequence(*parts: Attack) -> Attack:
+    """The attacks in turn, under the threat model of the first and with the access of the most demanding."""
+    chain = _Chain.__new__(_Chain)
+    chain.config, chain.norms, chain.minimal = parts[0].config, parts[0].norms, parts[0].minimal
+    chain.access = "gradients" if any(part.access == "gradients" for part in parts) else parts[0].access
+    chain.targeted, chain.name = all(part.targeted for part in parts), "+".join(part.name for part in parts)
+    chain.parts = list(parts)
+    return chain
+
+
+class _Restarts(_Chain):
+    def steps(self, trial: Trial) -> Iterator[None]:
+        for number, part in enumerate(self.parts):
+            trial.seeds = trial.seeds + number * 1_000_003
+            trial.state, trial.idle = SimpleNamespace(), torch.zeros_like(trial.idle)
+            yield from part.steps(trial)
+
+
+def restarts(attack: Attack, count: int) -> Attack:
+    """The attack `count` times with other random numbers, each time on the images that hold out."""
+    chain = sequence(*[attack] * count)
+    chain.__class__ = _Restarts
+    return chain
+
+
+def quantised(attack: Attack) -> Attack:
+    """The attack with rounding inside: the model is shown 8-bit images only, so no success is lost at the end."""
+    rounded = copy(attack)
+    rounded.quantise = True
+    return rounded
+
+
+class Averaged(WhiteBox):
+    """Expectation over transformation (Athalye et al. 2018): outputs are means over `count` transformed images.
+
+    `transform(images, k)` is the k-th draw, the same for all rows or a function of each row alone.
+    """
+
+    def __init__(self, access: WhiteBox, transform: Callable[[Tensor, int], Tensor], count: int):
+        inner = access.function
+        Access.__init__(
+            self, lambda x: torch.stack([inner(transform(x, k)) for k in range(count)]).mean(0), access.budget
+        )
+        self.served = self.function
+
+
+def eot(access: WhiteBox, count: int, transform: Callable[[Tensor, int], Tensor]) -> WhiteBox:
+    """The access as seen through `count` random transformations."""
+    return Averaged(access, transform, count)
+
+
+def bisect(
+    attack: Attack,
+    access: Access,
+    x: Tensor,
+    criterion: Criterion,
+    threat: ThreatModel,
+    seeds: Tensor | int = 0,
+    *,
+    high: float = 1.0,
+    tolerance: float = 1 / 255,
+) -> AttackResult:
+    """A bounded attack made minimal: the smallest eps up to `high` at which it succeeds, per image, to `tolerance`."""
+    low, top = torch.zeros(len(x), device=x.device), torch.full((len(x),), high, device=x.device)
+    best = attack.run(access, x, criterion, threat.at(top), seeds)
+    top = torch.where(best.success, best.distance.clamp_max(high), top)
+    while bool((best.success & (top - low > tolerance)).any()):
+        middle = (low + top) / 2
+        tried = attack.run(access, x, criterion, threat.at(middle), seeds, rest=~best.success)
+        closer = tried.success & best.success
+        best = merge(tried, best, closer)
+        top = torch.where(closer, torch.minimum(middle, tried.distance), top)
+        low = torch.where(closer, low, middle)
+    return best

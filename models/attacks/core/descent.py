@@ -1,0 +1,80 @@
+"""Projected gradient steps of fixed length, of which BIM and PGD are two settings."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks.core import base as core
+from models.attacks.core.norms import wide
+from models.attacks.core.run import Climb, Trial
+from models.capabilities import Detects, Scores, Segments
+
+
+def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
+    """Signs of the `share` of pixels with the largest gradient that can still move, of length 1 (SLIDE, Tramer 2019).
+
+    With the gradient on one pixel alone, as the L1 geometry asks, progress would be far slower.
+    """
+    stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
+    size = gradient.abs().masked_fill(stuck, 0).flatten(1)
+    count = max(1, round(share * size.shape[1]))
+    least = size.topk(count, 1).values[:, -1]
+    signs = gradient.sign() * ((size >= least[:, None]) & (size > 0)).view_as(x)
+    return signs / wide(signs.abs().flatten(1).sum(1).clamp_min(1), x)
+
+
+def direction(trial: Trial, x: Tensor, gradient: Tensor) -> Tensor:
+    """The step of length 1 in the norm of the threat."""
+    if trial.threat.norm == "l1":
+        return sparse_sign(x, gradient, 0.01)
+    return trial.threat.geometry.steepest(gradient)
+
+
+def random_start(trial: Trial, purpose: object) -> Tensor:
+    """A random point of the ball around each image."""
+    shape = tuple(trial.x.shape[1:])
+    normal, uniform = trial.draws.normal(shape, "start", purpose), trial.draws.uniform(shape, "start size", purpose)
+    delta = trial.threat.masked(trial.threat.geometry.scatter(normal, uniform, trial.radius))
+    return trial.threat.project(trial.x, trial.x + delta)
+
+
+class Descent(core.Attack):
+    """Steps along the gradient, each projected back into the ball."""
+
+    norms = ("linf", "l2", "l1")
+    victims = (Scores, Segments, Detects)
+
+    class Config(core.Config):
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        steps: int = Field(10, ge=1, le=10_000, description="Gradient steps.")
+        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 2.5 * eps / steps.")
+        stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        yield from self.descend(trial, self.first(trial))
+
+    def first(self, trial: Trial) -> Tensor:
+        """Where a run begins: where the caller said, else at the image."""
+        return trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+
+    def descend(self, trial: Trial, first: Tensor, climb: Climb | None = None) -> Iterator[None]:
+        """One run; the forward pass of a step tests what the step before made."""
+        state = trial.state
+        state.x = first
+        for number in range(self.config.steps):
+            _, gradient = trial.slope(state.x, climb or self.climb(trial, number))
+            step = direction(trial, state.x, gradient) * wide(self.length(trial, number), state.x)
+            state.x = trial.threat.project(trial.x, state.x + step)
+            yield
+        trial.look(state.x)
+
+    def climb(self, trial: Trial, number: int) -> Climb | None:
+        """What step `number` climbs; None: the criterion's loss."""
+        return None
+
+    def length(self, trial: Trial, number: int) -> Tensor:
+        """(N,) length of step `number`."""
+        step = self.config.step
+        return 2.5 * trial.radius / self.config.steps if step is None else trial.radius.new_full((len(trial.x),), step)

@@ -1,0 +1,49 @@
+"""What attacks on every pixel at once share: projected steps from a random point, up a loss that weighs the pixels."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+
+from pydantic import Field
+from torch import Tensor
+
+from models.attacks.core import base as core
+from models.attacks.core import descent
+from models.attacks.core.descent import random_start
+from models.attacks.core.run import Climb, Trial
+from models.capabilities import Segments
+
+
+class PixelDescent(descent.Descent):
+    """Subclasses say how much each pixel weighs.
+
+    Steps grow shorter: those of one length end up going to and fro around the best image. On a trained U-Net at 16/255
+    twenty steps of CosPGD left a mean IoU of .320 with steps of eps / 8, and .302 so.
+    """
+
+    victims = (Segments,)
+    forwards = "steps + 3"
+
+    class Config(descent.Descent.Config):
+        steps: int = Field(20, ge=1, le=10_000, description="Gradient steps.")
+        step: core.Eps | None = Field(
+            None, gt=0, description="Length of a step. Empty: from eps at first down to nothing, along a cosine."
+        )
+        random_start: bool = Field(True, description="Start at a random point of the ball.")
+
+    def steps(self, trial: Trial) -> Iterator[None]:
+        at_random = self.config.random_start and trial.start is trial.x and trial.threat.norm != "l1"
+        yield from self.descend(trial, random_start(trial, 0) if at_random else self.first(trial))
+
+    def length(self, trial: Trial, number: int) -> Tensor:
+        if self.config.step is not None:
+            return super().length(trial, number)
+        return trial.radius * (1 + math.cos(math.pi * number / self.config.steps)) / 2
+
+    def climb(self, trial: Trial, number: int) -> Climb:
+        share = number / self.config.steps
+        return lambda logits: trial.criterion.weighted(logits, self.weights(trial, logits.detach(), share))
+
+    @abstractmethod
+    def weights(self, trial: Trial, logits: Tensor, share: float) -> Tensor:
+        """(N, H, W): the weight of each pixel's cross-entropy after a `share` of the steps."""

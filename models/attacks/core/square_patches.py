@@ -1,0 +1,107 @@
+"""The squares that Square's search tries in linf: drawn for many tries of all rows at once, painted where they land.
+
+A try paints one square, a colour for each channel, to the edge of the ball. Only the pixels of the squares are
+computed: late in the search they are few.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attacks.core.norms import wide
+from models.attacks.core.run import Trial
+
+BLOCK = 64
+"""Tries that are drawn together: drawing for each costs more than a pass."""
+KINDS = 1 << 16
+"""Places and colours up to which it is noted which squares of one side were tried."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the tries of all rows share: the side of each and since which try it has been that one, and, for each of the
+    sides, the pixels of such a square from its upper left one, the last one repeated up to the largest square."""
+
+    sides: Tensor
+    since: Tensor
+    kind: Tensor
+    pixels: Tensor
+
+
+def ball(trial: Trial) -> None:
+    """Where each pixel may go: `state.floor` and `state.ceiling`."""
+    state, x, eps = trial.state, trial.x, wide(trial.radius, trial.x)
+    state.floor, state.ceiling = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
+    if trial.threat.mask is not None:
+        free = trial.threat.mask.expand_as(x).bool()
+        state.floor, state.ceiling = torch.where(free, state.floor, x), torch.where(free, state.ceiling, x)
+
+
+def plan(trial: Trial, start: int, sides: list[int]) -> None:
+    """Draw the tries from `start` on, a multiple of BLOCK, whose squares have these sides."""
+    state, x, device = trial.state, trial.x, trial.x.device
+    channels, height, width = x.shape[1:]
+    blocks = range(start, start + len(sides), BLOCK)
+    drawn = [trial.draws.uniform((BLOCK, 2 + channels), "squares", number) for number in blocks]
+    draw = torch.cat(drawn, 1)[:, : len(sides)]
+    side = torch.tensor(sides, device=device)
+    room = torch.tensor([height, width], device=device) - side[:, None] + 1
+    corner = (draw[..., :2] * room).long()
+    state.corner = corner[..., 0] * width + corner[..., 1]
+    signs = (draw[..., 2:] - 0.5).sign()
+    state.paint = signs * (2 * trial.radius)[:, None, None]
+    bits = (signs > 0) * 2 ** torch.arange(channels, device=device)
+    state.kind = state.corner * 2**channels + bits.sum(2)
+    state.start, state.layout = start, _layout(sides, start, getattr(state, "layout", None), width, device)
+
+
+def _layout(sides: list[int], start: int, before: Layout | None, width: int, device: torch.device) -> Layout:
+    since = []
+    for place, side in enumerate(sides):
+        last = sides[place - 1] if place else (None if before is None else int(before.sides[-1]))
+        old = since[-1] if place else (None if before is None else int(before.since[-1]))
+        since.append(old if side == last else start + place)
+    kinds = sorted(set(sides))
+    pixels = torch.zeros(len(kinds), max(kinds) ** 2, dtype=torch.int64)
+    for row, side in enumerate(kinds):
+        step = torch.arange(side)
+        inside = (step[:, None] * width + step).flatten()
+        pixels[row, : side**2], pixels[row, side**2 :] = inside, inside[-1]
+    kind = [kinds.index(side) for side in sides]
+    return Layout(*(torch.tensor(column, device=device) for column in (sides, since, kind)), pixels.to(device))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Squares on the present images of `rows` (p,): the places of their pixels (p, C, k) in an image, new values."""
+
+    trial: Trial
+    rows: Tensor
+    places: Tensor
+    after: Tensor
+    moves: Tensor
+    """(p,): the squares that change anything."""
+
+    def images(self, some: Tensor) -> Tensor:
+        """The images (n, C, H, W) of the patches at `some` (n,)."""
+        images = self.trial.state.x[self.rows[some]]
+        flat = images.flatten(1)
+        flat.scatter_(1, self.places[some].flatten(1), self.after[some].flatten(1))
+        return flat.view_as(images)
+
+
+def patches(trial: Trial, rows: Tensor, numbers: Tensor) -> Patches:
+    """The tries `numbers` (p,) of `rows` (p,), which `plan` has drawn."""
+    state, layout, x = trial.state, trial.state.layout, trial.x
+    tries = numbers - state.start
+    most = int(layout.sides[tries].max())
+    pixels = layout.pixels[layout.kind[tries], : most**2] + state.corner[rows, tries][:, None]
+    channel = torch.arange(x.shape[1], device=x.device) * x[0, 0].numel()
+    places = pixels[:, None] + channel[:, None]
+    here = (places + (rows * x[0].numel())[:, None, None]).flatten()
+    now, floor, ceiling = (
+        values.reshape(-1).index_select(0, here).view_as(places) for values in (state.x, state.floor, state.ceiling)
+    )
+    after = torch.clamp(now + state.paint[rows, tries][..., None], floor, ceiling)
+    return Patches(trial, rows, places, after, (after != now).flatten(1).any(1))

@@ -1,0 +1,124 @@
+"""Many radii at once: success of an attack as a function of eps, and random noise of equal size to hold against it."""
+
+from collections.abc import Generator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from models.attacks.core.access import Access
+from models.attacks.core.base import Attack
+from models.attacks.core.logits import Clean
+from models.attacks.core.norms import wide
+from models.attacks.core.result import AttackResult, inside
+from models.attacks.core.rng import Draws
+from models.attacks.core.run import COUNTS, Trial
+from models.attacks.core.threat import ThreatModel
+from models.attacks.criteria.classification import Criterion
+
+
+def curve(
+    attack: Attack,
+    access: Access,
+    x: Tensor,
+    criterion: Criterion,
+    threat: ThreatModel,
+    epsilons: Tensor,
+    seeds: Tensor,
+    *,
+    compact: bool = True,
+    clean: Clean | None = None,
+    found: AttackResult | None = None,
+) -> list[AttackResult]:
+    """One result per column of `epsilons` (N, E), which ascends along each row.
+
+    A minimum-norm attack answers every radius from one run: `found`, when that has been made already. Others go on from
+    the image of the radius before, and rows that are fooled already keep it, so success can only grow with eps.
+    """
+    along = trace(attack, access, x, criterion, threat, epsilons, seeds, compact=compact, clean=clean, found=found)
+    while True:
+        try:
+            next(along)
+        except StopIteration as end:
+            return end.value
+
+
+def trace(
+    attack: Attack,
+    access: Access,
+    x: Tensor,
+    criterion: Criterion,
+    threat: ThreatModel,
+    epsilons: Tensor,
+    seeds: Tensor,
+    *,
+    compact: bool = True,
+    clean: Clean | None = None,
+    found: AttackResult | None = None,
+) -> Generator[Trial, None, list[AttackResult]]:
+    """`curve`, step by step."""
+    how = {"compact": compact, "clean": clean}
+    if attack.minimal:
+        one = found or (yield from attack.walk(access, x, criterion, threat.at(None), seeds, **how))
+        return [_within(one, x, threat.at(eps)) for eps in epsilons.unbind(1)]
+    runs: list[AttackResult] = []
+    for eps in epsilons.unbind(1):
+        before = runs[-1] if runs else None
+        start, rest = (before.floats if before else None), (before.success if before and attack.warm else None)
+        again = yield from attack.walk(access, x, criterion, threat.at(eps), seeds, **how, start=start, rest=rest)
+        runs.append(merge(before, again, before.success) if before and attack.warm else again)
+    return runs
+
+
+def merge(first: AttackResult, second: AttackResult, keep: Tensor) -> AttackResult:
+    """Rows of `first` where `keep`, else of `second`; the counts add up."""
+    pairs = {name: (getattr(first, name), new) for name, new in vars(second).items()}
+    counts = {name: old + new for name, (old, new) in pairs.items() if name in COUNTS}
+    return AttackResult(
+        **({name: torch.where(wide(keep, new), old, new) for name, (old, new) in pairs.items()} | counts)
+    )
+
+
+def _within(result: AttackResult, x: Tensor, threat: ThreatModel) -> AttackResult:
+    """What a minimum-norm result says about one radius: its image where that fits in, else the clean one."""
+    fits = result.success & inside(threat, x, result.images)
+    return replace(
+        result,
+        success=fits,
+        success_float=result.success_float & inside(threat, x, result.floats),
+        images=torch.where(wide(fits, x), result.images, x),
+        floats=torch.where(wide(fits, x), result.floats, x),
+        logits=torch.where(wide(fits, result.logits), result.logits, result.clean_logits),
+        distance=torch.where(fits, result.distance, 0),
+    )
+
+
+def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
+    """`x` with random signs of size eps on every pixel: the control that an attack has to beat by far."""
+    signs = threat.masked(Draws(seeds).signs(tuple(x.shape[1:]), "control"))
+    if threat.norm == "l0":
+        signs = threat.geometry.project(signs * Draws(seeds).uniform(tuple(x.shape[1:]), "place"), threat.radius(x))
+        signs = signs.sign()
+    else:
+        signs = signs * wide(threat.radius(x) / threat.geometry.size(signs).clamp_min(1e-12), x)
+    return threat.snap(x, threat.project(x, x + signs))
+
+
+def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
+    """`x` with the very perturbation of `changed`, its pixels in another order: a control of equal size in any norm.
+
+    Only pixels that may change take part (Xie et al. 2017 permute so; what leaves the range of pixels is cut off).
+    """
+    order = Draws(seeds).uniform((x.shape[2] * x.shape[3],), "shuffle")
+    if threat.mask is None:
+        free = torch.ones_like(order, dtype=torch.bool)
+    else:
+        free = threat.mask.expand(len(x), -1, -1, -1).bool().any(1).flatten(1)
+    # pixels that may not change keep their places: they are sorted after all others, in order
+    natural = torch.arange(order.shape[1], device=x.device).expand_as(order)
+    origin = torch.where(free, order, 2.0 + natural).argsort(dim=1, stable=True)
+    place = torch.where(free, 0, 1).argsort(dim=1, stable=True)
+    index = torch.empty_like(origin).scatter(1, place, origin)
+    delta = (changed - x).flatten(2)
+    moved = delta.gather(2, index[:, None].expand_as(delta)).view_as(x)
+    return threat.at(None).snap(x, (x + moved).clamp(0, 1))

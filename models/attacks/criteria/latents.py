@@ -1,0 +1,65 @@
+"""Criteria on outputs that are points, such as codes and pictures: driven away from one, or nearer to another.
+
+Outputs are (N, D, ...); distances are root mean squares over all but the first axis.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.attacks.criteria.classification import Criterion
+
+NUDGE = 1e-3
+"""Share of the wanted distance by which the origin is moved for gradients: at the origin itself they all vanish."""
+
+
+def apart(one: Tensor, other: Tensor) -> Tensor:
+    """(N,): root mean square difference; its gradient is finite where they are equal."""
+    return ((one - other).flatten(1).square().mean(1) + 1e-14).sqrt()
+
+
+def pattern(like: Tensor) -> Tensor:
+    """Signs of one row of `like` that follow no line of it: the first direction to go when all are alike."""
+    places = torch.arange(like[0].numel(), device=like.device)
+    return (1.0 - 2.0 * ((places * 0x9E3779B1 >> 16) & 1)).view_as(like[0])
+
+
+@dataclass(frozen=True)
+class Away(Criterion):
+    """The output is at least `radius` (N,) from `origin` (N, D, ...): margin = radius - distance."""
+
+    origin: Tensor
+    radius: Tensor
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return self.radius - apart(logits, self.origin)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return -self.surfaces(logits, 1)[:, 0]
+
+    def surfaces(self, logits: Tensor, count: int) -> Tensor:
+        step = NUDGE * self.radius.view(-1, *[1] * (logits.ndim - 1)) * pattern(logits)
+        return (self.radius - apart(logits, self.origin - step))[:, None]
+
+    def told(self, logits: Tensor) -> Tensor:
+        """(N, 2): the distance, and the one that is wanted."""
+        return torch.stack([apart(logits, self.origin), self.radius], 1)
+
+
+@dataclass(frozen=True)
+class Nearer(Criterion):
+    """The output is nearer to `target` than to `origin`: margin = distance to the target - distance to the origin."""
+
+    target: Tensor
+    origin: Tensor
+
+    def margin(self, logits: Tensor) -> Tensor:
+        return apart(logits, self.target) - apart(logits, self.origin)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return -apart(logits, self.target)
+
+    def told(self, logits: Tensor) -> Tensor:
+        """(N, 2): the distance to the target, and to the origin."""
+        return torch.stack([apart(logits, self.target), apart(logits, self.origin)], 1)

@@ -1,0 +1,115 @@
+"""A small frozen network whose features measure generated images, trained on images of the dataset itself.
+
+It learns what an image shows (its class, or without labels how it was turned) and how it was damaged (blur, noise):
+a classifier alone would not mind a blurred sample. It is a function of the dataset alone, so the numbers of two models
+of one dataset compare; they do not compare with Inception's, nor across datasets.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.data import Columns
+from models.nn.encoders import pyramid, stage_widths
+from models.seeds import derive, generator
+
+WIDTH, FEATURES, BATCH = 24, 64, 64
+DAMAGES = 5
+SHOWN = 25_600  # images the training looks at, at most: some ten seconds of one core at 28x28
+REPEATS = 20  # and at most so many passes
+LONGEST = 64  # sides beyond this are scaled down
+
+
+class FeatureNet(nn.Module):
+    """Strided convolutions to the smallest grid and one linear layer to 64 features; two linear heads learn on them."""
+
+    def __init__(self, shape: tuple[int, int, int], contents: int):
+        super().__init__()
+        channels, height, width = shape
+        scale = min(1.0, LONGEST / max(height, width))
+        self.size = max(1, round(height * scale)), max(1, round(width * scale))
+        sizes = pyramid(*self.size)
+        widths = [channels, *stage_widths(sizes, WIDTH)]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(FEATURES), nn.SiLU())
+        self.content, self.damage = nn.Linear(FEATURES, contents), nn.Linear(FEATURES, DAMAGES)
+        self.body(torch.zeros(1, channels, *self.size))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(b, c, h, w) in [0, 1] -> (b, 64)."""
+        if images.shape[2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bilinear", antialias=True, align_corners=False)
+        return self.body(images * 2 - 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, c, h, w) in [0, 1] -> (b, k) logits of the content."""
+        return self.content(self.features(images))
+
+
+def blurred(images: Tensor) -> Tensor:
+    """Means over 3x3 neighbourhoods: what a model that only learns averages would give."""
+    return F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+
+def damaged(images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each image whole (mostly), blurred, blurred twice, or under noise of two strengths; and which (b,)."""
+    once = blurred(images)
+    noise = torch.randn(images.shape, generator=draws).to(images)
+    ways = [images, once, blurred(once), images + 0.05 * noise, images + 0.2 * noise]
+    return _one_each(ways[:1] * 4 + ways, draws, repeated=4)
+
+
+def turned(images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Each image mirrored, upside down, both or neither, and a square one also across its diagonal; and which (b,)."""
+    ways = [images, images.flip(3), images.flip(2), images.flip(2, 3)]
+    return _one_each(ways + [way.mT for way in ways] * (images.shape[2] == images.shape[3]), draws)
+
+
+def _one_each(ways: list[Tensor], draws: torch.Generator, repeated: int = 0) -> tuple[Tensor, Tensor]:
+    """One of the ways for each image and its number; the first of them may stand there `repeated` times more."""
+    count = len(ways[0])
+    which = torch.randint(len(ways), (count,), generator=draws).to(ways[0].device)
+    return torch.stack(ways)[which, torch.arange(count, device=which.device)], (which - repeated).clamp_min(0)
+
+
+def blank_net(columns: Columns, device: torch.device, classes: int | None = None) -> FeatureNet:
+    """The network before it has learned anything, the same for the same shape of images."""
+    shape = columns.rows(torch.tensor([0]), ["images"])["images"].shape[1:]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(0, "features"))
+        return FeatureNet(tuple(shape), classes or (8 if shape[1] == shape[2] else 4)).to(device)
+
+
+def feature_net(columns: Columns, rows: Tensor, device: torch.device, classes: int | None = None) -> FeatureNet:
+    """The network trained on `rows` of the columns; `classes` is their number where there are labels to learn."""
+    net = blank_net(columns, device, classes)
+    with torch.enable_grad():
+        _train(net, columns, rows, classes is not None)
+    return net.eval().requires_grad_(False)
+
+
+def _train(net: FeatureNet, columns: Columns, rows: Tensor, labelled: bool) -> None:
+    """One cycle of AdamW; shifts by up to two pixels stand in for more images."""
+    device, names = net.content.weight.device, ["images", *(["labels"] if labelled else [])]
+    steps = max(1, min(SHOWN, REPEATS * len(rows)) // BATCH)
+    draws = generator(0, "feature draws")
+    optimiser = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1)
+    for _ in range(steps):
+        if columns.shelf is not None:
+            columns.shelf.pause()
+        batch = columns.rows(rows[torch.randint(len(rows), (min(BATCH, len(rows)),), generator=draws)], names)
+        images = batch["images"].to(device)
+        images, content = (images, batch["labels"].to(device)) if labelled else turned(images, draws)
+        images, damage = damaged(images, draws)
+        moved = torch.randint(-2, 3, (2,), generator=draws).tolist()
+        features = net.features(images.roll(moved, (2, 3)))
+        loss = F.cross_entropy(net.content(features), content) + F.cross_entropy(net.damage(features), damage)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()

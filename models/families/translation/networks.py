@@ -1,0 +1,195 @@
+"""Networks from image to image: U-Net and ResNet generators, the PatchGAN discriminator, at any image size.
+
+Layers from Isola et al. 2017 (pix2pix) and Zhu et al. 2017 (CycleGAN), with InstanceNorm instead of BatchNorm, so that
+a network serves as it trains, and resize-convolutions instead of transposed ones, which draw checkerboards.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.families.translation.instance_norm import InstanceNorm
+
+
+def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
+    """Weights N(0, gain), biases zero, as both papers."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network
+
+
+class FixedDropout(nn.Module):
+    """Dropout that stays on at serving, with one mask for all rows: the noise of pix2pix, yet reproducible."""
+
+    def __init__(self, share: float = 0.5):
+        super().__init__()
+        self.share = share
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            return F.dropout(features, self.share)
+        draws = torch.Generator().manual_seed(features.shape[1])
+        mask = torch.rand(1, *features.shape[1:], generator=draws) >= self.share
+        return features * mask.to(features.device) / (1 - self.share)
+
+
+class Fitted(nn.Module):
+    """Runs `network` on images padded by reflection to a multiple of `multiple`, and crops its answer back.
+
+    Pixels come in [0, 1] and leave in [0, 1]; inside they are in [-1, 1]. After `from_input` they may leave [0, 1].
+    """
+
+    def __init__(self, network: nn.Module, multiple: int):
+        super().__init__()
+        self.network, self.multiple, self.adds = network, multiple, False
+        self.register_buffer("added", torch.tensor(False))  # the same, for who loads the weights
+
+    def from_input(self) -> None:
+        """From now on the answer is the image plus what the network draws: nothing at first, so it starts as a copy."""
+        self.adds = True
+        self.added.fill_(True)
+        *_, last = (layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d))
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *about) -> None:
+        # networks stored before there was a choice draw their answer
+        self.adds = bool(state.setdefault(f"{prefix}added", torch.tensor(False)))
+        super()._load_from_state_dict(state, prefix, *about)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        drawn = self.network(self.padded(images))[..., :height, :width]
+        return images + drawn / 2 if self.adds else (drawn.tanh() + 1) / 2
+
+    def padded(self, images: Tensor) -> Tensor:
+        """What the network sees: in [-1, 1], continued to the right and below."""
+        height, width = images.shape[-2:]
+        bottom, right = -height % self.multiple, -width % self.multiple
+        mode = "reflect" if bottom < height and right < width else "replicate"
+        return F.pad(images * 2 - 1, (0, right, 0, bottom), mode=mode)
+
+
+def _down(before: int, after: int, norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.LeakyReLU(0.2), nn.Conv2d(before, after, 4, 2, 1)]
+    return nn.Sequential(*layers, InstanceNorm(after)) if norm else nn.Sequential(*layers)
+
+
+def _up(before: int, after: int, dropout: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, 1, 1)]
+    layers.append(InstanceNorm(after))
+    return nn.Sequential(*layers, FixedDropout()) if dropout else nn.Sequential(*layers)
+
+
+class UNet(nn.Module):
+    """Strided convolutions down, resize-convolutions up, each level joined to its mirror by concatenation.
+
+    `levels` halvings; images must be multiples of 2**levels. `dropout` puts noise into the three inner up blocks.
+    """
+
+    def __init__(self, before: int, after: int, width: int, levels: int, dropout: bool = False):
+        super().__init__()
+        widths = [width * min(8, 2**level) for level in range(levels)]
+        self.first = nn.Conv2d(before, width, 4, 2, 1)
+        # the innermost grid may be one pixel, where an instance norm would erase everything
+        inner = range(1, levels)
+        self.downs = nn.ModuleList(_down(widths[i - 1], widths[i], norm=i < levels - 1) for i in inner)
+        self.ups = nn.ModuleList(
+            _up(widths[i] * (1 if i == levels - 1 else 2), widths[i - 1], dropout and levels - 1 - i < 3)
+            for i in reversed(inner)
+        )
+        last = width * (2 if levels > 1 else 1)
+        self.last = nn.Sequential(nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(last, after, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = [self.first(images)]
+        for down in self.downs:
+            levels.append(down(levels[-1]))
+        features = levels.pop()
+        for up in self.ups:
+            features = torch.cat([up(features), levels.pop()], 1)
+        return self.last(features)
+
+
+class ResidualBlock(nn.Module):
+    """x + norm(conv(relu(norm(conv(x))))), 3x3 with reflected borders."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"),
+            InstanceNorm(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, padding_mode="reflect"),
+            InstanceNorm(width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + self.layers(features)
+
+
+class ResNet(nn.Module):
+    """7x7, two halvings, residual blocks, two doublings, 7x7 (Johnson et al. 2016, as in CycleGAN). Multiples of 4."""
+
+    def __init__(self, before: int, after: int, width: int, blocks: int):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(before, width, 7, 1, 3, padding_mode="reflect")]
+        layers += [InstanceNorm(width), nn.ReLU()]
+        for thin, wide in ((width, 2 * width), (2 * width, 4 * width)):
+            layers += [nn.Conv2d(thin, wide, 3, 2, 1), InstanceNorm(wide), nn.ReLU()]
+        layers += [ResidualBlock(4 * width) for _ in range(blocks)]
+        for wide, thin in ((4 * width, 2 * width), (2 * width, width)):
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, thin, 3, 1, 1), InstanceNorm(thin), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, after, 7, 1, 3, padding_mode="reflect"))
+        self.taps = (2, 5, 8, 8 + (blocks + 1) // 2)  # the three resolutions, and half way through the blocks
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The image itself and what the layers up to the last tap make of it, one map at each tap."""
+        found = [images]
+        for index, layer in enumerate(self.layers[: self.taps[-1] + 1]):
+            images = layer(images)
+            if index in self.taps:
+                found.append(images)
+        return found
+
+
+class PatchGAN(nn.Module):
+    """A map of logits, one per overlapping patch: 16, 34 or 70 pixels wide with 1, 2 or 3 strided layers."""
+
+    def __init__(self, channels: int, width: int, layers: int):
+        super().__init__()
+        widths = [width * min(8, 2**layer) for layer in range(layers + 1)]
+        stack: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for layer, (before, after) in enumerate(pairwise(widths), start=1):
+            stride = 2 if layer < layers else 1
+            stack += [nn.Conv2d(before, after, 4, stride, 1), nn.InstanceNorm2d(after), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*stack, nn.Conv2d(widths[-1], 1, 4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(b, c, h, w) in [0, 1] -> (b, 1, rows, columns) logits."""
+        return self.layers(images * 2 - 1)
+
+
+def patch_layers(height: int, width: int) -> int:
+    """Strided layers of a PatchGAN that fit images of this size: 3 from 128 pixels, 2 from 48, else 1."""
+    smallest = min(height, width)
+    return 3 if smallest >= 128 else 2 if smallest >= 48 else 1
+
+
+def make_generator(
+    kind: str, before: int, after: int, size: tuple[int, int], width: int, dropout: bool = False
+) -> Fitted:
+    """A generator for images of about `size` (it takes any size): `unet`, or `resnet` with 4, 6 or 9 blocks by size."""
+    if kind == "unet":
+        levels = max(2, min(8, min(size).bit_length() - 1))
+        return Fitted(initialise(UNet(before, after, width, levels, dropout)), 2**levels)
+    blocks = 4 if min(size) < 48 else 6 if min(size) <= 128 else 9
+    return Fitted(initialise(ResNet(before, after, width, blocks)), 4)

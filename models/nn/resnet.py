@@ -1,0 +1,31 @@
+"""The convolutional trunk of models that judge an image: from pixels to a few thousand features."""
+
+import math
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from models.nn.encoders import Centre, pyramid, stage_widths
+from models.nn.residual import Residual, norm
+
+
+class Trunk(nn.Module):
+    """(b, c, h, w) in [0, 1] -> (b, features): a stage per halving, down to about 4x4, so that places still count."""
+
+    def __init__(self, shape: tuple[int, int, int], width: int):
+        super().__init__()
+        sizes = pyramid(*shape[1:])
+        widths = [shape[0], *(stage_widths(sizes, width) or [width])]
+        strides = [
+            tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True)) for big, small in pairwise(sizes)
+        ] or [(1, 1)]
+        layers: list[nn.Module] = [Centre()]
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True):
+            if len(layers) > 1:
+                layers += [norm(before), nn.SiLU()]
+            layers += [nn.Conv2d(before, after, 3, stride, 1), Residual(after)]
+        self.layers = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU(), nn.Flatten())
+        self.features = widths[-1] * math.prod(sizes[-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)

@@ -1,0 +1,50 @@
+"""Classifiers under attack: one class is right, another one is wanted."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.attacks.core.logits import as_logits
+from models.attacks.criteria.classification import Criterion, Misclassified, Targeted
+from models.capabilities import Scores
+from models.family import Family
+from models.operations.core.base import Params, Rows
+from models.operations.core.victims.base import Victim, class_index
+from models.types import InputError
+
+
+class ClassVictim(Victim):
+    capability = Scores
+    title = "classifies"
+    settings = frozenset({"label"})
+    fooled = "The model misclassifies this image without an attack: it is returned unchanged."
+    presumed = "No label was given: the model's own answer was taken for the truth."
+
+    def outputs(self, model: Family, images: Tensor) -> Tensor:
+        return model.logits(images)
+
+    def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
+        label = -1 if params.label is None else class_index(model, params.label, "label")
+        target = -1 if params.target is None else class_index(model, params.target, "target")
+        if label == target != -1:
+            raise InputError("target is the label itself", field="target", remedy="give another class, or none")
+        return {"labels": torch.full((len(inputs),), label), "targets": torch.full((len(inputs),), target)}
+
+    def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
+        if params.target is not None:
+            return Targeted(rows["targets"])
+        own = clean.nan_to_num(-torch.inf).argmax(1)
+        return Misclassified(torch.where(rows["labels"] < 0, own, rows["labels"]))
+
+    def seen(self, outputs: Tensor) -> Tensor:
+        return as_logits(outputs)
+
+    def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
+        """The most probable class."""
+        chances, names = seen.double().softmax(-1), model.data.classes
+        index = int(chances.argmax())
+        return {"label": names[index] if names else str(index), "index": index, "probability": float(chances[index])}
+
+    def given(self, rows: Rows, row: int) -> bool:
+        return bool(rows["labels"][row] >= 0)

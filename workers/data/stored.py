@@ -1,0 +1,56 @@
+"""A stored dataset as arrays mapped into memory: training reads rows straight from the file."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.core.errors import InvalidRequest, NotFound
+from app.core.store import blobs
+from workers.codecs import encode_masks, encode_png
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class OpenDataset:
+    """`train` and `validation` hold read-only arrays by column; `validation` is empty where there is none."""
+
+    digest: str
+    facts: dict[str, Any]
+    train: Columns
+    validation: Columns
+
+
+def open_dataset(digest: str) -> OpenDataset:
+    try:
+        facts = json.loads(blobs.get(f"datasets/{digest}/facts.json"))
+    except FileNotFoundError:
+        raise NotFound(f"The arrays of the dataset {digest[:12]} are gone.", remedy="Import it again.") from None
+    sides = {side: _columns(digest, side, facts) for side in ("train", "validation")}
+    return OpenDataset(digest, facts, **sides)
+
+
+def images_page(
+    digest: str, split: str = "train", column: str | None = None, start: int = 0, count: int = 100
+) -> tuple[list[bytes], list[int] | None]:
+    """PNGs of the rows from `start`, and their labels where there are any. `column` is the first unless given."""
+    columns = getattr(open_dataset(digest), split, None) if split in ("train", "validation") else None
+    if columns is None:
+        raise InvalidRequest("split is train or validation.", field="split")
+    pictures = {name: array for name, array in columns.items() if array.dtype == np.uint8}
+    column = column or next(iter(pictures), None)
+    if column is None:
+        return [], None
+    if column not in pictures:
+        raise InvalidRequest(f"column is one of {', '.join(pictures)}.", field="column")
+    rows = slice(max(0, start), max(0, start) + max(0, count))
+    encode = encode_masks if column == "masks" else encode_png
+    labels = columns["labels"][rows].tolist() if "labels" in columns else None
+    return encode(pictures[column][rows]), labels
+
+
+def _columns(digest: str, side: str, facts: dict[str, Any]) -> Columns:
+    files = {name: blobs.path(f"datasets/{digest}/{side}/{name}.npy") for name in facts["columns"][side]}
+    return {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in files.items()}

@@ -1,0 +1,28 @@
+"""Whether a training could begin: its settings are made complete, as the training will do it, and nothing is built."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from models.registry import families
+from models.types import DataSpec
+from workers.inference.model_cache import Residents
+from workers.inference.requests import read_params
+
+
+class Rehearsal(BaseModel):
+    """The family, its settings, and the facts of the dataset."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    family: str
+    config: dict[str, Any]
+    facts: dict[str, Any]
+
+
+def rehearse(call: dict[str, Any], residents: Residents | None = None) -> dict[str, Any]:
+    """An answer with the complete `config` among its facts. Raises ConfigError or DataError."""
+    asked = read_params(Rehearsal, call["params"])
+    config = families()[asked.family].settled(asked.config, DataSpec.from_facts(asked.facts))
+    facts = {"config": config.model_dump(mode="json")}
+    return {"images": [], "latents": None, "facts": facts, "extra": {}, "sheets": {}, "timings": {}}

@@ -1,0 +1,95 @@
+"""Models kept in memory between calls: the least recently used make room, counted in bytes."""
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+import structlog
+import torch
+
+from app.core.settings import settings
+from models.operations.core.base import Operation
+from models.registry import operations
+from models.types import ModelError
+from workers.inference.batching import Resident, verdict_on
+from workers.inference.onnx_executor import by_runtime
+from workers.store.models import load_model
+
+OVERHEAD = 1.5
+"""Memory of a model in bytes of its weights: what its layers hold while they work is part of it."""
+log = structlog.get_logger(__name__)
+
+
+class Residents:
+    """Loads by digest, each model once however many ask for it at the same time."""
+
+    def __init__(self, limit_bytes: int, device: torch.device):
+        self.limit_bytes, self.device = limit_bytes, device
+        self._kept: OrderedDict[str, Resident] = OrderedDict()
+        self._loading: dict[str, Future] = {}
+        self._lock = threading.Lock()
+
+    def get(self, digest: str) -> Resident:
+        """The model, from memory or from the blob store. Raises NotFound."""
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                return self._kept[digest]
+            mine = digest not in self._loading
+            future = self._loading.setdefault(digest, Future())
+        if mine:
+            self._load(digest, future)
+        return future.result()
+
+    @property
+    def digests(self) -> list[str]:
+        """What is in memory, the least recently used first."""
+        with self._lock:
+            return list(self._kept)
+
+    def _load(self, digest: str, future: Future) -> None:
+        try:
+            resident = self._warm(digest)
+        except BaseException as error:
+            with self._lock:
+                del self._loading[digest]
+            future.set_exception(error)
+            return
+        with self._lock:
+            self._kept[digest] = resident
+            del self._loading[digest]
+            self._make_room()
+        future.set_result(resident)
+
+    def _warm(self, digest: str) -> Resident:
+        model = load_model(digest).to(self.device)
+        held = sum(tensor.nbytes for tensor in model.state_dict().values())
+        able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
+        resident = Resident(digest, model, int(held * OVERHEAD), able)
+        if settings().executor == "onnx" and self.device.type == "cpu":
+            resident.forward = by_runtime(digest, model)
+            resident.bytes += held  # the runtime holds weights of its own
+        for operation in able.values():
+            if not operation.dataset and operation.report is None:
+                warm(resident, operation())
+        log.info("model.loaded", digest=digest, family=model.name, bytes=resident.bytes)
+        return resident
+
+    def _make_room(self) -> None:
+        """Under the lock. The newest stays even when it is too big alone: it is about to be used."""
+        while len(self._kept) > 1 and sum(kept.bytes for kept in self._kept.values()) > self.limit_bytes:
+            digest, _ = self._kept.popitem(last=False)
+            log.info("model.evicted", digest=digest)
+
+
+def warm(resident: Resident, operation: Operation) -> None:
+    """Tries batch sizes before the first call comes: kernels are chosen and memory is taken on the way."""
+    model = resident.model
+    inputs = {"images": torch.rand(2, *model.data.shape), "nothing": None}
+    if operation.takes in ("latents", "either"):
+        inputs[operation.takes] = torch.randn(2, model.latent_dim)
+    try:
+        params = operation.Params()
+        verdict_on(resident, operation, params, operation.rows(model, inputs[operation.takes], params))
+    except ModelError:
+        pass  # it needs parameters that only a request brings

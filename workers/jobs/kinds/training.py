@@ -1,0 +1,168 @@
+"""The job kind "training": from a dataset's name and a config to a published model."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import partial
+
+import torch
+
+from app.core.errors import InvalidConfig
+from app.core.jobs import checkpoints
+from app.core.settings import settings
+from app.core.store.database import reading
+from models.data import Columns
+from models.registry import families
+from models.seeds import derive
+from models.training.checkpoint import State
+from models.training.loop import Training
+from models.types import DataSpec
+from workers import devices
+from workers.jobs.job import Result, RunningJob, Stopped
+from workers.jobs.training_log import Journal
+from workers.store import model_rows as records
+from workers.store.dataset_cache import BlobShelf
+from workers.store.models import load_checkpoint, load_model, publish
+from workers.store.training_data import Source, open_source
+
+RESIDENT_SHARE = 0.25
+"""Share of an accelerator's free memory that a dataset may take to be kept there."""
+BASELINES = (
+    ("mse", "mse_mean_image", -1, "always answering the mean image"),
+    ("accuracy", "accuracy_majority", 1, "always answering the most frequent class"),
+    ("miou", "miou_majority", 1, "always answering the most frequent class"),
+)
+
+
+def run_training(job: RunningJob) -> Result:
+    """Trains from where the last attempt stopped, publishes, and gives the model's name, version and metrics."""
+    devices.use_threads(settings().train_threads)
+    kept = (job.last_checkpoint or {}).get("dataset")
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
+    training = build(job, source)
+    state = resume(job, training)
+    train(job, training, Journal(job, training, source.data.digest), state)
+    return conclude(job, training, source)
+
+
+def train(job: RunningJob, training: Training, journal: Journal, state: State | None = None) -> None:
+    """All updates that are left. Raises Stopped, with everything kept, when the job is to stop."""
+    journal.begin(state)
+    for step in training.run():
+        journal.note(step)
+        if job.stopping:
+            journal.close()
+            raise Stopped(job.stopping)
+    journal.close()
+
+
+def build(job: RunningJob, source: Source) -> Training:
+    """A training with fresh weights, the same for the same spec; or with the weights that `init_from` names."""
+    kind, seed, device = families()[job.spec["family"]], seed_of(job), devices.device()
+    torch.manual_seed(derive(seed, "init"))
+    family = kind.create(job.spec.get("config") or {}, DataSpec.from_facts(source.data.facts)).to(device)
+    if origin := job.spec.get("init_from"):
+        with reading(job.bind) as conn:
+            digest = records.digest_of(conn, job.tenant, origin)
+        family.adopt(load_model(digest).to(device))
+    shelf = BlobShelf(source.data.digest, job.stop_if_asked)
+    train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
+    if device.type == "cuda":
+        resident = source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        train, validation = (side.to(device) if resident else side.onto(device) for side in (train, validation))
+    return Training(family, train, validation, seed)
+
+
+def resume(job: RunningJob, training: Training) -> State | None:
+    """Continues from the job's checkpoint, or starts from one of the job it forks. None: at the beginning."""
+    if job.last_checkpoint:
+        state = load_checkpoint(job.last_checkpoint["kept"])
+        if state is None:  # the same seed leads to the same model, only later
+            job.event("restarted", {"why": "no checkpoint could be read"})
+        else:
+            training.restore(state)
+        return state
+    if origin := job.spec.get("fork_from"):
+        fork(job, training, origin)
+    return None
+
+
+def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
+    """Takes over weights, moments and position from a checkpoint of another job: its last, or that after `images`."""
+    origin = origin if isinstance(origin, dict) else {"job": origin}
+    job_id, images = origin["job"], origin.get("images")
+    with reading(job.bind) as conn:
+        ref = records.checkpoints_of(conn, job.tenant, job_id)
+    state = load_checkpoint(checkpoints.newest(ref) if images is None else checkpoints.at(ref, images))
+    if state is None:
+        where = "" if images is None else f" after {images} images"
+        raise InvalidConfig(
+            f"Job {job_id} has no checkpoint{where} to fork from.",
+            field="fork_from",
+            remedy=f"See the checkpoints at /v1/jobs/{job_id}/snapshots.",
+        )
+    if state.facts["images"] >= training.total:
+        raise InvalidConfig(
+            f"The fork starts at {state.facts['images']} images and the config ends at {training.total}.",
+            field="config/images",
+            remedy="Ask for more images.",
+        )
+    try:
+        training.restore(state)
+    except (RuntimeError, KeyError) as error:
+        raise InvalidConfig(
+            f"The checkpoint of job {job_id} does not fit this family and config.",
+            field="fork_from",
+            remedy="Use the same family, dataset and layer sizes; batch, length and learning rate may differ.",
+        ) from error
+
+
+def conclude(job: RunningJob, training: Training, source: Source) -> Result:
+    """Measures, publishes, and gives the result with the rows that appear when the job ends."""
+    family, spec = training.family, job.spec
+    measured = training.finish()
+    metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
+    said = [alarm.sentence for alarm in training.doctor.standing]
+    said = list(dict.fromkeys([*said, *family.remarks(measured), *warnings(metrics)]))
+    name = spec.get("name") or f"{family.name}-{spec['dataset']}"
+    facts = {
+        "name": name,
+        "seed": training.seed,
+        "metrics": metrics,
+        "dataset": spec["dataset"],
+        "dataset_digest": source.data.digest,
+        "licence": source.licence,
+        "attribution": source.attribution,
+        "images": training.images,
+        "warnings": said,
+        "init_from": spec.get("init_from"),
+        "fork_from": spec.get("fork_from"),
+    }
+    digest, card = publish(family, source.data.facts, facts)
+    value = {
+        "model": name,
+        "version": digest,
+        "metrics": metrics,
+        "family": family.name,
+        "dataset": spec["dataset"],
+        "config": card["config"],
+        "images": training.images,
+        "warnings": said,
+        "alarms": [asdict(alarm) for alarm in training.doctor.alarms],
+    }
+    return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
+
+
+def warnings(metrics: dict[str, float | None]) -> Iterator[str]:
+    """Sentences about numbers that say the training was in vain."""
+    for name, baseline, better, what in BASELINES:
+        mine, other = metrics.get(name), metrics.get(baseline)
+        if mine is not None and other is not None and (mine - other) * better <= 0:
+            yield f"{name} is {mine:.4g}, no better than {other:.4g} of {what}: train longer, or look at the data."
+    if unknown := sorted(key for key, value in metrics.items() if value is None):
+        yield f"{', '.join(unknown)} could not be measured: the values are not finite."
+
+
+def seed_of(job: RunningJob) -> int:
+    """The spec's seed, 0 when it has none."""
+    return job.spec.get("seed") or 0

@@ -1,0 +1,89 @@
+"""A process of one job from claim to end: runs its runner, writes one ending."""
+
+import signal
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy import Connection, Engine
+
+from app.core import errors
+from app.core.jobs import state as jobs
+from app.core.jobs.state import LeaseLost
+from app.core.store.database import reading
+from workers.errors import error_of
+from workers.jobs.job import LEASE_LOST, Heart, Result, RunningJob, Stopped
+from workers.jobs.kinds import runner_of
+
+log = structlog.get_logger(__name__)
+
+INFRASTRUCTURE = (
+    errors.WorkerLost,
+    errors.OutOfMemory,
+    errors.StorageFull,
+    errors.Unavailable,
+    errors.Overloaded,
+)
+
+
+def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None = None) -> int:
+    """Does the job that `token` was given for; returns the process's exit status."""
+    with reading(bind) as conn:
+        claim = jobs.held(conn, job_id, token)
+    if claim is None:
+        return LEASE_LOST
+    job = RunningJob(claim, bind)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then asks us
+    signal.signal(signal.SIGTERM, lambda *_: setattr(job, "released", True))
+    heart = Heart(job, parent)
+    heart.start()
+    try:
+        end(job)
+    except LeaseLost:
+        log.warning("fenced", job=job.id, attempt=job.attempt)
+        return LEASE_LOST
+    finally:
+        job.ending = True
+        heart.stop()
+    return 0
+
+
+def end(job: RunningJob) -> None:
+    """Runs the job and writes how it ended."""
+    try:
+        result = runner_of(job.kind)(job) or Result()
+        job.flush()
+        write_ending(job, lambda conn: jobs.finish(conn, job.id, job.token, result.value, result.also))
+    except LeaseLost:
+        raise
+    except Exception as exception:
+        if isinstance(exception, Stopped) and job.stopping:
+            end_stopped(job)
+        else:
+            end_failed(job, exception)
+
+
+def end_stopped(job: RunningJob) -> None:
+    job.flush()
+    if job.late:
+        late = errors.DeadlineExceeded("The job did not end before its deadline.").problem()
+        write_ending(job, lambda conn: jobs.fail(conn, job.id, job.token, late))
+    elif job.canceled:
+        write_ending(job, lambda conn: jobs.confirm_cancel(conn, job.id, job.token))
+    else:
+        write_ending(job, lambda conn: jobs.release(conn, job.id, job.token))
+
+
+def end_failed(job: RunningJob, exception: Exception) -> None:
+    """Infrastructure errors are worth another attempt; a deterministic one would come again with the same input."""
+    error = error_of(exception)
+    log.error("job_failed", job=job.id, attempt=job.attempt, code=error.code, exc_info=exception)
+    change = jobs.fail_attempt if isinstance(error, INFRASTRUCTURE) else jobs.fail
+    write_ending(job, lambda conn: change(conn, job.id, job.token, error.problem()))
+
+
+def write_ending(job: RunningJob, change: Callable[[Connection], None]) -> None:
+    job.ending = True
+    try:
+        job.write(change)
+    finally:
+        job.ending = False

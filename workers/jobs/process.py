@@ -1,0 +1,39 @@
+"""The process of one job: `python -m workers.jobs.process JOB_ID`, with the token in ANAMORPH_JOB_TOKEN."""
+
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import sys
+
+from app.core import logs
+from app.core.settings import settings
+from workers.jobs import lifecycle
+from workers.jobs.job import LEASE_LOST
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with(parent: int) -> None:
+    """The kernel kills this process when the worker that started it dies, so that no orphan keeps computing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(LEASE_LOST)
+
+
+def main() -> int:
+    parent = int(os.environ.pop("ANAMORPH_JOB_PARENT", os.getppid()))
+    token = os.environ.pop("ANAMORPH_JOB_TOKEN")
+    die_with(parent)
+    faulthandler.enable()
+    logs.configure()
+    os.nice(int(os.environ.pop("ANAMORPH_JOB_NICE", 0)))
+    if limit := settings().job_memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return lifecycle.run(sys.argv[1], token, parent)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""What training leaves behind: checkpoints of a job and published models, as safetensors and JSON in the blob store."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from app.core.errors import AnamorphError, Conflict, Internal, NotFound
+from app.core.store import blobs
+from models.catalog import capabilities
+from models.family import Family
+from models.imported.opaque import Opaque
+from models.registry import derived, families, fitting, imported
+from models.training.checkpoint import State
+from models.types import DataSpec, ModelError
+from workers.onnx.files import runtime
+
+KEPT = 2
+ENGINE = 1
+"""Version of what the bytes mean; a reader refuses a newer one."""
+log = structlog.get_logger(__name__)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with one spelling: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def pack(tensors: dict[str, Tensor], facts: dict | None = None) -> bytes:
+    """safetensors bytes, a function of names and values alone; `facts` travel in the header."""
+    # one header entry at most: safetensors writes several in any order
+    head = {"facts": canonical(facts).decode()} if facts else {"format": "pt"}
+    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, head)
+
+
+def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a file that `pack` made."""
+    with safe_open(path, "pt") as file:
+        facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 it is no mapping
+
+
+def save_checkpoint(key: str, state: State, kept: list[dict]) -> list[dict]:
+    """Stores `state` under `key` and gives the new list of kept checkpoints, the newest first."""
+    data = pack(state.tensors, state.facts)
+    blobs.put(key, data, create_only=False)
+    entry = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    return [entry | {"images": state.facts["images"]}, *(old for old in kept if old["key"] != key)][:KEPT]
+
+
+def load_checkpoint(kept: list[dict]) -> State | None:
+    """The newest of the kept checkpoints whose bytes are whole; None when there is none."""
+    for entry in kept:
+        try:
+            path = blobs.path(entry["key"])
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise ValueError("the checksum differs")
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["facts"])
+            return State(load(data), facts)
+        except (OSError, ValueError, SafetensorError) as error:
+            log.warning("checkpoint.unusable", key=entry["key"], error=str(error))
+    return None
+
+
+def model_key(digest: str, name: str) -> str:
+    return f"models/{digest}/{name}"
+
+
+def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Stores a trained model and gives its digest, over the weights' bytes and the card, and its card.
+
+    `facts` are its dataset's; `extra` joins the card (name, seed, metrics, attribution). The same training twice is
+    the same model.
+    """
+    weights = pack(family.served_state())
+    card = {
+        "engine": ENGINE,
+        "family": family.name,
+        "config": family.config.model_dump(mode="json"),
+        "data": facts,
+        "capabilities": sorted(capabilities(type(family))),
+        "operations": fitting(type(family)),
+        "parameters": sum(parameter.numel() for parameter in family.parameters()),
+        "bytes": len(weights),
+        **extra,
+    }
+    digest = card_digest(weights, card)
+    card["digest"] = digest
+    for name, data in {"weights.safetensors": weights, "card.json": canonical(card)}.items():
+        _put_once(model_key(digest, name), data)
+    return digest, card
+
+
+def card_digest(weights: bytes, card: dict[str, Any]) -> str:
+    """SHA-256 over the weights' file and the card without its digest."""
+    found = hashlib.sha256(weights)
+    found.update(canonical({name: value for name, value in card.items() if name != "digest"}))
+    return found.hexdigest()
+
+
+def load_card(digest: str) -> dict[str, Any]:
+    """The card of a published model. Raises NotFound."""
+    return json.loads(_read(model_key(digest, "card.json"), blobs.get, digest))
+
+
+def load_model(digest: str) -> Family:
+    """The published model, ready to serve, on the CPU.
+
+    Raises NotFound, Conflict for one of a release whose networks were others, or Internal for damaged bytes.
+    """
+    card = load_card(digest)
+    weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
+    if card_digest(weights, card) != digest:
+        raise Internal(f"The stored files of model {digest} are damaged.", remedy="Train or import it again.")
+    kinds = families() | derived() | imported()
+    if card["engine"] > ENGINE or card["family"] not in kinds:
+        raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
+    try:
+        model = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+    except ModelError as error:
+        raise Conflict(
+            f"Model {digest[:16]} was made by a release in which a {card['family']} had other networks.",
+            remedy="Train or import it again.",
+        ) from error
+    for part in model.modules():
+        if isinstance(part, Opaque):
+            part.asked = runtime(part.content)
+    return model
+
+
+def _put_once(key: str, data: bytes) -> None:
+    with suppress(FileExistsError):  # named by its content
+        blobs.put(key, data)
+
+
+def _read(key: str, read: Callable[[str], bytes], digest: str) -> bytes:
+    try:
+        return read(key)
+    except FileNotFoundError:
+        raise NotFound(f"There is no model {digest}.") from None

@@ -1,0 +1,57 @@
+"""The dataset of a training, found by name, with what a model card says about its origin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, select
+
+from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.errors import InvalidDataset, NotFound
+from app.core.store.database import reading
+from app.core.store.tables import datasets
+from workers.data import OpenDataset, ensure_builtin, open_dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """`data` holds columns mapped into memory: they stay readable when the dataset is deleted meanwhile."""
+
+    data: OpenDataset
+    licence: str | None
+    attribution: str | None
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for side in (self.data.train, self.data.validation) for array in side.values())
+
+
+def open_source(
+    bind: Engine | None,
+    tenant: str,
+    name: str,
+    digest: str | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> Source:
+    """The dataset `name` of the tenant; a built-in one that is not there yet is imported here and now.
+
+    With `digest`, which an interrupted training kept, exactly these arrays, whatever the name means today.
+    `tick` is called between the images of such an import and may raise to stop.
+    """
+    mine = (datasets.c.tenant == tenant) & (datasets.c.name == name)
+    wanted = datasets.c.digest == digest if digest else datasets.c.deleted_at.is_(None)
+    newest = select(datasets).where(mine, wanted).order_by(datasets.c.created_at.desc()).limit(1)
+    with reading(bind) as conn:
+        row = conn.execute(newest).mappings().one_or_none()
+    if row is None and not digest:
+        if name not in BUILTINS:
+            raise NotFound(f"There is no dataset {name!r}.", field="dataset")
+        row = ensure_builtin(bind, tenant, name, tick)
+    try:
+        data = open_dataset(digest or row["digest"])
+    except (NotFound, FileNotFoundError):
+        raise InvalidDataset(
+            f"The dataset {name!r} was deleted, and this training cannot go on without its images.",
+            field="dataset",
+            remedy="Import it again and submit a new training.",
+        ) from None
+    return Source(data, row and row["licence"], row and row["attribution"])
