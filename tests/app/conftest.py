@@ -19,7 +19,7 @@ from app.core.store.database import engine as shared_engine
 from app.core.store.database import new_id, now, transaction
 from app.core.store.tables import datasets, model_names, models
 from app.main import create_app
-from tests.app.catalog import CATALOG
+from tests.app.small_catalog import CATALOG
 
 DIGEST = "0123456789abcdef" * 4
 CAPABILITIES = {

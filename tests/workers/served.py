@@ -11,7 +11,7 @@ from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.gan import GAN
 from models.families.gans.style_gan import StyleGAN
 from models.types import DataSpec
-from tests.workers.test_over_http import Lane
+from tests.workers.inference.test_over_http import Lane
 from workers.data import open_dataset
 from workers.store import model_rows as records
 from workers.store import models as artifacts

@@ -1,0 +1,285 @@
+"""The two turns: who learns from what, and that each switch changes what it says."""
+
+import math
+
+import pytest
+import torch
+
+from models.context import Moment
+from models.families.gans.base import Shown
+from models.families.gans.gan import GAN
+from models.nn.ema import Ema
+from tests.models.families.gans.tiny import build, columns, spec, train
+
+
+def moment(images: int = 0, step: int = 0, seed: int = 0) -> Moment:
+    return Moment(images, 32, step, 0, torch.Generator().manual_seed(seed))
+
+
+def weights(player) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in player.parameters()]
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def logits_of_the_first_update(model) -> tuple[torch.Tensor, torch.Tensor]:
+    """D's logits of reals and fakes before anything is learnt, found the way the step does."""
+    seen = {}
+    judged = model._judged
+
+    def spy(reals, fakes):
+        seen["found"] = judged(reals, fakes)
+        return seen["found"]
+
+    model._judged = spy
+    metrics = model.step({"images": columns(model.data).head(4)["images"]}, model.optimisers(), moment())
+    del model._judged
+    return seen["found"][1].detach(), seen["found"][2].detach(), metrics
+
+
+def test_neither_player_learns_in_the_turn_of_the_other():
+    model = build(GAN)
+    optimisers = model.optimisers()
+    reals, made = Shown(torch.rand(4, 1, 8, 8)), Shown(model.make(4, None, moment()))
+    before = weights(model.generator)
+    model._teach_discriminator(reals, Shown(made.images.detach()), optimisers["discriminator"], moment())
+    assert same(before, weights(model.generator)) and all(p.grad is None for p in model.generator.parameters())
+    left = [p.grad.clone() for p in model.discriminator.parameters()]
+    before = weights(model.discriminator)
+    model._teach_generator(made, reals, optimisers["generator"], moment())
+    assert same(before, weights(model.discriminator))
+    assert same(left, [p.grad for p in model.discriminator.parameters()])
+    assert all(p.requires_grad and p.grad is not None for p in model.generator.parameters())
+    assert all(p.requires_grad for p in model.discriminator.parameters())
+
+
+def test_the_generator_waits_for_its_turn():
+    model = build(GAN, critic_steps=3)
+    training = train(model, 0)
+    changed = []
+    for _ in range(6):
+        before = weights(model.generator), weights(model.discriminator), weights(model.ema)
+        training.advance()
+        assert not same(before[1], weights(model.discriminator))
+        changed.append((not same(before[0], weights(model.generator)), not same(before[2], weights(model.ema))))
+    assert changed == [(False, False), (False, False), (True, True)] * 2
+
+
+def test_penalties_are_lazy_and_weigh_as_much_in_all():
+    model = build(GAN, penalty_every=3, r1=0.5)
+    training = train(model, 0)
+    assert ["r1" in training.advance().metrics for _ in range(7)] == [True, False, False] * 2 + [True]
+    eager, lazy = (build(GAN, penalty_every=every, r1=0.5, discriminator_optimiser="sgd", beta1=0) for every in (1, 4))
+    plain = build(GAN, r1=0, discriminator_optimiser="sgd", beta1=0)
+    for each in (eager, lazy, plain):
+        logits_of_the_first_update(each)
+    players = (weights(model.discriminator) for model in (eager, lazy, plain))
+    for a, b, c in zip(*players, strict=True):
+        torch.testing.assert_close(b - c, 4 * (a - c), atol=1e-6, rtol=1e-3)
+
+
+def test_the_value_of_the_game_is_that_of_the_logits():
+    a, b, metrics = logits_of_the_first_update(build(GAN))
+    hand = torch.log(a.sigmoid()).mean() + torch.log(1 - b.sigmoid()).mean()
+    torch.testing.assert_close(metrics["value"], hand)
+    torch.testing.assert_close(metrics["d_real"], a.sigmoid().mean())
+    torch.testing.assert_close(metrics["d_fake"], b.sigmoid().mean())
+    assert metrics["loss_discriminator"] == pytest.approx(-hand.item())
+
+
+def test_smoothing_changes_the_loss_on_real_images_alone():
+    plain, smooth = build(GAN), build(GAN, label_smoothing=0.1)
+    a, b, first = logits_of_the_first_update(plain)
+    again, other, second = logits_of_the_first_update(smooth)
+    assert torch.equal(a, again) and torch.equal(b, other)
+    difference = second["loss_discriminator"] - first["loss_discriminator"]
+    torch.testing.assert_close(difference, 0.1 * a.mean(), atol=1e-6, rtol=1e-4)  # t a with t = 0.9 for 1
+
+
+def test_flips_swap_the_share_asked_for():
+    model = build(GAN, label_flips=0.25)
+    real, fake = model._flips(4000, moment())
+    assert all(mask.double().mean() == pytest.approx(0.25, abs=0.03) for mask in (real, fake))
+    assert not torch.equal(real, fake) and build(GAN)._flips(4, moment()) is None
+
+
+def test_instance_noise_fades_with_the_run_and_nothing_else_touches_the_images():
+    images = torch.zeros(8, 1, 8, 8)
+    noisy = build(GAN, instance_noise=0.5, augment="none")
+    assert noisy._disguised(Shown(images), moment(0)).images.std() == pytest.approx(0.5, abs=0.05)
+    assert noisy._disguised(Shown(images), moment(16)).images.std() == pytest.approx(0.25, abs=0.03)
+    assert noisy._disguised(Shown(images), moment(32)).images is images
+    assert build(GAN, augment="none")._disguised(Shown(images), moment(0)).images is images
+
+
+@pytest.mark.parametrize("augment", ["diff", "adaptive"])
+def test_augmentation_reaches_reals_and_fakes_before_d_and_the_fakes_of_both_turns(augment):
+    model, calls = build(GAN, augment=augment), []
+    disguised = model._disguised
+    model._disguised = lambda shown, now: calls.append(shown.images) or disguised(shown, now)
+    model.step({"images": torch.rand(4, 1, 8, 8)}, model.optimisers(), moment())
+    assert len(calls) == 3 and torch.equal(calls[0], calls[2].detach()) and calls[2].requires_grad
+
+
+def test_half_of_the_fakes_d_sees_come_from_the_past():
+    model = build(GAN, replay=64)
+    for value in (0.1, 0.2, 0.3, 0.4):
+        model.remembered(Shown(torch.full((16, 1, 8, 8), value)), moment())
+    shown = model.remembered(Shown(torch.full((40, 1, 8, 8), 0.9)), moment()).images
+    assert 10 <= int((shown[:, 0, 0, 0] < 0.5).sum()) <= 30
+    assert any(name.startswith("replay") for name in model.state_dict())
+    assert not any(name.startswith("replay") for name in model.served_state())
+
+
+def test_one_batch_for_both_kinds_mixes_their_statistics_and_two_do_not():
+    reals, fakes = Shown(torch.rand(4, 1, 8, 8)), Shown(-torch.rand(4, 1, 8, 8))
+    apart, joint = (build(GAN, discriminator_norm="batch", separate_batches=separate) for separate in (True, False))
+    player = apart.discriminator
+    assert torch.equal(apart._judged(reals, fakes)[1], player(reals.images))
+    _, a, b = joint._judged(reals, fakes)
+    together = player(torch.cat([reals.images, fakes.images]))
+    torch.testing.assert_close(torch.cat([a, b]), together)
+    assert not torch.allclose(a, player(reals.images), atol=1e-4)
+
+
+def test_latents_come_from_the_law_asked_for():
+    noise = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(build(GAN, latent_dim=16).codes(noise), noise)
+    sphere = build(GAN, latent_dim=16, latent="sphere").codes(noise)
+    torch.testing.assert_close(sphere.norm(dim=1), torch.full((500,), 4.0))
+    uniform = build(GAN, latent_dim=16, latent="uniform").codes(noise)
+    assert uniform.abs().max() < 1 and uniform.square().mean() == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_each_player_has_the_optimiser_asked_for():
+    found = build(GAN, discriminator_optimiser="sgd", discriminator_learning_rate=0.05).optimisers()
+    assert isinstance(found["discriminator"], torch.optim.SGD) and isinstance(found["generator"], torch.optim.Adam)
+    assert found["discriminator"].param_groups[0]["lr"] == 0.05 and found["generator"].param_groups[0]["lr"] == 1e-3
+    for name in ("generator", "discriminator"):
+        model = build(GAN)
+        mine = [p for group in model.optimisers()[name].param_groups for p in group["params"]]
+        assert [id(p) for p in mine] == [id(p) for p in getattr(model, name).parameters()]
+
+
+def test_what_d_is_made_of_follows_the_switches():
+    images = torch.rand(2, 1, 8, 8)
+    layer = {how: build(GAN, downsampling=how).discriminator.convs[0] for how in ("stride", "average", "max")}
+    assert layer["stride"].conv.stride == (2, 2)
+    wide = layer["average"].conv(images)
+    torch.testing.assert_close(layer["average"](images), torch.nn.functional.avg_pool2d(wide, 2))
+    torch.testing.assert_close(layer["max"](images), torch.nn.functional.max_pool2d(layer["max"].conv(images), 2))
+    assert build(GAN, activation="relu").discriminator.features(images).min() == 0
+    assert build(GAN, activation="leaky_relu").discriminator.features(images).min() < 0
+    spread = [build(GAN, minibatch_stddev=on).discriminator.last.in_features for on in (True, False)]
+    assert spread[0] - spread[1] == 16  # one more 4x4 map
+
+
+def test_dropout_stays_when_sampling_only_if_asked():
+    latents = torch.randn(3, 64)
+    plain, off, on = (
+        build(GAN, generator_dropout=rate, dropout_when_sampling=keep).eval()
+        for rate, keep in ((0.0, False), (0.5, False), (0.5, True))
+    )
+    assert torch.equal(plain.decode(latents), off.decode(latents))
+    assert not torch.allclose(plain.decode(latents), on.decode(latents), atol=1e-3)
+    assert torch.equal(on.decode(latents), on.decode(latents))
+
+
+def test_the_spectral_norm_of_every_layer_of_d_is_one():
+    model = build(GAN, discriminator_norm="spectral")
+    for _ in range(200):
+        model.discriminator(torch.rand(4, 1, 8, 8))
+    for layer in [*(conv.conv for conv in model.discriminator.convs), model.discriminator.last]:
+        assert torch.linalg.matrix_norm(layer.weight.detach().flatten(1), 2) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_average_follows_by_half_within_a_half_life():
+    source = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(source.weight)
+    average = Ema(source, half_life=96, ramp=None)
+    torch.nn.init.ones_(source.weight)
+    for step in range(12):
+        average.update(source, 8, 8 * (step + 1))
+    assert average.module.weight.item() == pytest.approx(0.5)
+
+
+def test_the_saturating_gradient_is_traced_beside_the_other():
+    model = build(GAN, images=4 * 16)
+    training = train(model, 15)
+    found = training.advance().metrics
+    assert {"gradient_saturating", "gradient_non_saturating"} <= found.keys()
+    b = torch.full((4,), -12.0) + 0 * model.generator(torch.randn(4, 64)).mean((1, 2, 3))
+    drawn = model.generator(torch.randn(4, 64)).mean((1, 2, 3))
+    found = model._saturation(b.detach() + drawn)
+    assert found["gradient_saturating"] < 1e-3 * found["gradient_non_saturating"]
+
+
+def test_adaptive_augmentation_rises_while_d_is_sure_and_stops_at_the_bounds():
+    model = build(GAN, augment="adaptive", images=4000)
+    ramp = model.adaptive.ramp_images
+    for step in range(4):
+        model.adaptive.observe(torch.full((4,), 5.0), step)
+    assert model.adaptive.p.item() == pytest.approx(16 / ramp)
+    for step in range(8):
+        model.adaptive.observe(torch.full((4,), -5.0), step)
+    assert model.adaptive.p.item() == 0
+    images = torch.rand(6, 1, 8, 8)
+    assert torch.equal(model.adaptive(images, moment().generator), images)  # p = 0 is the identity
+    model.adaptive.p.fill_(1)
+    assert not torch.allclose(model.adaptive(images, moment().generator), images, atol=0.05)
+
+
+HEAVY = {
+    "replay": 8,
+    "augment": "adaptive",
+    "generator_dropout": 0.2,
+    "dropout_when_sampling": True,
+    "instance_noise": 0.3,
+    "label_flips": 0.1,
+    "critic_steps": 2,
+    "penalty_every": 3,
+    "discriminator_norm": "spectral",
+}
+
+
+@pytest.mark.parametrize("config", [HEAVY, {"body": "fast"}, {"loss": "wasserstein", "body": "mlp"}])
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_resumed_run_ends_as_the_undisturbed_one(config, steps):
+    whole = train(build(GAN, **config)).state()
+    part = train(build(GAN, **config), steps).state()
+    resumed = train(build(GAN, seed=9, **config), 0)
+    resumed.restore(part)
+    train(resumed.family, training=resumed)
+    found = resumed.state()
+    assert found.facts == whole.facts and found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize("size", [(8, 8, 1), (9, 13, 3), (28, 28, 1), (8, 40, 3)])
+@pytest.mark.parametrize("body", ["stable", "dcgan", "mlp", "fast"])
+def test_every_body_takes_every_size_and_serves_row_by_row(body, size):
+    model = build(GAN, spec(*size), body=body, images=8)
+    train(model).finish()
+    served = build(GAN, spec(*size), seed=5, body=body, images=8).serve(model.served_state())
+    latents, images = torch.randn(5, model.latent_dim), torch.rand(5, *model.data.shape)
+    made = served.decode(latents)
+    assert made.shape == (5, size[2], size[0], size[1]) and made.min() >= 0 and made.max() <= 1
+    torch.testing.assert_close(served.decode(latents[2:3]), made[2:3])
+    torch.testing.assert_close(served.realness(images[2:3]), served.realness(images)[2:3])
+
+
+def test_the_snapshot_shows_the_same_latents_each_time_and_leaves_the_run_alone():
+    model = build(GAN)
+    training = train(model, 3)
+    before = training.state()
+    first, second = training.snapshot(), training.snapshot()
+    assert torch.equal(first, second) and len(first) == 64
+    assert all(torch.equal(before.tensors[name], tensor) for name, tensor in training.state().tensors.items())
+
+
+def test_the_rate_is_constant_and_then_falls_to_a_tenth():
+    model = build(GAN)
+    assert [round(model.schedule(progress), 6) for progress in (0, 0.5, 0.75, 1)] == [1, 1, 0.55, 0.1]
+    assert math.isclose(model.schedule(0.25), 1)

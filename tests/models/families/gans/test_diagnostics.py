@@ -1,0 +1,213 @@
+"""The doctor of adversarial trainings: each trouble is provoked and told, a healthy run is left alone."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.data import Columns
+from models.diagnosis import Finding
+from models.families.gans import diagnostics as alarms
+from models.families.gans.gan import GAN
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.training.loop import Training
+from models.types import DataSpec
+from tests.models.data import digits
+from tests.models.families.gans.tiny import build, columns, spec
+
+
+@pytest.fixture(scope="module")
+def small_digits():
+    """Digits of 10x10 pixels: (spec, train, validation)."""
+    found = []
+    for side in digits()[1:]:
+        images = torch.from_numpy(side.columns["images"][:1000].copy()).float()
+        found.append(Columns({"images": F.adaptive_avg_pool2d(images, 10).round().to(torch.uint8).numpy()}))
+    rows = {name: {"images": len(side)} for name, side in zip(("train", "validation"), found, strict=True)}
+    return DataSpec("plain", 10, 10, 1, None, rows), *found
+
+
+def run(small_digits, count: int | None = None, change=None, **config) -> Training:
+    """A training of a small GAN on some of the digits, to its end."""
+    data, train, validation = small_digits
+    train = Columns({"images": train.columns["images"][:count]})
+    data = DataSpec("plain", 10, 10, 1, None, {"train": {"images": len(train)}})
+    torch.manual_seed(0)
+    model = GAN.create({"width": 8, "batch_size": 32, "images": 6400, "measure_every": 0, **config}, data)
+    if change:
+        change(model)
+    training = Training(model, train, validation, seed=0)
+    for _ in training.run():
+        pass
+    return training
+
+
+def names(training: Training) -> set[str]:
+    return {alarm.name for alarm in training.doctor.alarms}
+
+
+def test_a_healthy_run_raises_no_alarm(small_digits):
+    training = run(small_digits, augment="none", images=3840)
+    assert names(training) == set()
+    assert training.doctor.findings[-1].metrics["gradient_nonfinite"] == 0
+
+
+def silent(model: GAN) -> None:
+    model.noise = lambda count, draws: torch.zeros(count, model.config.latent_dim)
+
+
+def test_a_generator_that_makes_one_image_has_collapsed(small_digits):
+    training = run(small_digits, augment="none", images=1280, change=silent)
+    (alarm,) = [alarm for alarm in training.doctor.alarms if alarm.name == "mode-collapse"]
+    assert alarm.evidence["distance"] < 0.1 * alarm.evidence["real_distance"] and "few different" in alarm.cause
+
+
+def test_a_few_images_over_and_over_are_a_collapse_too():
+    reals = torch.rand(64, 1, 8, 8)
+    assert not list(alarms.collapsed(torch.rand(64, 1, 8, 8), reals))
+    groups = torch.rand(8, 1, 8, 8).repeat(8, 1, 1, 1) + 0.01 * torch.rand(64, 1, 8, 8)
+    (alarm,) = alarms.collapsed(groups, reals)
+    assert alarm.evidence["distance"] > 0.8 * alarm.evidence["real_distance"]
+    assert not list(alarms.collapsed(groups, reals[:1].repeat(64, 1, 1, 1))), "the data are no different"
+
+
+FEW = {"count": 16, "augment": "none", "r1": 0.0, "minibatch_stddev": False, "batch_size": 16, "images": 3200}
+
+
+def test_a_discriminator_that_knows_few_images_by_heart_overfits_and_is_shown_augmented_ones(small_digits):
+    training = run(small_digits, auto_remedy=True, **FEW)
+    alarm = next(alarm for alarm in training.doctor.alarms if alarm.name == "discriminator-overfits")
+    assert alarm.evidence["unseen"] < alarm.evidence["trained"] and "augmented" in alarm.treated
+    assert training.family.remedies.value("augment") > 0
+    assert float(training.family.adaptive.p) == pytest.approx(training.family.remedies.value("augment"))
+
+
+WON = {
+    "count": 200,
+    "augment": "none",
+    "r1": 0.0,
+    "learning_rate": 1e-6,
+    "discriminator_learning_rate": 2e-3,
+    "images": 3840,
+}
+
+
+def test_a_discriminator_that_has_won_is_too_strong_and_is_slowed_down(small_digits):
+    training = run(small_digits, auto_remedy=True, **WON)
+    pace = training.family.remedies.value("pace")
+    assert "discriminator-too-strong" in names(training) and pace < 1
+    training.advance()
+    rates = {name: optimiser.param_groups[0]["lr"] for name, optimiser in training.optimisers.items()}
+    assert rates["discriminator"] == pytest.approx(2000 * pace * rates["generator"])
+
+
+def test_copies_of_training_images_are_told_from_likenesses(small_digits):
+    _, train, validation = small_digits
+    known = alarms.known_rows(train, torch.device("cpu"))
+    reals = validation.spaced(64)["images"]
+    copied = (train.spaced(64)["images"] + 0.02 * torch.randn(64, 1, 10, 10)).clamp(0, 1)
+    (alarm,) = alarms.memorised(copied, reals, known)
+    assert alarm.evidence["copies"] > 0.7 and alarm.evidence["copies_unseen"] < 0.1
+    assert not list(alarms.memorised(validation.spaced(128)["images"][1::2], reals, known))
+
+
+def test_a_generator_that_gives_training_images_away_memorises(small_digits):
+    def parrot(model: GAN) -> None:
+        model.specimens = lambda generator, count, moment: model._train_images[:count]
+        model._train_images = small_digits[1].spaced(128)["images"]
+
+    assert "memorising" in names(run(small_digits, augment="none", images=640, change=parrot))
+
+
+def test_gradients_that_are_not_finite_are_left_out_and_told(small_digits):
+    def burst(model: GAN) -> None:
+        turns = iter(range(10**6))
+        weight = model.discriminator.convs[0].conv.weight
+        weight.register_hook(lambda slope: slope * (math.inf if next(turns) % 7 == 3 else 1.0))
+
+    training = run(small_digits, augment="none", images=1280, change=burst)
+    alarm = next(alarm for alarm in training.doctor.alarms if alarm.name == "non-finite-gradients")
+    assert 0 < alarm.evidence["share"] < 0.5 and "learning_rate" in alarm.remedy
+    training.state()  # raises when a weight is not finite
+
+
+def found(images: int, **metrics: float) -> Finding:
+    return Finding(images, metrics)
+
+
+def test_a_gradient_that_grows_a_hundredfold_explodes():
+    before = [found(step, gradient_generator=1.0, gradient_discriminator=2.0) for step in range(3)]
+    (alarm,) = alarms.exploding(found(4, gradient_generator=150.0, gradient_discriminator=100.0), before)
+    assert alarm.name == "exploding-generator"
+    assert not list(alarms.exploding(found(4, gradient_generator=150.0), before[:2]))
+
+
+def test_a_distance_that_leaves_its_best_by_half_is_getting_worse():
+    before = [found(100, fd=30.0, fd_floor=1.0), found(200, fd=10.0, fd_floor=1.0)]
+    (alarm,) = alarms.worsening(found(300, fd=17.0, fd_floor=1.0), before)
+    assert (alarm.name, alarm.evidence["best_images"]) == ("getting-worse", 200)
+    assert not list(alarms.worsening(found(300, fd=15.0, fd_floor=1.0), before))
+
+
+@pytest.mark.parametrize(("loss", "won"), [("hinge", 0.05), ("least_squares", 0.01), ("wasserstein", -50.0)])
+def test_winning_is_measured_by_what_ignorance_costs(loss, won):
+    before = [found(1, loss_discriminator=won)]
+    assert bool(list(alarms.too_strong(loss, before[0], before))) == (loss != "wasserstein")
+    assert not list(alarms.too_strong(loss, found(2, loss_discriminator=0.3), before))
+
+
+def test_the_best_generator_measured_so_far_comes_back_three_times_at_most():
+    model = build(GAN, auto_remedy=True)
+    best = {name: tensor.clone() for name, tensor in model.ema.module.state_dict().items()}
+    model.remedies.remember(model.ema.module, 5.0)
+    for weight in (*model.generator.parameters(), *model.ema.module.parameters()):
+        weight.data.add_(1.0)
+    model.remedies.remember(model.ema.module, 6.0)
+    collapse = alarms.Alarm("mode-collapse", "", "")
+    assert [bool(model.treat(collapse, None)) for _ in range(4)] == [True, True, True, False]
+    for player in (model.generator, model.ema.module):
+        assert all(torch.equal(tensor, best[name]) for name, tensor in player.state_dict().items())
+    assert not any(name.startswith("remedies") for name in model.served_state())
+    assert build(ProgressiveGAN, latent_dim=8, widest=8, auto_remedy=True).treat(collapse, None) is None
+
+
+TREATED = {"auto_remedy": True, "measure_every": 16, "images": 64, "augment": "diff", "r1": 0.0}
+
+
+@pytest.mark.parametrize("steps", [5, 11])
+def test_a_run_with_measurements_and_remedies_is_resumed_bit_for_bit(steps, monkeypatch):
+    monkeypatch.setattr(alarms, "OVERFIT", -9.0)
+    monkeypatch.setattr(alarms, "DEVIATIONS", -9.0)  # everything is an alarm
+    monkeypatch.setattr(alarms, "WON", 99.0)
+
+    def training(seed: int) -> Training:
+        model = build(GAN, spec(), seed, **TREATED)
+        return Training(model.train(), columns(model.data), columns(model.data, 1), seed=3)
+
+    def finished(training: Training):
+        told = [dict(step.measured) for step in training.run()]
+        return training.state(), [facts for facts in told if facts]
+
+    whole, measured = finished(training(0))
+    part = training(0)
+    for _ in range(steps):
+        part.advance()
+    resumed = training(9)
+    resumed.restore(part.state())
+    state, rest = finished(resumed)
+    assert len(measured) == 4 and rest == measured[-len(rest) :]
+    assert {"fd", "fd_floor", "kid", "precision", "recall_floor"} <= measured[0].keys()
+    assert float(whole.tensors["network/remedies.pace"]) < 1 < 1 + float(whole.tensors["network/remedies.augment"])
+    assert all(torch.equal(state.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert state.facts == whole.facts
+
+
+@pytest.mark.parametrize(
+    ("config", "points"),
+    [((512, None), 0), ((16_000, None), 8), ((16_000, 0), 0), ((16_000, 4000), 4), ((16_000, 1), 64)],
+)
+def test_measurements_along_the_way_are_bounded_by_the_length(config, points):
+    model = build(GAN, images=config[0], measure_every=config[1])
+    found = list(model.appraisals())
+    assert len(found) == points and all(0 < images <= model.total for images in found)

@@ -1,0 +1,173 @@
+"""Growth: exact at both ends of a fade, without loss of moments, and resumed in its middle."""
+
+import pytest
+import torch
+
+from models.families.gans.equalized_lr import EqualisedConv, EqualisedLinear
+from models.families.gans.layers import double, halve
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.families.gans.progressive_networks import GrowingDiscriminator, GrowingGenerator
+from models.training.loop import Training
+from models.types import ConfigError
+from tests.models.families.gans.tiny import build, columns, spec, train
+
+SIZES, CHANNELS = [(4, 3), (7, 5), (14, 10)], [8, 6, 4]
+PHASES = {"images": 48, "fade_images": 8, "stabilise_images": 8}
+
+
+def grown(kind, level: int):
+    torch.manual_seed(0)
+    player = kind(16, SIZES, CHANNELS, 3) if kind is GrowingGenerator else kind(SIZES, CHANNELS, 3)
+    for _ in range(level):
+        player.grow()
+    return player.eval()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_alpha_0_is_the_smaller_generator_upsampled_and_alpha_1_the_plain_larger_one(level):
+    latents = torch.randn(3, 16)
+    small, large, player = (
+        grown(GrowingGenerator, level - 1),
+        grown(GrowingGenerator, level),
+        grown(GrowingGenerator, level),
+    )
+    player.fade(0.0)
+    assert player.fading
+    assert torch.equal(player(latents), double(small(latents), SIZES[level]))
+    player.fade(1.0)
+    assert torch.equal(player(latents), large(latents))
+    player.fading = True  # the blend itself is exact as well, not only left out
+    assert torch.equal(player(latents), large(latents))
+    player.fade(0.5)
+    torch.testing.assert_close(player(latents), (double(small(latents), SIZES[level]) + large(latents)) / 2)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_alpha_0_is_the_smaller_discriminator_on_halved_images_and_alpha_1_the_plain_larger_one(level):
+    images = torch.randn(3, 3, *SIZES[level])
+    kind = GrowingDiscriminator
+    small, large, player = grown(kind, level - 1), grown(kind, level), grown(kind, level)
+    player.fade(0.0)
+    assert torch.equal(player(images), small(halve(images)))
+    player.fading = True
+    player.alpha.fill_(1.0)
+    assert torch.equal(player(images), large(images))
+
+
+def test_reals_are_blended_as_the_fakes_are():
+    model = build(ProgressiveGAN, spec(16), **PHASES)
+    images = torch.rand(2, 1, 16, 16)
+    model.prepare(0)
+    torch.testing.assert_close(model.reals({"images": images}), halve(halve(images)) * 2 - 1)
+    model.prepare(8)  # the second level begins to fade in: nothing has changed yet but the grid
+    small = halve(halve(images)) * 2 - 1
+    torch.testing.assert_close(model.reals({"images": images}), double(small, (8, 8)))
+    model.prepare(12)
+    middle = (double(small, (8, 8)) + halve(images) * 2 - 1) / 2
+    torch.testing.assert_close(model.reals({"images": images}), middle)
+    model.prepare(40)
+    torch.testing.assert_close(model.reals({"images": images}), images * 2 - 1)
+
+
+def test_level_and_alpha_follow_the_count_of_images():
+    model = build(ProgressiveGAN, spec(16), **PHASES)
+    found = [model.place(images) for images in (0, 4, 8, 12, 16, 20, 24, 28, 32, 44)]
+    assert found == [(0, 1), (0, 1), (1, 0), (1, 0.5), (1, 1), (1, 1), (2, 0), (2, 0.5), (2, 1), (2, 1)]
+    assert build(ProgressiveGAN, spec(16), images=48, fade_images=0, stabilise_images=0).place(0) == (2, 1.0)
+
+
+def test_growing_does_nothing_twice_and_the_average_grows_along():
+    model = build(ProgressiveGAN, spec(16), **PHASES)
+    model.prepare(8)
+    names = [name for name, _ in model.named_parameters()]
+    model.prepare(8)
+    assert [name for name, _ in model.named_parameters()] == names
+    assert model.ema.module.level == model.generator.level == model.discriminator.level == 1
+    for own, other in zip(model.ema.module.blocks.parameters(), model.generator.blocks.parameters(), strict=True):
+        assert torch.equal(own, other) and not own.requires_grad
+    assert model.ema.module.alpha == 0
+
+
+def test_moments_survive_growth():
+    model = build(ProgressiveGAN, spec(16), **PHASES)
+    training = train(model, 2)  # up to the first growth
+    before = {name: slots["exp_avg_sq"].clone() for name, slots in named_moments(training)}
+    training.prepare(8)
+    after = dict(named_moments(training))
+    assert before and all(torch.equal(after[name]["exp_avg_sq"], value) for name, value in before.items())
+    fresh = {
+        name for name, _ in model.named_parameters() if name.startswith(("generator.blocks", "discriminator.blocks"))
+    }
+    assert fresh and not fresh & after.keys()
+    held = {
+        id(p) for optimiser in training.optimisers.values() for group in optimiser.param_groups for p in group["params"]
+    }
+    assert {id(p) for name, p in model.named_parameters() if name in fresh} <= held
+    training.advance()
+    training.advance()
+    assert fresh <= dict(named_moments(training)).keys()  # and the new ones learn
+
+
+def named_moments(training: Training):
+    names = {parameter: name for name, parameter in training.family.named_parameters()}
+    for optimiser in training.optimisers.values():
+        for parameter, slots in optimiser.state.items():
+            yield names[parameter], slots
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
+def test_a_run_resumed_at_a_growth_or_in_the_middle_of_a_fade_is_the_undisturbed_one(steps):
+    data, config = spec(16), PHASES | {"augment": "adaptive"}
+    whole = train(build(ProgressiveGAN, data, **config)).state()
+    part = train(build(ProgressiveGAN, data, **config), steps).state()
+    assert "network/generator.alpha" in part.tensors
+    resumed = Training(build(ProgressiveGAN, data, seed=9, **config), columns(data), columns(data, 1), seed=3)
+    resumed.restore(part)
+    found = train(resumed.family, training=resumed).state()
+    assert found.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in whole.tensors.items())
+
+
+@pytest.mark.parametrize("size", [(28, 28, 1), (9, 33, 3), (8, 8, 3)])
+def test_any_size_is_reached_and_shown_at_full_size_all_the_way(size):
+    model = build(ProgressiveGAN, spec(*size), images=64)
+    training = train(model, 1)
+    assert model.generator.level == 0 and training.snapshot().shape[2:] == size[:2]
+    assert train(model, training=training).finish()
+    assert model.eval().decode(torch.randn(2, model.latent_dim)).shape == (2, size[2], *size[:2])
+    served = build(ProgressiveGAN, spec(*size), seed=4, images=64).serve(model.served_state())
+    latents = torch.randn(3, model.latent_dim)
+    assert torch.equal(served.decode(latents), model.decode(latents))
+
+
+def test_a_size_that_growth_cannot_reach_in_time_is_refused():
+    with pytest.raises(ConfigError, match=r"full size is reached after 96 images, .* before training ends at 48"):
+        build(ProgressiveGAN, spec(16), images=48, fade_images=24, stabilise_images=24)
+
+
+def test_a_grown_model_is_no_start_for_a_new_one():
+    with pytest.raises(ConfigError, match="cannot start from one that has grown"):
+        build(ProgressiveGAN, spec(16), **PHASES).adopt(build(ProgressiveGAN, spec(16), **PHASES))
+
+
+def test_a_large_preset_is_valid():
+    config = {"width": 16, "widest": 512, "latent_dim": 512, "batch_size": 16, "images": 12_000_000}
+    data = spec(1024, channels=3, count=70_000)
+    found = ProgressiveGAN.resolve(ProgressiveGAN.Config(**config, fade_images=600_000, stabilise_images=600_000), data)
+    assert (
+        found.loss == "wasserstein"
+        and found.gradient_penalty == 10
+        and found.drift == 0.001
+        and found.critic_steps == 1
+    )
+
+
+def test_equalised_layers_start_at_unit_scale_and_learn_at_one_pace():
+    torch.manual_seed(0)
+    conv, dense = EqualisedConv(64, 64, gain=1), EqualisedLinear(256, 256, gain=1, pace=0.01, start=1.0)
+    assert conv(torch.randn(8, 64, 12, 12))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.05)
+    assert dense(torch.randn(64, 256)).std().item() == pytest.approx(1, abs=0.05)
+    assert dense(torch.zeros(1, 256)).mean().item() == pytest.approx(1)
+    assert conv.weight.std().item() == pytest.approx(1, abs=0.02) and dense.weight.std().item() == pytest.approx(
+        100, rel=0.02
+    )

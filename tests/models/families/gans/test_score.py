@@ -1,0 +1,44 @@
+"""The discriminator's verdict: calibrated, honest where it cannot tell, and answered by the operation."""
+
+import pytest
+import torch
+
+from models.families.gans.calibration import agreement, log_odds
+from models.families.gans.gan import GAN
+from models.operations.score import Score
+from models.registry import fitting
+from tests.models.families.gans.tiny import build
+
+
+def test_log_odds_of_two_gaussians_are_their_likelihood_ratio():
+    draws = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(20_000, generator=draws) + 1, torch.randn(20_000, generator=draws) - 1
+    scale, shift = log_odds(real, fake).tolist()
+    assert scale == pytest.approx(2, abs=0.06) and shift == pytest.approx(0, abs=0.04)  # log N(x; 1) / N(x; -1) = 2x
+
+
+def test_a_discriminator_that_cannot_tell_answers_even_odds():
+    same = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    scale, shift = log_odds(same, same).tolist()
+    assert abs(scale) < 1e-6 and abs(shift) < 1e-6
+    assert log_odds(same - 3, same)[0] == 0  # and never turns round
+    assert agreement(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0])) == 0.75
+
+
+def test_separable_logits_stay_finite():
+    scale, shift = log_odds(torch.tensor([5.0, 6.0]), torch.tensor([-5.0, -6.0]))
+    assert torch.isfinite(scale) and torch.isfinite(shift) and scale > 0
+
+
+def test_the_score_of_an_image_is_the_calibrated_probability():
+    model, operation = build(GAN).eval(), Score()
+    with torch.no_grad():
+        model.calibration.copy_(torch.tensor([2.0, -0.5]))
+        images = torch.rand(3, 1, 8, 8)
+        wanted = (2 * model.discriminator(images * 2 - 1) - 0.5).sigmoid()
+        rows = operation.rows(model, images, operation.Params())
+        result = operation.result(model, rows, operation.compute(model, rows, operation.Params()), operation.Params())
+    found = [item["score"] for item in result.facts["items"]]
+    assert found == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert [item["real"] for item in result.facts["items"]] == [p >= 0.5 for p in found]
+    assert {"samples", "interpolate", "decode", "score"} <= set(fitting(GAN))

@@ -1,0 +1,158 @@
+"""Reports on defences, certificates and detectors, over a small classifier of real digits."""
+
+import json
+
+import pytest
+import torch
+
+from models.attacks.criteria.detector_evasion import Selective, Unsuspected
+from models.families.classifiers.classifier import Classifier
+from models.reports.adversarial_detection import AdversarialDetectionParams, AdversarialDetectionReport, auroc
+from models.reports.core.base import Findings, Subject
+from models.reports.defences import DefencesParams, DefencesReport, notes
+from models.reports.smoothing import SmoothingParams, SmoothingReport
+from models.training.loop import Training
+from models.types import ConfigError, DataError
+from tests.models.data import dataset
+from tests.models.families.classifiers.test_adversarial_training import small_digits
+
+EPS = 0.1
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    spec, train, validation = small_digits(1000)
+    torch.manual_seed(0)
+    run = Training(Classifier.create({"epochs": 3, "width": 4, "noise": 0.1}, spec), train, validation)
+    for _ in run.run():
+        pass
+    return Subject(run.family.eval().requires_grad_(False), spec, train, validation, validation, 0)
+
+
+def follow(report, subject: Subject, params, kept=None) -> tuple[Findings, list]:
+    """The findings, and all that was kept on the way, as JSON would keep it."""
+    run, seen = report().run(subject, params, kept), []
+    with torch.no_grad():
+        while True:
+            try:
+                step = next(run)
+            except StopIteration as end:
+                return end.value, seen
+            assert 0 <= step.done <= step.total
+            if step.kept is not None:
+                seen.append(json.loads(json.dumps(step.kept)))
+
+
+DEFENCES = DefencesParams(
+    defences=[[{"kind": "bit_depth", "bits": 1}], [{"kind": "median"}, {"kind": "jpeg"}]], images=40, steps=5, eps=EPS
+)
+SMOOTHING = SmoothingParams(sigma=0.15, n=60, n0=10, images=12, attacked=6, steps=4, draws=2)
+LEARNED = AdversarialDetectionParams(
+    detector={"kind": "trained", "attacks": ["fgsm"], "images": 64, "eps": EPS},
+    images=20,
+    methods=["fgsm", "pgd"],
+    steps=5,
+    eps=EPS,
+)
+DETECTION = AdversarialDetectionParams(images=30, methods=["fgsm", "ddn"], steps=10, eps=EPS)
+CASES = [(DefencesReport, DEFENCES), (SmoothingReport, SMOOTHING), (AdversarialDetectionReport, DETECTION)]
+
+
+@pytest.fixture(scope="module")
+def whole(subject) -> dict:
+    """Each report made once: its findings, and what it kept on the way."""
+    return {report: follow(report, subject, params) for report, params in CASES}
+
+
+@pytest.mark.parametrize(("report", "params"), CASES, ids=["defences", "smoothing", "detection"])
+def test_a_report_taken_up_again_finds_the_same(subject, whole, report, params):
+    first, kept = whole[report]
+    again, _ = follow(report, subject, params, kept[len(kept) // 2])
+    assert json.dumps([again.facts, again.tables], sort_keys=True) == json.dumps(
+        [first.facts, first.tables], sort_keys=True
+    )
+    assert again.curves == first.curves
+
+
+def test_an_attack_that_knows_the_defence_does_at_least_the_harm_of_a_blind_one(whole):
+    found, _ = whole[DefencesReport]
+    none, bits, both = found.tables["defences"]
+    names = [row["defence"] for row in (none, bits, both)]
+    assert names == ["none", "bit_depth(bits=1)", "median + jpeg"]
+    assert none["clean"] > 0.7 and none["adaptive"] < none["random_signs"] - 0.2
+    assert none["blind"] == none["adaptive"]
+    for row in (bits, both):
+        assert row["adaptive_low"] <= row["adaptive"] <= row["adaptive_high"]
+        assert row["adaptive"] <= row["clean"]
+    assert both["adaptive"] <= both["blind"]
+    assert found.pictures["defended"].shape == (4 * 4, 1, 14, 14)
+
+
+def test_a_defence_that_hides_the_gradient_is_said_to_do_so():
+    rows = [{}, {"defence": "jpeg", "blind": 0.7, "adaptive": 0.2}, {"defence": "tv", "blind": 0.7, "adaptive": 0.6}]
+    assert len(notes(rows)) == 1 and "jpeg" in notes(rows)[0]
+
+
+def test_what_is_certified_stands_below_what_attacks_leave(whole):
+    found, _ = whole[SmoothingReport]
+    (plot,) = found.curves
+    for name, values in plot.series.items():
+        assert values == sorted(values, reverse=True), name  # accuracy falls with the radius
+        assert all(low <= value <= high for value, (low, high) in zip(values, plot.intervals[name], strict=True))
+    rows = found.tables["images"]
+    assert found.facts["accuracy_smoothed"] == sum(row["answer"] == row["label"] for row in rows) / 12
+    assert all((row["radius"] > 0) == (row["share_at_least"] > 0.5) for row in rows)
+    assert not [note for note in found.notes if "certified:" in note]
+
+
+def test_a_detector_is_judged_on_the_images_that_attacks_turned(whole):
+    found, _ = whole[AdversarialDetectionReport]
+    rows = {row["attack"]: row for row in found.tables["attacks"]}
+    assert list(rows) == ["fgsm", "ddn", "adaptive"]
+    assert rows["ddn"]["turned"] >= rows["fgsm"]["turned"] > 0
+    assert rows["ddn"]["auroc"] > 0.5
+    assert rows["adaptive"]["unnoticed"] >= rows["fgsm"]["unnoticed"]
+    assert 0 <= found.facts["clean_suspected"] < 0.4
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    assert auroc(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])) == (2 + 1 + 0.5) / 4
+
+
+def test_unsuspected_is_both_misclassified_and_below_the_threshold():
+    outputs = torch.tensor([[0.0, 1.0, 0.1], [0.0, 1.0, 0.9], [1.0, 0.0, 0.1]])
+    margin = Unsuspected(torch.tensor([0, 0, 0]), threshold=0.5, unit=0.5).margin(outputs)
+    assert (margin < 0).tolist() == [True, False, False]
+
+
+def test_the_two_ends_are_climbed_in_turns():
+    outputs = torch.tensor([[0.0, 1.0, 0.9], [1.0, 0.0, 0.9]], requires_grad=True)
+    loss = Selective(torch.tensor([0, 0]), threshold=0.5, unit=0.5).loss(outputs)
+    (slope,) = torch.autograd.grad(loss.sum(), outputs)
+    assert slope[0].tolist() == [0, 0, -2]  # fooled already: what is left is the suspicion
+    assert slope[1, 0] < 0 < slope[1, 1] and slope[1, 2] == 0
+
+
+def test_a_trained_detector_learns_and_knows_an_attack_it_was_not_shown(subject):
+    found, kept = follow(AdversarialDetectionReport, subject, LEARNED)
+    seen, unseen, adaptive = found.tables["attacks"]
+    assert seen["learned_from"] and not unseen["learned_from"] and found.facts["learned_from"] == ["fgsm"]
+    assert seen["auroc"] > 0.85 and unseen["auroc"] > 0.75
+    assert found.facts["random_signs_suspected"] < seen["suspected"]  # it is no detector of noise
+    assert adaptive["unnoticed"] >= unseen["unnoticed"]
+    again, _ = follow(AdversarialDetectionReport, subject, LEARNED, kept[0])
+    assert [again.facts, again.tables] == [found.facts, found.tables]
+
+
+def test_a_stage_that_cannot_be_is_named_with_its_place(subject):
+    params = DefencesParams(defences=[[{"kind": "median"}], [{"kind": "median"}, {"kind": "jpeg", "quality": 0}]])
+    with pytest.raises(ConfigError) as caught:
+        follow(DefencesReport, subject, params)
+    assert caught.value.field == "params/defences/1/1/quality"
+
+
+def test_labels_of_other_classes_are_refused(subject):
+    spec, train, validation = dataset("labelled", (1, 14, 14))
+    other = Subject(subject.model, spec, train, validation, None, 0)
+    with pytest.raises(DataError):
+        follow(SmoothingReport, other, SMOOTHING)

@@ -1,0 +1,97 @@
+"""The report on what an encoder is worth: equal terms for all methods, and it goes on where it was stopped."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.families.autoencoders.autoencoder import Autoencoder
+from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
+from models.reports.core.base import Subject
+from models.reports.pretraining import METHODS, PretrainingReport, chosen, started, trials
+from models.types import DataError, DataSpec
+from tests.models.training.test_alarms import run, splits
+
+FAST = {"labels": [10, 40], "images": 320, "batch_size": 16, "seeds": 2, "learning_rate": 0.01}
+
+
+def subject(kind=Autoencoder, **config) -> Subject:
+    data = splits(120)
+    model = run(kind, data, latent_dim=6, **({"body": "mlp", "images": 3200} | config)).family
+    return Subject(model.eval().requires_grad_(False), *data, None, seed=0)
+
+
+def follow(who: Subject, kept=None, stop: int | None = None, **params):
+    """Findings, all that was kept, and the progress on the way."""
+    report, told, keeps = PretrainingReport(), [], []
+    steps = report.run(who, report.Params(**(FAST | params)), kept)
+    while True:
+        try:
+            with torch.no_grad():
+                step = next(steps)
+        except StopIteration as end:
+            return end.value, keeps, told
+        told.append((step.done, step.total))
+        keeps += [step.kept] if step.kept is not None else []
+        if stop is not None and len(keeps) == stop:
+            return None, keeps, told
+
+
+def test_every_method_is_tried_at_every_number_of_labels_with_every_seed():
+    found, keeps, told = follow(subject())
+    table = found.tables["accuracy"]
+    assert [(row["labels"], row["method"]) for row in table] == [(n, way) for n in (10, 40, 120) for way in METHODS]
+    assert all(0 <= row["lowest"] <= row["accuracy"] <= row["highest"] <= 1 and row["seeds"] == 2 for row in table)
+    assert told == sorted(told) and told[-1][0] == told[-1][1] and len(keeps) == 18
+    (curve,) = found.curves
+    assert curve.x == [10, 40, 120] and set(curve.series) == set(METHODS) == set(curve.intervals) and curve.log_x
+    last = {row["method"]: row["accuracy"] for row in table[-3:]}
+    assert found.facts["gain_probe:120"] == pytest.approx(last["probe"] - last["scratch"])
+    assert last["fine_tuned"] > 0.8 > found.facts["accuracy_majority"] - 0.2
+
+
+def test_a_report_that_was_stopped_ends_as_if_it_had_not_been():
+    who = subject()
+    whole, *_ = follow(who)
+    _, keeps, _ = follow(who, stop=7)
+    resumed, rest, _ = follow(who, kept=keeps[-1])
+    assert resumed == whole and len(rest) == 18 - 7
+
+
+KINDS = [(Autoencoder, "mlp"), (DenoisingAutoencoder, "mlp"), (Autoencoder, "linear")]
+
+
+@pytest.mark.parametrize(("kind", "body"), KINDS)
+def test_the_methods_differ_in_the_start_and_in_what_learns_alone(kind, body):
+    who, params = subject(kind, images=64, body=body), PretrainingReport.Params(**FAST)
+    trainings = {method: started(who, params, 40, method, 0) for method in METHODS}
+    rows = {method: training.train.columns["images"] for method, training in trainings.items()}
+    assert all(np.array_equal(rows["scratch"], other) for other in rows.values()) and len(rows["probe"]) == 40
+    assert len({training.total for training in trainings.values()}) == 1
+    images = torch.rand(4, 1, 8, 8)
+    codes = {method: training.family.trunk(images) for method, training in trainings.items()}
+    torch.testing.assert_close(codes["probe"], who.model.encode(images))
+    assert torch.equal(codes["probe"], codes["fine_tuned"]) and not torch.allclose(codes["scratch"], codes["probe"])
+    for training in trainings.values():
+        training.advance()
+    moved = {method: not torch.equal(t.family.eval().trunk(images), codes[method]) for method, t in trainings.items()}
+    trainings["fine_tuned"].advance()  # a head of zeros passes no gradient on, so the body moves from the second update
+    assert not moved["probe"] and not torch.equal(trainings["fine_tuned"].family.trunk(images), codes["fine_tuned"])
+
+
+def test_few_labels_are_spread_over_the_classes():
+    labels = np.array([0] * 90 + [1] * 6 + [2] * 4)
+    assert np.bincount(labels[chosen(labels, 9, 0)]).tolist() == [3, 3, 3]
+    assert np.bincount(labels[chosen(labels, 30, 1)]).tolist() == [20, 6, 4]
+    assert not np.array_equal(chosen(labels, 9, 0), chosen(labels, 9, 1))
+    assert np.array_equal(chosen(labels, 100, 5), np.arange(100))
+
+
+def test_what_cannot_be_compared_is_refused():
+    who = subject(images=64)
+    plain = DataSpec("plain", 8, 8, 1, None, who.data.columns)
+    with pytest.raises(DataError, match="two classes"):
+        PretrainingReport.check(who.model, plain)
+    with pytest.raises(DataError, match="1 labels teach nothing"):
+        list(trials(who, PretrainingReport.Params(labels=[1])))
+    numbers = [count for count, *_ in trials(who, PretrainingReport.Params(labels=[100, 1000], seeds=1))]
+    assert numbers == [100] * 3 + [120] * 3  # what there is not is left out

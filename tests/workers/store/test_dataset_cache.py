@@ -1,0 +1,118 @@
+"""The frozen feature network is learned once for a dataset, kept beside it, and gone with it."""
+
+import threading
+
+import pytest
+import torch
+
+from app.core.store import blobs
+from models.data import Columns
+from models.evaluation import fidelity
+from tests.workers.jobs.test_training import complete
+from tests.workers.trainings import accept, attempt, store_dataset
+from workers.data import open_dataset
+from workers.jobs.job import Stopped
+from workers.jobs.kinds import training
+from workers.jobs.kinds.training import run_training
+from workers.store.dataset_cache import BlobShelf
+
+CONFIG = {"images": 64, "batch_size": 8, "latent_dim": 2, "hidden": [8]}
+
+
+@pytest.fixture(autouse=True)
+def lean(place, monkeypatch):
+    monkeypatch.setattr(training.devices, "use_threads", lambda wanted: None)
+    monkeypatch.setattr("models.features.SHOWN", 128)
+
+
+@pytest.fixture
+def learned(monkeypatch) -> list:
+    """Grows by one whenever a network is trained."""
+    calls, original = [], fidelity.feature_net
+
+    def counted(*given):
+        calls.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(fidelity, "feature_net", counted)
+    return calls
+
+
+def key(digest: str) -> str:
+    return f"datasets/{digest}/{fidelity.KEPT}.safetensors"
+
+
+def measure(digest: str, tick=lambda: None) -> fidelity.Fidelity:
+    data = open_dataset(digest)
+    shelf = BlobShelf(digest, tick)
+    return fidelity.Fidelity(Columns(data.train, shelf), Columns(data.validation), torch.device("cpu"), 3)
+
+
+def test_two_trainings_of_one_dataset_learn_one_network_and_agree(learned):
+    digest = store_dataset(count=40)
+    first, second = (complete(accept("autoencoder", config=CONFIG))["result"] for _ in range(2))
+    assert len(learned) == 1 and blobs.exists(key(digest))
+    assert first["metrics"]["fd"] == second["metrics"]["fd"] > 0 and first["version"] == second["version"]
+    other = complete(accept("vae", config=CONFIG))["result"]["metrics"]
+    assert len(learned) == 1 and other["fd_floor"] == first["metrics"]["fd_floor"]
+
+
+def test_a_kept_network_measures_as_the_learned_one(learned):
+    digest = store_dataset(count=40)
+    fresh, kept = measure(digest), measure(digest)
+    assert len(learned) == 1
+    assert fresh.report(fresh.known) == kept.report(kept.known)
+    assert torch.equal(fresh.predicted(fresh.unseen), kept.predicted(kept.unseen))
+
+
+def test_trainings_that_learn_at_once_go_on_with_the_network_of_the_first():
+    digest, found, gate = store_dataset(count=40), [], threading.Barrier(2, timeout=60)
+
+    def run(seed: int) -> None:
+        shelf = BlobShelf(digest)
+        tensors = {"a": torch.full((3,), float(seed))}
+        gate.wait()
+        found.append(shelf.put("race", tensors)["a"].tolist())
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(found) == 2 and found[0] == found[1] in ([1.0] * 3, [2.0] * 3)
+
+
+@pytest.mark.parametrize("bytes_there", [b"half of it", None])
+def test_a_network_that_cannot_be_used_is_learned_again(learned, bytes_there):
+    digest = store_dataset(count=40)
+    if bytes_there:
+        blobs.put(key(digest), bytes_there)
+    else:  # another version of what the tensors mean
+        BlobShelf(digest).put(fidelity.KEPT, {"wanted": torch.zeros(2)})
+    assert measure(digest).count == 10 and len(learned) == 1
+
+
+def test_nothing_is_left_behind_for_a_dataset_that_was_deleted_meanwhile():
+    digest = store_dataset(count=40)
+    data = open_dataset(digest)
+    blobs.delete_prefix(f"datasets/{digest}")
+    columns = Columns(data.train, BlobShelf(digest)), Columns(data.validation)
+    assert fidelity.Fidelity(*columns, torch.device("cpu"), 3).count == 10
+    assert not list(blobs.list(f"datasets/{digest}"))
+
+
+def test_a_training_can_be_stopped_while_the_network_is_learned(monkeypatch):
+    digest, job_id = store_dataset(count=40), accept("autoencoder", config=CONFIG)
+    job, pause = attempt(job_id), BlobShelf.__init__
+
+    def halting(shelf, wanted, tick=lambda: None):
+        def stop():
+            job.canceled = True
+            tick()
+
+        pause(shelf, wanted, stop)
+
+    monkeypatch.setattr(BlobShelf, "__init__", halting)
+    with pytest.raises(Stopped):
+        run_training(job)
+    assert not blobs.exists(key(digest)) and job.last_checkpoint["images"] == 64
