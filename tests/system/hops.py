@@ -76,18 +76,19 @@ def publish_denoiser() -> None:
     """An untrained denoising autoencoder of the demo's size, called `denoiser`."""
     import torch
 
-    from app.core.database import transaction
+    from app.core.store.database import migrate, transaction
     from models.registry import families
     from models.types import DataSpec
     from tests.tiny import facts
-    from workers import artifacts, records
+    from workers.store import model_rows, models
 
+    migrate()
     about = facts(28, classes=None)
     torch.manual_seed(0)
     family = families()["denoising_autoencoder"].create({}, DataSpec.from_facts(about))
-    _, card = artifacts.publish(family, about, {"name": "denoiser", "seed": 0, "metrics": {}})
+    _, card = models.publish(family, about, {"name": "denoiser", "seed": 0, "metrics": {}})
     with transaction() as conn:
-        records.register(conn, tenant="local", card=card, job_id=None)
+        model_rows.register(conn, tenant="local", card=card, job_id=None)
 
 
 async def count(recorder: Recorder) -> dict[str, dict[str, str]]:
@@ -123,14 +124,11 @@ def hops() -> dict[str, dict[str, str]]:
         for name in ("DATABASE_URL", "BLOBS_URL"):
             os.environ.pop(name, None)
         os.environ |= {"ANAMORPH_DATA_DIR": f"{folder}/data", "BROKER_URL": valkey.url}
-        from app.core.database import migrate
-
         (Path(folder) / "data").mkdir()
-        migrate()
-        publish_denoiser()
-        recorder = Recorder()
-        threading.Thread(target=serve_calls, args=(valkey.socket,), daemon=True).start()
         try:
+            publish_denoiser()
+            recorder = Recorder()
+            threading.Thread(target=serve_calls, args=(valkey.socket,), daemon=True).start()
             return asyncio.run(count(recorder))
         finally:
             sys.setprofile(None)

@@ -4,11 +4,14 @@ import ast
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
 import pytest
+
+from models import registry
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("app", "workers", "models")
@@ -72,3 +75,19 @@ def test_files_are_small():
     lengths = {file: len(file.read_text().splitlines()) for file in sources(*ROOMS)}
     assert statistics.median(lengths.values()) <= 145
     assert not {str(file): length for file, length in lengths.items() if length > 400}
+
+
+def test_folders_are_small():
+    """The root of models is the engine, the root of workers its entry points; a package's `__init__.py` is no file."""
+    counts = Counter(str(file.parent.relative_to(ROOT)) for file in sources(*ROOMS) if file.name != "__init__.py")
+    assert counts["models"] <= 13 and counts["workers"] <= 3
+    assert not {folder: count for folder, count in counts.items() if folder.startswith("app") and count > 25}
+
+
+@pytest.mark.parametrize("kind", ["attacks", "operations", "reports", "defences", "detectors"])
+def test_a_registry_folder_holds_only_what_it_registers(kind):
+    """Families and imported models have their networks beside them; these have what they share in `core`."""
+    package, _ = registry.KINDS[kind]
+    folder = ROOT / package.replace(".", "/")
+    files = {f"{package}.{file.stem}" for file in folder.glob("*.py") if file.name != "__init__.py"}
+    assert files == {member.__module__ for member in registry.members(kind).values()}
