@@ -25,6 +25,42 @@ python -m tests.benchmarks.quality --rows NAME --dataset ANY --minutes 10 --reco
 ```
 
 A measurement that the budget cut short stands with *cut short*: what it missed is open, not refuted.
+
+## How to read the tables
+
+Sizes of a dataset are training + validation images; everything is measured on validation images. *Beside it* are
+baselines that need no or little learning. *CPU min* is the time of training and measuring, on one core. *How* says how
+long the training was; defaults are the full length.
+
+| unit | what it is | better |
+|---|---|---|
+| FD | Fréchet distance between features of samples and of real images, by the dataset's own feature network | lower |
+| KID | squared kernel distance between the same features | lower |
+| MSE, L1 per pixel | mean squared, mean absolute difference; pixels lie in [0, 1] | lower |
+| dB PSNR | peak signal-to-noise ratio of the restored image | higher |
+| nats | negative ELBO or negative log-likelihood of an image | lower |
+| % right, accuracy, share | part of the images for which the claim holds | higher |
+| mIoU | intersection over union of masks, mean over classes | higher |
+| mAP at .5 | mean average precision of boxes, at an overlap of one half | higher |
+| mIoU left, mAP left | the same on attacked images | lower for the attack |
+| points of mIoU | what a perturbation costs, in hundredths | higher for the attack |
+| fooling rate | part of the images whose class changes | higher for the attack |
+| AUROC | chance that an adversarial image scores higher than a clean one | higher |
+| 1 - cosine | distance between two faces in the features of the identity network | lower |
+
+| baseline | what it is |
+|---|---|
+| floor | real training images against real validation images: samples cannot be expected to be nearer |
+| blurred, repeated | real images blurred; one real image again and again |
+| mean image, mean target | the same answer for every image |
+| copied input | a translator that changes nothing |
+| colour transfer | mean and spread of each colour channel matched to the target domain |
+| nearest pair | the target of the most similar training input |
+| PCA | as many principal axes as the code has numbers |
+| random signs | a perturbation of the same size, each value with a random sign |
+| shuffled | the attack's own perturbation with its pixels permuted |
+| clean | without an attack |
+| z0, pixel, identity | latents of a face: from the encoder, after a search for pixels, after a search for identity |
 """
 
 
