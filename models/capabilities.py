@@ -28,7 +28,7 @@ class Decodes(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """(B, latent_dim) -> (B, C, H, W) in [0, 1]."""
 
-    def admissible(self, latents: Tensor) -> Tensor:
+    def project_to_code_space(self, latents: Tensor) -> Tensor:
         """The nearest latents that can be a code: after a ReLU none is negative."""
         return latents
 
@@ -51,6 +51,21 @@ class HasPrior(ABC):
         return None
 
 
+class HasPosterior(ABC):
+    """Encodes to a distribution, of which `encode` gives the mean, and bounds the likelihood of an image."""
+
+    @abstractmethod
+    def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) in [0, 1] -> mean and log-variance (B, latent_dim) of independent Gaussians."""
+
+    @abstractmethod
+    def negative_elbo(self, images: Tensor, noise: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,) in nats, an upper bound on -log p(image), averaged over draws of the code.
+
+        `noise` (S, latent_dim) is standard normal and the same for every image, so a row depends on itself alone.
+        """
+
+
 class Denoises(ABC):
     """Removes noise from images."""
 
@@ -59,7 +74,7 @@ class Denoises(ABC):
         """(B, C, H, W) in [0, 1] -> the same shape and range."""
 
 
-class Scores(ABC):
+class Classifies(ABC):
     """Gives one logit per class."""
 
     @abstractmethod
@@ -75,7 +90,7 @@ class Segments(ABC):
         """(B, C, H, W) in [0, 1] -> (B, K, H, W), before any softmax."""
 
 
-class Detects(ABC):
+class DetectsObjects(ABC):
     """Finds objects: for each cell of a grid, how sure it is of an object of each class there, and its box."""
 
     @abstractmethod
@@ -83,7 +98,7 @@ class Detects(ABC):
         """(B, C, H, W) in [0, 1] -> (B, K + 4, h, w): K logits, then left, top, right and bottom in pixels."""
 
 
-class Estimates(ABC):
+class Regresses(ABC):
     """Gives one number per image."""
 
     @abstractmethod
@@ -100,9 +115,16 @@ class Conditional(ABC):
         """The label that a name, an index or a number stands for. Raises InputError when there is none."""
         return self.data.class_index(given)
 
-    def labels_in_turn(self, count: int) -> Tensor:
+    def example_labels(self, count: int) -> Tensor:
         """(count,) labels that show what there is."""
         return torch.arange(count) % len(self.data.classes)
+
+    infers_labels: bool = False
+    """`infer_labels` works: operations on images need no label."""
+
+    def infer_labels(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> labels (B,): the label for which each image is best decoded."""
+        raise NotImplementedError
 
     def describe_labels(self, labels: Tensor) -> list[dict]:
         """What to say of each label (B,)."""
@@ -157,44 +179,39 @@ class Ages(ABC):
         """The label of a group's name, or of an age in it. Raises InputError when there is none."""
 
     @abstractmethod
-    def read_age(self, images: Tensor) -> Tensor:
+    def age_logits(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, K): logits of the age groups."""
 
     @abstractmethod
-    def identify(self, images: Tensor) -> Tensor:
+    def identity_features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, F): features whose cosine says how alike two persons are."""
 
     @abstractmethod
-    def locate(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, latent_dim): a first guess at the latents, whatever the age."""
 
 
-class Judges(ABC):
-    """Says how real an image looks beside what the model itself makes."""
+class Discriminates:
+    """Tells images of the data from images that the model itself makes, as a whole or patch by patch."""
 
-    @abstractmethod
-    def realness(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model."""
+    patch_domains: tuple[str, ...] = ()
+    """Domains (`a`, `b`) whose images `patches` scores; empty: only whole images are scored."""
+    scores_pairs: bool = False
+    """`patches` takes two images for each score: the input, then what was made of it."""
 
+    def real_log_odds(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model.
 
-class JudgesPatches(Judges):
-    """Judges an image patch by patch; the whole is as real as its patches are on average."""
+        With patches: their mean, for images of the first domain.
+        """
+        return self.patches(images, domain=self.patch_domains[0]).flatten(1).mean(1)
 
-    judged: tuple[str, ...]
-    """Domains whose images are judged, `a` or `b`."""
-    judges_pairs: bool = False
-    """What is judged is an image beside the input that it was made of."""
-
-    @abstractmethod
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         """(B, C, H, W), for pairs twice -> (B, rows, columns): log-odds that a patch is from the data."""
-
-    def realness(self, images: Tensor) -> Tensor:
-        """Of the first domain."""
-        return self.patches(images, domain=self.judged[0]).flatten(1).mean(1)
+        raise NotImplementedError
 
 
-class Suspects(ABC):
+class DetectsAdversarial(ABC):
     """Says how much an image looks like an adversarial one."""
 
     @property
@@ -203,25 +220,24 @@ class Suspects(ABC):
         """Suspicion above this is more than a clean image should have; None when nothing is known of clean ones."""
 
     @abstractmethod
-    def suspicion(self, images: Tensor) -> Tensor:
+    def adversarial_score(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B,)."""
 
 
-class Truncates(ABC):
-    """Latents have a learned typical value, towards which they can be drawn; straight lines join them well."""
+class StyleBased(ABC):
+    """Latents with a learned typical value, some of which steer coarse and some fine features (style-based generators).
+
+    Straight lines between latents stay inside their distribution.
+    """
 
     @abstractmethod
     def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
         """(B, latent_dim), with `truncation` (B, 1): 0 gives the typical latents, 1 those given."""
 
-
-class MixesStyles(ABC):
-    """Takes what is coarse in an image from one code and what is fine from another."""
-
     @property
     @abstractmethod
     def crossings(self) -> int:
-        """Places at which the one can give way to the other: 1 .. crossings, coarse to fine."""
+        """Number of layers at which `mix` can change from one code to the other: 1 .. crossings, coarse to fine."""
 
     @abstractmethod
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:

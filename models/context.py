@@ -6,7 +6,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class Moment:
+class StepContext:
     """One point of a training run. `generator` is seeded from (seed, step) and lives on the model's device."""
 
     images: int

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.types import Batch
 
@@ -41,27 +41,27 @@ class Notice:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Reading:
     """What one look found: means of the step's scalars since the look before, and the loss on the probe."""
 
     images: int
     metrics: Mapping[str, float]
-    held_out: float | None = None
+    validation_loss: float | None = None
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspection:
     """What a family may judge by: the present finding, those before it (oldest first), and a probe.
 
     `probe` holds the same few validation rows at every look. The family is in eval mode and without gradients;
-    `moment.generator` is the look's own. What `examine` computes beyond the probe, on `train` and `validation`, is the
+    `context.generator` is the look's own. What `examine` computes beyond the probe, on `train` and `validation`, is the
     family's to bound.
     """
 
-    now: Finding
-    before: Sequence[Finding]
+    now: Reading
+    before: Sequence[Reading]
     probe: Batch
-    moment: Moment
+    context: StepContext
     train: Columns
     validation: Columns
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from models.capabilities import (
+    Classifies,
     Conditional,
     Decodes,
     Denoises,
-    Detects,
+    DetectsObjects,
+    Discriminates,
     Encodes,
-    Estimates,
-    Judges,
     Refines,
-    Scores,
+    Regresses,
     Segments,
     Translates,
 )
@@ -25,13 +25,13 @@ from models.types import InputError
 ROWS = 3
 """Images or codes in the inputs that a part is traced and checked with."""
 BY_CAPABILITY = {
-    "classifier": (Scores, "logits", "logits"),
+    "classifier": (Classifies, "logits", "logits"),
     "segmenter": (Segments, "pixel_logits", "logits"),
-    "detector": (Detects, "detection_maps", "maps"),
-    "estimator": (Estimates, "estimate", "estimates"),
+    "detector": (DetectsObjects, "detection_maps", "maps"),
+    "estimator": (Regresses, "estimate", "estimates"),
     "denoiser": (Denoises, "denoise", "images_out"),
     "refiner": (Refines, "refine", "images_out"),
-    "judge": (Judges, "realness", "log_odds"),
+    "judge": (Discriminates, "realness", "log_odds"),
 }
 """Capability, the method that answers, and the name of what comes out."""
 
@@ -95,5 +95,5 @@ def _decoder(model: Family) -> Graph:
     draws = torch.Generator().manual_seed(0)
     inputs = {"latents": torch.randn((ROWS, model.latent_dim), generator=draws)}
     if isinstance(model, Conditional):
-        inputs["labels"] = model.labels_in_turn(ROWS)
+        inputs["labels"] = model.example_labels(ROWS)
     return Graph("decoder", Part(model, model.decode), inputs, "images_out")

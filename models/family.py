@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 
 class Config(BaseModel):
-    """Fields every family shares. An empty (null) value is decided from the data by `Family.resolve`."""
+    """Fields every family shares. An empty (null) value is decided from the data by `Family.resolve_config`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -51,16 +51,16 @@ class Family(nn.Module, ABC):
     def __init__(self, config: Config, data: DataSpec):
         super().__init__()
         self.config, self.data = config, data
-        self.donor: type[Family] | None = None
+        self.initialised_from: type[Family] | None = None
         """The family of the model whose weights were taken over before the first update."""
 
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
         """A new model from a config with gaps. Raises ConfigError or DataError when config and data do not fit."""
-        return cls(cls.settled(config, data), data)
+        return cls(cls.complete_config(config, data), data)
 
     @classmethod
-    def settled(cls, config: dict, data: DataSpec) -> Config:
+    def complete_config(cls, config: dict, data: DataSpec) -> Config:
         """The config without gaps, found without building a network.
 
         Raises ConfigError or DataError when config and data do not fit; a setting is named as `config/setting`.
@@ -74,32 +74,32 @@ class Family(nn.Module, ABC):
         if missing:
             raise DataError(f"{cls.name} needs the column {missing[0]}, which this dataset lacks", field="dataset")
         try:
-            return cls.resolve(asked, data)
+            return cls.resolve_config(asked, data)
         except ModelError as error:
             if error.field in cls.Config.model_fields:
                 error.field = f"config/{error.field}"
             raise
 
     @classmethod
-    def resolve(cls, config: Config, data: DataSpec) -> Config:
+    def resolve_config(cls, config: Config, data: DataSpec) -> Config:
         """The config with all that the data decides filled in; families extend it. Resolving again changes nothing."""
         count = max(data.count, 1)
         batch = config.batch_size or min(cls.default_batch, max(8, count))
-        length = config.images or round((config.epochs or cls.length(data)) * count)
+        length = config.images or round((config.epochs or cls.default_epochs_for(data)) * count)
         return config.model_copy(update={"batch_size": batch, "images": max(length, batch), "epochs": None})
 
     @classmethod
-    def length(cls, data: DataSpec) -> float:
+    def default_epochs_for(cls, data: DataSpec) -> float:
         """Epochs to train when nobody says: more for a small dataset, so that the count of updates stays sensible."""
         return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
 
-    def prepare(self, images: int) -> None:
+    def grow_to(self, images: int) -> None:
         """Bring the structure to what it is after `images` images: grow layers, enter a stage. Does nothing twice.
 
         Called before every update, before a checkpoint is loaded and before serving.
         """
 
-    def adopt(self, other: "Family") -> None:
+    def init_from(self, other: "Family") -> None:
         """Start from the weights of a trained model: every tensor of the same name and shape. Raises ConfigError."""
         mine, theirs = self.state_dict(), other.state_dict()
         common = {name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape}
@@ -110,9 +110,9 @@ class Family(nn.Module, ABC):
                 remedy="start from a model of the same family and layer sizes",
             )
         self.load_state_dict(common, strict=False)
-        self.donor = type(other)
+        self.initialised_from = type(other)
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """Before the first update or a resumed one: decide from the images what the config left open."""
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Family(nn.Module, ABC):
         """New optimisers over the present parameters; moments carry over by parameter name."""
 
     @abstractmethod
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         """One update of all networks, in place. Returns scalars to report, without waiting for the device."""
 
     def schedule(self, progress: float) -> float:
@@ -129,26 +129,37 @@ class Family(nn.Module, ABC):
         rise = min(1.0, (progress * updates + 1) / max(1.0, min(self.warm_up, updates / 10)))
         return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
-    def finish(self, train: Columns, moment: Moment) -> None:
+    def after_training(self, train: Columns, context: StepContext) -> None:
         """After the last update: fit what is fitted on the trained networks (a mixture over codes, thresholds)."""
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Numbers for the result, on validation data, with the trivial baseline beside each."""
         return {}
 
-    def remarks(self, measured: dict[str, float]) -> list[str]:
+    def midway_points(self) -> Iterable[int]:
+        """Counts of images after which to call `evaluate_midway`; a function of the config alone."""
+        return ()
+
+    def evaluate_midway(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
+        """Measures that are too expensive for every update, shown beside the curves. In eval mode, without gradients.
+
+        Changes nothing that training depends on, except in buffers.
+        """
+        return {}
+
+    def warnings(self, measured: dict[str, float]) -> list[str]:
         """What the numbers of `evaluate` should make a user wary of: cause and remedy, a sentence each."""
         return []
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None:
         """The loss (a scalar) on images that are not trained on, the same measure at every moment: less is better."""
         return None
 
-    def examine(self, look: Look) -> Iterable[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterable[Alarm]:
         """What is wrong now, at one of the doctor's looks: every alarm that holds, whether or not it did before."""
         return ()
 
-    def treat(self, alarm: Alarm, look: Look) -> str | None:
+    def auto_remedy(self, alarm: Alarm, look: Inspection) -> str | None:
         """A bounded remedy for an alarm, in place, and a sentence about it; None: nothing was changed.
 
         Called at every look at which the alarm holds, when the config has a true `auto_remedy`. All that it changes
@@ -156,7 +167,7 @@ class Family(nn.Module, ABC):
         """
         return None
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor | None:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor | None:
         """Images (k, c, h, w) that show the state of training, the same inputs and latents every time."""
         return None
 
@@ -169,16 +180,16 @@ class Family(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def served_state(self) -> dict[str, Tensor]:
+    def serving_state(self) -> dict[str, Tensor]:
         """What a published model keeps: the whole state, less modules marked `training_only` (history pools)."""
         dropped = tuple(f"{name}." for name, module in self.named_modules() if getattr(module, "training_only", False))
         return {key: value for key, value in self.state_dict().items() if not (dropped and key.startswith(dropped))}
 
-    def serve(self, state: dict[str, Tensor]) -> Self:
-        """Take over what `served_state` of a finished training gave: frozen, in eval mode."""
-        self.prepare(self.total - self.config.batch_size)
+    def load_for_serving(self, state: dict[str, Tensor]) -> Self:
+        """Take over what `serving_state` of a finished training gave: frozen, in eval mode."""
+        self.grow_to(self.total - self.config.batch_size)
         missing, unexpected = self.load_state_dict(state, strict=False)
-        if unexpected or set(missing) & self.served_state().keys():
+        if unexpected or set(missing) & self.serving_state().keys():
             raise ModelError("the weights do not belong to this family and config")
         return self.eval().requires_grad_(False)
 
@@ -190,14 +201,14 @@ class OneLoss(Family):
     """Longest gradient of an update, where the first updates of a family can be wild."""
 
     @abstractmethod
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         """The scalar to descend, and scalars to report."""
 
     def optimisers(self) -> dict[str, Optimizer]:
         return {"adam": torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)}
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
-        loss, metrics = self.loss(batch, moment)
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        loss, metrics = self.loss(batch, context)
         self.descend(loss, optimisers)
         return {"loss": loss.detach(), **metrics}
 

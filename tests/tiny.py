@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.capabilities import Conditional, Decodes, Denoises, Encodes, HasPrior, Scores
-from models.context import Moment
+from models.capabilities import Classifies, Conditional, Decodes, Denoises, Encodes, HasPrior
+from models.context import StepContext
 from models.family import Family, OneLoss
 from models.types import Batch, DataSpec, Metrics
 
@@ -49,16 +49,16 @@ class TinyAutoencoder(Encodes, Decodes, HasPrior, Denoises, OneLoss):
     def denoise(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         images = batch["images"]
-        noise = torch.randn(images.shape, generator=moment.generator)
+        noise = torch.randn(images.shape, generator=context.generator)
         loss = (self.decode(self.encode(images + 0.1 * noise)) - images).square().sum((1, 2, 3)).mean()
         return loss, {"mse": loss.detach() / self.data.pixels}
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         return self.denoise(probe["images"][:4])
 
-    def evaluate(self, train, validation, moment) -> dict[str, float]:
+    def evaluate(self, train, validation, context) -> dict[str, float]:
         images = validation.head(64)["images"]
         return {"mse": float((self.denoise(images) - images).square().mean())}
 
@@ -84,11 +84,11 @@ class TinyGenerator(Decodes, HasPrior, Conditional, Family):
     def optimisers(self):
         return {}
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         return {}
 
 
-class TinyClassifier(Scores, OneLoss):
+class TinyClassifier(Classifies, OneLoss):
     """A convolution and a linear layer."""
 
     name = "tiny_classifier"
@@ -105,7 +105,7 @@ class TinyClassifier(Scores, OneLoss):
     def logits(self, images: Tensor) -> Tensor:
         return self.head(self.body(images))
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         return nn.functional.cross_entropy(self.logits(batch["images"]), batch["labels"]), {}
 
 
@@ -114,8 +114,8 @@ class TinyExploding(TinyClassifier):
 
     name = "tiny_exploding"
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
-        return self.logits(batch["images"]).sum() * 10.0 ** (moment.step * 10), {}
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
+        return self.logits(batch["images"]).sum() * 10.0 ** (context.step * 10), {}
 
 
 FAMILIES = {kind.name: kind for kind in (TinyAutoencoder, TinyGenerator, TinyClassifier)}

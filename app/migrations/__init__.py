@@ -1,1 +1,1 @@
-"""Schema versions, applied by `app.core.database.migrate()`."""
+"""Schema versions, applied by `app.core.store.database.migrate()`."""

@@ -14,7 +14,7 @@ from models.attacks.core import base as core
 from models.attacks.core.norms import TINY, wide
 from models.attacks.core.run import Climb, Trial
 from models.attacks.core.threat import ThreatModel
-from models.capabilities import Detects, Scores, Segments
+from models.capabilities import Classifies, DetectsObjects, Segments
 
 RHO = 0.75
 """Share of steps that must have raised the loss for the step length to stay."""
@@ -132,7 +132,7 @@ class APGD(core.Attack):
     name = "apgd"
     summary = "Gradient steps with momentum whose length adapts by itself (Croce & Hein 2020): APGD-CE and APGD-DLR"
     norms = ("linf", "l2", "l1")
-    victims = (Scores, Segments, Detects)
+    victims = (Classifies, Segments, DetectsObjects)
 
     forwards = "restarts * (steps + 5) + 2"
     backwards = "restarts * (steps + 5)"

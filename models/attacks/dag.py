@@ -7,7 +7,7 @@ from pydantic import Field
 from models.attacks.core import base as core
 from models.attacks.core.norms import TINY, wide
 from models.attacks.core.run import Trial
-from models.capabilities import Detects, Segments
+from models.capabilities import DetectsObjects, Segments
 
 
 class DAG(core.Attack):
@@ -20,7 +20,7 @@ class DAG(core.Attack):
     summary = "Steps for all pixels or objects that still hold out, until hardly any does (Xie et al. 2017)"
     norms = ("linf",)
     minimal = True
-    victims = (Segments, Detects)
+    victims = (Segments, DetectsObjects)
 
     class Config(core.Config):
         steps: int = Field(200, ge=1, le=10_000, description="Most gradient steps.")

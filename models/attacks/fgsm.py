@@ -11,7 +11,7 @@ from models.attacks.core import base as core
 from models.attacks.core.norms import NORMS, wide
 from models.attacks.core.run import Trial
 from models.attacks.core.threat import ThreatModel
-from models.capabilities import Detects, Scores, Segments
+from models.capabilities import Classifies, DetectsObjects, Segments
 
 
 def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class FGSM(core.Attack):
     norms = ("linf", "l2", "l1")
     forwards = "2"
     backwards = "1"
-    victims = (Scores, Segments, Detects)
+    victims = (Classifies, Segments, DetectsObjects)
     warm = False
 
     class Config(core.Config):

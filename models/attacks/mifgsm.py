@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.attacks.core import base as core
 from models.attacks.core.norms import TINY, wide
 from models.attacks.core.run import Trial
-from models.capabilities import Detects, Scores, Segments
+from models.capabilities import Classifies, DetectsObjects, Segments
 
 
 def resize_and_pad(trial: Trial, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
@@ -39,7 +39,7 @@ class MIFGSM(core.Attack):
     name = "mifgsm"
     summary = "Sign steps along an average of past gradients; carries over to other models (Dong et al. 2018)"
     norms = ("linf",)
-    victims = (Scores, Segments, Detects)
+    victims = (Classifies, Segments, DetectsObjects)
 
     class Config(core.Config):
         steps: int = Field(10, ge=1, le=1000, description="Gradient steps.")

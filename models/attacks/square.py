@@ -16,7 +16,7 @@ from models.attacks.core.norms import NORMS, TINY, wide
 from models.attacks.core.run import Trial
 from models.attacks.core.square_batching import SPAN, Tries, search
 from models.attacks.core.square_patches import BLOCK, KINDS, ball, patches, plan
-from models.capabilities import Detects, Scores, Segments
+from models.capabilities import Classifies, DetectsObjects, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, out of 10,000, after which the share of pixels in a square halves."""
@@ -47,7 +47,7 @@ class Square(core.Attack):
     norms = ("linf", "l2", "l1")
     forwards = "queries + 3"
     backwards = "0"
-    victims = (Scores, Segments, Detects)
+    victims = (Classifies, Segments, DetectsObjects)
     access = "scores"
 
     class Config(core.Config):

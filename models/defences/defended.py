@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from models import registry
 from models.attacks.core.rng import Draws
-from models.capabilities import Scores, Suspects
+from models.capabilities import Classifies, DetectsAdversarial
 from models.defences.detector import Detector
-from models.defences.randomized_smoothing import Votes
+from models.defences.randomized_smoothing import RandomlySmoothed
 from models.defences.stage import Defence, read_config
 from models.families.classifiers.adversarial_config import is_line_art
 from models.family import Family
@@ -41,7 +41,7 @@ class Part(BaseModel):
         """The model with fresh weights, in the structure it had at the end of its training."""
         family = registry.models()[self.family].create(self.config, DataSpec.from_facts(self.data))
         if hasattr(family.config, "images"):
-            family.prepare(family.total - family.config.batch_size)
+            family.grow_to(family.total - family.config.batch_size)
         return family
 
 
@@ -66,7 +66,7 @@ class DefendedConfig(BaseModel):
     detector: Stage = Stage(kind="squeezing")
 
 
-class Defended(Scores, Votes, Suspects, Family):
+class Defended(Classifies, RandomlySmoothed, DetectsAdversarial, Family):
     """Stages without a gradient let it straight through, and random ones are averaged: attacks on it are adaptive.
 
     The noise of an image is drawn from its own 8-bit content, so the same image has the same answer, alone or in any
@@ -87,7 +87,7 @@ class Defended(Scores, Votes, Suspects, Family):
     def create(cls, config: dict, data: DataSpec) -> Self:
         return cls(DefendedConfig(**config), data)
 
-    def serve(self, state: dict[str, Tensor]) -> Self:
+    def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         missing, unexpected = self.load_state_dict(state, strict=False)
         if missing or unexpected:
             raise ModelError("the weights do not belong to this model's parts")
@@ -106,7 +106,7 @@ class Defended(Scores, Votes, Suspects, Family):
     def voter(self, images: Tensor) -> Tensor:
         return through(self.base.logits, self.stages[1:], images, self.config.draws)
 
-    def suspicion(self, images: Tensor) -> Tensor:
+    def adversarial_score(self, images: Tensor) -> Tensor:
         return self.detector(self.base.logits, images)
 
     @property
@@ -120,13 +120,13 @@ class Defended(Scores, Votes, Suspects, Family):
     def calibrate(self, images: Tensor) -> None:
         """Sets the detector's threshold from clean images (n, c, h, w)."""
         self.detector.settle(is_line_art(images))
-        parts = [self.suspicion(part.to(self.device)).cpu() for part in images.split(BATCH)]
+        parts = [self.adversarial_score(part.to(self.device)).cpu() for part in images.split(BATCH)]
         self.detector.calibrate(torch.cat(parts))
 
     def optimisers(self) -> dict:
         raise ConfigError("a defended model is made, not trained", field="family")
 
-    def step(self, batch: Batch, optimisers: dict, moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict, context) -> Metrics:
         raise ConfigError("a defended model is made, not trained", field="family")
 
 
@@ -143,7 +143,7 @@ def defend(
 
     In eval mode and frozen; the detector has no threshold yet. Raises ConfigError for a stage that cannot be.
     """
-    if not isinstance(base, Scores):
+    if not isinstance(base, Classifies):
         raise ConfigError(f"only a classifier can be defended; {reference} is a {base.name}", field="model")
     helpers = [helper_of(stage, registry.defences(), load, base.data, f"stages/{k}") for k, stage in enumerate(stages)]
     watch = helper_of(detector or {"kind": "squeezing"}, registry.detectors(), load, base.data, "detector")

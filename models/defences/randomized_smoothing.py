@@ -22,7 +22,7 @@ BLOCK, NUMBERS = 64, 4_000_000
 Function = Callable[[Tensor], Tensor]
 
 
-class Votes(ABC):
+class RandomlySmoothed(ABC):
     """Has noise in front: its answers are votes."""
 
     @property
@@ -37,7 +37,7 @@ class Votes(ABC):
 
 def voter_of(model: Family, sigma: float | None) -> tuple[float, Function]:
     """The noise to certify under and who votes: a model's own, or `sigma` before any classifier."""
-    if isinstance(model, Votes) and model.sigma is not None:
+    if isinstance(model, RandomlySmoothed) and model.sigma is not None:
         return sigma or model.sigma, model.voter
     return sigma or SIGMA, model.logits
 

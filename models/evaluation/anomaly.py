@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.capabilities import HasPosterior
 from models.evaluation.metrics import NUMBERS, nearest, principal_axes
 from models.evaluation.reconstruct import redraw
 from models.family import Family
-from models.posterior import HasBound
 from models.seeds import generator
 
 NEIGHBOURS = 5
@@ -57,7 +57,7 @@ def bound(model: Family) -> Callable[[Tensor], Tensor] | None:
 
     A reconstruction from the mean hides what the code had to pay for it; an image far from the data pays dearly.
     """
-    if not isinstance(model, HasBound):
+    if not isinstance(model, HasPosterior):
         return None
     noise = torch.randn(DRAWS, model.latent_dim, generator=generator(0, "bound")).to(model.device)
     return lambda images: model.negative_elbo(images, noise)

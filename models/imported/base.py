@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.context import Moment
+from models.context import StepContext
 from models.family import Family
 from models.types import Batch, ConfigError, DataSpec, Metrics, ModelError
 
@@ -37,7 +37,7 @@ class Imported(Family):
             raise ConfigError("std must be above zero", field="std", remedy="give it for pixels in [0, 1]")
 
     @classmethod
-    def resolve(cls, config: ImportedConfig, data: DataSpec) -> ImportedConfig:
+    def resolve_config(cls, config: ImportedConfig, data: DataSpec) -> ImportedConfig:
         return config
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Imported(Family):
     def device(self) -> torch.device:
         return self.mean.device
 
-    def serve(self, state: dict[str, Tensor]) -> Self:
+    def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         wanted = self.state_dict()
         if missing := sorted(wanted.keys() - state.keys()):
             raise ModelError(f"the weights lack {missing[0]}", field="file")
@@ -64,5 +64,5 @@ class Imported(Family):
     def optimisers(self) -> dict:
         raise ConfigError("imported models are not trained", field="family")
 
-    def step(self, batch: Batch, optimisers: dict, moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict, context: StepContext) -> Metrics:
         raise ConfigError("imported models are not trained", field="family")

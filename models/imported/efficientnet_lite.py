@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.imported.base import Imported, ImportedConfig
 from models.types import DataSpec
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
         return out + maps if self.around else out
 
 
-class EfficientNetLite(Imported, Scores):
+class EfficientNetLite(Imported, Classifies):
     """Any image size works; it was trained at 224x224."""
 
     name = "efficientnet_lite"

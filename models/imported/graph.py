@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from models.capabilities import Estimates, Scores, Segments
+from models.capabilities import Classifies, Regresses, Segments
 from models.imported.base import Imported, ImportedConfig
 from models.imported.onnx_ops import OPS
 from models.types import ConfigError, ModelError
@@ -52,7 +52,7 @@ class Graph(Imported):
 
     Config = GraphConfig
 
-    def serve(self, state: dict[str, Tensor]) -> Self:
+    def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         try:
             self.drawing = Drawing.model_validate_json(bytes(state["graph"].numpy()))
             constants = [state[f"t{index}"] for index in range(len(self.drawing.tensors))]
@@ -89,7 +89,7 @@ class Graph(Imported):
         return values[drawing.output]
 
 
-class GraphClassifier(Graph, Scores):
+class GraphClassifier(Graph, Classifies):
     """Probabilities are taken back to logits: log p, whose softmax is p."""
 
     name: ClassVar[str] = "graph_classifier"
@@ -100,7 +100,7 @@ class GraphClassifier(Graph, Scores):
         return as_logits(found) if self.config.gives == "probabilities" else found
 
 
-class GraphEstimator(Graph, Estimates):
+class GraphEstimator(Graph, Regresses):
     """One number for each image."""
 
     name: ClassVar[str] = "graph_estimator"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.capabilities import Estimates, Scores, Segments
+from models.capabilities import Classifies, Regresses, Segments
 from models.imported.base import Imported
 from models.imported.graph import GraphConfig, as_logits, per_pixel
 from models.types import ModelError
@@ -21,7 +21,7 @@ class Opaque(Imported):
     Config = GraphConfig
     asked: Asked | None = None
 
-    def serve(self, state: dict[str, Tensor]) -> Self:
+    def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         if list(state) != ["file"]:
             raise ModelError("these are not the weights of such a model", field="file")
         self.register_buffer("file", state["file"])
@@ -40,7 +40,7 @@ class Opaque(Imported):
         return torch.from_numpy(found).float().to(images.device)
 
 
-class OpaqueClassifier(Opaque, Scores):
+class OpaqueClassifier(Opaque, Classifies):
     """A classifier whose inside is not known here."""
 
     name: ClassVar[str] = "opaque_classifier"
@@ -51,7 +51,7 @@ class OpaqueClassifier(Opaque, Scores):
         return as_logits(found) if self.config.gives == "probabilities" else found
 
 
-class OpaqueEstimator(Opaque, Estimates):
+class OpaqueEstimator(Opaque, Regresses):
     """A regressor whose inside is not known here."""
 
     name: ClassVar[str] = "opaque_estimator"

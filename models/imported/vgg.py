@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.imported.base import Imported, ImportedConfig
 from models.types import DataSpec, ModelError
 
@@ -24,7 +24,7 @@ class VggConfig(ImportedConfig):
     batch_norm: bool = False
 
 
-class VGG(Imported, Scores):
+class VGG(Imported, Classifies):
     """Maps are averaged to one grid before the dense layers, so that weights do not depend on the image size."""
 
     name = "vgg"

@@ -10,7 +10,7 @@ START = 0.3
 
 
 class Told(nn.Module):
-    """Codes (b, d) and labels (b,) -> (b, c, h, w), through a decoder of `models.nn.bodies`.
+    """Codes (b, d) and labels (b,) -> (b, c, h, w), through a decoder of `models.nn.encoders`.
 
     Each class scales and shifts what every layer but the last gives (Perez et al. 2018, FiLM).
     """

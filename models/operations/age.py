@@ -64,14 +64,14 @@ class Age(Operation):
     def compute(self, model: Family, rows: Rows, params: AgeParams) -> Rows:
         images, wanted = rows["inputs"], rows["wanted"]
         with torch.no_grad():
-            read = model.read_age(images).argmax(1)
+            read = model.age_logits(images).argmax(1)
         shown = torch.where(rows["shown"] == UNREAD, read, rows["shown"])
         latents = latents_of_faces(model, images, shown, params.latents, (params.steps, RATE))
         with torch.no_grad():
             faces = at_ages(model, latents, wanted)
-            person, flat = model.identify(images), faces.flatten(0, 1)
-            apart = identity_distance(person.repeat_interleave(wanted.shape[1], 0), model.identify(flat))
-            ages = model.read_age(flat).softmax(1).max(1)
+            person, flat = model.identity_features(images), faces.flatten(0, 1)
+            apart = identity_distance(person.repeat_interleave(wanted.shape[1], 0), model.identity_features(flat))
+            ages = model.age_logits(flat).softmax(1).max(1)
         per_face = {"apart": apart, "sure": ages.values, "read": ages.indices}
         unfolded = {name: column.unflatten(0, wanted.shape) for name, column in per_face.items()}
         return {"faces": faces, "latents": latents, "shown": shown, **unfolded}

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, voter_of
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
@@ -33,7 +33,7 @@ class Certify(Operation):
 
     name = "certify"
     summary = "Gives each image's answer under noise, with a radius inside which no attack can change it."
-    needs = (Scores,)
+    needs = (Classifies,)
     alone = True
     counts = ()
     gives = "facts"

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 
@@ -18,7 +18,7 @@ class Classify(Operation):
 
     name = "classify"
     summary = "Gives each image's most probable classes."
-    needs = (Scores,)
+    needs = (Classifies,)
     gives = "facts"
     Params = ClassifyParams
 

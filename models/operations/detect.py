@@ -1,6 +1,6 @@
 """Whether an image looks like an adversarial one."""
 
-from models.capabilities import Suspects
+from models.capabilities import DetectsAdversarial
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
@@ -11,7 +11,7 @@ class Detect(Operation):
 
     name = "detect"
     summary = "Says of each image how much it looks like an adversarial one."
-    needs = (Suspects,)
+    needs = (DetectsAdversarial,)
     gives = "facts"
     Params = ImageParams
 
@@ -19,7 +19,7 @@ class Detect(Operation):
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
-        return {"suspicion": model.suspicion(rows["inputs"])}
+        return {"suspicion": model.adversarial_score(rows["inputs"])}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
         level = model.threshold

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
 from models.evaluation.dataset_view import Gallery, Split
-from models.evaluation.reconstruct import Recognises
 from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
@@ -63,9 +62,9 @@ class Directions(Operation):
 
     def compute(self, model: Family, rows: Rows, params: DirectionsParams) -> Rows:
         codes = model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]
-        if isinstance(model, Recognises) and "labels" not in rows:
-            rows = rows | {"labels": model.recognise(rows["inputs"])}
-        latents = model.admissible(codes + rows["shifts"])
+        if getattr(model, "infers_labels", False) and "labels" not in rows:
+            rows = rows | {"labels": model.infer_labels(rows["inputs"])}
+        latents = model.project_to_code_space(codes + rows["shifts"])
         return {"images": decode(model, latents, rows), "latents": latents}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: DirectionsParams) -> Result:
@@ -76,7 +75,7 @@ class Directions(Operation):
 
     def _labels(self, model: Family, inputs: Tensor, params: DirectionsParams, total: int) -> Rows:
         """None for a model that will recognise them in the images."""
-        if params.label is None and inputs.ndim == 4 and isinstance(model, Recognises):
+        if params.label is None and inputs.ndim == 4 and getattr(model, "infers_labels", False):
             return {}
         return label_rows(model, params.label, total)
 

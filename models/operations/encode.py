@@ -3,10 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Encodes
+from models.capabilities import Encodes, HasPosterior
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
-from models.posterior import HasPosterior
 from models.seeds import derive, normal_rows
 from models.types import InputError
 

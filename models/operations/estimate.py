@@ -1,6 +1,6 @@
 """The number that belongs to an image."""
 
-from models.capabilities import Estimates
+from models.capabilities import Regresses
 from models.family import Family
 from models.operations.core.base import Operation, Params, Result, Rows
 
@@ -8,7 +8,7 @@ from models.operations.core.base import Operation, Params, Result, Rows
 class Estimate(Operation):
     name = "estimate"
     summary = "Estimates the number that belongs to each image."
-    needs = (Estimates,)
+    needs = (Regresses,)
     gives = "facts"
 
     def agreement(self, params: Params) -> tuple:

@@ -54,7 +54,7 @@ class Grid(Operation):
         plane = Plane(plane.centre.cpu(), plane.axes.cpu(), plane.spread.cpu())
         across, down = quantiles(params.columns, params.tail), quantiles(params.rows, params.tail).flip(0)
         points = torch.stack([across.repeat(params.rows), down.repeat_interleave(params.columns)], 1)
-        return {"inputs": model.admissible(plane.lift(points * plane.spread)), "points": points, **labels}
+        return {"inputs": model.project_to_code_space(plane.lift(points * plane.spread)), "points": points, **labels}
 
     def agreement(self, params: GridParams) -> tuple:
         return ()

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Decodes, Encodes, Truncates
+from models.capabilities import Decodes, Encodes, StyleBased
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
@@ -58,7 +58,7 @@ class Interpolate(Operation):
                 f"allowed are two or more anchors and at most {MAX_IMAGES} images",
                 field="inputs",
             )
-        straight = isinstance(model, Encodes | Truncates)
+        straight = isinstance(model, Encodes | StyleBased)
         between = {"lerp": lerp, "slerp": slerp}[params.path or ("lerp" if straight else "slerp")]
         share = torch.linspace(0, 1, params.steps, dtype=torch.float64)[:-1, None]
         legs = [between(start, end, share) for start, end in pairwise(anchors)]

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from models.capabilities import Detects
+from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
 from models.nn.boxes import LIMIT, OVERLAP, SCORE, detections, draw
@@ -23,7 +23,7 @@ class Locate(Operation):
 
     name = "locate"
     summary = "Finds the objects in each image."
-    needs = (Detects,)
+    needs = (DetectsObjects,)
     facts_first = True
     Params = LocateParams
 

@@ -60,7 +60,7 @@ class Map(Operation):
         plane = Plane.through(codes)
         x, y = (ticks(column, max(1, params.atlas)) for column in plane.place(codes).T)
         points = torch.cartesian_prod(y.flip(0), x).flip(1)  # row by row from the top, where y is greatest
-        latents = model.admissible(plane.lift(points))
+        latents = model.project_to_code_space(plane.lift(points))
         return {"inputs": latents, **self._labels(model, picks, codes, latents, params)}
 
     def agreement(self, params: MapParams) -> tuple:

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Decodes, HasPrior, MixesStyles
+from models.capabilities import Decodes, HasPrior, StyleBased
 from models.family import Family
 from models.operations.core.base import Operation, Params, Result, Rows
 from models.operations.samples import sample_rows
@@ -27,7 +27,7 @@ class Mix(Operation):
 
     name = "mix"
     summary = "Crosses the samples of two seeds: coarse features of one, fine features of the other."
-    needs = (HasPrior, Decodes, MixesStyles)
+    needs = (HasPrior, Decodes, StyleBased)
     takes = "nothing"
     method = "GET"
     sheet = True

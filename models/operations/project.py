@@ -7,9 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Conditional, Decodes, Encodes, HasPrior, Truncates
+from models.capabilities import Conditional, Decodes, Encodes, HasPrior, StyleBased
 from models.evaluation.latent_search import PULL, descend, distance
-from models.evaluation.reconstruct import Recognises
 from models.family import Family
 from models.operations.core.base import Operation, Result, Rows
 from models.operations.core.latents import LabelParams, decode, label_rows
@@ -39,7 +38,7 @@ class Project(Operation):
     Params = ProjectParams
 
     def derivative(self, model: Family, params: ProjectParams, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        label = [model.labels_in_turn(1).to(model.device)] if isinstance(model, Conditional) else []
+        label = [model.example_labels(1).to(model.device)] if isinstance(model, Conditional) else []
         through = lambda latents: model.decode(latents, *(one.expand(len(latents)) for one in label))  # noqa: E731
         return through, torch.randn(count, model.latent_dim)
 
@@ -51,7 +50,7 @@ class Project(Operation):
         images = rows["inputs"]
         start = starting_points(model, rows)
         labels = {"labels": start["labels"]} if "labels" in start else {}
-        free = not isinstance(model, Encodes | Truncates)
+        free = not isinstance(model, Encodes | StyleBased)
         best = descend(
             start["latents"],
             lambda latents: distance(decode(model, latents, labels), images),
@@ -78,20 +77,20 @@ def starting_points(model: Family, rows: Rows) -> Rows:
     images = rows["inputs"]
     if isinstance(model, Encodes):
         found = {"latents": model.encode(images), "starts": torch.full((len(images),), 2, device=images.device)}
-        if isinstance(model, Recognises):
-            found["labels"] = rows["labels"] if "labels" in rows else model.recognise(images)
+        if getattr(model, "infers_labels", False):
+            found["labels"] = rows["labels"] if "labels" in rows else model.infer_labels(images)
         return found
     candidates = {name: column.to(images.device) for name, column in sample_rows(model, 0, CANDIDATES).items()}
     labels = {}
     if isinstance(model, Conditional):
-        labels = {"labels": model.labels_in_turn(CANDIDATES).to(images.device)}
+        labels = {"labels": model.example_labels(CANDIDATES).to(images.device)}
     latents = model.draw(candidates["noise"], candidates["uniform"], *labels.values())
-    if isinstance(model, Truncates):
+    if isinstance(model, StyleBased):
         latents = torch.cat([model.truncate(latents[:1], torch.zeros(1, 1, device=latents.device)), latents[1:]])
     made = decode(model, latents, labels)
     errors = [distance(made, image.expand_as(made)) for image in images]
     chosen = torch.stack([error.argmin() for error in errors])
-    found = {"latents": latents[chosen], "starts": (isinstance(model, Truncates) & (chosen == 0)).long()}
+    found = {"latents": latents[chosen], "starts": (isinstance(model, StyleBased) & (chosen == 0)).long()}
     if labels:
         found["labels"] = rows.get("labels", labels["labels"][chosen])
     return found

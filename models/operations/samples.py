@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Decodes, HasPrior, Truncates
+from models.capabilities import Decodes, HasPrior, StyleBased
 from models.family import Family
 from models.operations.core.base import Operation, Result, Rows
 from models.operations.core.latents import LabelParams, decode, label_rows
@@ -56,7 +56,7 @@ class Samples(Operation):
         drawn, factor = sample_rows(model, params.seed, params.n), params.truncation
         if model.spherical and factor != 1:
             raise InputError("this model's latents lie on a sphere and cannot be truncated", field="truncation")
-        truncated = {"truncation": torch.full((params.n, 1), factor)} if isinstance(model, Truncates) else {}
+        truncated = {"truncation": torch.full((params.n, 1), factor)} if isinstance(model, StyleBased) else {}
         if not truncated:
             drawn["noise"] = drawn["noise"] * factor
         return {**drawn, **truncated, **label_rows(model, label, params.n, cycle=True)}

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Judges, JudgesPatches
+from models.capabilities import Discriminates
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
@@ -24,20 +24,20 @@ class Score(Operation):
 
     name = "score"
     summary = "Gives the probability that each image is real and not the model's own work."
-    needs = (Judges,)
+    needs = (Discriminates,)
     gives = "facts"
     shows = "map"
     Params = ScoreParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: ScoreParams) -> Rows:
-        if not isinstance(model, JudgesPatches):
+        if not model.patch_domains:
             for name, given in (("map", params.map), ("domain", params.domain)):
                 if given:
                     raise InputError("this model judges whole images of one kind", field=name, remedy="leave it away")
             return {"inputs": inputs}
-        if params.domain not in (None, *model.judged):
-            raise InputError(f"this model judges {' and '.join(model.judged)} only", field="domain")
-        if not model.judges_pairs:
+        if params.domain not in (None, *model.patch_domains):
+            raise InputError(f"this model judges {' and '.join(model.patch_domains)} only", field="domain")
+        if not model.scores_pairs:
             return {"inputs": inputs}
         if len(inputs) % 2:
             raise InputError(
@@ -51,10 +51,10 @@ class Score(Operation):
         return (params.domain,)
 
     def compute(self, model: Family, rows: Rows, params: ScoreParams) -> Rows:
-        if not isinstance(model, JudgesPatches):
-            return {"log_odds": model.realness(rows["inputs"])}
+        if not model.patch_domains:
+            return {"log_odds": model.real_log_odds(rows["inputs"])}
         pair = (rows["made"],) if "made" in rows else ()
-        patches = model.patches(rows["inputs"], *pair, domain=params.domain or model.judged[0])
+        patches = model.patches(rows["inputs"], *pair, domain=params.domain or model.patch_domains[0])
         return {"log_odds": patches.flatten(1).mean(1), "patches": patches}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: ScoreParams) -> Result:

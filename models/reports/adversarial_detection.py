@@ -21,7 +21,7 @@ from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
 from models.attacks.square import Square
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.defences.defended import Defended, defend
 from models.evaluation.metrics import spread
 from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
@@ -65,7 +65,7 @@ class AdversarialDetectionReport(Report):
     summary = (
         "Judges a detector of adversarial images: AUROC and hits at its threshold, also against an adaptive attack."
     )
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = AdversarialDetectionParams
     # the adaptive attack runs twice at most, and each of its passes looks through the detector as well
@@ -122,7 +122,7 @@ def split(subject: Subject, params: AdversarialDetectionParams) -> tuple[Tensor,
 
 
 def suspicions(model: Defended, images: Tensor) -> Tensor:
-    return torch.cat([model.suspicion(part) for part in images.split(CHUNK)])
+    return torch.cat([model.adversarial_score(part) for part in images.split(CHUNK)])
 
 
 def assault(
@@ -151,7 +151,7 @@ def evading(model: Defended, x: Tensor, labels: Tensor, attack: Attack, seeds: T
 
 
 def with_suspicion(model: Defended, images: Tensor) -> Tensor:
-    return torch.cat([model.logits(images), model.suspicion(images)[:, None]], 1)
+    return torch.cat([model.logits(images), model.adversarial_score(images)[:, None]], 1)
 
 
 def judged(name: str, before: Tensor, after: Tensor, turned: Tensor, threshold: float) -> dict[str, Any]:

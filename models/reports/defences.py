@@ -15,7 +15,7 @@ from models.attacks.criteria.classification import Misclassified
 from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.defences.defended import Defended, defend, fingerprints
 from models.family import Family
 from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
@@ -60,7 +60,7 @@ class DefencesReport(Report):
 
     name = "defences"
     summary = "Compares defences: accuracy clean, under an attack blind to the defence, and under one made through it."
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = DefencesParams
     price = {"forwards": "images * answers * (run_forwards + 4)", "backwards": "images * answers * run_backwards"}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.criteria.classification import Criterion
 from models.attacks.criteria.detection import GOALS
-from models.capabilities import Detects
+from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
 from models.nn.boxes import NONE, Precision, draw
@@ -18,7 +18,7 @@ from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 class DetectionAttackParams(DenseParams):
     """The true boxes are those of the dataset."""
 
-    attacks: list[Literal[*against(Detects)]] = Field(
+    attacks: list[Literal[*against(DetectsObjects)]] = Field(
         ["pgd", "apgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
     )
     goal: Literal["vanish", "fabricate", "mislabel"] = Field(
@@ -55,7 +55,7 @@ class DetectionAttack(DenseAttack):
 
     name = "detection_attack"
     summary = "Attacks a detector over a dataset: average precision before and after, beside random perturbations."
-    needs = (Detects,)
+    needs = (DetectsObjects,)
     columns = ("images", "boxes")
     Params = DetectionAttackParams
     measure = "map50"

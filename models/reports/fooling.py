@@ -7,7 +7,7 @@ from pydantic import Field
 
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.universal import measure, permuted, random_signs
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.evaluation.confidence import wilson
 from models.operations.core.attack_facts import perturbation
 from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
@@ -28,14 +28,14 @@ class FoolingReport(Report):
 
     name = "fooling"
     summary = "How often universal perturbations fool each of several models, beside controls of the same size."
-    needs = (Scores,)
+    needs = (Classifies,)
     Params = FoolingParams
     price = {"forwards": "images * (count_others + 1) * (3 * count_perturbations + 1)", "backwards": "0"}
 
     def run(self, subject: Subject, params: FoolingParams, kept: Any = None) -> Run:
         models = {"this model": subject.model, **subject.others}
         for name, model in models.items():
-            if not isinstance(model, Scores) or model.data.shape != subject.data.shape:
+            if not isinstance(model, Classifies) or model.data.shape != subject.data.shape:
                 raise ConfigError(f"{name} does not classify images of this size", field="params/others")
         for name, delta in subject.perturbations.items():
             if tuple(delta.shape) != subject.data.shape:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from models.capabilities import Decodes, HasPrior, Judges
+from models.capabilities import Decodes, Discriminates, HasPrior
 from models.evaluation.fidelity import Fidelity, fidelity_of, frechet
 from models.families.gans.presets import BodyConfig
 from models.family import Family
@@ -66,7 +66,7 @@ class HackLabReport(Report):
 
     name = "hack_lab"
     summary = "Trains small GANs with tricks on and off, and says which of them helped."
-    needs = (HasPrior, Decodes, Judges)
+    needs = (HasPrior, Decodes, Discriminates)
     Params = HackLabParams
 
     @classmethod
@@ -98,7 +98,7 @@ def configured(subject: Subject, signs: dict[str, int], params: HackLabParams) -
     family, config = type(subject.model), subject.model.config.model_dump()
     for name, sign in signs.items():
         config |= SWITCHES[name][sign > 0]
-    return family.resolve(family.Config(**(config | {"images": params.images})), subject.data)
+    return family.resolve_config(family.Config(**(config | {"images": params.images})), subject.data)
 
 
 def started(subject: Subject, config: BodyConfig, repeat: int) -> Training:
@@ -114,9 +114,9 @@ def started(subject: Subject, config: BodyConfig, repeat: int) -> Training:
 
 def distance(training: Training, measure: Fidelity) -> float:
     """FD of the trained model's samples."""
-    model, moment = training.family.eval(), training.moment("evaluate")
-    model.finish(training.train, moment)
-    return frechet(measure.rows(model.gallery(measure.count, moment)), measure.wanted)
+    model, context = training.family.eval(), training.context("evaluate")
+    model.after_training(training.train, context)
+    return frechet(measure.rows(model.gallery(measure.count, context)), measure.wanted)
 
 
 def trials(params: HackLabParams) -> Generator[tuple[dict[str, int], int], None, None]:

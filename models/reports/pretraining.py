@@ -100,7 +100,7 @@ def started(subject: Subject, params: PretrainingParams, count: int, method: str
     model = Classifier.create(config | {"trained": trained}, replace(subject.data, columns=columns))
     model.to(encoder.device)
     if method != "scratch":
-        model.adopt(encoder)
+        model.init_from(encoder)
     return Training(model, Columns(names), subject.validation, number)
 
 

@@ -12,7 +12,7 @@ from models.attacks.core.sweep import noise, trace
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.mifgsm import MIFGSM
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.family import Family
 from models.operations.attack import on_grid
 from models.registry import attacks
@@ -56,7 +56,7 @@ class RobustnessReport(Report):
 
     name = "robustness"
     summary = "Accuracy under attack over eps, with intervals, controls and a verdict on how far to trust it."
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = RobustnessParams
     price = {
@@ -113,7 +113,7 @@ class Study:
     def check(self, others: dict[str, Family]) -> None:
         """Raises ConfigError for a model to make examples on that does not see the same images and classes."""
         for name, other in others.items():
-            if not isinstance(other, Scores) or other.data.shape != self.model.data.shape:
+            if not isinstance(other, Classifies) or other.data.shape != self.model.data.shape:
                 raise ConfigError(f"{name} does not classify images of the same size", field="params/others")
             if other.data.classes != self.model.data.classes:
                 raise ConfigError(f"{name} has other classes", field="params/others")
@@ -212,7 +212,7 @@ def made(item: str | dict[str, Any], norm: str) -> Attack:
     """An attack from its name or its settings, under the norm of the report. Raises ConfigError."""
     config = {"method": item} if isinstance(item, str) else dict(item)
     method = config.pop("method", "fgsm")
-    known = {name: kind for name, kind in attacks().items() if Scores in kind.victims}
+    known = {name: kind for name, kind in attacks().items() if Classifies in kind.victims}
     if method not in known:
         raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="params/attacks")
     kind = known[method]

@@ -10,7 +10,7 @@ from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.ddn import DDN
 from models.attacks.pgd import PGD
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.defences.defended import Defended, defend
 from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, vote, voter_of
 from models.evaluation.confidence import wilson
@@ -50,7 +50,7 @@ class SmoothingReport(Report):
 
     name = "smoothing"
     summary = "Certified accuracy over the l2 radius (randomised smoothing), beside accuracy under attack."
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = SmoothingParams
     # copies are asked about 64 at a time; 104 and 101 are those of DDN

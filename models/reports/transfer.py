@@ -13,7 +13,7 @@ from models.attacks.core.base import Attack, Eps
 from models.attacks.core.sweep import noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.registry import attacks
@@ -68,7 +68,7 @@ class TransferReport(Report):
 
     name = "transfer"
     summary = "A substitute trained on a classifier's answers, and how many examples made on it fool the classifier."
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = TransferParams
     price = {

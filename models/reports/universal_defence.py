@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.universal import Fooling, Universal, UniversalConfig, measure, random_signs
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.data import Columns
 from models.evaluation.confidence import wilson
 from models.family import Family
@@ -38,7 +38,7 @@ class UniversalDefenceReport(Report):
 
     name = "universal_defence"
     summary = "Tunes a copy of a classifier on universally perturbed images, then fits a new perturbation to it."
-    needs = (Scores,)
+    needs = (Classifies,)
     columns = ("images", "labels")
     Params = UniversalDefenceParams
     price = {
@@ -128,7 +128,7 @@ def tune(subject: Subject, deltas: list[Tensor], params: UniversalDefenceParams)
     config = type(model).Config(**(model.config.model_dump() | length))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        copy = type(model)(type(model).resolve(config, model.data), model.data).to(model.device)
+        copy = type(model)(type(model).resolve_config(config, model.data), model.data).to(model.device)
     copy.load_state_dict(model.state_dict())
     training = Training(copy, Columns({"images": mixed, "labels": labels}), subject.validation, seed)
     copy.train()

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Notice
 from models.family import Family
-from models.midway import Appraised
 from models.seeds import derive, seed_globally
 from models.training.checkpoint import State, moments, networks, restore_moments, restore_networks
-from models.training.monitor import Doctor
+from models.training.monitor import TrainingMonitor
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
@@ -35,7 +34,7 @@ class Step:
     metrics: Metrics
     notices: tuple[Notice, ...] = ()
     measured: Mapping[str, float] = field(default_factory=dict)
-    """What `Appraised.appraise` found here."""
+    """What `Family.evaluate_midway` found here."""
 
 
 class Training:
@@ -50,13 +49,13 @@ class Training:
             )
         self.family, self.train, self.validation, self.seed = family, train, validation, seed
         self.device = family.device
-        family.begin(train)
+        family.before_training(train)
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0
-        self.doctor, self.window = Doctor(self.total, self.batch_size, train, validation), Meter()
-        points = family.appraisals() if isinstance(family, Appraised) else ()
-        self.appraisals = {-(-images // self.batch_size) for images in points}
+        self.doctor, self.window = TrainingMonitor(self.total, self.batch_size, train, validation), Meter()
+        points = family.midway_points()
+        self.midway_points = {-(-images // self.batch_size) for images in points}
         self.measured: dict[str, float] = {}
         self.best: dict[str, Tensor] = {}
         """The weights of the least held-out loss so far, where the config says keep best."""
@@ -73,28 +72,28 @@ class Training:
         """One update."""
         # new layers, dropout and friends draw from the global stream
         seed_globally(derive(self.seed, "step", self.step), self.device)
-        self.prepare(self.images)
+        self.grow_to(self.images)
         batch = self.train.batch(self.seed, self.images, self.batch_size)
         batch = {name: column.to(self.device) for name, column in batch.items()}
         self._set_rates()
-        metrics = self.family.step(batch, self.optimisers, self.moment())
+        metrics = self.family.step(batch, self.optimisers, self.context())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         self.window.add(metrics)
-        measured = self._appraise() if self.step in self.appraisals else {}
+        measured = self._appraise() if self.step in self.midway_points else {}
         notices = tuple(self._look()) if self.step in self.doctor.steps else ()
         return Step(self.images, self.total, metrics, notices, measured)
 
-    def moment(self, purpose: str = "draws") -> Moment:
+    def context(self, purpose: str = "draws") -> StepContext:
         """The present point; its generator depends on (seed, step, purpose) alone."""
         draws = torch.Generator(self.device).manual_seed(derive(self.seed, purpose, self.step))
-        return Moment(self.images, self.total, self.step, self.seed, draws)
+        return StepContext(self.images, self.total, self.step, self.seed, draws)
 
-    def prepare(self, images: int) -> None:
+    def grow_to(self, images: int) -> None:
         """Let the family grow; when its parameters changed, new optimisers take the old moments over by name."""
-        if type(self.family).prepare is Family.prepare:
+        if type(self.family).grow_to is Family.grow_to:
             return  # it never grows; listing its parameters twice per update would cost more than a small update
         before = self._names()
-        self.family.prepare(images)
+        self.family.grow_to(images)
         if before != self._names():
             kept = moments(self.optimisers, before)
             self.optimisers = self.family.optimisers()
@@ -106,7 +105,7 @@ class Training:
         probe = {name: column.to(self.family.device) for name, column in self.validation.head(PROBE).items()}
         draws = torch.Generator(self.family.device).manual_seed(derive(self.seed, "snapshot"))
         with self._evaluating():
-            return self.family.snapshot(probe, Moment(self.images, self.total, self.step, self.seed, draws))
+            return self.family.snapshot(probe, StepContext(self.images, self.total, self.step, self.seed, draws))
 
     def finish(self) -> dict[str, float]:
         """Fit what the family fits after training, and measure it: the metrics of the result.
@@ -116,8 +115,8 @@ class Training:
         if self.best:
             restore_networks(self.family, {name.removeprefix(BEST): value for name, value in self.best.items()})
         with self._evaluating():
-            self.family.finish(self.train, self.moment("finish"))
-            found = self.family.evaluate(self.train, self.validation, self.moment("evaluate"))
+            self.family.after_training(self.train, self.context("finish"))
+            found = self.family.evaluate(self.train, self.validation, self.context("evaluate"))
         return found | ({"best_images": self.doctor.best.images} if self.best else {})
 
     def state(self) -> State:
@@ -133,7 +132,7 @@ class Training:
     def restore(self, state: State) -> None:
         """Continue from `state`, in a Training made with the same family, config and data."""
         self.images, self.step = state.facts["images"], state.facts["step"]
-        self.prepare(max(0, self.images - self.batch_size))
+        self.grow_to(max(0, self.images - self.batch_size))
         restore_networks(self.family, state.tensors)
         restore_moments(self.optimisers, self.family, state.tensors)
         self.best = {name: value.to(self.device) for name, value in state.tensors.items() if name.startswith(BEST)}
@@ -144,14 +143,14 @@ class Training:
 
     def _look(self) -> list[Notice]:
         with self._evaluating():
-            notices = self.doctor.look(self.family, self.window.take() | self.measured, self.moment("look"))
+            notices = self.doctor.look(self.family, self.window.take() | self.measured, self.context("look"))
         if getattr(self.family.config, "keep", "last") == "best" and self.doctor.best is self.doctor.findings[-1]:
             self.best = {BEST + name: value for name, value in networks(self.family).items()}
         return notices
 
     def _appraise(self) -> dict[str, float]:
         with self._evaluating():
-            found = self.family.appraise(self.train, self.validation, self.moment("appraise"))
+            found = self.family.evaluate_midway(self.train, self.validation, self.context("appraise"))
         self.measured = {name: value for name, value in found.items() if math.isfinite(value)}
         return self.measured
 

@@ -1,7 +1,7 @@
 """The training doctor: a cheap look at a training at points fixed by its length, and alarms with cause and remedy.
 
 A look is a function of the weights, the seed and the data, so a resumed run raises the same alarms at the same images.
-Families say what they are wary of in `Family.examine`; what can go wrong with any of them is here.
+Families say what they are wary of in `Family.diagnose`; what can go wrong with any of them is here.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Finding, Look, Notice
+from models.diagnosis import Alarm, Inspection, Notice, Reading
 from models.types import Batch
 
 PROBE = 128
@@ -43,20 +43,20 @@ class Patient(Protocol):
     config: Any
     device: torch.device
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None: ...
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None: ...
 
-    def examine(self, look: Look) -> Iterable[Alarm]: ...
+    def diagnose(self, look: Inspection) -> Iterable[Alarm]: ...
 
-    def treat(self, alarm: Alarm, look: Look) -> str | None: ...
+    def auto_remedy(self, alarm: Alarm, look: Inspection) -> str | None: ...
 
 
-class Doctor:
+class TrainingMonitor:
     """Belongs to one training; what it knows is JSON and travels in the checkpoint."""
 
     def __init__(self, total: int, batch: int, train: Columns, validation: Columns):
         self.steps, rows = look_plan(total, batch, len(validation))
         self.train, self.validation, self.rows = train, validation, rows
-        self.findings: list[Finding] = []
+        self.findings: list[Reading] = []
         self.alarms: list[Alarm] = []
         self._probe: Batch | None = None
 
@@ -71,14 +71,14 @@ class Doctor:
             self._probe = {name: column.to(device) for name, column in rows.items()}
         return self._probe
 
-    def look(self, family: Patient, metrics: Mapping[str, float], moment: Moment) -> list[Notice]:
+    def look(self, family: Patient, metrics: Mapping[str, float], context: StepContext) -> list[Notice]:
         """Examine `family`, which is in eval mode and without gradients. Returns what has changed."""
         probe = self.probe(family.device)
-        loss = family.held_out(probe, moment)
+        loss = family.validation_loss(probe, context)
         known = loss is not None and bool(torch.isfinite(loss))
-        now = Finding(moment.images, dict(metrics), float(loss) if known else None)
-        look = Look(now, tuple(self.findings), probe, moment, self.train, self.validation)
-        found = {alarm.name: alarm for alarm in (*general(look, self._keeps(family)), *family.examine(look))}
+        now = Reading(context.images, dict(metrics), float(loss) if known else None)
+        look = Inspection(now, tuple(self.findings), probe, context, self.train, self.validation)
+        found = {alarm.name: alarm for alarm in (*general(look, self._keeps(family)), *family.diagnose(look))}
         self.findings.append(now)
         cleared = [alarm for alarm in self.standing if alarm.name not in found]
         return [
@@ -86,9 +86,9 @@ class Doctor:
             *(notice for alarm in found.values() if (notice := self._meet(alarm, family, look))),
         ]
 
-    def _meet(self, alarm: Alarm, family: Patient, look: Look) -> Notice | None:
+    def _meet(self, alarm: Alarm, family: Patient, look: Inspection) -> Notice | None:
         """An alarm that holds: raised unless it stands already, and treated when the family does that by itself."""
-        treated = family.treat(alarm, look) if getattr(family.config, "auto_remedy", False) else None
+        treated = family.auto_remedy(alarm, look) if getattr(family.config, "auto_remedy", False) else None
         images, stands = look.now.images, [known for known in self.standing if known.name == alarm.name]
         if stands:
             return self._change("alarm_treated", stands[0], images, treated=treated) if treated else None
@@ -101,10 +101,10 @@ class Doctor:
         return Notice(kind, changed, images)
 
     @property
-    def best(self) -> Finding | None:
+    def best(self) -> Reading | None:
         """The look with the least held-out loss, the latest of equals; None where it is not measured."""
-        measured = [found for found in reversed(self.findings) if found.held_out is not None]
-        return min(measured, key=lambda found: found.held_out, default=None)
+        measured = [found for found in reversed(self.findings) if found.validation_loss is not None]
+        return min(measured, key=lambda found: found.validation_loss, default=None)
 
     @staticmethod
     def _keeps(family: Patient) -> bool:
@@ -114,11 +114,14 @@ class Doctor:
         return {name: [asdict(item) for item in getattr(self, name)] for name in ("findings", "alarms")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.findings = [Finding(**found) for found in state.get("findings", [])]
+        self.findings = [
+            Reading(found["images"], found["metrics"], found.get("validation_loss", found.get("held_out")))
+            for found in state.get("findings", [])  # releases up to 0.1 wrote the loss as held_out
+        ]
         self.alarms = [Alarm(**found) for found in state.get("alarms", [])]
 
 
-def general(look: Look, keeps: bool = False) -> Iterator[Alarm]:
+def general(look: Inspection, keeps: bool = False) -> Iterator[Alarm]:
     """What can be wrong with any training; `keeps` says that the best weights are kept anyway."""
     yield from data_alarms(look.probe)
     yield from overfitting(look, keeps)
@@ -149,29 +152,29 @@ def data_alarms(probe: Batch) -> Iterator[Alarm]:
             )
 
 
-def overfitting(look: Look, keeps: bool = False) -> Iterator[Alarm]:
+def overfitting(look: Inspection, keeps: bool = False) -> Iterator[Alarm]:
     """The held-out loss has left its best while the training loss went on falling, at this look and the one before."""
-    past = [found for found in look.before if found.held_out is not None and "loss" in found.metrics]
-    if len(past) < 3 or look.now.held_out is None or "loss" not in look.metrics:
+    past = [found for found in look.before if found.validation_loss is not None and "loss" in found.metrics]
+    if len(past) < 3 or look.now.validation_loss is None or "loss" not in look.metrics:
         return
-    best = min(past, key=lambda found: found.held_out)
+    best = min(past, key=lambda found: found.validation_loss)
     # a part of the way down from the first look counts too: a density can be negative, and a small cross-entropy of a
     # few rows goes up and down by half of itself in a training that is well
-    scale = max(abs(best.held_out), 0.25 * abs(past[0].held_out - best.held_out), 1e-12)
-    worse = [(found.held_out - best.held_out) / scale > RISEN - 1 for found in (past[-1], look.now)]
+    scale = max(abs(best.validation_loss), 0.25 * abs(past[0].validation_loss - best.validation_loss), 1e-12)
+    worse = [(found.validation_loss - best.validation_loss) / scale > RISEN - 1 for found in (past[-1], look.now)]
     fell = look.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])
     if all(worse) and fell:
         yield Alarm(
             "overfitting",
-            f"The loss on images held out was lowest ({best.held_out:.4g}) after {best.images} images and is "
-            f"{look.now.held_out:.4g} now, while the training loss went on falling.",
+            f"The loss on images held out was lowest ({best.validation_loss:.4g}) after {best.images} images and is "
+            f"{look.now.validation_loss:.4g} now, while the training loss went on falling.",
             "The weights of that moment are the ones kept; "
             f"{best.images} images are enough, more data or a smaller model may do better."
             if keeps
             else f"Train for about {best.images} images, use more data or a smaller model, or set keep to best.",
             {
-                "held_out": look.now.held_out,
-                "best_held_out": best.held_out,
+                "held_out": look.now.validation_loss,
+                "best_held_out": best.validation_loss,
                 "best_images": best.images,
                 "loss": look.metrics["loss"],
                 "loss_at_best": best.metrics["loss"],

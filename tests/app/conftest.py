@@ -24,7 +24,7 @@ from tests.app.small_catalog import CATALOG
 DIGEST = "0123456789abcdef" * 4
 CAPABILITIES = {
     "vae": ["Encodes", "Decodes", "HasPrior", "Denoises"],
-    "classifier": ["Scores"],
+    "classifier": ["Classifies"],
     "refiner": ["Refines"],
     "segmenter": ["Segments"],
 }

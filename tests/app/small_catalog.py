@@ -42,7 +42,7 @@ def family(layouts: list[str], needs: list[str], capabilities: list[str]) -> dic
 CATALOG = {
     "families": {
         "vae": family(["plain", "labelled"], ["images"], ["Encodes", "Decodes", "HasPrior", "Denoises"]),
-        "classifier": family(["labelled"], ["images", "labels"], ["Scores"]),
+        "classifier": family(["labelled"], ["images", "labels"], ["Classifies"]),
         "pix2pix": family(["paired"], ["input", "target"], ["Translates"]),
     },
     "attacks": {
@@ -90,11 +90,15 @@ CATALOG = {
         "classify": operation(
             "images",
             "facts",
-            "Scores",
+            "Classifies",
             params=schema(top={"type": "integer", "minimum": 1, "maximum": 1000, "default": 5}),
         ),
         "attack": operation(
-            "images", "images", "Scores", params={"discriminator": "method", "branches": "attacks"}, facts_first=True
+            "images",
+            "images",
+            "Classifies",
+            params={"discriminator": "method", "branches": "attacks"},
+            facts_first=True,
         ),
     },
     "defences": {

@@ -184,8 +184,8 @@ def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
     training.doctor.steps = set()  # its looks are bounded by share of the training, and are none of the step
     ours.train()
     for model in (ours, other):
-        model.prepare(10**6 - batch)
-    training.prepare(10**6 - batch)
+        model.grow_to(10**6 - batch)
+    training.grow_to(10**6 - batch)
     images = torch.from_numpy(pixels[:batch]).float() / 127.5 - 1
     width = other.config.latent_dim
     return training.advance, REFERENCES[name](other.generator.train(), other.discriminator.train(), images, width)

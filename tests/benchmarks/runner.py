@@ -17,7 +17,7 @@ import torch
 
 from app.core.jobs import state as jobs
 from app.core.store.database import transaction
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.training.loop import Training
 from tests.benchmarks.place import Rate, Stopwatch, own_place
@@ -54,12 +54,12 @@ def bare(family: str, source: Source, images: int) -> Rate:
     data = Columns(source.data.train).rows(torch.arange(len(built.train)))
     (optimiser,) = model.optimisers().values()
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(1, images // size))
-    moment = Moment(images, images, 1, 0, torch.Generator().manual_seed(0))
+    context = StepContext(images, images, 1, 0, torch.Generator().manual_seed(0))
     done, watch = 0, Stopwatch()
     while done < images:
         order = torch.randperm(len(built.train))
         for indices in order.split(size):
-            loss, _ = model.loss({name: column[indices] for name, column in data.items()}, moment)
+            loss, _ = model.loss({name: column[indices] for name, column in data.items()}, context)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if model.clip is not None:

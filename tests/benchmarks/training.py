@@ -38,11 +38,11 @@ def engine(training: Training, updates: int) -> float:
 
 def bare(training: Training, batches: list[dict], updates: int) -> float:
     """CPU seconds of as many updates written out by hand."""
-    family, moment = training.family, training.moment()
+    family, context = training.family, training.context()
     optimiser = torch.optim.Adam(family.parameters(), lr=1e-3, fused=True)
     start = time.process_time()
     for index in range(updates):
-        loss, _ = family.loss(batches[index % len(batches)], moment)
+        loss, _ = family.loss(batches[index % len(batches)], context)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

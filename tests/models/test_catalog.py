@@ -22,7 +22,7 @@ def test_capabilities_are_those_of_the_class_line():
     for name, family in registry.families().items():
         assert ("Encodes" in found[name]["capabilities"]) == issubclass(family, Encodes)
         assert ("Decodes" in found[name]["capabilities"]) == issubclass(family, Decodes)
-    assert found["vae"]["capabilities"] == ["Encodes", "Decodes", "HasPrior"]
+    assert found["vae"]["capabilities"] == ["Encodes", "Decodes", "HasPrior", "HasPosterior"]
     able = {"decode", "denoise", "encode", "interpolate", "reconstruct", "samples"}
     assert able <= set(found["denoising_autoencoder"]["operations"])
     assert "denoise" not in found["autoencoder"]["operations"]

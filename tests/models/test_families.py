@@ -44,7 +44,7 @@ def inputs(operation: Operation, model: Family, seed: int = 0) -> torch.Tensor |
     if operation.takes == "nothing":
         return None
     if operation.takes == "images" or (operation.takes == "either" and isinstance(model, Encodes)):
-        pairs = operation.name == "score" and getattr(model, "judges_pairs", False)
+        pairs = operation.name == "score" and getattr(model, "scores_pairs", False)
         return torch.rand(6 if pairs else 3, *model.data.shape, generator=draws)
     return torch.randn(3, model.latent_dim, generator=draws)
 
@@ -74,7 +74,7 @@ def test_a_family_trains_measures_shows_itself_and_serves_what_it_learned(family
     assert picture is None or (picture.ndim == 4 and picture.min() >= 0 and picture.max() <= 1)
 
     learned = training.family
-    served = family.create(learned.config.model_dump(), learned.data).serve(learned.served_state())
+    served = family.create(learned.config.model_dump(), learned.data).load_for_serving(learned.serving_state())
     learned.eval()
     assert not any(parameter.requires_grad for parameter in served.parameters())
     for operation in operations(family):
@@ -132,14 +132,14 @@ def test_a_run_resumed_after_any_step_is_the_undisturbed_run_bit_for_bit(family)
 def test_an_empty_config_is_completed_from_the_data_and_completing_it_again_changes_nothing(family):
     spec, train, validation = for_family(family, (1, 28, 28))
     model = family.create({}, spec)
-    again = family.resolve(model.config, spec)
+    again = family.resolve_config(model.config, spec)
     assert again == model.config
     assert family.create(model.config.model_dump(), spec).config == model.config
     Training(model, train, validation).advance()
     large = DataSpec(
         spec.layout, 64, 64, 3, spec.classes, {side: {"images": 60_000, "labels": 60_000} for side in spec.columns}
     )
-    assert family.resolve(family.Config(), large).images >= 60_000
+    assert family.resolve_config(family.Config(), large).images >= 60_000
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -58,7 +58,7 @@ class Journal:
             self.meter.sums = {name: state.tensors[METER + name].to(device).clone() for name in counts}
             self.latest, self.measured = state.facts.get("latest", {}), dict(state.facts.get("told", {}))
         else:
-            self.training.prepare(max(0, self.training.images - self.training.batch_size))
+            self.training.grow_to(max(0, self.training.images - self.training.batch_size))
             self.look()
 
     def note(self, step: Step) -> None:

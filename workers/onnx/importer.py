@@ -74,7 +74,7 @@ def as_list(value: float | list[float]) -> list[float]:
 
 
 def black_box(file: OnnxFile, task: str, config: dict[str, Any], facts: dict[str, Any]) -> Opaque:
-    model = imported()[f"opaque_{task}"].create(config, DataSpec.from_facts(facts)).serve(file.opaque_state)
+    model = imported()[f"opaque_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.opaque_state)
     model.asked = runtime(file.content)
     return model
 
@@ -157,7 +157,7 @@ def white_box(
         file = replace(file, drawing=file.drawing.model_copy(update={"output": ending.inputs[0]}))
         config = config | {"gives": "logits"}
     try:
-        model = imported()[f"graph_{task}"].create(config, DataSpec.from_facts(facts)).serve(file.state)
+        model = imported()[f"graph_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.state)
         leaf = images.clone().requires_grad_()
         found = model.answer(leaf)
         shown = found.flatten(1).softmax(1).view_as(found) if cut and task == "classifier" else found

@@ -81,7 +81,7 @@ def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tup
     `facts` are its dataset's; `extra` joins the card (name, seed, metrics, attribution). The same training twice is
     the same model.
     """
-    weights = pack(family.served_state())
+    weights = pack(family.serving_state())
     card = {
         "engine": ENGINE,
         "family": family.name,
@@ -125,7 +125,8 @@ def load_model(digest: str) -> Family:
     if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
     try:
-        model = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"])).serve(load(weights))
+        blank = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"]))
+        model = blank.load_for_serving(load(weights))
     except ModelError as error:
         raise Conflict(
             f"Model {digest[:16]} was made by a release in which a {card['family']} had other networks.",

@@ -33,7 +33,7 @@ def efficientnet_lite0() -> Found:
     model = EfficientNetLite.create({"mean": [127 / 255], "std": [128 / 255]}, DataSpec.from_facts(facts))
     with (folder / "efficientnet-lite0-57934424.pth").open("rb") as file:
         state = torch.load(file, map_location="cpu", weights_only=True)  # tensors alone: no code is run
-    return model.serve(state), facts, {"licence": about.licence, "attribution": about.attribution}
+    return model.load_for_serving(state), facts, {"licence": about.licence, "attribution": about.attribution}
 
 
 def installed(module: str, package: str):

@@ -57,7 +57,7 @@ async def apply(
     """Predictions of `model` come in JSON; they are those for the very bytes that are sent back."""
     row = await run_sync(_found, principal.tenant, p)
     victim = await request.app.state.resolver.find(principal.tenant, model) if model else None
-    if victim and "Scores" not in victim.capabilities:
+    if victim and "Classifies" not in victim.capabilities:
         raise UnsupportedOperation(f"{victim.name} is a model of family {victim.family} and does not classify.",
                                    field="model")  # fmt: skip
     inputs = await intake.read(request, "images", settings().call_images)

@@ -46,7 +46,7 @@ def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: 
     spec["detector"] = completed(entries, "detectors", body.detector, "/detector")
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = suitable_model(principal.tenant, body.model, ("Scores",), "A defence")
+        found = suitable_model(principal.tenant, body.model, ("Classifies",), "A defence")
         spec["model"] = found.exact
         check_named(entries, principal.tenant, spec)
     return accept(request, principal, "defence", spec, key, same_as=body.model_dump())

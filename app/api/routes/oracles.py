@@ -26,7 +26,7 @@ from app.core.store.database import new_id, reading
 router = APIRouter(prefix="/v1/oracles", tags=["oracles"], route_class=StrictRoute)
 SEES = {"scores": ("scores", "labels"), "labels": ("labels",)}
 """What an attack may need of an oracle that answers so."""
-VICTIM = "Scores"
+VICTIM = "Classifies"
 
 
 @router.get("", operation_id="list_oracles", summary="Models elsewhere that may be attacked")

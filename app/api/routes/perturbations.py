@@ -52,7 +52,7 @@ def create(request: Request, body: wire.PerturbationRequest, principal: Writer, 
     spec["config"] = catalog.complete(request.app.state.catalog["perturbations"]["universal"]["params"], given)
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = suitable_model(principal.tenant, body.model, ("Scores",), "A universal perturbation")
+        found = suitable_model(principal.tenant, body.model, ("Classifies",), "A universal perturbation")
         spec["model"] = found.exact
         data = suitable_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
         check_size(principal.tenant, found, data)

@@ -21,7 +21,7 @@ from models.attacks.core.result import AttackResult, settle
 from models.attacks.core.run import Spent, Trial
 from models.attacks.core.threat import ThreatModel, check_eps
 from models.attacks.criteria.classification import Criterion, Targeted
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.types import ConfigError, InputError
 
 OnStep = Callable[[int, Trial], None]
@@ -70,7 +70,7 @@ class Attack(ABC):
     access: ClassVar[Literal["gradients", "scores", "labels"]] = "gradients"
     minimal: ClassVar[bool] = False
     """Seeks the smallest perturbation, rather than the smallest margin within eps."""
-    victims: ClassVar[tuple[type, ...]] = (Scores,)
+    victims: ClassVar[tuple[type, ...]] = (Classifies,)
     """Capabilities, any one of which makes a model one that can be attacked so."""
     ranks: ClassVar[bool] = False
     """Plays classes off against each other, in their order: for models with one score per class."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.attacks.core import base as core
 from models.attacks.core.norms import wide
 from models.attacks.core.run import Climb, Trial
-from models.capabilities import Detects, Scores, Segments
+from models.capabilities import Classifies, DetectsObjects, Segments
 
 
 def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
@@ -44,7 +44,7 @@ class Descent(core.Attack):
     """Steps along the gradient, each projected back into the ball."""
 
     norms = ("linf", "l2", "l1")
-    victims = (Scores, Segments, Detects)
+    victims = (Classifies, Segments, DetectsObjects)
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")

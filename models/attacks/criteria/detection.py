@@ -1,6 +1,6 @@
 """When a detector counts as fooled: its objects vanish, change their names, or others appear.
 
-Outputs are maps (N, K + 4, h, w) as `Detects` gives them. The margins are those of the detections that a user
+Outputs are maps (N, K + 4, h, w) as `DetectsObjects` gives them. The margins are those of the detections that a user
 would see, after non-maximum suppression; the losses look at every cell of the maps.
 """
 

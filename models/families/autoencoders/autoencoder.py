@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.families.autoencoders.base import Coding, CodingConfig
 from models.families.autoencoders.pca import OverAxes, explained, silence
 from models.family import Family
@@ -50,8 +50,8 @@ class Autoencoder(Coding):
     Config = AutoencoderConfig
 
     @classmethod
-    def resolve(cls, config: AutoencoderConfig, data: DataSpec) -> AutoencoderConfig:
-        config = super().resolve(config, data)
+    def resolve_config(cls, config: AutoencoderConfig, data: DataSpec) -> AutoencoderConfig:
+        config = super().resolve_config(config, data)
         if config.linear_path == "pca" and (config.reconstruction, config.code) != ("mse", "linear"):
             raise ConfigError(
                 "principal axes give pixels and codes of any sign, not logits nor what an activation leaves",
@@ -60,19 +60,19 @@ class Autoencoder(Coding):
             )
         return config
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """Decide whether to start from the principal axes, and fit them, unless they come from another model."""
         if self.config.linear_path is None:
             self._choose("pca" if self._suits(train) else "none")
-        if self.config.linear_path == "pca" and self.donor is None:
+        if self.config.linear_path == "pca" and self.initialised_from is None:
             self.encoder.axes.fit(train)
             silence(self.encoder.body.last)
             silence(self.decoder)
 
-    def adopt(self, other: Family) -> None:
+    def init_from(self, other: Family) -> None:
         if isinstance(other, Autoencoder) and self.config.linear_path is None:
             self._choose(other.config.linear_path or "none")
-        super().adopt(other)
+        super().init_from(other)
 
     def _choose(self, path: str) -> None:
         self.config = self.config.model_copy(update={"linear_path": path})
@@ -87,7 +87,7 @@ class Autoencoder(Coding):
         few = len(train.columns["images"]) < MANY
         return plain and free and (few or explained(train, self.latent_dim) > EXPLAINED)
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         error = self.reconstruction(batch["images"])
         return error + self._l2(), {"reconstruction": error.detach()}
 
@@ -104,7 +104,7 @@ class Autoencoder(Coding):
         distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
         return distance(self.drawn(self.encode(images)), images).mean()
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         """The loss with all its penalties."""
         settings, penalty = self.config, self._l2()
         for weight, parameters in ((settings.l1_kernel, self.kernels), (settings.l1_bias, self.biases)):
@@ -115,8 +115,8 @@ class Autoencoder(Coding):
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
-        found = super().step(batch, optimisers, moment)
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        found = super().step(batch, optimisers, context)
         rate, settings = optimisers["adam"].param_groups[0]["lr"], self.config
         if settings.l1_kernel:
             shrink(self.kernels, rate * settings.l1_kernel)
@@ -141,26 +141,26 @@ class Autoencoder(Coding):
             found = found + settings.l2_bias * sum(bias.square().sum() for bias in self.biases)
         return found
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Adds the share of kernel weights that are zero, and the copies-noise probe: the error on uniform noise."""
-        found = super().evaluate(train, validation, moment)
-        noise = torch.rand((256, *self.data.shape), generator=moment.generator, device=self.device)
+        found = super().evaluate(train, validation, context)
+        noise = torch.rand((256, *self.data.shape), generator=context.generator, device=self.device)
         found["mse_noise"] = self._error(noise)
         if self.config.l1_kernel:
             zeros = sum(int((kernel == 0).sum()) for kernel in self.kernels)
             found["zero_weights"] = zeros / sum(kernel.numel() for kernel in self.kernels)
         return found
 
-    def remarks(self, measured: dict[str, float]) -> list[str]:
+    def warnings(self, measured: dict[str, float]) -> list[str]:
         return [alarm.sentence for alarm in self._copying(measured["mse_noise"], measured["mse"])]
 
-    def examine(self, look: Look) -> Iterator[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
         """Copying, once the model has learned to reproduce images at all."""
-        yield from super().examine(look)
+        yield from super().diagnose(look)
         images = look.probe["images"]
         error, spread = self._error(images), float((images - images.mean(0)).square().mean())
         if self.free and error < 0.25 * spread:
-            noise = torch.rand(images.shape, generator=look.moment.generator, device=self.device)
+            noise = torch.rand(images.shape, generator=look.context.generator, device=self.device)
             yield from self._copying(self._error(noise), error)
 
     @property

@@ -12,9 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.capabilities import Decodes, Encodes, HasPrior
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
 from models.evaluation.fidelity import fidelity_of
 from models.evaluation.reconstruct import redraw
@@ -81,8 +81,8 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else 10)
 
     @classmethod
-    def resolve(cls, config: CodingConfig, data: DataSpec) -> CodingConfig:
-        config = super().resolve(config, data)
+    def resolve_config(cls, config: CodingConfig, data: DataSpec) -> CodingConfig:
+        config = super().resolve_config(config, data)
         body = default_body(data.shape) if config.body == "auto" else config.body
         if body in CONVOLUTIONAL and len(pyramid(data.height, data.width)) == 1:
             raise ConfigError(
@@ -110,38 +110,40 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         return output.clamp(0, 1)
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        return self.admissible(noise if self.config.sampler == "prior" else self.mixture.draw(noise, uniform))
+        return self.project_to_code_space(
+            noise if self.config.sampler == "prior" else self.mixture.draw(noise, uniform)
+        )
 
-    def admissible(self, latents: Tensor) -> Tensor:
+    def project_to_code_space(self, latents: Tensor) -> Tensor:
         return latents.clamp(*RANGES[self.config.code])
 
     def plane(self) -> Plane:
         """Of the training codes, as the mixture knows them."""
         return Plane.scaled(self.mixture.centre, self.mixture.axes)
 
-    def finish(self, train: Columns, moment: Moment) -> None:
-        self.mixture.fit(metrics.gather(train, self.encode, self.device), moment.generator)
+    def after_training(self, train: Columns, context: StepContext) -> None:
+        self.mixture.fit(metrics.gather(train, self.encode, self.device), context.generator)
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Reconstruction beside PCA with the same numbers in its code and beside the mean image; kNN where labelled."""
         error = reconstruction_mse(self, validation)
         found = {"mse": error, "psnr": metrics.psnr(error)}
         found["mse_pca"] = metrics.pca_mse(train, validation, self.fair_axes(validation))
         found["mse_mean_image"] = metrics.mean_image_mse(train, validation)
-        return found | self._neighbours(train, validation) | self._sampled(train, validation, moment)
+        return found | self._neighbours(train, validation) | self._sampled(train, validation, context)
 
-    def _sampled(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def _sampled(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Distance of samples to real images, with floors, intervals and baselines (models/evaluation/fidelity.py)."""
         measure = fidelity_of(train, validation, self.device, self.data)
-        return measure.report(self.gallery(measure.count, moment))
+        return measure.report(self.gallery(measure.count, context))
 
-    def gallery(self, count: int, moment: Moment) -> Tensor:
+    def gallery(self, count: int, context: StepContext) -> Tensor:
         """(count, c, h, w): samples, on the host."""
         made = []
         for start in range(0, count, metrics.CHUNK):
             rows = min(metrics.CHUNK, count - start)
-            noise = torch.randn(rows, self.latent_dim, generator=moment.generator, device=self.device)
-            uniform = torch.rand(rows, generator=moment.generator, device=self.device)
+            noise = torch.randn(rows, self.latent_dim, generator=context.generator, device=self.device)
+            uniform = torch.rand(rows, generator=context.generator, device=self.device)
             made.append(self.sampled(noise, uniform).cpu())
         return torch.cat(made)
 
@@ -153,23 +155,23 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         """How many axes PCA may use to be compared with."""
         return self.latent_dim
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         """The squared error per number of a reconstruction."""
         return (self.decode(self.encode(probe["images"])) - probe["images"]).square().mean()
 
-    def examine(self, look: Look) -> Iterator[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
         """Units of a rectified code that are never active."""
-        if self.config.code != "relu" or look.moment.progress < SETTLED or len(look.probe["images"]) < FEW:
+        if self.config.code != "relu" or look.context.progress < SETTLED or len(look.probe["images"]) < FEW:
             return
         dead = int((self.encode(look.probe["images"]) <= 0).all(0).sum())
         if dead > DEAD * self.latent_dim:
             yield dead_units(dead, self.latent_dim, f"none of {len(look.probe['images'])} validation images")
 
-    def fixed(self, moment: Moment) -> torch.Generator:
+    def fixed(self, context: StepContext) -> torch.Generator:
         """Draws that are the same at every look, so that its losses compare."""
-        return torch.Generator(self.device).manual_seed(derive(moment.seed, "held out"))
+        return torch.Generator(self.device).manual_seed(derive(context.seed, "held out"))
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Pairs of an image and its reconstruction."""
         images = probe["images"][:PAIRS]
         return torch.stack([images, redraw(self, images)[1]], 1).flatten(0, 1)

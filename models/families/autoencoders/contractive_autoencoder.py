@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.autoencoders.base import Coding, CodingConfig, default_overcomplete
@@ -50,11 +50,11 @@ class ContractiveAutoencoder(Coding):
             self.decoder, self.shift = None, nn.Parameter(torch.zeros(data.pixels))
 
     @classmethod
-    def resolve(cls, config: ContractiveAutoencoderConfig, data: DataSpec) -> ContractiveAutoencoderConfig:
+    def resolve_config(cls, config: ContractiveAutoencoderConfig, data: DataSpec) -> ContractiveAutoencoderConfig:
         wanted = {"body": "linear"} if config.body == "auto" else {}
         if config.latent_dim is None and wanted:
             wanted["latent_dim"] = default_overcomplete(data, most=1024)
-        config = super().resolve(config.model_copy(update=wanted), data)
+        config = super().resolve_config(config.model_copy(update=wanted), data)
         if config.tied and config.body != "linear":
             raise ConfigError("only a linear body has weights to tie", field="tied", remedy="leave tied out")
         return config.model_copy(update={"tied": config.body == "linear" if config.tied is None else config.tied})
@@ -68,9 +68,9 @@ class ContractiveAutoencoder(Coding):
     def decode(self, latents: Tensor) -> Tensor:
         return self.pixels(self.drawn(latents))
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         images = batch["images"]
-        codes, penalty = self.contracted(images, moment.generator)
+        codes, penalty = self.contracted(images, context.generator)
         distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
         error, penalty = distance(self.drawn(codes), images).mean(), penalty.mean()
         return error + self.config.contraction * penalty, {
@@ -78,9 +78,9 @@ class ContractiveAutoencoder(Coding):
             "contraction": penalty.detach(),
         }
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         with torch.enable_grad():
-            return self.loss(probe, replace(moment, generator=self.fixed(moment)))[0].detach()
+            return self.loss(probe, replace(context, generator=self.fixed(context)))[0].detach()
 
     def contracted(self, images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Codes (b, d), and |d code / d image|_F^2 (b,)."""
@@ -95,13 +95,13 @@ class ContractiveAutoencoder(Coding):
     def pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Adds the mean squared norm of the Jacobian on at most 500 images, and the same per unit of code variance."""
-        found = super().evaluate(train, validation, moment)
+        found = super().evaluate(train, validation, context)
         codes, norms = [], []
         for images in metrics.spread(validation, limit=ROWS):
             with torch.enable_grad():
-                code, norm = self.contracted(images.to(self.device), moment.generator)
+                code, norm = self.contracted(images.to(self.device), context.generator)
             codes.append(code.detach().cpu())
             norms.append(norm.detach().cpu())
         found["contraction"] = float(torch.cat(norms).mean())

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Denoises
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.autoencoders.base import PAIRS, Coding, CodingConfig
@@ -65,9 +65,9 @@ class DenoisingAutoencoder(Denoises, Coding):
             self.restorer = UNet(data.channels, data.channels, config.width, levels)
 
     @classmethod
-    def resolve(cls, config: DenoisingAutoencoderConfig, data: DataSpec) -> DenoisingAutoencoderConfig:
+    def resolve_config(cls, config: DenoisingAutoencoderConfig, data: DataSpec) -> DenoisingAutoencoderConfig:
         body = "unet" if config.body == "auto" and default_body(data.shape) == "conv" else config.body
-        config = super().resolve(config.model_copy(update={"body": body}), data)
+        config = super().resolve_config(config.model_copy(update={"body": body}), data)
         cls.check(config)
         return config.model_copy(update={"vary": config.noise == "mix" if config.vary is None else config.vary})
 
@@ -84,36 +84,36 @@ class DenoisingAutoencoder(Denoises, Coding):
     def denoise(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images)) if self.restorer is None else self.pixels(self.restorer(images))
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         clean, settings = batch["images"], self.config
-        noisy = self.corrupt(clean, moment.generator, vary=settings.vary)
+        noisy = self.corrupt(clean, context.generator, vary=settings.vary)
         distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
         if settings.pretraining:
             pairs = layer_pairs(self.encoder, self.decoder)
-            layer = layer_at(moment.progress, settings.pretraining, len(pairs))
+            layer = layer_at(context.progress, settings.pretraining, len(pairs))
             if layer is not None:
-                return self._layer_loss(pairs, layer, clean, noisy, distance, moment), {}
+                return self._layer_loss(pairs, layer, clean, noisy, distance, context), {}
         coded = distance(self.decoder(self.encode(noisy)), clean).mean()
         if self.restorer is None:
             return coded, {}
         restored = distance(self.restorer(noisy), clean).mean()
         return coded + restored, {"loss_code": coded.detach(), "loss_restored": restored.detach()}
 
-    def _layer_loss(self, pairs, layer: int, clean: Tensor, noisy: Tensor, distance, moment: Moment) -> Tensor:
+    def _layer_loss(self, pairs, layer: int, clean: Tensor, noisy: Tensor, distance, context: StepContext) -> Tensor:
         """Of one layer: the lowest undoes the configured noise, those above undo masking of their input."""
 
         def mask(values: Tensor) -> Tensor:
             strength = torch.full((len(values), 1), self.config.p, device=values.device)
-            return masking(values, strength, moment.generator)
+            return masking(values, strength, context.generator)
 
         corrupt = mask if layer else (lambda _: noisy.flatten(1))
         output, target = layer_output(pairs, layer, clean, corrupt, self.code)
         return (distance if layer == 0 else losses.squared_error)(output, target).mean()
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         """What is descended once all layers learn together, under the same noise at every look."""
         clean, settings = probe["images"], self.config
-        noisy = self.corrupt(clean, self.fixed(moment), vary=settings.vary)
+        noisy = self.corrupt(clean, self.fixed(context), vary=settings.vary)
         distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
         coded = distance(self.decoder(self.encode(noisy)), clean).mean()
         return coded if self.restorer is None else coded + distance(self.restorer(noisy), clean).mean()
@@ -125,29 +125,29 @@ class DenoisingAutoencoder(Denoises, Coding):
         """Images with the configured noise, or another kind of it."""
         return corrupt(images, noise or self.config.noise, self.config.p, self.config.sigma, draws, vary)
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """PSNR before and after at full strength, beside a 3x3 median filter; for mix also the gain for each kind."""
-        found = super().evaluate(train, validation, moment)
-        noisy, denoised, median = self._psnrs(validation, moment, self.config.noise)
+        found = super().evaluate(train, validation, context)
+        noisy, denoised, median = self._psnrs(validation, context, self.config.noise)
         found |= {"psnr_noisy": noisy, "psnr_denoised": denoised, "psnr_gain": denoised - noisy}
         found["psnr_gain_median_filter"] = median - noisy
         for kind in BY_NAME if self.config.noise == "mix" else ():
-            noisy, denoised, _ = self._psnrs(validation, moment, kind)
+            noisy, denoised, _ = self._psnrs(validation, context, kind)
             found[f"psnr_gain_{kind}"] = denoised - noisy
         return found
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Triples of an image, its noisy version and what is made of that."""
         images = probe["images"][:PAIRS]
-        noisy = self.corrupt(images, moment.generator, vary=False)
+        noisy = self.corrupt(images, context.generator, vary=False)
         return torch.stack([images, noisy, self.denoise(noisy)], 1).flatten(0, 1)
 
-    def _psnrs(self, split: Columns, moment: Moment, noise: str) -> tuple[float, float, float]:
+    def _psnrs(self, split: Columns, context: StepContext, noise: str) -> tuple[float, float, float]:
         """PSNR of noisy, denoised and median-filtered images over at most 2000 rows."""
         errors, count = torch.zeros(3, dtype=torch.float64), 0
         for clean in metrics.spread(split, limit=ROWS):
             clean = clean.to(self.device)
-            noisy = self.corrupt(clean, moment.generator, vary=False, noise=noise)
+            noisy = self.corrupt(clean, context.generator, vary=False, noise=noise)
             answers = (noisy, self.denoise(noisy), median_filter(noisy))
             errors += torch.stack([(answer - clean).square().double().sum() for answer in answers]).cpu()
             count += clean.numel()

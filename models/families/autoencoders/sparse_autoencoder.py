@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
 from models.families.autoencoders.base import Coding, CodingConfig, dead_units, default_overcomplete
 from models.losses import reconstruction as losses
@@ -68,7 +68,7 @@ class SparseAutoencoder(Coding):
             self.encoder.last.weight.data.copy_(self.decoder.layers[0].weight.data.T)
 
     @classmethod
-    def resolve(cls, config: SparseAutoencoderConfig, data: DataSpec) -> SparseAutoencoderConfig:
+    def resolve_config(cls, config: SparseAutoencoderConfig, data: DataSpec) -> SparseAutoencoderConfig:
         latent_dim = config.latent_dim or default_overcomplete(data, most=2048)
         k = config.k or max(1, latent_dim // 32)
         if config.sparsity == "top_k" and k > latent_dim:
@@ -82,12 +82,12 @@ class SparseAutoencoder(Coding):
         }
         if config.sparsity == "kl" and wanted["code"] != "sigmoid":
             raise ConfigError("kl measures activities between 0 and 1", field="code", remedy="use code sigmoid")
-        return super().resolve(config.model_copy(update=wanted), data)
+        return super().resolve_config(config.model_copy(update=wanted), data)
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """Units describe how an image differs from the mean (Bricken et al. 2023): else all of them see its brightness
         first, and the penalty then silences them together."""
-        if self.donor is None:
+        if self.initialised_from is None:
             mean = metrics.mean_image(train).to(self.device)
             self.encoder.mean.copy_(mean)
             self.decoder.layers[0].bias.data.copy_(mean.flatten())
@@ -99,7 +99,7 @@ class SparseAutoencoder(Coding):
         kept = codes.topk(self.config.k, 1)
         return torch.zeros_like(codes).scatter(1, kept.indices, kept.values)
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         images = batch["images"]
         codes = self.encode(images)
         error = losses.squared_error(self.decoder(codes), images).mean()
@@ -108,12 +108,12 @@ class SparseAutoencoder(Coding):
         found = {"reconstruction": error.detach(), "l0": active.sum(1).float().mean()}
         return error + self.config.weight * self._penalty(codes), found
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         codes = self.encode(probe["images"])
         error = losses.squared_error(self.decoder(codes), probe["images"]).mean()
         return error + self.config.weight * self._penalty(codes)
 
-    def examine(self, look: Look) -> Iterator[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
         """Units idle for an epoch, where they are revived for half as long again as it takes to be noticed."""
         wait = max(1.5 * self.patience + REVIVE_EVERY * self.config.batch_size * bool(self.patience), self.data.count)
         dead = int((self.idle > wait).sum())
@@ -129,10 +129,10 @@ class SparseAutoencoder(Coding):
             return losses.activity_divergence(codes.mean(0), self.config.rho).sum()
         return codes.abs().sum(1).mean()
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
-        found = super().step(batch, optimisers, moment)
-        if self.patience and moment.step % REVIVE_EVERY == REVIVE_EVERY - 1 and moment.progress < REVIVE_UNTIL:
-            self._revive(batch["images"], optimisers["adam"], moment.generator)
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        found = super().step(batch, optimisers, context)
+        if self.patience and context.step % REVIVE_EVERY == REVIVE_EVERY - 1 and context.progress < REVIVE_UNTIL:
+            self._revive(batch["images"], optimisers["adam"], context.generator)
         self._normalise()
         return found
 
@@ -172,15 +172,15 @@ class SparseAutoencoder(Coding):
         """Units active for an image, on average."""
         return float(metrics.gather(split, lambda x: self.active(self.encode(x)).sum(1).double(), self.device).mean())
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Adds the units active per image, as many as the axes of PCA here, and the units no training image moves."""
-        found = super().evaluate(train, validation, moment) | {"l0": self._l0(validation)}
+        found = super().evaluate(train, validation, context) | {"l0": self._l0(validation)}
         ever = torch.zeros(self.latent_dim, dtype=torch.bool)
         for images in metrics.spread(train):
             ever |= self.active(self.encode(images.to(self.device))).any(0).cpu()
         return found | {"dead_units": int((~ever).sum()), "revived_units": int(self.revived)}
 
-    def remarks(self, measured: dict[str, float]) -> list[str]:
+    def warnings(self, measured: dict[str, float]) -> list[str]:
         dead = measured["dead_units"]
         found = dead_units(dead, self.latent_dim, "no training image")
         return [found.sentence] if dead > DEAD_SHARE * self.latent_dim else []

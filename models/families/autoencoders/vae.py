@@ -9,17 +9,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.capabilities import Conditional
-from models.context import Moment
+from models.capabilities import Conditional, HasPosterior
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
-from models.evaluation.reconstruct import Recognises
 from models.families.autoencoders.base import FEW, SETTLED, Coding, CodingConfig, decoder
 from models.losses import reconstruction as losses
 from models.nn.film import Told
 from models.nn.plane import Plane
-from models.posterior import HasBound
 from models.types import Batch, DataError, DataSpec, Metrics
 
 LOGVAR = 10.0
@@ -65,7 +63,7 @@ class VaeConfig(CodingConfig):
     )
 
 
-class VAE(HasBound, Coding):
+class VAE(HasPosterior, Coding):
     """`encode` gives the posterior mean. `log_spread` is the log of sigma, or of the scale of the logistic."""
 
     name = "vae"
@@ -84,12 +82,12 @@ class VAE(HasBound, Coding):
         return super(VAE, kind).create(config, data)
 
     @classmethod
-    def resolve(cls, config: VaeConfig, data: DataSpec) -> VaeConfig:
+    def resolve_config(cls, config: VaeConfig, data: DataSpec) -> VaeConfig:
         if config.conditional and not (data.classes and "labels" in data.columns.get("train", {"labels": 1})):
             raise DataError(
                 "a conditional vae needs labels, which this dataset lacks", "conditional", "leave conditional out"
             )
-        config = super().resolve(config, data)
+        config = super().resolve_config(config, data)
         likelihood = config.likelihood or ("bernoulli" if data.channels == 1 else "gaussian")
         return config.model_copy(update={"likelihood": likelihood})
 
@@ -115,19 +113,19 @@ class VAE(HasBound, Coding):
             return Plane.standard(self.latent_dim, self.device)
         return super().plane()
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         images, settings = batch["images"], self.config
         mean, logvar = self.posterior(images)
-        noise = torch.randn(mean.shape, generator=moment.generator, device=mean.device)
+        noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
         output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of(batch))
-        self._fit_spread(output.detach(), images, moment)
+        self._fit_spread(output.detach(), images, context)
         surprise = self.surprise(output, images).mean()
         divergence = losses.gaussian_kl(mean, logvar)  # (b, d)
         paid = (
             divergence.mean(0).clamp_min(settings.free_bits).sum() if settings.free_bits else divergence.sum(1).mean()
         )
         total = {
-            "elbo": surprise + self.beta(moment.progress) * paid,
+            "elbo": surprise + self.beta(context.progress) * paid,
             "reconstruction_only": surprise,
             "kl_only": paid,
         }[settings.objective]
@@ -164,30 +162,30 @@ class VAE(HasBound, Coding):
         return losses.discretised_logistic(output, self.log_spread, images)
 
     @torch.no_grad()
-    def _fit_spread(self, output: Tensor, images: Tensor, moment: Moment) -> None:
+    def _fit_spread(self, output: Tensor, images: Tensor, context: StepContext) -> None:
         """Follow the optimal sigma of the batches, averaged over about 20 updates."""
         if self.config.likelihood == "bernoulli":
             return
         optimum = losses.optimal_log_sigma((output - images).square().sum(), images.numel())
         if self.config.likelihood == "discretised_logistic":
             optimum = optimum - math.log(math.pi / math.sqrt(3))  # a logistic of scale s has sigma s * pi / sqrt(3)
-        self.log_spread.lerp_(optimum, 1.0 if moment.step == 0 else 0.05)
+        self.log_spread.lerp_(optimum, 1.0 if context.step == 0 else 0.05)
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         """What is descended, with beta at its full height."""
         images, settings = probe["images"], self.config
         mean, logvar = self.posterior(images)
-        noise = torch.randn(mean.shape, generator=self.fixed(moment), device=mean.device)
+        noise = torch.randn(mean.shape, generator=self.fixed(context), device=mean.device)
         output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of(probe))
         surprise = self.surprise(output, images).mean()
         kl = losses.gaussian_kl(mean, logvar).mean(0).clamp_min(settings.free_bits).sum()
         parts = {"elbo": surprise + settings.beta * kl, "reconstruction_only": surprise, "kl_only": kl}
         return parts[settings.objective]
 
-    def examine(self, look: Look) -> Iterator[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
         """Codes that say nothing about the image (Bowman et al. 2016)."""
         images = look.probe["images"]
-        if look.moment.progress < max(SETTLED, self.steady) or len(images) < FEW:
+        if look.context.progress < max(SETTLED, self.steady) or len(images) < FEW:
             return
         mean, logvar = self.posterior(images)
         active, kl = metrics.active_units(mean), float(losses.gaussian_kl(mean, logvar).sum(1).mean())
@@ -200,14 +198,14 @@ class VAE(HasBound, Coding):
                 {"active_units": active, "units": self.latent_dim, "kl": kl},
             )
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """-ELBO with one draw for each image, its parts, and the importance-sampled -log p of the first images."""
         parts = torch.zeros(2, dtype=torch.float64)
         means, rows = [], 0
         for images in metrics.spread(validation):
             images = images.to(self.device)
             mean, logvar = self.posterior(images)
-            noise = torch.randn(mean.shape, generator=moment.generator, device=mean.device)
+            noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
             output = self.output(mean + noise * (0.5 * logvar).exp(), self.labels_of({"images": images}))
             surprise = self.surprise(output, images)
             parts += torch.stack([surprise, losses.gaussian_kl(mean, logvar).sum(1)]).double().sum(1).cpu()
@@ -216,18 +214,18 @@ class VAE(HasBound, Coding):
         reconstruction, kl = (parts / rows).tolist()
         found = {"nelbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
         found["active_units"] = metrics.active_units(torch.cat(means))
-        found["nll"] = self._nll(validation, moment)
+        found["nll"] = self._nll(validation, context)
         if self.config.likelihood == "discretised_logistic":
             found["bits_per_number"] = found["nelbo"] / (self.data.pixels * math.log(2))
-        return found | super().evaluate(train, validation, moment)
+        return found | super().evaluate(train, validation, context)
 
-    def _nll(self, validation: Columns, moment: Moment) -> float:
+    def _nll(self, validation: Columns, context: StepContext) -> float:
         """Mean importance-sampled -log p of 8 to 100 images: the ELBO made tighter by 64 draws for each."""
         cost = NLL_SAMPLES * self.data.pixels
         rows = min(100, max(8, NLL_NUMBERS // cost))
         images = torch.cat(list(metrics.spread(validation, limit=rows))).to(self.device)
         parts = images.split(max(1, NLL_NUMBERS // 20 // cost))
-        return float(torch.cat([self.nll(part, NLL_SAMPLES, moment.generator) for part in parts]).mean())
+        return float(torch.cat([self.nll(part, NLL_SAMPLES, context.generator) for part in parts]).mean())
 
     def negative_elbo(self, images: Tensor, noise: Tensor) -> Tensor:
         mean, logvar = self.posterior(images)
@@ -250,11 +248,13 @@ class VAE(HasBound, Coding):
         return math.log(samples) - (log_ratio - surprise).logsumexp(0)
 
 
-class ConditionalVAE(Recognises, Conditional, VAE):
+class ConditionalVAE(Conditional, VAE):
     """p(image | code, label) (Sohn et al. 2015), with q(code | image): what the label tells, the code need not.
 
     A layer on the encoder's features learns to recognise the label, so that an image alone can be drawn again.
     """
+
+    infers_labels = True
 
     def __init__(self, config: VaeConfig, data: DataSpec):
         super().__init__(config, data)
@@ -284,31 +284,31 @@ class ConditionalVAE(Recognises, Conditional, VAE):
         return super().draw(noise, uniform)
 
     def sampled(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        labels = self.labels_in_turn(len(noise)).to(noise.device)
+        labels = self.example_labels(len(noise)).to(noise.device)
         return self.decode(self.draw(noise, uniform, labels), labels)
 
     def guess(self, images: Tensor) -> Tensor:
         """(b, classes): logits of the label."""
         return self.head(self.encoder.features(images))
 
-    def recognise(self, images: Tensor) -> Tensor:
+    def infer_labels(self, images: Tensor) -> Tensor:
         return self.guess(images).argmax(1)
 
     def labels_of(self, batch: Batch) -> Tensor:
-        return batch["labels"] if "labels" in batch else self.recognise(batch["images"])
+        return batch["labels"] if "labels" in batch else self.infer_labels(batch["images"])
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         """The conditional -ELBO, and the cross-entropy of the recognised label."""
-        total, found = super().loss(batch, moment)
+        total, found = super().loss(batch, context)
         wrong = F.cross_entropy(self.guess(batch["images"]), batch["labels"])
         return total + RECOGNITION * wrong, {**found, "label_loss": wrong.detach()}
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Adds how often labels are recognised, in images and in the model's own samples for them."""
-        found = super().evaluate(train, validation, moment)
+        found = super().evaluate(train, validation, context)
         pairs = zip(metrics.spread(validation), metrics.spread(validation, "labels"), strict=True)
-        right = [(self.recognise(images.to(self.device)).cpu() == labels.cpu()).double() for images, labels in pairs]
-        noise = torch.randn(256, self.latent_dim, generator=moment.generator, device=self.device)
-        wanted = self.labels_in_turn(len(noise)).to(self.device)
-        obeyed = self.recognise(self.decode(self.draw(noise, noise.new_zeros(len(noise)), wanted), wanted)) == wanted
+        right = [(self.infer_labels(images.to(self.device)).cpu() == labels.cpu()).double() for images, labels in pairs]
+        noise = torch.randn(256, self.latent_dim, generator=context.generator, device=self.device)
+        wanted = self.example_labels(len(noise)).to(self.device)
+        obeyed = self.infer_labels(self.decode(self.draw(noise, noise.new_zeros(len(noise)), wanted), wanted)) == wanted
         return found | {"label_accuracy": float(torch.cat(right).mean()), "obedience": float(obeyed.double().mean())}

@@ -52,7 +52,7 @@ class HardeningConfig(JudgingConfig):
     )
 
 
-def settled(config: HardeningConfig) -> HardeningConfig:
+def with_defaults(config: HardeningConfig) -> HardeningConfig:
     """The config with what the method decides filled in. Raises ConfigError for settings that do not go together."""
     method = config.adversarial
     if method == "none":

@@ -10,10 +10,10 @@ from torch.optim import Optimizer
 
 from models.attacks.core.access import Live
 from models.attacks.core.norms import wide
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.families.classifiers import robustness as resistance
-from models.families.classifiers.adversarial_config import Ascent, HardeningConfig, divergence, settled, usual_eps
+from models.families.classifiers.adversarial_config import Ascent, HardeningConfig, divergence, usual_eps, with_defaults
 from models.families.classifiers.base import Judging
 from models.types import Batch, DataSpec, Metrics
 
@@ -74,14 +74,14 @@ class Hardened(Judging):
         """The loss of a batch with these labels as a function of its logits."""
 
     @classmethod
-    def resolve(cls, config: HardeningConfig, data: DataSpec) -> HardeningConfig:
-        config = settled(config)
+    def resolve_config(cls, config: HardeningConfig, data: DataSpec) -> HardeningConfig:
+        config = with_defaults(config)
         if config.adversarial != "none" and config.images is None and config.epochs is None:
             share = 2 if config.adversarial != "free" else 2 / config.adversarial_steps
-            config = config.model_copy(update={"epochs": cls.length(data) * share})
-        return super().resolve(config, data)
+            config = config.model_copy(update={"epochs": cls.default_epochs_for(data) * share})
+        return super().resolve_config(config, data)
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         if self.config.adversarial == "none":
             return
         if self.config.adversarial_eps is None:
@@ -92,22 +92,22 @@ class Hardened(Judging):
         if self.config.adversarial == "free":
             self.guard.register_buffer("carried", torch.zeros(self.config.batch_size, *self.data.shape).to(self.device))
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
-        images, labels = self.augment(batch["images"], moment.generator), batch["labels"]
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
+        images, labels = self.augment(batch["images"], context.generator), batch["labels"]
         penalty = self.penalty(labels)
         method = self.config.adversarial
         if method == "none":
             logits = self.logits(images)
             return penalty(logits), {"accuracy": right(logits, labels)}
-        ascent = self.ascent(moment)
+        ascent = self.ascent(context)
         if method == "trades":
             clean = self.logits(images)
             reference = self._quiet(images)
-            hard = self.attacked(images, lambda x: divergence(self.logits(x), reference), ascent, moment)
+            hard = self.attacked(images, lambda x: divergence(self.logits(x), reference), ascent, context)
             logits = self.logits(hard)
             loss = penalty(clean) + self.config.adversarial_weight * divergence(logits, clean).mean()
             return loss, {"accuracy": right(clean, labels), "accuracy_attacked": right(logits, labels)}
-        hard = self.attacked(images, self._error(labels), ascent, moment)
+        hard = self.attacked(images, self._error(labels), ascent, context)
         logits = self.logits(hard)
         found = {"accuracy_attacked": right(logits, labels)}
         if method != "goodfellow":
@@ -116,37 +116,37 @@ class Hardened(Judging):
         found["accuracy"] = right(clean, labels)
         return share * penalty(clean) + (1 - share) * penalty(logits), found
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         watched = {}
-        if self.guard is not None and self.guard.due(moment.step):
-            watched = self._watch(batch, optimisers, moment)
+        if self.guard is not None and self.guard.due(context.step):
+            watched = self._watch(batch, optimisers, context)
         if self.config.adversarial == "free" and not bool(self.guard.switched):
-            return self._replay(batch, optimisers, moment) | watched
-        return super().step(batch, optimisers, moment) | watched
+            return self._replay(batch, optimisers, context) | watched
+        return super().step(batch, optimisers, context) | watched
 
-    def ascent(self, moment: Moment) -> Ascent:
+    def ascent(self, context: StepContext) -> Ascent:
         """The attack of this update: eps grows at first; after the guard's alarm it has several steps."""
-        ascent = Ascent.of(self.config, min(1.0, (moment.progress + 1e-3) / RISE))
+        ascent = Ascent.of(self.config, min(1.0, (context.progress + 1e-3) / RISE))
         switched = self.guard is not None and bool(self.guard.switched)
         return ascent.but(SWITCHED_STEPS) if switched else ascent
 
-    def attacked(self, images: Tensor, loss, ascent: Ascent, moment: Moment) -> Tensor:
+    def attacked(self, images: Tensor, loss, ascent: Ascent, context: StepContext) -> Tensor:
         """Attacked without dropout, as an attacker would."""
         with Live(self).ready():
-            return ascent(images, loss, moment.generator)
+            return ascent(images, loss, context.generator)
 
-    def withstood(self, validation: Columns, moment: Moment) -> dict[str, float]:
+    def withstood(self, validation: Columns, context: StepContext) -> dict[str, float]:
         """What the result says of attacks; nothing for a model that was trained on clean images."""
         config = self.config
         if config.adversarial == "none":
             return {}
-        found = resistance.withstood(self, validation, config.adversarial_eps, config.adversarial_norm, moment.seed)
+        found = resistance.withstood(self, validation, config.adversarial_eps, config.adversarial_norm, context.seed)
         if self.guard is not None:
             found["guard_switched"] = float(self.guard.switched)
         return found
 
-    def remarks(self, measured: dict[str, float]) -> list[str]:
-        found = [*super().remarks(measured), *resistance.remarks(measured)]
+    def warnings(self, measured: dict[str, float]) -> list[str]:
+        found = [*super().warnings(measured), *resistance.warnings(measured)]
         if measured.get("guard_switched"):
             found.append(
                 f"One step taught nothing more against PGD (catastrophic overfitting): the last weights that withstood "
@@ -161,21 +161,21 @@ class Hardened(Judging):
         with Live(self).ready(), torch.no_grad():
             return self.logits(images)
 
-    def _watch(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+    def _watch(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         """A small PGD on this batch beside the training's own attack; back to the kept weights at an alarm."""
-        images, labels, ascent = batch["images"], batch["labels"], self.ascent(moment)
+        images, labels, ascent = batch["images"], batch["labels"], self.ascent(context)
         ascents = ascent.but(1) if self.config.adversarial == "free" else ascent, ascent.but(PROBE_STEPS)
-        hard = [self.attacked(images, self._error(labels), each, moment) for each in ascents]
+        hard = [self.attacked(images, self._error(labels), each, context) for each in ascents]
         own, withstands = (right(self._quiet(each), labels) for each in hard)
         if self.guard.judge(self.network, float(withstands), float(own)):
             for optimiser in optimisers.values():
                 optimiser.state.clear()
         return {"accuracy_pgd": withstands, "switched": self.guard.switched.float()}
 
-    def _replay(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+    def _replay(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         """Free training: one backward pass gives the gradient of the weights and that of the perturbation."""
-        images, labels = self.augment(batch["images"], moment.generator), batch["labels"]
-        penalty, threat = self.penalty(labels), self.ascent(moment).threat
+        images, labels = self.augment(batch["images"], context.generator), batch["labels"]
+        penalty, threat = self.penalty(labels), self.ascent(context).threat
         length = threat.radius(images)
         for _ in range(self.config.adversarial_steps):
             hard = threat.project(images, images + self.guard.carried).requires_grad_()

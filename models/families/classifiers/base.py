@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.context import Moment
+from models.context import StepContext
 from models.families.autoencoders.base import CODES, Coding, Layer, default_hidden, default_latents, encoder
 from models.family import Config, Family, OneLoss
 from models.nn.augment import flip, shift
@@ -69,17 +69,17 @@ class Judging(OneLoss):
         """Numbers the last layer gives."""
 
     @classmethod
-    def resolve(cls, config: JudgingConfig, data: DataSpec) -> JudgingConfig:
-        config = super().resolve(config, data)
+    def resolve_config(cls, config: JudgingConfig, data: DataSpec) -> JudgingConfig:
+        config = super().resolve_config(config, data)
         latent_dim = config.latent_dim or default_latents(data)
         hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
         width = config.width or (32 if data.count >= 20_000 else 16)
         return config.model_copy(update={"width": width, "latent_dim": latent_dim, "hidden": hidden})
 
-    def adopt(self, other: Family) -> None:
+    def init_from(self, other: Family) -> None:
         """Start from a model of the same family, or take over the encoder of an autoencoder as the body."""
         if not isinstance(other, Coding):
-            super().adopt(other)
+            super().init_from(other)
             return
         if other.data.shape != self.data.shape:
             given, wanted = ("x".join(map(str, shape)) for shape in (other.data.shape, self.data.shape))
@@ -108,7 +108,7 @@ class Judging(OneLoss):
             features = self.trunk(images)
         return self.head(self.dropout(features))
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor | None:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None:
         return self.mistake(probe) if set(self.needs) <= set(probe) else None
 
     @abstractmethod

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Scores
-from models.context import Moment
+from models.capabilities import Classifies
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.classifiers.adversarial_config import HardeningConfig
@@ -28,7 +28,7 @@ class ClassifierConfig(HardeningConfig):
     )
 
 
-class Classifier(Scores, Hardened):
+class Classifier(Classifies, Hardened):
     """By default a residual network with group normalisation. The first loss is log K."""
 
     name = "classifier"
@@ -47,14 +47,14 @@ class Classifier(Scores, Hardened):
         return len(data.classes)
 
     @classmethod
-    def resolve(cls, config: ClassifierConfig, data: DataSpec) -> ClassifierConfig:
+    def resolve_config(cls, config: ClassifierConfig, data: DataSpec) -> ClassifierConfig:
         if not data.classes or len(data.classes) < 2:
             raise DataError(
                 f"a classifier needs two or more classes; this dataset has {len(data.classes or ())}",
                 field="dataset",
                 remedy="import it with the layout labelled: one folder for each class",
             )
-        return super().resolve(config, data)
+        return super().resolve_config(config, data)
 
     def logits(self, images: Tensor) -> Tensor:
         return self.judge(images)
@@ -66,7 +66,7 @@ class Classifier(Scores, Hardened):
     def mistake(self, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(batch["images"]), batch["labels"])
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""
         logits = metrics.gather(validation, self.logits, self.device)
         truth = torch.cat(list(metrics.spread(validation, "labels")))
@@ -84,7 +84,7 @@ class Classifier(Scores, Hardened):
         if len(counts) <= LISTED:
             names = zip(self.data.classes, by_class.tolist(), counts.tolist(), strict=True)
             found |= {f"accuracy:{name}": share for name, share, count in names if count}
-        return found | self.withstood(validation, moment)
+        return found | self.withstood(validation, context)
 
     def _majority(self, train: Columns, truth: Tensor) -> float:
         """Validation accuracy of always answering the most frequent training class."""

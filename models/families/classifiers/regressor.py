@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Estimates
-from models.context import Moment
+from models.capabilities import Regresses
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.classifiers.base import Judging, JudgingConfig
@@ -28,7 +28,7 @@ class RegressorConfig(JudgingConfig):
     )
 
 
-class Regressor(Estimates, Judging):
+class Regressor(Regresses, Judging):
     """Answers count in standard deviations from the mean of the training targets. The network adds to a linear answer
     to the brightness of patches (models/families/classifiers/ridge.py) what that misses."""
 
@@ -49,9 +49,9 @@ class Regressor(Estimates, Judging):
     def answers(cls, data: DataSpec) -> int:
         return 1
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """Count the targets and fit the linear answer, unless both come with the weights of another regressor."""
-        if self.donor is not None and issubclass(self.donor, Regressor):
+        if self.initialised_from is not None and issubclass(self.initialised_from, Regressor):
             return
         targets = torch.cat(list(metrics.spread(train, "targets"))).to(self.device).double()
         deviation = targets.std(unbiased=False)
@@ -72,9 +72,9 @@ class Regressor(Estimates, Judging):
     def estimate(self, images: Tensor) -> Tensor:
         return (self.answer(images) * self.deviation + self.mean).float()
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         targets = self.standard(batch["targets"])
-        answers = self.answer(self.augment(batch["images"], moment.generator))
+        answers = self.answer(self.augment(batch["images"], context.generator))
         error = (answers.detach() - targets).abs().mean() * self.deviation
         return self.distance(answers, targets), {"mae": error.float()}
 
@@ -85,7 +85,7 @@ class Regressor(Estimates, Judging):
     def mistake(self, batch: Batch) -> Tensor:
         return self.distance(self.answer(batch["images"]), self.standard(batch["targets"]))
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Errors in the unit of the targets, beside answering the mean and beside a linear model of the pixels."""
         estimates = metrics.gather(validation, self.estimate, self.device).double()
         truth = torch.cat(list(metrics.spread(validation, "targets"))).cpu().double()

@@ -49,7 +49,7 @@ def share(right: Tensor) -> float:
     return float(right.double().mean())
 
 
-def remarks(measured: dict[str, float]) -> list[str]:
+def warnings(measured: dict[str, float]) -> list[str]:
     """Sentences about numbers of `withstood`."""
     if "accuracy_pgd" not in measured:
         return []

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import Detects
-from models.context import Moment
+from models.capabilities import DetectsObjects
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.segmentation import hues
 from models.family import Config, OneLoss
@@ -36,7 +36,7 @@ class DetectorConfig(Config):
     boxes: float = Field(2.0, ge=0, le=1000, description="Weight of the boxes in the loss.")
 
 
-class Detector(Detects, OneLoss):
+class Detector(DetectsObjects, OneLoss):
     """A pyramid down and up again to a grid of `stride` pixels. No anchors, and no batch statistics.
 
     Boxes are distances from a cell's middle to the four edges, in units that the sizes of the first boxes decide.
@@ -69,7 +69,7 @@ class Detector(Detects, OneLoss):
         self.register_buffer("scale", torch.tensor(float(min(data.height, data.width)) / 8))
 
     @classmethod
-    def resolve(cls, config: DetectorConfig, data: DataSpec) -> DetectorConfig:
+    def resolve_config(cls, config: DetectorConfig, data: DataSpec) -> DetectorConfig:
         if not data.classes:
             raise DataError(
                 "a detector needs the classes of the objects",
@@ -82,7 +82,9 @@ class Detector(Detects, OneLoss):
             raise DataError("stride is 1, 2, 4 or 8", field="stride")
         width = config.width or (32 if data.count >= 20_000 or stride > 2 else 16)
         levels = config.levels or max(1, min(4, round(math.log2(side / stride / 4))))
-        return super().resolve(config, data).model_copy(update={"width": width, "levels": levels, "stride": stride})
+        return (
+            super().resolve_config(config, data).model_copy(update={"width": width, "levels": levels, "stride": stride})
+        )
 
     def detection_maps(self, images: Tensor) -> Tensor:
         heat, edges = self._heads(images)
@@ -92,7 +94,7 @@ class Detector(Detects, OneLoss):
         limit = boxes.new_tensor([self.data.width, self.data.height] * 2)[:, None, None]
         return torch.cat([heat, boxes.clamp_min(0).minimum(limit)], 1)
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         heat, edges = self._heads(batch["images"])
         boxes = batch["boxes"]
         there = boxes[..., 4] >= 0  # (b, M)
@@ -111,10 +113,10 @@ class Detector(Detects, OneLoss):
         distance = ((given - wanted).abs().mean(1) * there).sum() / count
         return focal + self.config.boxes * distance, {"focal": focal.detach(), "edges": distance.detach()}
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
-        return self.loss(probe, moment)[0]
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
+        return self.loss(probe, context)[0]
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Mean average precision at an overlap of .5, and averaged from .5 to .95; by class at .5.
 
         Beside it that of the training data's mean boxes, answered alike for every image.
@@ -135,7 +137,7 @@ class Detector(Detects, OneLoss):
             | {name: value for name, value in named.items() if value == value}
         )
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Each image with its true boxes, and with those found."""
         images, paint = probe["images"][:16], hues(len(self.data.classes))
         found = detections(self.detection_maps(images))

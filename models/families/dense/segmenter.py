@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Segments
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.metrics import ROWS
 from models.evaluation.segmentation import IGNORED, confusion, ious, overlay, pixel_accuracy
@@ -56,7 +56,7 @@ class Segmenter(Segments, OneLoss):
         self.register_buffer("seen", torch.zeros(len(data.classes), dtype=torch.float64))
 
     @classmethod
-    def resolve(cls, config: SegmenterConfig, data: DataSpec) -> SegmenterConfig:
+    def resolve_config(cls, config: SegmenterConfig, data: DataSpec) -> SegmenterConfig:
         count = len(data.classes or ())
         if not 2 <= count <= IGNORED:
             raise DataError(
@@ -66,15 +66,15 @@ class Segmenter(Segments, OneLoss):
             )
         width = config.width or (32 if data.count >= 20_000 else 16)
         levels = config.levels or (2 if min(data.height, data.width) < 24 else 3)
-        return super().resolve(config, data).model_copy(update={"width": width, "levels": levels})
+        return super().resolve_config(config, data).model_copy(update={"width": width, "levels": levels})
 
     def pixel_logits(self, images: Tensor) -> Tensor:
         return self.body((images - 0.5) * 2)
 
-    def loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Metrics]:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
         images, masks = batch["images"], batch["masks"]
         if self.config.mirror:
-            turned = torch.rand(len(images), generator=moment.generator, device=images.device) < 0.5
+            turned = torch.rand(len(images), generator=context.generator, device=images.device) < 0.5
             images = torch.where(turned[:, None, None, None], images.flip(3), images)
             masks = torch.where(turned[:, None, None], masks.flip(2), masks)
         self.seen += torch.bincount(masks.flatten(), minlength=len(self.seen))
@@ -83,10 +83,10 @@ class Segmenter(Segments, OneLoss):
         loss = entropy + self.config.dice * dice_loss(logits, masks) if self.config.dice else entropy
         return loss, {"pixel_accuracy": (logits.detach().argmax(1) == masks).float().mean()}
 
-    def held_out(self, probe: Batch, moment: Moment) -> Tensor:
+    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         return F.cross_entropy(self.pixel_logits(probe["images"]), probe["masks"])
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Mean IoU and pixel accuracy beside those of always answering the most frequent class; IoU by class.
 
         The mean is over the classes that occur in the validation masks or in the answers.
@@ -107,7 +107,7 @@ class Segmenter(Segments, OneLoss):
             found |= {f"iou:{name}": value for name, value in by_class if value == value}
         return found
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Each image, its mask over it, and the answer over it."""
         images, masks = probe["images"][:16], probe["masks"][:16]
         answers = self.pixel_logits(images).argmax(1)

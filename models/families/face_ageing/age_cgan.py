@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.capabilities import Ages, Conditional, Decodes, HasPrior, Judges
-from models.context import Moment
+from models.capabilities import Ages, Conditional, Decodes, Discriminates, HasPrior
+from models.context import StepContext
 from models.data import Columns
 from models.families.classifiers.base import Judging
 from models.families.face_ageing.age_groups import group_named, groups_of
@@ -34,7 +34,7 @@ RATES = {"encoder": 1e-3, "recognisers": 2e-3}
 PEOPLE = 8  # of a snapshot
 
 
-class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
+class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     """Age groups are the labels. `gan` is the first stage and what draws; the other networks only look."""
 
     name = "age_cgan"
@@ -58,12 +58,12 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         self.stage = STAGES[0]
 
     @classmethod
-    def resolve(cls, config: AgeCGANConfig, data: DataSpec) -> AgeCGANConfig:
+    def resolve_config(cls, config: AgeCGANConfig, data: DataSpec) -> AgeCGANConfig:
         condition, boundaries = groups_asked(config, data)
         chosen = {"condition": condition, "boundaries": boundaries, "identity": identity_source(config, data)}
         players = config.model_copy(update={**chosen, "images": config.images or cls._length(config, data)})
-        whole = super().resolve(players, data)
-        gan = ConditionalGAN.resolve(players_config(whole), grouped(whole, data))
+        whole = super().resolve_config(players, data)
+        gan = ConditionalGAN.resolve_config(players_config(whole), grouped(whole, data))
         shared = {name: getattr(gan, name) for name in ConditionalGANConfig.model_fields}
         return whole.model_copy(update={**shared, "images": whole.images, "condition": condition})
 
@@ -71,7 +71,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def _length(cls, config: AgeCGANConfig, data: DataSpec) -> int:
         """So long that the players get what they get in a family of their own."""
         share = 1 - config.encoder_share - config.recogniser_share
-        epochs = config.epochs or ConditionalGAN.length(data) / share
+        epochs = config.epochs or ConditionalGAN.default_epochs_for(data) / share
         return max(2, round(epochs * max(data.count, 1)))
 
     def _bounds(self) -> tuple[int, int]:
@@ -88,13 +88,13 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
 
     # Training
 
-    def prepare(self, images: int) -> None:
+    def grow_to(self, images: int) -> None:
         self.stage = STAGES[sum(images >= bound for bound in self.bounds)]
 
-    def adopt(self, other: Family) -> None:
+    def init_from(self, other: Family) -> None:
         """Start from a model of this family, or take over a classifier of identities as the identity network."""
         if not isinstance(other, Judging) or not hasattr(other, "logits"):
-            super().adopt(other)
+            super().init_from(other)
             return
         spec = TrunkSpec.of(other.config, other.data)
         self.config = self.config.model_copy(update={"identity": "model", "identity_network": spec})
@@ -103,9 +103,9 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         self.identifier.requires_grad_(False)
         self.adopted.fill_(True)
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """Count the groups: a rare one is shown as often as the others."""
-        self.gan.begin(train)
+        self.gan.before_training(train)
         labels = whole(self._columns(train).columns["labels"]).long()
         counts = torch.bincount(labels, minlength=len(self.age_groups))
         self._rarity = 1 / counts.clamp_min(1).to(self.device, torch.float32)
@@ -132,14 +132,14 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         place = sum(images >= bound for bound in self.bounds)
         return ends[place], ends[place + 1]
 
-    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
         if self.config.identity == "model" and not self.adopted:
             raise ConfigError(
                 "identity=model needs the name of a classifier of identities in init_from", field="identity"
             )
-        start, end = self._span(moment.images)
-        done = moment.images - start
-        here = replace(moment, images=done, total=end - start, step=done // self.config.batch_size)
+        start, end = self._span(context.images)
+        done = context.images - start
+        here = replace(context, images=done, total=end - start, step=done // self.config.batch_size)
         if self.stage == "players":
             return self.gan.step(self._evened(self._with_groups(batch), here), optimisers, here)
         if self.stage == "encoder":
@@ -148,13 +148,13 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
             return self._teach_encoder(optimisers["encoder"], here)
         return self._teach_recognisers(batch, optimisers["recognisers"], here)
 
-    def _finish_players(self, moment: Moment) -> None:
+    def _finish_players(self, context: StepContext) -> None:
         """The averaged generator gets statistics of its own: from here on its pictures stay what they are."""
-        self.gan.settle(self.gan.ema.module, moment)
+        self.gan.settle(self.gan.ema.module, context)
 
-    def _teach_encoder(self, optimiser: torch.optim.Optimizer, moment: Moment) -> Metrics:
+    def _teach_encoder(self, optimiser: torch.optim.Optimizer, context: StepContext) -> Metrics:
         """|z - E(G(z, y))|^2 over pictures made on the fly, of all ages alike (eq. 2 of the paper)."""
-        count, draws = self.config.batch_size, moment.generator
+        count, draws = self.config.batch_size, context.generator
         latents = self.gan.codes(self.gan.noise(count, draws))
         groups = torch.randint(len(self.age_groups), (count,), generator=draws, device=draws.device)
         with torch.no_grad():
@@ -162,10 +162,10 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
         loss = (latents - self.encoder(pictures)).square().mean()
         return {"loss_encoder": update(optimiser, loss)}
 
-    def _teach_recognisers(self, batch: Batch, optimiser: torch.optim.Optimizer, moment: Moment) -> Metrics:
+    def _teach_recognisers(self, batch: Batch, optimiser: torch.optim.Optimizer, context: StepContext) -> Metrics:
         """The age by cross-entropy; the identity by contrast, of persons or of single images."""
-        images, draws = batch["images"], moment.generator
-        even = self._evened(self._with_groups(batch), moment)
+        images, draws = batch["images"], context.generator
+        even = self._evened(self._with_groups(batch), context)
         logits = self.reader(changed(even["images"], draws))
         age = F.cross_entropy(logits, even["labels"])
         found = {"loss_age": age.detach(), "age_accuracy": (logits.argmax(1) == even["labels"]).float().mean()}
@@ -187,10 +187,10 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def _with_groups(self, batch: Batch) -> Batch:
         return {"images": batch["images"], "labels": self._groups(batch)}
 
-    def _evened(self, batch: Batch, moment: Moment) -> Batch:
+    def _evened(self, batch: Batch, context: StepContext) -> Batch:
         """As many rows, drawn anew so that every group of the batch is as likely to come."""
         rows = torch.multinomial(
-            self._rarity[batch["labels"]], len(batch["labels"]), replacement=True, generator=moment.generator
+            self._rarity[batch["labels"]], len(batch["labels"]), replacement=True, generator=context.generator
         )
         return {name: column[rows] for name, column in batch.items()}
 
@@ -202,17 +202,17 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
             labels = groups_of(whole(columns.columns["ages"]), self.config.boundaries)
         return Columns({"images": columns.columns["images"], "labels": labels})
 
-    def finish(self, train: Columns, moment: Moment) -> None:
+    def after_training(self, train: Columns, context: StepContext) -> None:
         self.gan.condition.fit(self._columns(train))
         if self.bounds[0] >= self.total:
-            self._finish_players(moment)
+            self._finish_players(context)
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """The numbers of `conditional_gan` over age groups, and how well faces age and stay who they are."""
         train, validation = self._columns(train), self._columns(validation)
-        return self.gan.evaluate(train, validation, moment) | ageing_report(self, train, validation)
+        return self.gan.evaluate(train, validation, context) | ageing_report(self, train, validation)
 
-    def remarks(self, measured: dict[str, float]) -> list[str]:
+    def warnings(self, measured: dict[str, float]) -> list[str]:
         if self.config.identity != "images":
             return []
         return [
@@ -220,12 +220,12 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
             "apart; an identity column in labels.csv, or a classifier of identities as init_from, makes it better."
         ]
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """At first samples, group by group; later a face and its first guesses at all ages, a row each."""
         if self.stage == "players":
-            return self.gan.snapshot(self._with_groups(probe), moment)
+            return self.gan.snapshot(self._with_groups(probe), context)
         images = probe["images"][:PEOPLE]
-        latents = self.locate(images)
+        latents = self.encode(images)
         aged = [self.decode(latents, torch.full((len(images),), group)) for group in range(len(self.age_groups))]
         return torch.stack([images, *aged], 1).flatten(0, 1)
 
@@ -241,19 +241,19 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         return self.gan.decode(latents, labels)
 
-    def realness(self, images: Tensor) -> Tensor:
-        return self.gan.realness(images)
+    def real_log_odds(self, images: Tensor) -> Tensor:
+        return self.gan.real_log_odds(images)
 
-    def locate(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
         """The encoder's latents, brought to the length that the generator is used to."""
         found = self.encoder(images)
         usual = math.sqrt(1 / 3) if self.config.latent == "uniform" else 1.0
         return usual * found * torch.rsqrt(found.square().mean(1, keepdim=True) + 1e-8)
 
-    def read_age(self, images: Tensor) -> Tensor:
+    def age_logits(self, images: Tensor) -> Tensor:
         return self.reader(images)
 
-    def identify(self, images: Tensor) -> Tensor:
+    def identity_features(self, images: Tensor) -> Tensor:
         return self.identifier(images)
 
     @property
@@ -266,8 +266,8 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Judges, Family):
     def label(self, given: str | int) -> int:
         return self.gan.label(given)
 
-    def labels_in_turn(self, count: int) -> Tensor:
-        return self.gan.labels_in_turn(count)
+    def example_labels(self, count: int) -> Tensor:
+        return self.gan.example_labels(count)
 
     def describe_labels(self, labels: Tensor) -> list[dict]:
         return self.gan.describe_labels(labels)

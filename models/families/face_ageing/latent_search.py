@@ -28,15 +28,15 @@ def latents_of_faces(
     |f(x) - f(G(z, y))|^2 of unit identity features (eq. 4 of Antipov et al. 2017) and on pixels.
     """
     with torch.no_grad():
-        start = model.locate(images)
-        person = F.normalize(model.identify(images), dim=1)
+        start = model.encode(images)
+        person = F.normalize(model.identity_features(images), dim=1)
 
     def by_pixels(latents: Tensor) -> Tensor:
         return distance(model.decode(latents, groups), images)
 
     def by_identity(latents: Tensor) -> Tensor:
         made = model.decode(latents, groups)
-        apart = (person - F.normalize(model.identify(made), dim=1)).square().sum(1)
+        apart = (person - F.normalize(model.identity_features(made), dim=1)).square().sum(1)
         return apart + PIXELS * (made - images).abs().flatten(1).mean(1)
 
     if variant == "z0":
@@ -71,12 +71,12 @@ def ageing_report(model, train: Columns, validation: Columns) -> dict[str, float
     found |= _judged(model, images, images[:, None].expand(-1, wanted.shape[1], -1, -1, -1), wanted, "_copy")
     for name, faces in _baselines(images, wanted.shape[1], train).items():
         found |= _judged(model, images, faces, wanted, f"_{name}")
-    read = torch.cat([model.read_age(part) for part in images.split(CHUNK)]).argmax(1)
+    read = torch.cat([model.age_logits(part) for part in images.split(CHUNK)]).argmax(1)
     return found | {"age_accuracy": float((read == truth).double().mean())}
 
 
 def _judged(model, images: Tensor, faces: Tensor, wanted: Tensor, ending: str) -> dict[str, float]:
-    read = torch.cat([model.read_age(part) for part in faces.flatten(0, 1).split(CHUNK)]).argmax(1)
+    read = torch.cat([model.age_logits(part) for part in faces.flatten(0, 1).split(CHUNK)]).argmax(1)
     return {
         f"identity_distance{ending}": _apart(model, images, faces),
         f"age_agreement{ending}": float((read == wanted.flatten()).double().mean()),
@@ -85,8 +85,8 @@ def _judged(model, images: Tensor, faces: Tensor, wanted: Tensor, ending: str) -
 
 def _apart(model, images: Tensor, faces: Tensor) -> float:
     """Mean identity distance of faces (b, k, c, h, w) from images (b, c, h, w)."""
-    mine = model.identify(images).repeat_interleave(faces.shape[1], 0)
-    theirs = torch.cat([model.identify(part) for part in faces.flatten(0, 1).split(CHUNK)])
+    mine = model.identity_features(images).repeat_interleave(faces.shape[1], 0)
+    theirs = torch.cat([model.identity_features(part) for part in faces.flatten(0, 1).split(CHUNK)])
     return float(identity_distance(mine, theirs).mean())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.families.gans.augment import AdaptiveAugment, diff_augment
 from models.families.gans.auto_remedy import Remedies
@@ -72,9 +72,9 @@ class Game(Family):
         self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if wanted else None
         self.remedies = Remedies(self.ema.module, self.rewinds) if config.auto_remedy else None
 
-    def begin(self, train: Columns) -> None:
+    def before_training(self, train: Columns) -> None:
         """On CUDA: weights as its convolutions like them, and compiled calls of what is differentiated once."""
-        super().begin(train)
+        super().before_training(train)
         if not self.accelerated:
             return
         self.to(memory_format=self.layout)
@@ -100,7 +100,7 @@ class Game(Family):
         """A new generator and discriminator."""
 
     @classmethod
-    def length(cls, data: DataSpec) -> float:
+    def default_epochs_for(cls, data: DataSpec) -> float:
         return max(cls.default_images / max(data.count, 1), 4.0)
 
     def schedule(self, progress: float) -> float:
@@ -130,7 +130,7 @@ class Game(Family):
         """The images D is shown as real, in [-1, 1]."""
         return batch["images"] * 2 - 1
 
-    def asked(self, batch: Batch, moment: Moment) -> tuple[Tensor | None, Tensor | None]:
+    def asked(self, batch: Batch, context: StepContext) -> tuple[Tensor | None, Tensor | None]:
         """What D is told about the real images (b, k), and what G is asked for."""
         return None, None
 
@@ -138,15 +138,15 @@ class Game(Family):
         """Latents from standard normal noise (b, d), row by row."""
         return noise
 
-    def make(self, count: int, wanted: Tensor | None, moment: Moment) -> Tensor:
+    def make(self, count: int, wanted: Tensor | None, context: StepContext) -> Tensor:
         """Fakes in [-1, 1] from fresh latents."""
-        return self.generator(self.codes(self.noise(count, moment.generator)), wanted)
+        return self.generator(self.codes(self.noise(count, context.generator)), wanted)
 
     def noise(self, count: int, draws: torch.Generator) -> Tensor:
         """Standard normal (count, d)."""
         return torch.randn(count, self.config.latent_dim, generator=draws, device=draws.device)
 
-    def remembered(self, fakes: Shown, moment: Moment) -> Shown:
+    def remembered(self, fakes: Shown, context: StepContext) -> Shown:
         """The fakes D is shown for these."""
         return fakes
 
@@ -156,38 +156,38 @@ class Game(Family):
         """What D minimises besides the game, from its features of real images, where `has_pretext`."""
         raise NotImplementedError
 
-    def generator_penalty(self, moment: Moment) -> Tensor | None:
+    def generator_penalty(self, context: StepContext) -> Tensor | None:
         """What G minimises besides the game."""
         return None
 
     # The turns
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         """D learns from every batch; G from every `critic_steps`-th, on the fakes D has just been shown."""
-        told, wanted = self.asked(batch, moment)
+        told, wanted = self.asked(batch, context)
         reals = Shown(self.reals(batch), told)
-        turn = (moment.step + 1) % self.config.critic_steps == 0
+        turn = (context.step + 1) % self.config.critic_steps == 0
         with torch.set_grad_enabled(turn), self._autocast():
-            made = Shown(self.make(len(reals.images), wanted, moment).float(), wanted)
-        fakes = self._disguised(self.remembered(replace(made, images=made.images.detach()), moment), moment)
-        reals = self._disguised(reals, moment)
-        traced = self._teach_discriminator(reals, fakes, optimisers["discriminator"], moment)
+            made = Shown(self.make(len(reals.images), wanted, context).float(), wanted)
+        fakes = self._disguised(self.remembered(replace(made, images=made.images.detach()), context), context)
+        reals = self._disguised(reals, context)
+        traced = self._teach_discriminator(reals, fakes, optimisers["discriminator"], context)
         if turn:
-            of_generator = self._teach_generator(made, reals, optimisers["generator"], moment)
+            of_generator = self._teach_generator(made, reals, optimisers["generator"], context)
             unfinite = torch.maximum(traced["gradient_nonfinite"], of_generator["gradient_nonfinite"])
             traced |= of_generator | {"gradient_nonfinite": unfinite}
             count = len(reals.images)
-            self.ema.update(self.generator, count * self.config.critic_steps, moment.images + count)
+            self.ema.update(self.generator, count * self.config.critic_steps, context.images + count)
         return traced
 
-    def _teach_discriminator(self, reals: Shown, fakes: Shown, optimiser: Optimizer, moment: Moment) -> Metrics:
+    def _teach_discriminator(self, reals: Shown, fakes: Shown, optimiser: Optimizer, context: StepContext) -> Metrics:
         config = self.config
-        due = moment.step % config.penalty_every == 0
+        due = context.step % config.penalty_every == 0
         x = reals.images.detach().requires_grad_(due and config.r1 > 0)
         y = fakes.images.detach().requires_grad_(due and config.r2 > 0)
         with self._autocast(allowed=not (x.requires_grad or y.requires_grad)):
             features, a, b = self._judged(Shown(x, reals.told), Shown(y, fakes.told))
-            loss = discriminator_loss(config.loss, a, b, 1 - config.label_smoothing, self._flips(len(a), moment))
+            loss = discriminator_loss(config.loss, a, b, 1 - config.label_smoothing, self._flips(len(a), context))
             extra = {"pretext": (1.0, self.pretext(features, x.detach()) if self.has_pretext else None)}
         traced = {"loss_discriminator": loss.detach(), **self._trace(a.detach(), b.detach())}
         if config.drift:
@@ -197,7 +197,7 @@ class Game(Family):
         if y.requires_grad:
             extra["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, y)
         if config.gradient_penalty:
-            slope = one_centred(lambda images: self.discriminator.forward(images, reals.told), x, y, moment.generator)
+            slope = one_centred(lambda images: self.discriminator.forward(images, reals.told), x, y, context.generator)
             extra["gradient_penalty"] = config.gradient_penalty, slope
         for name, (weight, penalty) in extra.items():
             if penalty is not None:
@@ -207,24 +207,24 @@ class Game(Family):
                 group["lr"] = group["lr"] * pace
         traced["gradient_discriminator"], traced["gradient_nonfinite"] = descend(optimiser, loss)
         if self.config.augment == "adaptive":
-            self.adaptive.observe(a, moment.step)
+            self.adaptive.observe(a, context.step)
         if self.adaptive is not None:
             traced["augment_p"] = self.adaptive.p.clone()
         return traced
 
-    def _teach_generator(self, made: Shown, reals: Shown, optimiser: Optimizer, moment: Moment) -> Metrics:
+    def _teach_generator(self, made: Shown, reals: Shown, optimiser: Optimizer, context: StepContext) -> Metrics:
         name = self.config.loss
         with frozen(self.discriminator):
             with self._autocast():
-                b = self.discriminator(self._disguised(made, moment).images, made.told)
+                b = self.discriminator(self._disguised(made, context).images, made.told)
                 with torch.no_grad():
                     a = self.discriminator(reals.images, reals.told) if name == PAIRED else None
                 loss = generator_loss(name, b, a)
             traced = {"loss_generator": loss.detach()}
-            turns = (moment.step + 1) // self.config.critic_steps
+            turns = (context.step + 1) // self.config.critic_steps
             if name in ("minimax", "non_saturating") and turns % LOOK_EVERY == 0:
                 traced |= self._saturation(b)
-            penalty = self.generator_penalty(moment)
+            penalty = self.generator_penalty(context)
             if penalty is not None:
                 loss, traced["generator_penalty"] = loss + penalty, penalty.detach()
             traced["gradient_generator"], unfinite = descend(optimiser, loss)
@@ -244,22 +244,22 @@ class Game(Family):
         logits = judge(torch.cat([reals.images, fakes.images]), told)
         return None, *logits.tensor_split([len(reals.images)])
 
-    def _disguised(self, shown: Shown, moment: Moment) -> Shown:
+    def _disguised(self, shown: Shown, context: StepContext) -> Shown:
         """Augmentation and instance noise, the same for reals and fakes."""
-        images, draws = shown.images, moment.generator
+        images, draws = shown.images, context.generator
         if self.config.augment == "diff":
             images = diff_augment(images, draws)
         if self.config.augment == "adaptive" or (self.remedies is not None and self.remedies.value("augment") > 0):
             images = self.adaptive(images, draws)
-        strength = self.config.instance_noise * (1 - moment.progress)
+        strength = self.config.instance_noise * (1 - context.progress)
         if strength:
             images = images + strength * torch.randn(images.shape, generator=draws, device=images.device)
         return replace(shown, images=images)
 
-    def _flips(self, count: int, moment: Moment) -> tuple[Tensor, Tensor] | None:
+    def _flips(self, count: int, context: StepContext) -> tuple[Tensor, Tensor] | None:
         if not self.config.label_flips:
             return None
-        draws = torch.rand(2, count, generator=moment.generator, device=moment.generator.device)
+        draws = torch.rand(2, count, generator=context.generator, device=context.generator.device)
         return tuple(draws < self.config.label_flips)
 
     def _autocast(self, allowed: bool = True) -> torch.autocast:

@@ -10,7 +10,7 @@ from models.evaluation.metrics import gather, nearest, spread
 NEIGHBOURS = 5
 
 
-def class_obedience(measure: Fidelity, validation: Columns, found: Tensor, labels: Tensor) -> dict[str, float]:
+def class_agreement(measure: Fidelity, validation: Columns, found: Tensor, labels: Tensor) -> dict[str, float]:
     """Share of images (n, c, h, w) the network takes for the class asked for (n,), beside its share on real images.
 
     `label_entropy` is the mean over classes of the entropy of what their images are taken for, 1 for chance.
@@ -30,7 +30,7 @@ def class_obedience(measure: Fidelity, validation: Columns, found: Tensor, label
     }
 
 
-def number_obedience(
+def number_agreement(
     measure: Fidelity, train: Columns, validation: Columns, found: Tensor, wanted: Tensor
 ) -> dict[str, float]:
     """Mean distance of the number asked for from that of the nearest real images, beside real images and the mean."""

@@ -7,12 +7,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.capabilities import Conditional
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.fidelity import Fidelity
 from models.evaluation.metrics import CHUNK
 from models.families.gans.base import Shown
-from models.families.gans.condition_agreement import class_obedience, number_obedience
+from models.families.gans.condition_agreement import class_agreement, number_agreement
 from models.families.gans.conditioning import ClassCondition, NumberCondition
 from models.families.gans.config import clash
 from models.families.gans.conv_networks import ConvDiscriminator, ConvGenerator
@@ -57,8 +57,8 @@ class ConditionalGAN(Conditional, Generative):
         self.replay = HistoryPool(config.replay, (1, 1, row)) if config.replay else None
 
     @classmethod
-    def resolve(cls, config: ConditionalGANConfig, data: DataSpec) -> ConditionalGANConfig:
-        config = resolve_bodies(super().resolve(config, data), data)
+    def resolve_config(cls, config: ConditionalGANConfig, data: DataSpec) -> ConditionalGANConfig:
+        config = resolve_bodies(super().resolve_config(config, data), data)
         columns = data.columns.get("train", {})
         condition = config.condition or ("labels" if data.classes else "targets")
         if (condition == "labels" and not data.classes) or (condition not in columns and columns):
@@ -96,19 +96,19 @@ class ConditionalGAN(Conditional, Generative):
     def codes(self, noise: Tensor) -> Tensor:
         return latents_of(noise, self.config.latent)
 
-    def step(self, batch: Batch, optimisers: dict, moment: Moment) -> dict:
+    def step(self, batch: Batch, optimisers: dict, context: StepContext) -> dict:
         self.condition.observe(batch[self.condition.column])
-        return super().step(batch, optimisers, moment)
+        return super().step(batch, optimisers, context)
 
-    def asked(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor]:
+    def asked(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
         labels = batch[self.condition.column]
-        return self.condition(labels), self.condition(self.condition.others(labels, moment.generator))
+        return self.condition(labels), self.condition(self.condition.others(labels, context.generator))
 
-    def remembered(self, fakes: Shown, moment: Moment) -> Shown:
+    def remembered(self, fakes: Shown, context: StepContext) -> Shown:
         if self.replay is None:
             return fakes
         rows = torch.cat([fakes.images.flatten(1), fakes.told], 1)[:, None, None]
-        images, told = self.replay.exchange(rows, moment.generator)[:, 0, 0].tensor_split([self.data.pixels], 1)
+        images, told = self.replay.exchange(rows, context.generator)[:, 0, 0].tensor_split([self.data.pixels], 1)
         return Shown(images.unflatten(1, self.data.shape), told)
 
     # Serving
@@ -134,31 +134,33 @@ class ConditionalGAN(Conditional, Generative):
         if self.config.condition == "labels":
             shares = self.condition.marginal.clamp_min(1e-6)
             return torch.arange(len(shares), device=self.device), shares / shares.sum()
-        labels = self.labels_in_turn(POINTS).to(self.device)
+        labels = self.example_labels(POINTS).to(self.device)
         return labels, torch.full((POINTS,), 1 / POINTS, device=self.device)
 
-    def specimens(self, generator: nn.Module, count: int, moment: Moment, labels: Tensor | None = None) -> Tensor:
-        draws = moment.generator
+    def specimens(self, generator: nn.Module, count: int, context: StepContext, labels: Tensor | None = None) -> Tensor:
+        draws = context.generator
         latents = self.codes(self.noise(count, draws))
         if labels is None:
             labels = self.condition.drawn(torch.rand(count, generator=draws, device=draws.device))
         return self.pictures(generator(latents, self.condition(labels)))
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
-        labels = self.labels_in_turn(PICTURES).to(self.device)
-        return self.specimens(self.present(moment), PICTURES, moment, labels)
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
+        labels = self.example_labels(PICTURES).to(self.device)
+        return self.specimens(self.present(context), PICTURES, context, labels)
 
-    def finish(self, train: Columns, moment: Moment) -> None:
+    def after_training(self, train: Columns, context: StepContext) -> None:
         self.condition.fit(train)
-        super().finish(train, moment)
+        super().after_training(train, context)
 
-    def obedience(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
-        labels = self.labels_in_turn(measure.count).to(self.device)
-        chunks = [self.specimens(self.ema.module, len(part), moment, part).cpu() for part in labels.split(CHUNK)]
+    def condition_agreement(
+        self, measure: Fidelity, train: Columns, validation: Columns, context: StepContext
+    ) -> dict[str, float]:
+        labels = self.example_labels(measure.count).to(self.device)
+        chunks = [self.specimens(self.ema.module, len(part), context, part).cpu() for part in labels.split(CHUNK)]
         found, labels = torch.cat(chunks), labels.cpu()
         if self.config.condition == "targets":
-            return number_obedience(measure, train, validation, found, labels)
-        return class_obedience(measure, validation, found, labels) if measure.labelled else {}
+            return number_agreement(measure, train, validation, found, labels)
+        return class_agreement(measure, validation, found, labels) if measure.labelled else {}
 
     def label(self, given: str | int) -> int | float:
         if self.config.condition == "labels":
@@ -171,9 +173,9 @@ class ConditionalGAN(Conditional, Generative):
             return value
         raise InputError("this model is asked for a number", field="label")
 
-    def labels_in_turn(self, count: int) -> Tensor:
+    def example_labels(self, count: int) -> Tensor:
         if self.config.condition == "labels":
-            return super().labels_in_turn(count)
+            return super().example_labels(count)
         places = (torch.arange(count) % POINTS + 0.5) / POINTS
         return self.condition.drawn(places.to(self.device)).cpu()
 

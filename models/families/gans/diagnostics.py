@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.data import Columns
-from models.diagnosis import Alarm, Finding
+from models.diagnosis import Alarm, Reading
 
 IGNORANT = {"minimax": 1.386, "non_saturating": 1.386, "least_squares": 0.25, "hinge": 2.0, "relativistic": 0.693}
 """D's loss while it cannot tell; that of a Wasserstein critic has no such mark."""
@@ -27,7 +27,7 @@ WORSE = 1.5
 KNOWN, SIDE = 4096, 16
 
 
-def from_scalars(loss: str, now: Finding, before: Sequence[Finding]) -> Iterator[Alarm]:
+def from_scalars(loss: str, now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
     """What the curves alone betray."""
     yield from unfinite(now)
     yield from exploding(now, before)
@@ -35,7 +35,7 @@ def from_scalars(loss: str, now: Finding, before: Sequence[Finding]) -> Iterator
     yield from worsening(now, before)
 
 
-def unfinite(now: Finding) -> Iterator[Alarm]:
+def unfinite(now: Reading) -> Iterator[Alarm]:
     share = now.metrics.get("gradient_nonfinite", 0.0)
     if share > 0:
         yield Alarm(
@@ -46,7 +46,7 @@ def unfinite(now: Finding) -> Iterator[Alarm]:
         )
 
 
-def exploding(now: Finding, before: Sequence[Finding]) -> Iterator[Alarm]:
+def exploding(now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
     for player in ("generator", "discriminator"):
         name = f"gradient_{player}"
         past = [found.metrics[name] for found in before if name in found.metrics]
@@ -59,7 +59,7 @@ def exploding(now: Finding, before: Sequence[Finding]) -> Iterator[Alarm]:
             )
 
 
-def too_strong(loss: str, now: Finding, before: Sequence[Finding]) -> Iterator[Alarm]:
+def too_strong(loss: str, now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
     """D hardly errs any more, now and at the look before: what G learns from is nearly nothing."""
     if loss not in IGNORANT or not before:
         return
@@ -75,7 +75,7 @@ def too_strong(loss: str, now: Finding, before: Sequence[Finding]) -> Iterator[A
         )
 
 
-def worsening(now: Finding, before: Sequence[Finding]) -> Iterator[Alarm]:
+def worsening(now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
     """The distance from real images has left its best by half."""
     past = [(found.metrics["fd"], found.images) for found in before if "fd" in found.metrics]
     if past and now.metrics.get("fd", 0.0) > WORSE * min(past)[0] + now.metrics.get("fd_floor", 0.0):

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.context import Moment
+from models.context import StepContext
 from models.families.gans.base import Shown
 from models.families.gans.conv_networks import ConvDiscriminator, ConvGenerator
 from models.families.gans.fastgan_networks import FastDiscriminator, FastGenerator
@@ -35,8 +35,8 @@ class GAN(Generative):
         self.replay = HistoryPool(config.replay, data.shape) if config.replay else None
 
     @classmethod
-    def resolve(cls, config: BodyConfig, data: DataSpec) -> BodyConfig:
-        return resolve_bodies(super().resolve(config, data), data)
+    def resolve_config(cls, config: BodyConfig, data: DataSpec) -> BodyConfig:
+        return resolve_bodies(super().resolve_config(config, data), data)
 
     def players(self) -> tuple[nn.Module, nn.Module]:
         generator, discriminator = BODIES[self.config.body]
@@ -49,10 +49,10 @@ class GAN(Generative):
     def codes(self, noise: Tensor) -> Tensor:
         return latents_of(noise, self.config.latent)
 
-    def remembered(self, fakes: Shown, moment: Moment) -> Shown:
+    def remembered(self, fakes: Shown, context: StepContext) -> Shown:
         if self.replay is None:
             return fakes
-        return Shown(self.replay.exchange(fakes.images, moment.generator))
+        return Shown(self.replay.exchange(fakes.images, context.generator))
 
     @property
     def has_pretext(self) -> bool:

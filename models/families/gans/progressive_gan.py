@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.context import Moment
+from models.context import StepContext
 from models.families.gans.config import GameConfig, game_clashes, resolve_game
 from models.families.gans.layers import double, halve, latents_of, strides
 from models.families.gans.progressive_networks import (
@@ -54,8 +54,8 @@ class ProgressiveGAN(Generative):
         self.register_buffer("birth", torch.randint(2**62, ()))
 
     @classmethod
-    def resolve(cls, config: ProgressiveGANConfig, data: DataSpec) -> ProgressiveGANConfig:
-        config = super().resolve(config, data)
+    def resolve_config(cls, config: ProgressiveGANConfig, data: DataSpec) -> ProgressiveGANConfig:
+        config = super().resolve_config(config, data)
         for problem in game_clashes(config):
             raise problem
         preset = {"loss": "wasserstein", "r1": 1.0, "critic_steps": 1, "drift": 0.001, "learning_rate": 1e-3}
@@ -97,7 +97,7 @@ class ProgressiveGAN(Generative):
         into = past - (level - 1) * length
         return level, min(1.0, into / fade) if fade else 1.0
 
-    def prepare(self, images: int) -> None:
+    def grow_to(self, images: int) -> None:
         level, alpha = self.place(images)
         while self.generator.level < level:
             self._grow()
@@ -115,7 +115,7 @@ class ProgressiveGAN(Generative):
         averaged.heads.append(copy.deepcopy(self.generator.heads[-1]))
         averaged.requires_grad_(False).eval()
 
-    def adopt(self, other: Family) -> None:
+    def init_from(self, other: Family) -> None:
         raise ConfigError(
             "a progressive GAN grows its layers while it trains, so it cannot start from one that has grown",
             field="init_from",
@@ -143,8 +143,8 @@ class ProgressiveGAN(Generative):
             images = halve(images, strides(sizes[above - 1], sizes[above]))
         return images
 
-    def step(self, batch: Batch, optimisers: dict, moment: Moment) -> Metrics:
-        traced = super().step(batch, optimisers, moment)
+    def step(self, batch: Batch, optimisers: dict, context: StepContext) -> Metrics:
+        traced = super().step(batch, optimisers, context)
         side = torch.tensor(float(max(self.generator.sizes[self.generator.level])))
         return traced | {"alpha": self.generator.alpha.clone(), "resolution": side}
 

@@ -7,17 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from models.capabilities import Decodes, HasPrior, Judges
-from models.context import Moment
+from models.capabilities import Decodes, Discriminates, HasPrior
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Look
+from models.diagnosis import Alarm, Inspection
 from models.evaluation.fidelity import Fidelity, coverage, evenness, fidelity_of
 from models.evaluation.metrics import CHUNK
 from models.families.gans import diagnostics as alarms
 from models.families.gans.base import Game
 from models.families.gans.calibration import agreement, log_odds
 from models.families.gans.layers import settle
-from models.midway import Appraised
 from models.seeds import generator
 from models.types import Batch, DataSpec
 
@@ -31,7 +30,7 @@ FEWEST_MEASURED = 64
 SETTLED = 0.2  # share of the training after which samples are looked at for trouble
 
 
-class Generative(HasPrior, Decodes, Judges, Appraised, Game):
+class Generative(HasPrior, Decodes, Discriminates, Game):
     """A game whose averaged generator serves, and whose discriminator answers how real an image looks."""
 
     def __init__(self, config, data: DataSpec):
@@ -50,7 +49,7 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
         """What a generator made, in [0, 1]."""
         return ((made + 1) / 2).clamp(0, 1)
 
-    def realness(self, images: Tensor) -> Tensor:
+    def real_log_odds(self, images: Tensor) -> Tensor:
         scale, shift = self.calibration
         return self.judgement(images * 2 - 1) * scale + shift
 
@@ -58,34 +57,34 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
         """D's logits (b,) of images in [-1, 1], whatever their condition."""
         return self.discriminator(images)
 
-    def specimens(self, generator: nn.Module, count: int, moment: Moment) -> Tensor:
+    def specimens(self, generator: nn.Module, count: int, context: StepContext) -> Tensor:
         """`count` fresh images in [0, 1] by `generator`."""
-        return self.pictures(generator(self.codes(self.noise(count, moment.generator))))
+        return self.pictures(generator(self.codes(self.noise(count, context.generator))))
 
-    def gallery(self, count: int, moment: Moment) -> Tensor:
+    def gallery(self, count: int, context: StepContext) -> Tensor:
         """`count` images by the averaged generator, on the host."""
-        return self.drawn(self.ema.module, count, moment)
+        return self.drawn(self.ema.module, count, context)
 
-    def drawn(self, generator: nn.Module, count: int, moment: Moment) -> Tensor:
+    def drawn(self, generator: nn.Module, count: int, context: StepContext) -> Tensor:
         """`count` images by `generator`, on the host."""
         sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-        return torch.cat([self.specimens(generator, size, moment).cpu() for size in sizes])
+        return torch.cat([self.specimens(generator, size, context).cpu() for size in sizes])
 
-    def settle(self, generator: nn.Module, moment: Moment, batches: int = SETTLING) -> None:
+    def settle(self, generator: nn.Module, context: StepContext, batches: int = SETTLING) -> None:
         """Give an averaged generator the batch statistics of its own activations."""
-        settle(generator, lambda: self.specimens(generator, self.config.batch_size, moment), batches)
+        settle(generator, lambda: self.specimens(generator, self.config.batch_size, context), batches)
 
-    def present(self, moment: Moment) -> nn.Module:
+    def present(self, context: StepContext) -> nn.Module:
         """A copy of the averaged generator as it would serve now."""
         averaged = copy.deepcopy(self.ema.module)
-        draws = generator(moment.seed, "present", device=self.device)
-        self.settle(averaged, replace(moment, generator=draws), GLANCING)
+        draws = generator(context.seed, "present", device=self.device)
+        self.settle(averaged, replace(context, generator=draws), GLANCING)
         return averaged
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
-        return self.specimens(self.present(moment), PICTURES, moment)
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
+        return self.specimens(self.present(context), PICTURES, context)
 
-    def appraisals(self) -> list[int]:
+    def midway_points(self) -> list[int]:
         every = self.config.measure_every
         if every is None:
             return (
@@ -96,12 +95,12 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
     def _affordable(self) -> bool:
         return self.total * MEASURED_SHARE / MEASURED[0] >= FEWEST_MEASURED
 
-    def appraise(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate_midway(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Distances of a few samples, with those of as many real images; coverage both ways. Remembers the best."""
         measure = self.measure(train, validation)
-        afforded = int(self.total * MEASURED_SHARE / len(self.appraisals()))
-        averaged = self.present(moment)
-        found = self.drawn(averaged, min(measure.count, max(FEWEST_MEASURED, afforded)), moment)
+        afforded = int(self.total * MEASURED_SHARE / len(self.midway_points()))
+        averaged = self.present(context)
+        found = self.drawn(averaged, min(measure.count, max(FEWEST_MEASURED, afforded)), context)
         facts = measure.quick(found)
         if facts:
             rows, floor = measure.rows(found), measure.some(len(found))
@@ -112,13 +111,13 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
             self.remedies.remember(self.ema.module, facts["fd"])
         return facts
 
-    def examine(self, look: Look) -> Iterator[Alarm]:
+    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
         """Curves at every look; samples and D's judgement once the players have found their feet."""
         yield from alarms.from_scalars(self.config.loss, look.now, look.before)
-        if look.first or look.moment.progress < SETTLED:
+        if look.first or look.context.progress < SETTLED:
             return
         reals = look.probe["images"]
-        samples = self.specimens(self.generator, len(reals), look.moment)
+        samples = self.specimens(self.generator, len(reals), look.context)
         trained = look.train.spaced(len(reals))["images"].to(self.device)
         yield from alarms.collapsed(samples, reals)
         yield from alarms.overfitted(*(self.judgement(images * 2 - 1).float() for images in (trained, reals, samples)))
@@ -126,7 +125,7 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
             self._known = alarms.known_rows(look.train, self.device)
         yield from alarms.memorised(samples, reals, self._known)
 
-    def treat(self, alarm: Alarm, look: Look) -> str | None:
+    def auto_remedy(self, alarm: Alarm, look: Inspection) -> str | None:
         match alarm.name:
             case "discriminator-overfits" | "memorising":
                 done = self.remedies.augment_more()
@@ -139,25 +138,27 @@ class Generative(HasPrior, Decodes, Judges, Appraised, Game):
                 return self.remedies.rewind(self.generator, self.ema)
         return None
 
-    def finish(self, train: Columns, moment: Moment) -> None:
-        self.settle(self.ema.module, moment)
+    def after_training(self, train: Columns, context: StepContext) -> None:
+        self.settle(self.ema.module, context)
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Distances from real images with floors and trivial samplers, and how well D still tells the two apart."""
         measure = self.measure(train, validation)
         classes = self.data.classes
-        found = self.gallery(measure.count, moment)
+        found = self.gallery(measure.count, context)
         facts = measure.report(found) | {"discriminator_accuracy": self.calibrate(measure.unseen, found)}
         if measure.labelled:
             facts["class_entropy"] = evenness(measure.predicted(found).argmax(1), len(classes))
             facts["class_entropy_floor"] = evenness(measure.predicted(measure.unseen).argmax(1), len(classes))
-        return facts | self.obedience(measure, train, validation, moment)
+        return facts | self.condition_agreement(measure, train, validation, context)
 
     def measure(self, train: Columns, validation: Columns) -> Fidelity:
         """The frozen network and the real images that samples are compared with."""
         return fidelity_of(train, validation, self.device, self.data)
 
-    def obedience(self, measure: Fidelity, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def condition_agreement(
+        self, measure: Fidelity, train: Columns, validation: Columns, context: StepContext
+    ) -> dict[str, float]:
         """How well a conditional model does as it is told."""
         return {}
 

@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import MixesStyles, Truncates
-from models.context import Moment
+from models.capabilities import StyleBased
+from models.context import StepContext
 from models.data import Columns
 from models.families.gans.config import GameConfig, game_clashes, resolve_game
 from models.families.gans.progressive_networks import level_widths
@@ -31,7 +31,7 @@ class StyleGANConfig(GameConfig):
     path_every: int = Field(4, ge=1, le=256, description="Updates of G from one path length penalty to the next.")
 
 
-class StyleGAN(Truncates, MixesStyles, Generative):
+class StyleGAN(StyleBased, Generative):
     """Latents are styles: straight lines between them are good ways, and their mean is the typical image."""
 
     name = "style_gan"
@@ -45,8 +45,8 @@ class StyleGAN(Truncates, MixesStyles, Generative):
         self.register_buffer("usual_length", torch.zeros(()))
 
     @classmethod
-    def resolve(cls, config: StyleGANConfig, data: DataSpec) -> StyleGANConfig:
-        config = super().resolve(config, data)
+    def resolve_config(cls, config: StyleGANConfig, data: DataSpec) -> StyleGANConfig:
+        config = super().resolve_config(config, data)
         for problem in game_clashes(config):
             raise problem
         preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "learning_rate": 2.5e-3}
@@ -64,12 +64,12 @@ class StyleGAN(Truncates, MixesStyles, Generative):
 
     # Training
 
-    def make(self, count: int, wanted: Tensor | None, moment: Moment) -> Tensor:
-        return self.generator(self._styles(count, moment))
+    def make(self, count: int, wanted: Tensor | None, context: StepContext) -> Tensor:
+        return self.generator(self._styles(count, context))
 
-    def _styles(self, count: int, moment: Moment) -> Tensor:
+    def _styles(self, count: int, context: StepContext) -> Tensor:
         """Styles by layer, a share of them of two noises with a random crossing."""
-        player, draws = self.generator, moment.generator
+        player, draws = self.generator, context.generator
         styles, others = player.mapping(self.noise(2 * count, draws)).split(count)
         player.follow(styles)
         crossing = torch.randint(1, player.depth, (count,), generator=draws, device=draws.device)
@@ -80,15 +80,15 @@ class StyleGAN(Truncates, MixesStyles, Generative):
     def bends(self) -> bool:
         return self.config.path_length > 0
 
-    def generator_penalty(self, moment: Moment) -> Tensor | None:
+    def generator_penalty(self, context: StepContext) -> Tensor | None:
         """Lazily, how much the length of |J^T y| varies around its running mean (eq. 4)."""
-        turns = (moment.step + 1) // self.config.critic_steps
+        turns = (context.step + 1) // self.config.critic_steps
         if not self.config.path_length or turns % self.config.path_every:
             return None
-        styles = self._styles(max(1, self.config.batch_size // 2), moment)
-        lengths = path_lengths(self.generator(styles), styles, moment.generator)
+        styles = self._styles(max(1, self.config.batch_size // 2), context)
+        lengths = path_lengths(self.generator(styles), styles, context.generator)
         with torch.no_grad():
-            self.usual_length.lerp_(lengths.mean(), 0.01 if moment.step > self.config.path_every else 1.0)
+            self.usual_length.lerp_(lengths.mean(), 0.01 if context.step > self.config.path_every else 1.0)
         penalty = (lengths - self.usual_length).square().mean()
         return self.config.path_length * self.config.path_every * penalty
 
@@ -97,8 +97,8 @@ class StyleGAN(Truncates, MixesStyles, Generative):
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         return self.ema.module.mapping(noise)
 
-    def specimens(self, generator: StyleGenerator, count: int, moment: Moment) -> Tensor:
-        return self.pictures(generator(generator.mapping(self.noise(count, moment.generator))))
+    def specimens(self, generator: StyleGenerator, count: int, context: StepContext) -> Tensor:
+        return self.pictures(generator(generator.mapping(self.noise(count, context.generator))))
 
     def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
         return torch.lerp(self.ema.module.centre.expand_as(latents), latents, truncation)
@@ -110,7 +110,7 @@ class StyleGAN(Truncates, MixesStyles, Generative):
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
         return self.pictures(self.ema(self.ema.module.mixed(coarse, fine, crossing)))
 
-    def finish(self, train: Columns, moment: Moment) -> None:
+    def after_training(self, train: Columns, context: StepContext) -> None:
         player = self.ema.module
-        player.centre.copy_(player.mapping(self.noise(CENTRED, moment.generator)).mean(0))
-        super().finish(train, moment)
+        player.centre.copy_(player.mapping(self.noise(CENTRED, context.generator)).mean(0))
+        super().after_training(train, context)

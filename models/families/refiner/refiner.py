@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import JudgesPatches, Refines
-from models.context import Moment
+from models.capabilities import Discriminates, Refines
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.refinement import RATE, own_noise, refinement_report
 from models.evaluation.translation import ROWS
@@ -86,7 +86,7 @@ def lambda_of_batch_sums(weight: float, height: int, width: int, batch: int) -> 
     return weight * height * width * batch
 
 
-class Refiner(Refines, JudgesPatches, Family):
+class Refiner(Refines, Discriminates, Family):
     """Domain A is simulated, domain B real. The refined image keeps its place in A's annotation."""
 
     name = "refiner"
@@ -96,7 +96,7 @@ class Refiner(Refines, JudgesPatches, Family):
     needs = ("a", "b")
     Config = RefinerConfig
     default_batch = 32
-    judged = ("b",)
+    patch_domains = ("b",)
 
     def __init__(self, config: RefinerConfig, data: DataSpec):
         super().__init__(config, data)
@@ -109,7 +109,7 @@ class Refiner(Refines, JudgesPatches, Family):
         self.pool = HistoryPool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
 
     @classmethod
-    def resolve(cls, config: RefinerConfig, data: DataSpec) -> RefinerConfig:
+    def resolve_config(cls, config: RefinerConfig, data: DataSpec) -> RefinerConfig:
         labelled = bool(data.classes) and "a_labels" in data.columns.get("train", {})
         if config.label_weight and not labelled:
             raise DataError(
@@ -117,7 +117,7 @@ class Refiner(Refines, JudgesPatches, Family):
                 field="label_weight",
                 remedy="leave it out, or give the folders A and B the same class folders",
             )
-        whole = super().resolve(config, data)
+        whole = super().resolve_config(config, data)
         fitting = max(1, min(50, REMEMBERED // (data.pixels * whole.batch_size)))
         chosen = {
             "label_weight": config.label_weight if config.label_weight is not None else float(labelled),
@@ -133,24 +133,26 @@ class Refiner(Refines, JudgesPatches, Family):
             found["annotator"] = torch.optim.Adam(self.annotator.parameters(), RATE, (0.9, 0.99))
         return found
 
-    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
-        learns = moment.progress >= self.config.warm_up
-        metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns, moment)
-        self.served.update(self.refiner, self.config.batch_size, moment.images)
+    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
+        learns = context.progress >= self.config.warm_up
+        metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns, context)
+        self.served.update(self.refiner, self.config.batch_size, context.images)
         if self.annotator is not None:
-            lesson = batch["a"], batch["a_labels"], batch["b"], moment.progress, moment.generator
+            lesson = batch["a"], batch["a_labels"], batch["b"], context.progress, context.generator
             for _ in range(1 if learns else LESSONS):
                 metrics["annotator"] = update(optimisers["annotator"], self.annotator.loss(*lesson))
-        if not learns or moment.step % self.config.refiner_updates == 0:
-            metrics["judge"] = self._update_judge(batch, refined, optimisers["judge"], moment)
+        if not learns or context.step % self.config.refiner_updates == 0:
+            metrics["judge"] = self._update_judge(batch, refined, optimisers["judge"], context)
         return metrics
 
-    def _update_judge(self, batch: Batch, refined: Tensor, optimiser: torch.optim.Optimizer, moment: Moment) -> Tensor:
+    def _update_judge(
+        self, batch: Batch, refined: Tensor, optimiser: torch.optim.Optimizer, context: StepContext
+    ) -> Tensor:
         """Of refined images it is told the label they must have, of real ones what the annotator reads in them."""
         rows = torch.cat([refined.flatten(1), self._shares(batch)], 1)[:, None, None]
-        rows = self.pool.exchange(rows, moment.generator)[:, 0, 0]
+        rows = self.pool.exchange(rows, context.generator)[:, 0, 0]
         shown, told = rows.tensor_split([self.data.pixels], 1)
-        due = self.config.r1 > 0 and moment.step // self.config.refiner_updates % PENALTY_EVERY == 0
+        due = self.config.r1 > 0 and context.step // self.config.refiner_updates % PENALTY_EVERY == 0
         images = batch["b"].detach().requires_grad_(due)
         real = self.judge(images, self.annotator.shares(batch["b"]) if self.annotator is not None else None)
         fake = self.judge(shown.unflatten(1, self.data.shape), told)
@@ -167,10 +169,10 @@ class Refiner(Refines, JudgesPatches, Family):
         return F.one_hot(batch["a_labels"], self.labels).float()
 
     def _update_refiner(
-        self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool, moment: Moment
+        self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool, context: StepContext
     ) -> tuple[Metrics, Tensor]:
         readers = [self.annotator] if self.annotator is not None else []
-        images, draws = batch["a"], moment.generator
+        images, draws = batch["a"], context.generator
         noise = torch.randn(len(images), self.noise_dim, generator=draws, device=images.device)
         with frozen(self.judge, *readers), torch.set_grad_enabled(learns):
             values, moved = self.refiner.measured(images, noise)
@@ -192,7 +194,7 @@ class Refiner(Refines, JudgesPatches, Family):
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         return self.judge.patches(*images)[:, 0]
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """How far images move, and what can be learned from them before and after (models/evaluation/refinement.py).
 
         `judge_accuracy` is that of the discriminator which the refiner has learned to fool.
@@ -215,7 +217,7 @@ class Refiner(Refines, JudgesPatches, Family):
         parts = zip(images.split(16), noise.split(16), strict=True)
         return torch.cat([self.refine(part.to(self.device), drawn.to(self.device)).cpu() for part, drawn in parts])
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Simulated images, a row of refined ones under each."""
         images = probe["a"][:16]
         noise = own_noise(images.cpu(), self.noise_dim).to(images)

@@ -20,11 +20,11 @@ class Translator(Translates, Family):
     served: nn.ModuleDict
 
     @classmethod
-    def resolve(cls, config: Config, data: DataSpec) -> Config:
+    def resolve_config(cls, config: Config, data: DataSpec) -> Config:
         smallest = min(data.height, data.width)
         layers = config.patch_layers or patch_layers(data.height, data.width)
         width = config.width or (64 if smallest >= 128 else 32)
-        return super().resolve(config, data).model_copy(update={"patch_layers": layers, "width": width})
+        return super().resolve_config(config, data).model_copy(update={"patch_layers": layers, "width": width})
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate

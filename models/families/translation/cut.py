@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import JudgesPatches
-from models.context import Moment
+from models.capabilities import Discriminates
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.translation import moved, scored
 from models.families.translation.networks import Fitted, PatchGAN, initialise, make_generator
@@ -80,7 +80,7 @@ def patch_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
 
-class CUT(JudgesPatches, Unpaired):
+class CUT(Discriminates, Unpaired):
     """One generator, one judge: about twice as fast as CycleGAN, and nothing to hide a message for."""
 
     name = "cut"
@@ -94,7 +94,7 @@ class CUT(JudgesPatches, Unpaired):
 
     def __init__(self, config: CUTConfig, data: DataSpec):
         super().__init__(config, data)
-        self.directions, self.judged = (config.direction,), (config.direction[1],)
+        self.directions, self.patch_domains = (config.direction,), (config.direction[1],)
         generator = make_generator("resnet", data.channels, data.channels, (data.height, data.width), config.width)
         self.generators = nn.ModuleDict({config.direction: generator})
         self.served = nn.ModuleDict({config.direction: Ema(generator, half_life=693 * config.batch_size)})
@@ -109,12 +109,12 @@ class CUT(JudgesPatches, Unpaired):
         found["generators"].add_param_group({"params": list(self.heads.parameters())})
         return found
 
-    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
         config, (source, target) = self.config, self.config.direction
         generator, judge = self.generators[config.direction], self.judges[target]
         wanted = batch[target]
         shown = torch.cat([batch[source], wanted]) if config.identity else batch[source]
-        if config.flip_equivariance and moment.step % 2:
+        if config.flip_equivariance and context.step % 2:
             shown, wanted = shown.flip(3), wanted.flip(3)
         made = generator(shown)
         fake = made[: len(batch[source])]
@@ -122,20 +122,20 @@ class CUT(JudgesPatches, Unpaired):
         metrics = {"judge": update(optimisers["judges"], loss)}
         with frozen(judge):
             fool = fool_loss(config.adversarial_loss, judge(fake))
-            nce = self.contrast(generator, shown, made, moment)
+            nce = self.contrast(generator, shown, made, context)
             total = fool + config.lambda_nce * nce
             if config.identity and self.adds:
                 total = total + config.lambda_identity * self.apart(made[len(fake) :], wanted)
             update(optimisers["generators"], total)
-        self.served[config.direction].update(generator, config.batch_size, moment.images)
+        self.served[config.direction].update(generator, config.batch_size, context.images)
         return metrics | {"loss": total.detach(), "fool": fool.detach(), "nce": nce.detach()}
 
-    def contrast(self, generator: Fitted, shown: Tensor, made: Tensor, moment: Moment) -> Tensor:
+    def contrast(self, generator: Fitted, shown: Tensor, made: Tensor, context: StepContext) -> Tensor:
         """PatchNCE over the layers of the generator's first half (eq. 4), of both domains where both were shown."""
         with torch.no_grad():
             before = generator.network.features(generator.padded(shown))
         after = generator.network.features(generator.padded(made))
-        places = [self._places(features, moment.generator) for features in before]
+        places = [self._places(features, context.generator) for features in before]
         with torch.no_grad():
             keys = self.heads(before, places)
         queries = self.heads(after, places)
@@ -149,7 +149,7 @@ class CUT(JudgesPatches, Unpaired):
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """How far a translation moves, and with twins how near it comes to the truth."""
         there = partial(self.translate, direction=self.config.direction)
         report = moved(there, train, validation, *self.config.direction)
@@ -157,7 +157,7 @@ class CUT(JudgesPatches, Unpaired):
             report |= scored(there, train, validation, *self.config.direction, paired=False)
         return report
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         source, _ = self.config.direction
         images = probe[source][:16]
         return torch.stack([images, self.translate(images, self.config.direction)], 1).flatten(0, 1)

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import JudgesPatches
-from models.context import Moment
+from models.capabilities import Discriminates
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.translation import cycle_l1, moved, sample, scored
 from models.families.translation.networks import PatchGAN, initialise, make_generator
@@ -43,7 +43,7 @@ class CycleGANConfig(UnpairedConfig):
     pool: int = Field(50, ge=1, le=1000, description="Past translations shown to the discriminators again.")
 
 
-class CycleGAN(JudgesPatches, Unpaired):
+class CycleGAN(Discriminates, Unpaired):
     """The generator `ab` makes B from A; judge `b` tells its work from real B."""
 
     name = "cyclegan"
@@ -53,7 +53,7 @@ class CycleGAN(JudgesPatches, Unpaired):
     needs = ("a", "b")
     Config = CycleGANConfig
     directions = ("ab", "ba")
-    judged = ("b", "a")
+    patch_domains = ("b", "a")
     default_epochs = 40
     default_batch = 2
 
@@ -70,19 +70,19 @@ class CycleGAN(JudgesPatches, Unpaired):
             self.pools[target] = HistoryPool(config.pool, data.shape)
         self.settle()
 
-    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
-        fakes, metrics = self._update_generators(batch, optimisers["generators"], moment)
+    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
+        fakes, metrics = self._update_generators(batch, optimisers["generators"], context)
         kind, losses = self.config.adversarial_loss, []
         for domain, judge in self.judges.items():
-            shown = self.pools[domain].exchange(fakes[domain], moment.generator)
+            shown = self.pools[domain].exchange(fakes[domain], context.generator)
             losses.append(judge_loss(kind, *judge(torch.cat([batch[domain], shown])).chunk(2)))
         metrics["judge"] = update(optimisers["judges"], torch.stack(losses).sum())
         for direction, generator in self.generators.items():
-            self.served[direction].update(generator, self.config.batch_size, moment.images)
+            self.served[direction].update(generator, self.config.batch_size, context.images)
         return metrics
 
     def _update_generators(
-        self, batch: Batch, optimiser: torch.optim.Optimizer, moment: Moment
+        self, batch: Batch, optimiser: torch.optim.Optimizer, context: StepContext
     ) -> tuple[dict[str, Tensor], Metrics]:
         config = self.config
         fool, cycle, identity, fakes = [], [], [], {}
@@ -94,7 +94,7 @@ class CycleGAN(JudgesPatches, Unpaired):
                 fake, *same = there(torch.cat(shown)).split(len(batch[source]))
                 fakes[target] = fake
                 fool.append(fool_loss(config.adversarial_loss, self.judges[target](fake)))
-                cycle.append(self.apart(back(self._noisy(fake, moment)), batch[source]))
+                cycle.append(self.apart(back(self._noisy(fake, context)), batch[source]))
                 identity += [self.apart(image, batch[target]) for image in same]
             metrics = {"fool": torch.stack(fool).sum(), "cycle": torch.stack(cycle).sum()}
             metrics["identity"] = torch.stack(identity).sum() if identity else torch.zeros_like(metrics["fool"])
@@ -104,16 +104,16 @@ class CycleGAN(JudgesPatches, Unpaired):
             update(optimiser, metrics["loss"])
         return {name: fake.detach() for name, fake in fakes.items()}, {k: v.detach() for k, v in metrics.items()}
 
-    def _noisy(self, fake: Tensor, moment: Moment) -> Tensor:
+    def _noisy(self, fake: Tensor, context: StepContext) -> Tensor:
         if not self.config.cycle_noise:
             return fake
-        noise = torch.randn(fake.shape, generator=moment.generator, device=fake.device)
+        noise = torch.randn(fake.shape, generator=context.generator, device=fake.device)
         return fake + self.config.cycle_noise * noise
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:
         return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Cycle distance per pixel and how far a translation moves; with twins, how near it comes to the truth."""
         report, unseen = {}, sample(validation)
         for source, target in OTHER.items():
@@ -126,7 +126,7 @@ class CycleGAN(JudgesPatches, Unpaired):
             report |= {f"{way}_{name}": value for name, value in found.items()}
         return report
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         rows = []
         for source, target in OTHER.items():
             images = probe[source][:8]

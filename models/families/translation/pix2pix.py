@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import JudgesPatches
-from models.context import Moment
+from models.capabilities import Discriminates
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.translation import scored
 from models.families.translation.base import Translator
@@ -45,7 +45,7 @@ class Pix2PixConfig(Config):
     paper_mode: bool = Field(False, description="Dropout in the inner up blocks, in training and at serving.")
 
 
-class Pix2Pix(JudgesPatches, Translator):
+class Pix2Pix(Discriminates, Translator):
     """Trains as it serves: instance norm keeps no statistics; the served generator is an average over time."""
 
     name = "pix2pix"
@@ -56,12 +56,12 @@ class Pix2Pix(JudgesPatches, Translator):
     Config = Pix2PixConfig
     default_epochs = 60
     default_batch = 4
-    judges_pairs = True
+    scores_pairs = True
 
     def __init__(self, config: Pix2PixConfig, data: DataSpec):
         super().__init__(config, data)
         self.directions = ("ab", "ba") if config.direction == "both" else (config.direction,)
-        self.judged = tuple(direction[1] for direction in self.directions)
+        self.patch_domains = tuple(direction[1] for direction in self.directions)
         size, channels = (data.height, data.width), data.channels
         self.generators, self.judges, self.served = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for direction in self.directions:
@@ -70,7 +70,7 @@ class Pix2Pix(JudgesPatches, Translator):
             self.judges[direction] = initialise(PatchGAN(2 * channels, config.width, config.patch_layers))
             self.served[direction] = Ema(generator, half_life=693 * config.batch_size)  # 0.999 an update
 
-    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], moment: Moment) -> Metrics:
+    def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
         found: dict[str, list[Tensor]] = {"judge": [], "fool": [], "l1": []}
         fakes = {}
         for direction in self.directions:
@@ -91,7 +91,7 @@ class Pix2Pix(JudgesPatches, Translator):
             total = self.config.lambda_adversarial * fool + self.config.lambda_l1 * l1
             update(optimisers["generators"], total)
         for direction in self.directions:
-            self.served[direction].update(self.generators[direction], self.config.batch_size, moment.images)
+            self.served[direction].update(self.generators[direction], self.config.batch_size, context.images)
         return {"loss": total.detach(), "judge": judge_total, "fool": fool.detach(), "l1": l1.detach() / 2}
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:
@@ -99,7 +99,7 @@ class Pix2Pix(JudgesPatches, Translator):
         judge = self.judges["ab" if domain == "b" else "ba"]
         return log_odds(self.config.adversarial_loss, judge(torch.cat(images, 1))[:, 0])
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         found = {}
         for direction in self.directions:
             source, target = COLUMNS[direction]
@@ -108,13 +108,13 @@ class Pix2Pix(JudgesPatches, Translator):
             )
             if self.config.downstream:
                 there = partial(self.translate, direction=direction)
-                report |= downstream_score(there, train, validation, source, target, moment.seed, self.device)
+                report |= downstream_score(there, train, validation, source, target, context.seed, self.device)
             found |= {
                 name if len(self.directions) == 1 else f"{direction}_{name}": value for name, value in report.items()
             }
         return found
 
-    def snapshot(self, probe: Batch, moment: Moment) -> Tensor:
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         direction = self.directions[0]
         source, target = (probe[name][:16] for name in COLUMNS[direction])
         return torch.stack([source, self.translate(source, direction), target], 1).flatten(0, 1)

@@ -31,9 +31,9 @@ class Unpaired(Translator):
         """Whether the generators add to their input; that is kept with their weights."""
         return next(iter(self.generators.values())).adds
 
-    def begin(self, train: Columns) -> None:
-        super().begin(train)
-        wanted = self.adds if self.donor is not None else self.config.from_input
+    def before_training(self, train: Columns) -> None:
+        super().before_training(train)
+        wanted = self.adds if self.initialised_from is not None else self.config.from_input
         if wanted is None:
             seen = sample(train)
             wanted = colour_distance(seen["a"], seen["b"]) < ALIKE

@@ -40,7 +40,7 @@ def label_rows(model: Family, label: int | str | list | None, count: int, cycle:
     if label is None and not cycle:
         raise InputError("this model decodes for a class: a label is needed", field="label")
     if label is None:
-        return {"labels": model.labels_in_turn(count)}
+        return {"labels": model.example_labels(count)}
     asked = torch.tensor([model.label(item) for item in (label if isinstance(label, list) else [label])])
     return {"labels": asked[torch.arange(count) % len(asked)]}
 

@@ -25,7 +25,7 @@ def named(app, monkeypatch):
     monkeypatch.setenv("ANAMORPH_ORACLES", json.dumps(oracles))
     settings.cache_clear()
     square = catalog.attack("square", control={"type": "boolean", "default": False})
-    square |= {"access": "scores", "settings": ["eps"], "victims": ["Scores"]}
+    square |= {"access": "scores", "settings": ["eps"], "victims": ["Classifies"]}
     monkeypatch.setitem(app.state.catalog["attacks"], "square", square)
     add_dataset("squares")
     yield

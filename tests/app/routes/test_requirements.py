@@ -38,10 +38,10 @@ async def test_images_of_another_size_are_refused_with_the_way_to_import_them(cl
         ("/v1/trainings", {"family": "regressor", "dataset": "squares"}, 422, "/dataset", "targets"),
         ("/v1/trainings", {"family": "vae", "dataset": "gone"}, 404, "/dataset", "dataset"),
         ("/v1/trainings", {"family": "vae", "dataset": "squares", "init_from": "x"}, 404, "/init_from", "model"),
-        ("/v1/perturbations", {"model": "v", "dataset": "squares"}, 409, "/model", "Scores"),
-        ("/v1/defences", {"model": "v", "name": "safe"}, 409, "/model", "Scores"),
+        ("/v1/perturbations", {"model": "v", "dataset": "squares"}, 409, "/model", "Classifies"),
+        ("/v1/defences", {"model": "v", "name": "safe"}, 409, "/model", "Classifies"),
         ("/v1/defences", {"model": "c", "name": "safe", "dataset": "gone"}, 404, "/dataset", "dataset"),
-        ("/v1/reports", {"model": "v", "dataset": "squares"}, 409, "/model", "Scores"),
+        ("/v1/reports", {"model": "v", "dataset": "squares"}, 409, "/model", "Classifies"),
         ("/v1/reports", {"model": "c", "dataset": "unnamed"}, 422, "/dataset", "labels"),
     ],
 )

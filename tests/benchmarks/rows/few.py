@@ -10,7 +10,7 @@ import torch
 from models.data import Columns
 from models.reports.core.base import Subject as Reported
 from models.reports.pretraining import PretrainingReport
-from models.training.monitor import Doctor
+from models.training.monitor import TrainingMonitor
 from tests.benchmarks.claims import Found, Row, Subject, above, at_most, at_most_times, labelled
 
 FEW, HELD = 192, 48
@@ -80,7 +80,7 @@ LABELS = Row(
 
 def doctor_cost(subject: Subject) -> Found:
     """CPU time of the looks of a default VAE training as a share of the whole."""
-    spent, look = [], Doctor.look
+    spent, look = [], TrainingMonitor.look
 
     def timed(*given):
         start = time.process_time()
@@ -88,7 +88,7 @@ def doctor_cost(subject: Subject) -> Found:
         spent.append(time.process_time() - start)
         return found
 
-    with patch.object(Doctor, "look", timed):
+    with patch.object(TrainingMonitor, "look", timed):
         run = subject.trained("vae", {})
     return Found(sum(spent) / run.seconds, {}, f"{len(spent)} looks, {run.note}")
 

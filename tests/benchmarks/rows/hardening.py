@@ -34,7 +34,7 @@ def leaks(subject: Subject) -> Found:
     """How much more accuracy FGSM leaves than PGD after training on FGSM alone, if the result warns of it."""
     run = subject.trained("classifier", LEAKY)
     found = run.measured
-    said = any("FGSM" in remark for remark in run.training.family.remarks(found))
+    said = any("FGSM" in remark for remark in run.training.family.warnings(found))
     gap = found["accuracy_fgsm"] - found["accuracy_pgd"]
     note = f"clean {found['accuracy_before_attack']:.3f}, {'' if said else 'not '}said in the result; {run.note}"
     beside = {"FGSM": found["accuracy_fgsm"], "PGD": found["accuracy_pgd"]}

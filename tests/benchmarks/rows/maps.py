@@ -45,7 +45,7 @@ def obeyed(subject: Subject) -> Found:
     run = subject.trained("vae", {"conditional": True, "epochs": 30}, share=0.7)
     judge = subject.trained("classifier", {"epochs": 10}, share=0.3)
     noise = torch.randn(500, run.model.latent_dim, generator=generator(subject.seed, "obeyed"))
-    wanted = run.model.labels_in_turn(len(noise))
+    wanted = run.model.example_labels(len(noise))
     with torch.no_grad():
         samples = run.model.decode(run.model.draw(noise, torch.zeros(len(noise)), wanted), wanted)
         share = (judge.model.logits(samples).argmax(1) == wanted).double().mean()

@@ -107,12 +107,12 @@ def beside_bare_loop(subject: Subject) -> Found:
     training, ours = epoch(subject, NETWORK, images)
     torch.manual_seed(subject.seed)
     family = families()["vae"].create(NETWORK | {"images": 10**7}, subject.spec).train()
-    rows, moment = pixels(Columns({"images": images})).reshape(len(images), *subject.spec.shape), training.moment()
+    rows, context = pixels(Columns({"images": images})).reshape(len(images), *subject.spec.shape), training.context()
     optimiser = torch.optim.Adam(family.parameters(), lr=1e-3, fused=True)
 
     def bare() -> None:
         for indices in torch.randperm(len(rows))[: len(rows) // 128 * 128].split(128):
-            loss, _ = family.loss({"images": rows[indices]}, moment)
+            loss, _ = family.loss({"images": rows[indices]}, context)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

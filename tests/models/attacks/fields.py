@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.capabilities import Detects, Segments
+from models.capabilities import DetectsObjects, Segments
 from models.family import Family
 from models.types import DataSpec
 
@@ -70,11 +70,11 @@ class Fields(Segments, Family):
     def optimisers(self):
         raise NotImplementedError
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         raise NotImplementedError
 
 
-class Blobs(Detects, Family):
+class Blobs(DetectsObjects, Family):
     """Finds 4x4 blobs, red or blue: a logit is linear in the mean of one channel, a box is the 4x4 around its cell."""
 
     name = "blobs"
@@ -94,7 +94,7 @@ class Blobs(Detects, Family):
     def optimisers(self):
         raise NotImplementedError
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.family import Family
 from models.types import DataSpec
 
@@ -62,7 +62,7 @@ def victims(count: int = 32) -> tuple[Tensor, Tensor]:
     return images[right][:count], labels[right][:count]
 
 
-class Victim(Scores, Family):
+class Victim(Classifies, Family):
     """The CNN as a family with classes."""
 
     name = "victim"
@@ -77,5 +77,5 @@ class Victim(Scores, Family):
     def optimisers(self):
         raise NotImplementedError
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         raise NotImplementedError

@@ -9,13 +9,13 @@ from torch import nn
 from models import registry
 from models.attacks.core.access import LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.criteria.classification import Misclassified, Targeted
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from tests.models.attacks.nets import cnn, digits, victims
 
 
 def attacks() -> dict[str, type]:
     """Those on classifiers; the others have tests of their own."""
-    return {name: kind for name, kind in registry.attacks().items() if Scores in kind.victims}
+    return {name: kind for name, kind in registry.attacks().items() if Classifies in kind.victims}
 
 
 QUICK = {

@@ -13,7 +13,7 @@ from models.attacks.cospgd import CosPGD
 from models.attacks.criteria.classification import FractionOfPixels
 from models.attacks.criteria.detection import GOALS
 from models.attacks.segpgd import SegPGD
-from models.capabilities import Detects, Segments
+from models.capabilities import DetectsObjects, Segments
 from models.evaluation.segmentation import confusion, ious
 from models.nn.boxes import detections, overlap, rows_of
 from models.registry import attacks
@@ -22,13 +22,13 @@ from tests.models.attacks.fields import SIZE, Blobs, Fields, blob_images, scenes
 QUICK = {"dag": {"steps": 40, "gamma": "2/255"}, "pgd": {"steps": 8}, "square": {"queries": 25}}
 QUICK |= {name: {"steps": 6} for name in ("segpgd", "cospgd", "bim", "mifgsm", "apgd")}
 ON_PIXELS = [name for name, kind in attacks().items() if Segments in kind.victims]
-ON_BOXES = [name for name, kind in attacks().items() if Detects in kind.victims]
+ON_BOXES = [name for name, kind in attacks().items() if DetectsObjects in kind.victims]
 EPS = 24 / 255
 
 
 def access_for(attack, model):
     call = {True: lambda net, x: net.detection_maps(x), False: lambda net, x: net.pixel_logits(x)}[
-        isinstance(model, Detects)
+        isinstance(model, DetectsObjects)
     ]
     if attack.access == "gradients":
         return WhiteBox(model.eval().requires_grad_(False), call)

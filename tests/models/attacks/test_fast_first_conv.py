@@ -47,7 +47,7 @@ def test_an_image_has_the_same_gradient_in_any_batch():
 
 
 def test_many_positions_are_folded_in_parts(monkeypatch):
-    monkeypatch.setattr("models.attacks.thin.AT_ONCE", 500)
+    monkeypatch.setattr("models.attacks.core.fast_first_conv.AT_ONCE", 500)
     net = nn.Conv2d(1, 4, 3, padding=1).eval().requires_grad_(False)
     x = torch.rand(7, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(slope(thinned(net), x)[1], slope(net, x)[1], atol=1e-5)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attacks.criteria.latents import Away, Nearer, apart
-from models.capabilities import Decodes, Encodes, Judges, Translates
+from models.capabilities import Decodes, Discriminates, Encodes, Translates
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
 from models.operations.core.victims import victim_of
@@ -17,7 +17,7 @@ from tests.models.attacks.nets import digits
 OPERATION = AttackOperation()
 
 
-class Maker(Encodes, Decodes, Translates, Judges, Family):
+class Maker(Encodes, Decodes, Translates, Discriminates, Family):
     """A small autoencoder with a code of eight numbers, whose translation is its reconstruction in negative."""
 
     name = "maker"
@@ -39,13 +39,13 @@ class Maker(Encodes, Decodes, Translates, Judges, Family):
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return 1 - self.decode(self.encode(images))
 
-    def realness(self, images: Tensor) -> Tensor:
+    def real_log_odds(self, images: Tensor) -> Tensor:
         return self.judge(images)[:, 0]
 
     def optimisers(self):
         raise NotImplementedError
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         raise NotImplementedError
 
 
@@ -79,7 +79,7 @@ def truth(model: Maker, goal: str, sent: Tensor, x: Tensor, aim: Tensor | None, 
         "translation": lambda images: model.translate(images, "ab"),
     }
     if goal == "realness":
-        return ((model.realness(sent) > 0) != (model.realness(x) > 0)).tolist()
+        return ((model.real_log_odds(sent) > 0) != (model.real_log_odds(x) > 0)).tolist()
     make = made[goal]
     own = x if goal == "reconstruction" else make(x)
     if aim is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.capabilities import Estimates
+from models.capabilities import Regresses
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
 from models.operations.core.victims import victim_of
@@ -15,7 +15,7 @@ from models.types import ConfigError, DataSpec, InputError
 OPERATION = AttackOperation()
 
 
-class Meter(Estimates, Family):
+class Meter(Regresses, Family):
     """100 + 10 times a weighted sum of the pixels; the targets had a deviation of 2."""
 
     name = "meter"
@@ -32,7 +32,7 @@ class Meter(Estimates, Family):
     def optimisers(self):
         raise NotImplementedError
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         raise NotImplementedError
 
 

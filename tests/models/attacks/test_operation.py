@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import registry
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.operations.attack import AttackOperation, AttackParams, params_schema
 from models.types import ConfigError, InputError
 from tests.models.attacks.nets import Victim, cnn, digits, victims
@@ -15,7 +15,7 @@ from tests.models.attacks.test_contract import QUICK
 
 def attacks() -> dict[str, type]:
     """Those on classifiers; the others have tests of their own."""
-    return {name: kind for name, kind in registry.attacks().items() if Scores in kind.victims}
+    return {name: kind for name, kind in registry.attacks().items() if Classifies in kind.victims}
 
 
 OPERATION = AttackOperation()

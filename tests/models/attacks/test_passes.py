@@ -5,12 +5,12 @@ import pytest
 from app.core.catalog.cost import evaluate
 from models.attacks.core.result import ROUNDS
 from models.attacks.criteria.classification import Misclassified
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.registry import attacks
 from tests.models.attacks.nets import victims
 from tests.models.attacks.test_contract import access_for, make
 
-CASES = [(name, norm) for name, kind in attacks().items() if Scores in kind.victims for norm in kind.norms]
+CASES = [(name, norm) for name, kind in attacks().items() if Classifies in kind.victims for norm in kind.norms]
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)

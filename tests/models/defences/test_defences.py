@@ -110,7 +110,7 @@ def test_a_defended_model_is_one_piece_and_answers_a_row_alone_as_in_company(kin
     made = behind({"kind": kind} | ({"model": "coder"} if kind == "purify" else {}), shape=shape, draws=3)
     images = smooth((4, *shape))
     made.calibrate(images)
-    again = Defended.create(made.config.model_dump(mode="json"), made.data).serve(made.served_state())
+    again = Defended.create(made.config.model_dump(mode="json"), made.data).load_for_serving(made.serving_state())
     assert torch.equal(again.logits(images), made.logits(images)) and again.threshold == made.threshold
     assert torch.equal(made.logits(images), made.logits(images))
     mixed = torch.cat([smooth((3, *shape), 5), images[3:]])
@@ -173,10 +173,10 @@ def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
         assert steps[-1][0] == steps[-1][1] and not any(p.requires_grad for p in model.parameters())
         model.calibrate(images)
     one, two = models
-    assert torch.equal(one.suspicion(images), two.suspicion(images)) and one.threshold == two.threshold
-    served = Defended.create(one.config.model_dump(mode="json"), one.data).serve(one.served_state())
-    assert torch.equal(served.suspicion(images), one.suspicion(images))
-    slope = torch.autograd.grad(served.suspicion(leaf := images[:2].requires_grad_()).sum(), leaf)[0]
+    assert torch.equal(one.adversarial_score(images), two.adversarial_score(images)) and one.threshold == two.threshold
+    served = Defended.create(one.config.model_dump(mode="json"), one.data).load_for_serving(one.serving_state())
+    assert torch.equal(served.adversarial_score(images), one.adversarial_score(images))
+    slope = torch.autograd.grad(served.adversarial_score(leaf := images[:2].requires_grad_()).sum(), leaf)[0]
     assert torch.isfinite(slope).all() and slope.flatten(1).abs().sum(1).gt(0).all()
 
 

@@ -33,7 +33,7 @@ class Halves(Encodes, Decodes, Family):
     def optimisers(self):
         return {}
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         return {}
 
     def encode(self, images):

@@ -26,7 +26,7 @@ class Inverter(Translates, Family):
     def optimisers(self):
         return {}
 
-    def step(self, batch, optimisers, moment):
+    def step(self, batch, optimisers, context):
         return {}
 
     def translate(self, images, direction):

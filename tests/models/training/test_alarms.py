@@ -22,7 +22,7 @@ SIDES = ("train", "validation")
 
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
-    monkeypatch.setattr("models.features.SHOWN", 64)
+    monkeypatch.setattr("models.evaluation.feature_network.SHOWN", 64)
 
 
 def waves(count: int, seed: int, noise: float = 0.03, side: int = 8) -> np.ndarray:
@@ -69,7 +69,7 @@ CODERS = ("autoencoder", "sparse_autoencoder", "denoising_autoencoder", "contrac
 def test_a_healthy_training_is_silent(name):
     training = run(registry.families()[name], splits(600))
     assert not names(training) and len(training.doctor.findings) >= 4
-    assert all(found.held_out is not None for found in training.doctor.findings)
+    assert all(found.validation_loss is not None for found in training.doctor.findings)
 
 
 def test_a_code_as_large_as_the_image_is_caught_copying_while_it_trains():
@@ -189,14 +189,14 @@ def test_a_classifier_takes_axes_over_and_can_be_built_again_from_its_config():
     donor = run(Autoencoder, data, body="mlp", latent_dim=6, images=320).family.eval()
     torch.manual_seed(1)
     heir = Classifier.create({"images": 64, "batch_size": 16}, data[0])
-    heir.adopt(donor)
+    heir.init_from(donor)
     images = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(heir.eval().trunk(images), donor.encode(images))
     again = Classifier.create(heir.config.model_dump(), data[0])
     again.load_state_dict(heir.state_dict())
     torch.testing.assert_close(again.eval().logits(images), heir.logits(images))
     child = Autoencoder.create({"images": 64, "body": "mlp", "latent_dim": 6}, data[0])
-    child.adopt(donor)
+    child.init_from(donor)
     Training(child, *data[1:])
     torch.testing.assert_close(child.eval().encode(images), donor.encode(images))
 

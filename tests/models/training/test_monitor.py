@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Finding, Look
+from models.diagnosis import Alarm, Inspection, Reading
 from models.family import Config, OneLoss
 from models.training.loop import Training
 from models.training.monitor import general, look_plan
@@ -32,18 +32,18 @@ class Wary(OneLoss):
         self.last = nn.Linear(data.pixels, data.pixels)
         self.register_buffer("doses", torch.zeros((), dtype=torch.int64))
 
-    def loss(self, batch, moment):
+    def loss(self, batch, context):
         return (self.last(batch["images"].flatten(1)) - batch["images"].flatten(1)).square().sum(1).mean(), {}
 
-    def held_out(self, probe, moment):
-        return self.loss(probe, moment)[0]
+    def validation_loss(self, probe, context):
+        return self.loss(probe, context)[0]
 
-    def examine(self, look):
+    def diagnose(self, look):
         assert not self.training and not torch.is_grad_enabled()
         if len(look.before) in self.ill:
             yield Alarm("queasy", "It is queasy.", "Let it rest.", {"look": len(look.before)})
 
-    def treat(self, alarm, look):
+    def auto_remedy(self, alarm, look):
         self.doses += 1
         return f"dose {int(self.doses)}" if self.doses <= 2 else None
 
@@ -107,8 +107,10 @@ def test_looks_cost_at_most_a_fiftieth_of_long_trainings():
 
 
 def one_look(images: Tensor) -> list[str]:
-    moment = Moment(64, 640, 8, 0, torch.Generator())
-    return [alarm.name for alarm in general(Look(Finding(64, {}), (), {"images": images}, moment, NOTHING, NOTHING))]
+    context = StepContext(64, 640, 8, 0, torch.Generator())
+    return [
+        alarm.name for alarm in general(Inspection(Reading(64, {}), (), {"images": images}, context, NOTHING, NOTHING))
+    ]
 
 
 def test_images_that_use_little_of_the_range_are_unscaled():
@@ -125,7 +127,7 @@ def test_images_that_are_all_the_same_are_pointed_out():
 class Guesses(Wary):
     """Learns labels that have nothing to do with the images: by heart, if at all."""
 
-    def loss(self, batch, moment):
+    def loss(self, batch, context):
         return nn.functional.cross_entropy(self.last(batch["images"].flatten(1)), batch["labels"]), {}
 
 
@@ -149,9 +151,9 @@ def test_overfitting_is_seen_on_few_images_and_not_on_many():
 
 def test_a_rising_loss_alone_is_not_overfitting():
     probe = {"images": torch.rand(8, 1, 8, 8)}
-    moment = Moment(64, 640, 8, 0, torch.Generator())
-    found = [Finding(n, {"loss": loss}, held) for n, loss, held in ((1, 9, 9), (2, 5, 5), (3, 6, 7), (4, 6, 8))]
-    look = Look(Finding(5, {"loss": 6.0}, 9.0), tuple(found), probe, moment, NOTHING, NOTHING)
+    context = StepContext(64, 640, 8, 0, torch.Generator())
+    found = [Reading(n, {"loss": loss}, held) for n, loss, held in ((1, 9, 9), (2, 5, 5), (3, 6, 7), (4, 6, 8))]
+    look = Inspection(Reading(5, {"loss": 6.0}, 9.0), tuple(found), probe, context, NOTHING, NOTHING)
     assert list(general(look)) == []
-    fallen = Look(Finding(5, {"loss": 4.0}, 9.0), tuple(found), probe, moment, NOTHING, NOTHING)
+    fallen = Inspection(Reading(5, {"loss": 4.0}, 9.0), tuple(found), probe, context, NOTHING, NOTHING)
     assert [alarm.name for alarm in general(fallen)] == ["overfitting"]

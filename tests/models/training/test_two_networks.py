@@ -61,7 +61,7 @@ def test_a_published_model_leaves_the_history_behind_and_serves_the_grown_networ
     for _ in training.run():
         pass
     training.finish()
-    state = training.family.served_state()
+    state = training.family.serving_state()
     assert not [name for name in state if name.startswith("pool.")] and "generator.blocks.1.weight" in state
     assert len(training.family.generator.blocks) == 2
 

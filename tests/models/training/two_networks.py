@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.family import Config, Family
 from models.nn.ema import Ema
@@ -53,7 +53,7 @@ class TwoNetworks(Family):
         self.average = Ema(self.generator, half_life=16)
         self.pool = HistoryPool(6, data.shape)
 
-    def prepare(self, images: int) -> None:
+    def grow_to(self, images: int) -> None:
         if images >= GROWS_AT and len(self.generator.blocks) == 1:
             self.generator.grow()
             self.average = Ema(self.generator, half_life=16)
@@ -64,17 +64,17 @@ class TwoNetworks(Family):
             "critic": SGD(self.critic.parameters(), lr=0.05, momentum=0.9),
         }
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], moment: Moment) -> Metrics:
-        fade = min(1.0, max(0.0, (moment.images - GROWS_AT) / 16))
-        noise = torch.randn(batch["b"].shape, generator=moment.generator)
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        fade = min(1.0, max(0.0, (context.images - GROWS_AT) / 16))
+        noise = torch.randn(batch["b"].shape, generator=context.generator)
         fake = self.generator(batch["b"] + 0.1 * noise, fade)
-        shown = self.pool.exchange(fake.detach(), moment.generator)
+        shown = self.pool.exchange(fake.detach(), context.generator)
         critic_loss = self.critic(shown).mean() - self.critic(batch["a"]).mean()
         self._descend(critic_loss, optimisers["critic"])
-        if moment.step % self.n_critic == self.n_critic - 1:
-            weight = 1.0 if moment.images < SECOND_STAGE else 0.2
+        if context.step % self.n_critic == self.n_critic - 1:
+            weight = 1.0 if context.images < SECOND_STAGE else 0.2
             self._descend(-weight * self.critic(fake).mean(), optimisers["generator"])
-            self.average.update(self.generator, len(fake), moment.images)
+            self.average.update(self.generator, len(fake), context.images)
         return {"critic": critic_loss.detach(), "blocks": torch.tensor(float(len(self.generator.blocks)))}
 
     def _descend(self, loss: Tensor, optimiser: Optimizer) -> None:
@@ -82,8 +82,8 @@ class TwoNetworks(Family):
         loss.backward()
         optimiser.step()
 
-    def finish(self, train: Columns, moment: Moment) -> None:
+    def after_training(self, train: Columns, context: StepContext) -> None:
         self.register_buffer("fitted", torch.stack([b["a"].mean() for b in train.batches(4)][:1]))
 
-    def evaluate(self, train: Columns, validation: Columns, moment: Moment) -> dict[str, float]:
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         return {"mean": float(self.average(validation.head(4)["b"], 1.0).mean())}

@@ -140,8 +140,8 @@ def test_a_job_dies_with_its_worker(engine, tmp_path):
     with transaction(engine) as conn:
         job, _ = jobs.accept(conn, tenant="t", kind="ignore", spec={"ready": str(tmp_path / "ready")})
     code = (
-        "from threading import Event; from app.core import jobs; from app.core.database import transaction\n"
-        "from workers.slots import Watch\n"
+        "from threading import Event; from app.core import jobs; from app.core.store.database import transaction\n"
+        "from workers.jobs.slot import Watch\n"
         f"with transaction() as conn: claim = jobs.claim(conn, {job['id']!r}, 'w')\n"
         f"Watch(claim, None, {BODY!r}).until_ended(Event())"
     )

@@ -12,7 +12,6 @@ from app.core.jobs import state as jobs
 from app.core.store import blobs
 from app.core.store.database import reading, transaction
 from app.core.store.tables import model_names, models
-from models.midway import Appraised
 from models.types import Diverged
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
@@ -118,11 +117,11 @@ def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attemp
 def test_what_is_measured_on_the_way_stands_at_the_next_point_of_the_curves(monkeypatch):
     monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
 
-    class Watched(tiny.TinyAutoencoder, Appraised):
-        def appraisals(self):
+    class Watched(tiny.TinyAutoencoder):
+        def midway_points(self):
             return [72, 184]
 
-        def appraise(self, train, validation, moment):
+        def evaluate_midway(self, train, validation, context):
             return {"sum": float(sum(weight.sum() for weight in self.parameters()))}
 
     monkeypatch.setattr(training, "families", lambda: {"tiny_autoencoder": Watched})

@@ -22,7 +22,7 @@ CONFIG = {"images": 64, "batch_size": 8, "latent_dim": 2, "hidden": [8]}
 @pytest.fixture(autouse=True)
 def lean(place, monkeypatch):
     monkeypatch.setattr(training.devices, "use_threads", lambda wanted: None)
-    monkeypatch.setattr("models.features.SHOWN", 128)
+    monkeypatch.setattr("models.evaluation.feature_network.SHOWN", 128)
 
 
 @pytest.fixture

@@ -23,6 +23,6 @@ class Rehearsal(BaseModel):
 def rehearse(call: dict[str, Any], residents: Residents | None = None) -> dict[str, Any]:
     """An answer with the complete `config` among its facts. Raises ConfigError or DataError."""
     asked = read_params(Rehearsal, call["params"])
-    config = families()[asked.family].settled(asked.config, DataSpec.from_facts(asked.facts))
+    config = families()[asked.family].complete_config(asked.config, DataSpec.from_facts(asked.facts))
     facts = {"config": config.model_dump(mode="json")}
     return {"images": [], "latents": None, "facts": facts, "extra": {}, "sheets": {}, "timings": {}}

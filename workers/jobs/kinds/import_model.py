@@ -15,7 +15,7 @@ from torch import Tensor
 
 from app.core.errors import AnamorphError, InvalidRequest
 from app.core.store import blobs
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.imported import vgg
 from models.imported.base import Imported
 from models.registry import models as published_kinds
@@ -87,7 +87,7 @@ def own(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str, Any]
         raise InvalidRequest("This model was made by a newer version of the service.", field="card/engine")
     try:
         data = DataSpec.from_facts(card["data"])
-        model = published_kinds()[card["family"]].create(card["config"], data).serve(tensors_of(content))
+        model = published_kinds()[card["family"]].create(card["config"], data).load_for_serving(tensors_of(content))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise InvalidRequest(f"Card and weights make no model: {str(error)[:200]}", field="card") from error
     made = ("engine", "family", "config", "data", "capabilities", "operations", "parameters", "bytes", "digest")
@@ -103,7 +103,7 @@ def from_vgg(state: dict[str, Tensor], card: dict[str, Any]) -> tuple[Imported, 
     facts = facts_of(card, read["channels"], read["classes"])
     config = read["config"] | {name: as_list(card[name]) for name in ("mean", "std") if name in card}
     model = vgg.VGG.create(config, DataSpec.from_facts(facts))
-    return model.serve({name: tensor.float() for name, tensor in state.items()}), facts, {}
+    return model.load_for_serving({name: tensor.float() for name, tensor in state.items()}), facts, {}
 
 
 def facts_of(card: dict[str, Any], channels: int, classes: int) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def concluded(
 
 def trial(model: Imported) -> None:
     """Raises InvalidRequest when a classifier's answers to random images are not numbers."""
-    if isinstance(model, Scores):
+    if isinstance(model, Classifies):
         draws = torch.Generator().manual_seed(0)
         with torch.no_grad():
             answers = model.logits(torch.rand((FEW, *model.data.shape), generator=draws))

@@ -17,7 +17,7 @@ from app.core.store import perturbations as rows
 from app.core.store.database import reading
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.universal import Fooling, Universal, UniversalConfig, apply, measure, permuted, random_signs
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.data import Columns
 from models.evaluation.confidence import wilson
 from models.family import Family
@@ -60,7 +60,7 @@ def run_perturbation(job: RunningJob) -> Result:
 
 def check(model: Family, source: Source) -> None:
     """Raises what does not go together."""
-    if not isinstance(model, Scores):
+    if not isinstance(model, Classifies):
         raise InvalidRequest(f"A perturbation is fitted to a classifier; {model.name} is none.", field="model")
     data = DataSpec.from_facts(source.data.facts)
     if "images" not in data.columns.get("train", {}) or "images" not in data.columns.get("validation", {}):

@@ -64,7 +64,7 @@ def build(job: RunningJob, source: Source) -> Training:
     if origin := job.spec.get("init_from"):
         with reading(job.bind) as conn:
             digest = records.digest_of(conn, job.tenant, origin)
-        family.adopt(load_model(digest).to(device))
+        family.init_from(load_model(digest).to(device))
     shelf = BlobShelf(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
     if device.type == "cuda":
@@ -123,7 +123,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
     measured = training.finish()
     metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
     said = [alarm.sentence for alarm in training.doctor.standing]
-    said = list(dict.fromkeys([*said, *family.remarks(measured), *warnings(metrics)]))
+    said = list(dict.fromkeys([*said, *family.warnings(measured), *warnings(metrics)]))
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.attacks.core.logits import as_logits
 from models.attacks.criteria.classification import Criterion, Misclassified, Targeted
-from models.capabilities import Scores
+from models.capabilities import Classifies
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim, class_index
@@ -15,7 +15,7 @@ from models.types import InputError
 
 
 class ClassVictim(Victim):
-    capability = Scores
+    capability = Classifies
     title = "classifies"
     settings = frozenset({"label"})
     fooled = "The model misclassifies this image without an attack: it is returned unchanged."

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.attacks.criteria.classification import Criterion
 from models.attacks.criteria.detection import GOALS
-from models.capabilities import Detects
+from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
 from models.nn.boxes import LIMIT, NONE, Precision, blank, detections, draw, matched, rows_of
@@ -20,7 +20,7 @@ FOUND = 0.5
 
 
 class BoxVictim(Victim):
-    capability = Detects
+    capability = DetectsObjects
     title = "detects"
     goals = ("vanish", "fabricate", "mislabel")
     settings = frozenset({"boxes", "goal"})

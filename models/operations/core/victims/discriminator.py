@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.attacks.core.base import Attack
-from models.capabilities import Judges, Scores
+from models.capabilities import Classifies, Discriminates
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.classification import ClassVictim
@@ -18,7 +18,7 @@ NAMES = ("generated", "real")
 class JudgementVictim(ClassVictim):
     """As a classifier with two classes: half the log-odds speak for the one, half against it."""
 
-    capability = Judges
+    capability = Discriminates
     title = "judges"
     goals = ("realness",)
     settings = frozenset({"goal", "label"})
@@ -27,10 +27,10 @@ class JudgementVictim(ClassVictim):
 
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
-        return Scores in attack.victims
+        return Classifies in attack.victims
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
-        half = model.realness(images) / 2
+        half = model.real_log_odds(images) / 2
         return torch.stack([-half, half], 1)
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.attacks.core.base import Attack
 from models.attacks.criteria.classification import Criterion
 from models.attacks.criteria.latents import Away, Nearer, apart
-from models.capabilities import Conditional, Decodes, Encodes, Scores, Translates
+from models.capabilities import Classifies, Conditional, Decodes, Encodes, Translates
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim
@@ -29,7 +29,7 @@ class PointVictim(Victim):
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
         """Whatever attacks classifiers by a margin alone, not by the order of their classes."""
-        return Scores in attack.victims and not attack.ranks and attack.access != "labels"
+        return Classifies in attack.victims and not attack.ranks and attack.access != "labels"
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
         if params.target is not None:

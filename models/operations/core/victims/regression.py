@@ -9,7 +9,7 @@ from torch import Tensor
 from models.attacks.core.base import Attack
 from models.attacks.criteria.classification import Criterion
 from models.attacks.criteria.regression import Moved, Reached
-from models.capabilities import Estimates, Scores
+from models.capabilities import Classifies, Regresses
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim
@@ -23,7 +23,7 @@ FAR, NEAR = 0.5, 0.1
 class NumberVictim(Victim):
     """`reach` counts in standard deviations of the training targets; numbers themselves are in their unit."""
 
-    capability = Estimates
+    capability = Regresses
     title = "estimates a number"
     goals = tuple(WAYS)
     settings = frozenset({"goal", "reach"})
@@ -32,7 +32,7 @@ class NumberVictim(Victim):
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
         """Whatever attacks classifiers by a margin alone, not by the order of their classes."""
-        return Scores in attack.victims and not attack.ranks and attack.access != "labels"
+        return Classifies in attack.victims and not attack.ranks and attack.access != "labels"
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
         return model.estimate(images)[:, None, None]  # a third axis: a number is no score of a class

@@ -47,7 +47,7 @@ def test_the_setting_makes_another_class_of_the_same_family(data):
     assert plain.name == told.name == "vae" and "Conditional" not in capabilities(VAE)
     assert set(capabilities(type(told))) == {*capabilities(VAE), "Conditional"}
     again = VAE.create(told.config.model_dump(mode="json"), data[0])
-    again.serve({name: tensor.clone() for name, tensor in told.served_state().items()})
+    again.load_for_serving({name: tensor.clone() for name, tensor in told.serving_state().items()})
     assert families()["vae"] is VAE
 
 
@@ -77,7 +77,7 @@ def test_a_label_changes_the_picture_and_not_the_code(trained, data):
     told = ask(reconstruct, model, images, label=1).images
     torch.testing.assert_close(told, model.decode(codes, torch.tensor([1, 1, 1])))
     for_itself = ask(reconstruct, model, images).images
-    torch.testing.assert_close(for_itself, model.decode(codes, model.recognise(images)))
+    torch.testing.assert_close(for_itself, model.decode(codes, model.infer_labels(images)))
 
 
 @pytest.mark.parametrize("name", sorted(name for name, item in operations().items() if item.fits(ConditionalVAE)))

@@ -104,9 +104,9 @@ def test_an_over_complete_code_without_a_penalty_is_caught_copying():
     model, found = train(Autoencoder, body="linear", latent_dim=128, images=20_000)
     assert found["mse_noise"] < 2 * found["mse"] or found["mse"] < 1e-4
     small, measured = train(Autoencoder, body="linear", latent_dim=4)
-    assert small.remarks(measured) == []
-    assert model.remarks({"mse": 0.01, "mse_noise": 0.015})[0].startswith("The model copies its input")
-    assert model.remarks({"mse": 0.01, "mse_noise": 0.05}) == []
+    assert small.warnings(measured) == []
+    assert model.warnings({"mse": 0.01, "mse_noise": 0.015})[0].startswith("The model copies its input")
+    assert model.warnings({"mse": 0.01, "mse_noise": 0.05}) == []
 
 
 def test_activity_divergence_of_known_values():
@@ -160,8 +160,8 @@ def test_a_unit_that_never_fires_starts_anew():
 
 def test_many_dead_units_are_remarked_upon_with_the_remedy():
     model = SparseAutoencoder.create({"latent_dim": 100}, DATA[0])
-    assert "revive_after" in model.remarks({"dead_units": 50})[0]
-    assert model.remarks({"dead_units": 5}) == []
+    assert "revive_after" in model.warnings({"dead_units": 50})[0]
+    assert model.warnings({"dead_units": 5}) == []
 
 
 @pytest.mark.parametrize(

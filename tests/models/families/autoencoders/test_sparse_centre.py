@@ -35,5 +35,5 @@ def test_units_stay_alive_on_a_bright_ground():
 @pytest.mark.parametrize(("side", "channels"), [(28, 1), (64, 3), (256, 3)])
 def test_an_empty_config_is_affordable_whatever_the_size(family, side, channels):
     data = DataSpec("plain", side, side, channels, columns={"train": {"images": 300}})
-    units = family.settled({}, data).latent_dim
+    units = family.complete_config({}, data).latent_dim
     assert units * data.pixels <= 2**25 and units >= min(data.pixels, 64)

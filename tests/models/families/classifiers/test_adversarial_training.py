@@ -52,8 +52,8 @@ def test_a_resumed_run_is_the_undisturbed_run_bit_for_bit(method, shape):
         for name, tensor in resumed.state().tensors.items():
             assert torch.equal(tensor, states[-1].tensors[name]), name
         assert done == 1 or resumed.finish() == measured
-    served = whole.family.served_state()
-    again = Classifier.create(whole.family.config.model_dump(), whole.family.data).serve(served)
+    served = whole.family.serving_state()
+    again = Classifier.create(whole.family.config.model_dump(), whole.family.data).load_for_serving(served)
     assert not [name for name in served if "guard" in name] and again.config.adversarial_eps > 0
 
 
@@ -129,7 +129,7 @@ def test_after_an_alarm_training_goes_on_with_several_steps_also_when_resumed(me
     states = [whole.state() for _ in whole.run()]
     measured = whole.finish()
     assert measured["guard_switched"] == 1
-    assert any("catastrophic" in remark for remark in whole.family.remarks(measured))
+    assert any("catastrophic" in remark for remark in whole.family.warnings(measured))
     resumed = training(adversarial=method)
     resumed.restore(states[2])
     for _ in resumed.run():
@@ -146,9 +146,9 @@ def test_free_training_shows_fewer_images_because_it_shows_each_several_times():
 
 def test_leaking_labels_are_remarked_on():
     leaking = {"accuracy_fgsm": 0.93, "accuracy_pgd": 0.0}
-    assert "PGD" in resistance.remarks(leaking)[0]
-    assert not resistance.remarks({"accuracy_fgsm": 0.8, "accuracy_pgd": 0.75})
-    assert not resistance.remarks({"accuracy": 0.9})
+    assert "PGD" in resistance.warnings(leaking)[0]
+    assert not resistance.warnings({"accuracy_fgsm": 0.8, "accuracy_pgd": 0.75})
+    assert not resistance.warnings({"accuracy": 0.9})
 
 
 def test_a_hardened_model_withstands_what_a_plain_one_does_not():

@@ -23,7 +23,7 @@ DATA = dataset("labelled", (1, 16, 20), 32)
 def served(family, **config):
     torch.manual_seed(1)
     model = family.create(SHORT | config, DATA[0])
-    return family.create(model.config.model_dump(), DATA[0]).serve(model.served_state())
+    return family.create(model.config.model_dump(), DATA[0]).load_for_serving(model.serving_state())
 
 
 def classifier(**config) -> Classifier:
@@ -54,14 +54,14 @@ def train(model, train, validation, seed: int = 0) -> dict[str, float]:
 @pytest.mark.parametrize("body", ["auto", "mlp", "linear"])
 def test_a_classifier_takes_over_the_encoder_of_an_autoencoder(family, body):
     encoder, model = served(family, body=body, latent_dim=6), classifier()
-    model.adopt(encoder)
+    model.init_from(encoder)
     images = torch.rand(3, *DATA[0].shape)
     torch.testing.assert_close(model.trunk(images), encoder.encode(images))
     assert all(parameter.requires_grad for parameter in model.parameters())
     before = encoder.encode(images)
     train(model, *DATA[1:])
     assert torch.equal(encoder.encode(images), before)
-    again = Classifier.create(model.config.model_dump(), DATA[0]).serve(model.served_state())
+    again = Classifier.create(model.config.model_dump(), DATA[0]).load_for_serving(model.serving_state())
     assert torch.equal(again.logits(images), model.eval().logits(images))
 
 
@@ -70,7 +70,7 @@ def test_a_regressor_from_the_encoder_of_a_vae_learns_and_can_be_attacked():
     torch.manual_seed(1)
     encoder = VAE.create({"latent_dim": 6, "images": 64}, spec)
     model = Regressor.create({"images": 2000, "batch_size": 16}, spec)
-    model.adopt(encoder)
+    model.init_from(encoder)
     images = held.head(4)["images"]
     torch.testing.assert_close(model.trunk(images), encoder.encode(images))
     assert train(model, rows, held)["r2"] > 0.5
@@ -87,7 +87,7 @@ def test_a_regressor_from_the_encoder_of_a_vae_learns_and_can_be_attacked():
 
 def test_a_probe_trains_the_head_and_leaves_the_encoder():
     model = classifier(trained="head", dropout=0)
-    model.adopt(served(Autoencoder))
+    model.init_from(served(Autoencoder))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train(model, *DATA[1:])
     changed = {
@@ -103,7 +103,7 @@ def test_a_classifier_starts_from_a_classifier():
     first = classifier()
     train(first, *DATA[1:])
     second = classifier()
-    second.adopt(first)
+    second.init_from(first)
     images = torch.rand(3, *DATA[0].shape)
     assert torch.equal(first.eval().logits(images), second.eval().logits(images))
 
@@ -111,14 +111,14 @@ def test_a_classifier_starts_from_a_classifier():
 def test_an_encoder_of_other_images_is_refused():
     other = Autoencoder.create({}, DataSpec("plain", 16, 16, 3))
     with pytest.raises(ConfigError, match=r"3x16x16.*1x16x20") as caught:
-        classifier().adopt(other)
+        classifier().init_from(other)
     assert caught.value.field == "init_from"
 
 
 def test_a_run_that_started_from_an_encoder_resumes_bit_for_bit():
     def build():
         model = classifier()
-        model.adopt(served(Autoencoder))
+        model.init_from(served(Autoencoder))
         return Training(model, *DATA[1:])
 
     whole = build()
@@ -209,6 +209,6 @@ def test_a_linear_probe_of_a_denoising_code_beats_one_of_the_pixels():
     train(encoder, rows, validation)
     probe = {"trained": "head", "dropout": 0, "learning_rate": 0.01, "epochs": 12}
     model = Classifier.create(probe, spec)
-    model.adopt(encoder.eval())
+    model.init_from(encoder.eval())
     found = train(model, rows, validation)
     assert found["accuracy"] >= found["accuracy_linear"] + 0.03

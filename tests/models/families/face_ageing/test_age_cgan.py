@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.families.classifiers.classifier import Classifier
 from models.families.face_ageing.age_cgan import AgeCGAN
@@ -92,8 +92,8 @@ def test_identities_that_teach_nothing_are_refused_when_asked_for_and_passed_ove
     with pytest.raises(DataError, match="identities"):
         AgeCGAN.create({"identity": "labels"}, alone)
     model, other = AgeCGAN.create(SHORT, alone), build().family
-    assert model.config.identity == "images" and "identity column" in model.remarks({})[0]
-    assert other.config.identity == "labels" and not other.remarks({})
+    assert model.config.identity == "images" and "identity column" in model.warnings({})[0]
+    assert other.config.identity == "labels" and not other.warnings({})
 
 
 def test_every_stage_teaches_its_own_networks_alone():
@@ -136,16 +136,16 @@ def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it
     spec = dataset("labelled", (3, 12, 12))[0]
     teacher = Classifier.create({"images": 8, "batch_size": 4, "width": 4}, spec)
     training = build()
-    training.family.adopt(teacher)
+    training.family.init_from(teacher)
     training = Training(training.family, training.train, training.validation)
     finished(training)
     model = training.family
-    assert model.config.identity == "model" and not model.remarks({})
+    assert model.config.identity == "model" and not model.warnings({})
     grey = torch.rand(2, 1, 16, 16)
     wide = torch.nn.functional.interpolate(grey, (12, 12), mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(model.identify(grey), teacher.trunk(wide))
-    again = AgeCGAN.create(model.config.model_dump(mode="json"), model.data).serve(model.served_state())
-    assert torch.equal(again.identify(grey), model.eval().identify(grey))
+    torch.testing.assert_close(model.identity_features(grey), teacher.trunk(wide))
+    again = AgeCGAN.create(model.config.model_dump(mode="json"), model.data).load_for_serving(model.serving_state())
+    assert torch.equal(again.identity_features(grey), model.eval().identity_features(grey))
 
 
 def test_identity_by_a_model_needs_one():
@@ -164,7 +164,7 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
     for variant in ("z0", "pixel", "identity"):
         latents = latents_of_faces(model, images, groups, variant, (40, 0.1)).detach()
         made = model.decode(latents, groups)
-        apart[variant] = float(identity_distance(model.identify(images), model.identify(made)).mean())
+        apart[variant] = float(identity_distance(model.identity_features(images), model.identity_features(made)).mean())
         pixels[variant] = float((made - images).square().mean())
         company = torch.cat([1 - images[:1], images[1:2], images[:1]])
         assert torch.equal(latents_of_faces(model, company, groups, variant, (40, 0.1))[1], latents[1])
@@ -173,7 +173,7 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
 
 def test_the_encoders_guess_is_as_long_as_the_latents_the_generator_knows():
     for latent, length in (("normal", 1.0), ("sphere", 1.0), ("uniform", 3**-0.5)):
-        found = served(latent=latent).locate(torch.rand(2, 1, 16, 16))
+        found = served(latent=latent).encode(torch.rand(2, 1, 16, 16))
         assert found.square().mean(1).sqrt().tolist() == pytest.approx([length] * 2, rel=1e-4)
 
 
@@ -186,14 +186,14 @@ def test_one_age_or_the_row_of_all_with_the_identity_distance_beside_each():
     assert [age["to"] for age in row.facts["items"][0]["ages"]] == list(model.age_groups)
     torch.testing.assert_close(row.images[..., -16:], one.images)
     torch.testing.assert_close(row.pictures[f"age-{groups - 1}"], one.images)
-    wanted = identity_distance(model.identify(images), model.identify(one.images))
+    wanted = identity_distance(model.identity_features(images), model.identity_features(one.images))
     assert [item["identity_distance"] for item in one.facts["items"]] == pytest.approx(wanted.tolist(), abs=1e-5)
     assert row.facts["items"][1]["ages"][-1]["identity_distance"] == pytest.approx(wanted[1].item(), abs=1e-5)
 
 
 def test_the_age_shown_is_read_or_given_and_decides_the_search():
     model, images = served(), torch.rand(1, 1, 16, 16)
-    read = model.age_groups[int(model.read_age(images).argmax())]
+    read = model.age_groups[int(model.age_logits(images).argmax())]
     assert ask(model, images, to="60+", latents="z0").facts["items"][0]["from"] == read
     other = next(name for name in model.age_groups if name != read)
     told = ask(model, images, to="60+", latents="pixel", steps=2, label=other)
@@ -241,7 +241,7 @@ def test_a_rare_age_is_shown_as_often_as_the_others():
     )
     spec = DataSpec("attributes", 16, 16, 1, columns={"train": {"images": 40, "ages": 40}}, ages=(5.0, 70.0))
     model = AgeCGAN.create(SHORT, spec)
-    model.begin(few)
+    model.before_training(few)
     batch = {"images": torch.arange(40.0).reshape(40, 1, 1, 1), "labels": torch.tensor([0] * 36 + [1] * 4)}
-    shown = [model._evened(batch, Moment(0, 40, 0, 0, generator(0, step)))["labels"] for step in range(50)]
+    shown = [model._evened(batch, StepContext(0, 40, 0, 0, generator(0, step)))["labels"] for step in range(50)]
     assert torch.cat(shown).float().mean() == pytest.approx(0.5, abs=0.05)

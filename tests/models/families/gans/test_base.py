@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from models.context import Moment
+from models.context import StepContext
 from models.families.gans.base import Shown
 from models.families.gans.gan import GAN
 from models.nn.ema import Ema
 from tests.models.families.gans.tiny import build, columns, spec, train
 
 
-def moment(images: int = 0, step: int = 0, seed: int = 0) -> Moment:
-    return Moment(images, 32, step, 0, torch.Generator().manual_seed(seed))
+def context(images: int = 0, step: int = 0, seed: int = 0) -> StepContext:
+    return StepContext(images, 32, step, 0, torch.Generator().manual_seed(seed))
 
 
 def weights(player) -> list[torch.Tensor]:
@@ -34,7 +34,7 @@ def logits_of_the_first_update(model) -> tuple[torch.Tensor, torch.Tensor]:
         return seen["found"]
 
     model._judged = spy
-    metrics = model.step({"images": columns(model.data).head(4)["images"]}, model.optimisers(), moment())
+    metrics = model.step({"images": columns(model.data).head(4)["images"]}, model.optimisers(), context())
     del model._judged
     return seen["found"][1].detach(), seen["found"][2].detach(), metrics
 
@@ -42,13 +42,13 @@ def logits_of_the_first_update(model) -> tuple[torch.Tensor, torch.Tensor]:
 def test_neither_player_learns_in_the_turn_of_the_other():
     model = build(GAN)
     optimisers = model.optimisers()
-    reals, made = Shown(torch.rand(4, 1, 8, 8)), Shown(model.make(4, None, moment()))
+    reals, made = Shown(torch.rand(4, 1, 8, 8)), Shown(model.make(4, None, context()))
     before = weights(model.generator)
-    model._teach_discriminator(reals, Shown(made.images.detach()), optimisers["discriminator"], moment())
+    model._teach_discriminator(reals, Shown(made.images.detach()), optimisers["discriminator"], context())
     assert same(before, weights(model.generator)) and all(p.grad is None for p in model.generator.parameters())
     left = [p.grad.clone() for p in model.discriminator.parameters()]
     before = weights(model.discriminator)
-    model._teach_generator(made, reals, optimisers["generator"], moment())
+    model._teach_generator(made, reals, optimisers["generator"], context())
     assert same(before, weights(model.discriminator))
     assert same(left, [p.grad for p in model.discriminator.parameters()])
     assert all(p.requires_grad and p.grad is not None for p in model.generator.parameters())
@@ -100,18 +100,18 @@ def test_smoothing_changes_the_loss_on_real_images_alone():
 
 def test_flips_swap_the_share_asked_for():
     model = build(GAN, label_flips=0.25)
-    real, fake = model._flips(4000, moment())
+    real, fake = model._flips(4000, context())
     assert all(mask.double().mean() == pytest.approx(0.25, abs=0.03) for mask in (real, fake))
-    assert not torch.equal(real, fake) and build(GAN)._flips(4, moment()) is None
+    assert not torch.equal(real, fake) and build(GAN)._flips(4, context()) is None
 
 
 def test_instance_noise_fades_with_the_run_and_nothing_else_touches_the_images():
     images = torch.zeros(8, 1, 8, 8)
     noisy = build(GAN, instance_noise=0.5, augment="none")
-    assert noisy._disguised(Shown(images), moment(0)).images.std() == pytest.approx(0.5, abs=0.05)
-    assert noisy._disguised(Shown(images), moment(16)).images.std() == pytest.approx(0.25, abs=0.03)
-    assert noisy._disguised(Shown(images), moment(32)).images is images
-    assert build(GAN, augment="none")._disguised(Shown(images), moment(0)).images is images
+    assert noisy._disguised(Shown(images), context(0)).images.std() == pytest.approx(0.5, abs=0.05)
+    assert noisy._disguised(Shown(images), context(16)).images.std() == pytest.approx(0.25, abs=0.03)
+    assert noisy._disguised(Shown(images), context(32)).images is images
+    assert build(GAN, augment="none")._disguised(Shown(images), context(0)).images is images
 
 
 @pytest.mark.parametrize("augment", ["diff", "adaptive"])
@@ -119,18 +119,18 @@ def test_augmentation_reaches_reals_and_fakes_before_d_and_the_fakes_of_both_tur
     model, calls = build(GAN, augment=augment), []
     disguised = model._disguised
     model._disguised = lambda shown, now: calls.append(shown.images) or disguised(shown, now)
-    model.step({"images": torch.rand(4, 1, 8, 8)}, model.optimisers(), moment())
+    model.step({"images": torch.rand(4, 1, 8, 8)}, model.optimisers(), context())
     assert len(calls) == 3 and torch.equal(calls[0], calls[2].detach()) and calls[2].requires_grad
 
 
 def test_half_of_the_fakes_d_sees_come_from_the_past():
     model = build(GAN, replay=64)
     for value in (0.1, 0.2, 0.3, 0.4):
-        model.remembered(Shown(torch.full((16, 1, 8, 8), value)), moment())
-    shown = model.remembered(Shown(torch.full((40, 1, 8, 8), 0.9)), moment()).images
+        model.remembered(Shown(torch.full((16, 1, 8, 8), value)), context())
+    shown = model.remembered(Shown(torch.full((40, 1, 8, 8), 0.9)), context()).images
     assert 10 <= int((shown[:, 0, 0, 0] < 0.5).sum()) <= 30
     assert any(name.startswith("replay") for name in model.state_dict())
-    assert not any(name.startswith("replay") for name in model.served_state())
+    assert not any(name.startswith("replay") for name in model.serving_state())
 
 
 def test_one_batch_for_both_kinds_mixes_their_statistics_and_two_do_not():
@@ -226,9 +226,9 @@ def test_adaptive_augmentation_rises_while_d_is_sure_and_stops_at_the_bounds():
         model.adaptive.observe(torch.full((4,), -5.0), step)
     assert model.adaptive.p.item() == 0
     images = torch.rand(6, 1, 8, 8)
-    assert torch.equal(model.adaptive(images, moment().generator), images)  # p = 0 is the identity
+    assert torch.equal(model.adaptive(images, context().generator), images)  # p = 0 is the identity
     model.adaptive.p.fill_(1)
-    assert not torch.allclose(model.adaptive(images, moment().generator), images, atol=0.05)
+    assert not torch.allclose(model.adaptive(images, context().generator), images, atol=0.05)
 
 
 HEAVY = {
@@ -262,12 +262,12 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(config, steps):
 def test_every_body_takes_every_size_and_serves_row_by_row(body, size):
     model = build(GAN, spec(*size), body=body, images=8)
     train(model).finish()
-    served = build(GAN, spec(*size), seed=5, body=body, images=8).serve(model.served_state())
+    served = build(GAN, spec(*size), seed=5, body=body, images=8).load_for_serving(model.serving_state())
     latents, images = torch.randn(5, model.latent_dim), torch.rand(5, *model.data.shape)
     made = served.decode(latents)
     assert made.shape == (5, size[2], size[0], size[1]) and made.min() >= 0 and made.max() <= 1
     torch.testing.assert_close(served.decode(latents[2:3]), made[2:3])
-    torch.testing.assert_close(served.realness(images[2:3]), served.realness(images)[2:3])
+    torch.testing.assert_close(served.real_log_odds(images[2:3]), served.real_log_odds(images)[2:3])
 
 
 def test_the_snapshot_shows_the_same_latents_each_time_and_leaves_the_run_alone():

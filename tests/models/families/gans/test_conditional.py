@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.context import Moment
+from models.context import StepContext
 from models.data import Columns
 from models.families.gans.base import Shown
-from models.families.gans.condition_agreement import class_obedience
+from models.families.gans.condition_agreement import class_agreement
 from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.conditioning import ClassCondition, NumberCondition
 from models.operations.decode import Decode
@@ -114,7 +114,7 @@ def test_a_past_fake_keeps_the_label_it_was_made_for():
     for _ in range(12):
         labels = torch.randint(3, (16,))
         images = (labels.float() / 4)[:, None, None, None].expand(16, 1, 8, 8)
-        shown = model.remembered(Shown(images, model.condition(labels)), Moment(0, 1, 0, 0, draws()))
+        shown = model.remembered(Shown(images, model.condition(labels)), StepContext(0, 1, 0, 0, draws()))
         torch.testing.assert_close(shown.images[:, 0, 0, 0] * 4, shown.told.argmax(1).float())
     assert not torch.equal(shown.images, images)
 
@@ -157,13 +157,13 @@ def test_a_model_of_numbers_decodes_for_a_number():
     rows = Decode().rows(model, torch.randn(2, model.latent_dim), asked)
     assert rows["labels"].tolist() == [37.5, 37.5]
     assert Decode().compute(model, rows, asked)["images"].shape == (2, 1, 8, 8)
-    assert model.labels_in_turn(9).tolist() == pytest.approx([10 + 92 * (i + 0.5) / 9 for i in range(9)], abs=1e-3)
+    assert model.example_labels(9).tolist() == pytest.approx([10 + 92 * (i + 0.5) / 9 for i in range(9)], abs=1e-3)
     for nonsense in ("old", "nan", "1e99"):
         with pytest.raises(InputError, match="number"):
             model.label(nonsense)
 
 
-def test_obedience_is_counted_by_class():
+def test_class_agreement_is_counted_by_class():
     class Measure:
         net = torch.nn.Module()
         count = 4
@@ -175,7 +175,7 @@ def test_obedience_is_counted_by_class():
     Measure.net.content = torch.nn.Linear(1, 2)
     found = torch.tensor([0.0, 0, 1, 0])[:, None, None, None]
     validation = Columns({"labels": np.array([0, 0, 0, 1])})
-    facts = class_obedience(Measure(), validation, found, torch.tensor([0, 0, 1, 1]))
+    facts = class_agreement(Measure(), validation, found, torch.tensor([0, 0, 1, 1]))
     assert facts == pytest.approx(
         {"class_agreement": 0.75, "class_agreement_worst": 0.5, "class_agreement_real": 0.75, "label_entropy": 0.5}
     )

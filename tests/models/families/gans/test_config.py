@@ -14,29 +14,29 @@ BODIES = ("stable", "dcgan", "mlp", "fast")
 
 @pytest.mark.parametrize(("body", "loss"), list(itertools.product(BODIES, [*LOSSES, PAIRED])))
 def test_every_loss_completes_with_every_body_and_completing_again_changes_nothing(body, loss):
-    config = GAN.resolve(GAN.Config(body=body, loss=loss), spec(28))
-    assert GAN.resolve(config, spec(28)) == config
+    config = GAN.resolve_config(GAN.Config(body=body, loss=loss), spec(28))
+    assert GAN.resolve_config(config, spec(28)) == config
     assert config.critic_steps == (5 if loss == "wasserstein" else 1)
     assert (config.gradient_penalty > 0) == (loss == "wasserstein")
     assert config.learning_rate and config.discriminator_learning_rate == config.learning_rate
 
 
 def test_an_empty_config_is_the_stable_preset():
-    config = GAN.resolve(GAN.Config(), spec(28, count=4000))
+    config = GAN.resolve_config(GAN.Config(), spec(28, count=4000))
     assert (config.body, config.loss, config.r1, config.penalty_every) == ("stable", "non_saturating", 1.0, 16)
     assert (config.beta1, config.beta2, config.learning_rate, config.latent_dim) == (0.0, 0.99, 1e-3, 64)
     assert config.augment == "none" and config.images == 300_000
 
 
 def test_few_images_are_augmented_and_a_body_without_convolutions_takes_what_has_no_room_for_them():
-    assert GAN.resolve(GAN.Config(), spec(28, count=500)).augment == "diff"
-    assert GAN.resolve(GAN.Config(augment="none"), spec(28, count=500)).augment == "none"
-    assert GAN.resolve(GAN.Config(), spec(6, count=500)).body == "mlp"
+    assert GAN.resolve_config(GAN.Config(), spec(28, count=500)).augment == "diff"
+    assert GAN.resolve_config(GAN.Config(augment="none"), spec(28, count=500)).augment == "none"
+    assert GAN.resolve_config(GAN.Config(), spec(6, count=500)).body == "mlp"
 
 
 def test_what_one_setting_decides_gives_way_to_another_that_is_asked_for():
-    assert GAN.resolve(GAN.Config(body="dcgan", r1=2.0), spec(28)).discriminator_norm == "none"
-    assert GAN.resolve(GAN.Config(discriminator_norm="batch"), spec(28)).r1 == 0
+    assert GAN.resolve_config(GAN.Config(body="dcgan", r1=2.0), spec(28)).discriminator_norm == "none"
+    assert GAN.resolve_config(GAN.Config(discriminator_norm="batch"), spec(28)).r1 == 0
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from models.data import Columns
-from models.diagnosis import Finding
+from models.diagnosis import Reading
 from models.families.gans import diagnostics as alarms
 from models.families.gans.gan import GAN
 from models.families.gans.progressive_gan import ProgressiveGAN
@@ -114,7 +114,7 @@ def test_copies_of_training_images_are_told_from_likenesses(small_digits):
 
 def test_a_generator_that_gives_training_images_away_memorises(small_digits):
     def parrot(model: GAN) -> None:
-        model.specimens = lambda generator, count, moment: model._train_images[:count]
+        model.specimens = lambda generator, count, context: model._train_images[:count]
         model._train_images = small_digits[1].spaced(128)["images"]
 
     assert "memorising" in names(run(small_digits, augment="none", images=640, change=parrot))
@@ -132,8 +132,8 @@ def test_gradients_that_are_not_finite_are_left_out_and_told(small_digits):
     training.state()  # raises when a weight is not finite
 
 
-def found(images: int, **metrics: float) -> Finding:
-    return Finding(images, metrics)
+def found(images: int, **metrics: float) -> Reading:
+    return Reading(images, metrics)
 
 
 def test_a_gradient_that_grows_a_hundredfold_explodes():
@@ -165,11 +165,11 @@ def test_the_best_generator_measured_so_far_comes_back_three_times_at_most():
         weight.data.add_(1.0)
     model.remedies.remember(model.ema.module, 6.0)
     collapse = alarms.Alarm("mode-collapse", "", "")
-    assert [bool(model.treat(collapse, None)) for _ in range(4)] == [True, True, True, False]
+    assert [bool(model.auto_remedy(collapse, None)) for _ in range(4)] == [True, True, True, False]
     for player in (model.generator, model.ema.module):
         assert all(torch.equal(tensor, best[name]) for name, tensor in player.state_dict().items())
-    assert not any(name.startswith("remedies") for name in model.served_state())
-    assert build(ProgressiveGAN, latent_dim=8, widest=8, auto_remedy=True).treat(collapse, None) is None
+    assert not any(name.startswith("remedies") for name in model.serving_state())
+    assert build(ProgressiveGAN, latent_dim=8, widest=8, auto_remedy=True).auto_remedy(collapse, None) is None
 
 
 TREATED = {"auto_remedy": True, "measure_every": 16, "images": 64, "augment": "diff", "r1": 0.0}
@@ -209,5 +209,5 @@ def test_a_run_with_measurements_and_remedies_is_resumed_bit_for_bit(steps, monk
 )
 def test_measurements_along_the_way_are_bounded_by_the_length(config, points):
     model = build(GAN, images=config[0], measure_every=config[1])
-    found = list(model.appraisals())
+    found = list(model.midway_points())
     assert len(found) == points and all(0 < images <= model.total for images in found)

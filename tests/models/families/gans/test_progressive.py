@@ -57,15 +57,15 @@ def test_alpha_0_is_the_smaller_discriminator_on_halved_images_and_alpha_1_the_p
 def test_reals_are_blended_as_the_fakes_are():
     model = build(ProgressiveGAN, spec(16), **PHASES)
     images = torch.rand(2, 1, 16, 16)
-    model.prepare(0)
+    model.grow_to(0)
     torch.testing.assert_close(model.reals({"images": images}), halve(halve(images)) * 2 - 1)
-    model.prepare(8)  # the second level begins to fade in: nothing has changed yet but the grid
+    model.grow_to(8)  # the second level begins to fade in: nothing has changed yet but the grid
     small = halve(halve(images)) * 2 - 1
     torch.testing.assert_close(model.reals({"images": images}), double(small, (8, 8)))
-    model.prepare(12)
+    model.grow_to(12)
     middle = (double(small, (8, 8)) + halve(images) * 2 - 1) / 2
     torch.testing.assert_close(model.reals({"images": images}), middle)
-    model.prepare(40)
+    model.grow_to(40)
     torch.testing.assert_close(model.reals({"images": images}), images * 2 - 1)
 
 
@@ -78,9 +78,9 @@ def test_level_and_alpha_follow_the_count_of_images():
 
 def test_growing_does_nothing_twice_and_the_average_grows_along():
     model = build(ProgressiveGAN, spec(16), **PHASES)
-    model.prepare(8)
+    model.grow_to(8)
     names = [name for name, _ in model.named_parameters()]
-    model.prepare(8)
+    model.grow_to(8)
     assert [name for name, _ in model.named_parameters()] == names
     assert model.ema.module.level == model.generator.level == model.discriminator.level == 1
     for own, other in zip(model.ema.module.blocks.parameters(), model.generator.blocks.parameters(), strict=True):
@@ -92,7 +92,7 @@ def test_moments_survive_growth():
     model = build(ProgressiveGAN, spec(16), **PHASES)
     training = train(model, 2)  # up to the first growth
     before = {name: slots["exp_avg_sq"].clone() for name, slots in named_moments(training)}
-    training.prepare(8)
+    training.grow_to(8)
     after = dict(named_moments(training))
     assert before and all(torch.equal(after[name]["exp_avg_sq"], value) for name, value in before.items())
     fresh = {
@@ -135,7 +135,7 @@ def test_any_size_is_reached_and_shown_at_full_size_all_the_way(size):
     assert model.generator.level == 0 and training.snapshot().shape[2:] == size[:2]
     assert train(model, training=training).finish()
     assert model.eval().decode(torch.randn(2, model.latent_dim)).shape == (2, size[2], *size[:2])
-    served = build(ProgressiveGAN, spec(*size), seed=4, images=64).serve(model.served_state())
+    served = build(ProgressiveGAN, spec(*size), seed=4, images=64).load_for_serving(model.serving_state())
     latents = torch.randn(3, model.latent_dim)
     assert torch.equal(served.decode(latents), model.decode(latents))
 
@@ -147,13 +147,15 @@ def test_a_size_that_growth_cannot_reach_in_time_is_refused():
 
 def test_a_grown_model_is_no_start_for_a_new_one():
     with pytest.raises(ConfigError, match="cannot start from one that has grown"):
-        build(ProgressiveGAN, spec(16), **PHASES).adopt(build(ProgressiveGAN, spec(16), **PHASES))
+        build(ProgressiveGAN, spec(16), **PHASES).init_from(build(ProgressiveGAN, spec(16), **PHASES))
 
 
 def test_a_large_preset_is_valid():
     config = {"width": 16, "widest": 512, "latent_dim": 512, "batch_size": 16, "images": 12_000_000}
     data = spec(1024, channels=3, count=70_000)
-    found = ProgressiveGAN.resolve(ProgressiveGAN.Config(**config, fade_images=600_000, stabilise_images=600_000), data)
+    found = ProgressiveGAN.resolve_config(
+        ProgressiveGAN.Config(**config, fade_images=600_000, stabilise_images=600_000), data
+    )
     assert (
         found.loss == "wasserstein"
         and found.gradient_penalty == 10

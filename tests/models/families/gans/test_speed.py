@@ -83,7 +83,7 @@ def test_compiling_is_for_accelerators():
 def test_no_number_is_read_in_a_step(name, monkeypatch):
     """Each reading of a tensor's value makes an accelerator wait."""
     training = train(made(name), 7)  # layers are grown, the pool is full
-    training.prepare(training.images)
+    training.grow_to(training.images)
 
     def read(*given):
         raise AssertionError("a value was read")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.context import Moment
+from models.context import StepContext
 from models.families.gans.style_gan import StyleGAN
 from models.families.gans.stylegan2_networks import Mapping, ModulatedConv
 from models.operations.interpolate import Interpolate
@@ -111,9 +111,9 @@ def test_styles_are_joined_by_straight_lines():
 
 
 def test_training_mixes_the_share_asked_for():
-    moment = Moment(0, 1, 0, 0, torch.Generator().manual_seed(0))
+    context = StepContext(0, 1, 0, 0, torch.Generator().manual_seed(0))
     for share, low, high in ((0.0, 0, 0), (0.9, 150, 195), (1.0, 200, 200)):
-        styles = tiny(mixing=share)._styles(200, moment)
+        styles = tiny(mixing=share)._styles(200, context)
         crossed = (styles[:, 0] != styles[:, -1]).any(1)
         assert low <= int(crossed.sum()) <= high
 
@@ -123,10 +123,10 @@ def test_the_path_length_penalty_is_lazy_and_reaches_the_generator():
     training = train(model, 0)
     assert ["generator_penalty" in training.advance().metrics for _ in range(4)] == [False, True, False, True]
     assert model.usual_length > 0
-    penalty = model.generator_penalty(Moment(0, 1, 1, 0, torch.Generator().manual_seed(0)))
+    penalty = model.generator_penalty(StepContext(0, 1, 1, 0, torch.Generator().manual_seed(0)))
     slopes = torch.autograd.grad(penalty, [model.generator.start, model.generator.mapping[1].weight])
     assert all(slope.abs().sum() > 0 for slope in slopes)
-    assert tiny(path_length=0).generator_penalty(Moment(0, 1, 1, 0, torch.Generator())) is None
+    assert tiny(path_length=0).generator_penalty(StepContext(0, 1, 1, 0, torch.Generator())) is None
 
 
 def test_noise_is_fresh_in_training_and_fixed_when_serving():
@@ -154,8 +154,8 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(steps):
 
 @pytest.mark.parametrize(("size", "weight"), [(28, 0.0), (128, 2.0)])
 def test_small_images_are_trained_without_the_path_length_penalty(size, weight):
-    assert StyleGAN.resolve(StyleGAN.Config(), spec(size)).path_length == weight
-    assert StyleGAN.resolve(StyleGAN.Config(path_length=1.0), spec(size)).path_length == 1.0
+    assert StyleGAN.resolve_config(StyleGAN.Config(), spec(size)).path_length == weight
+    assert StyleGAN.resolve_config(StyleGAN.Config(path_length=1.0), spec(size)).path_length == 1.0
 
 
 @pytest.mark.parametrize("size", [(28, 28, 1), (9, 33, 3)])

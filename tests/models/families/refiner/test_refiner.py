@@ -88,9 +88,9 @@ def test_any_shape_is_bent_and_the_history_of_large_images_is_bounded():
         moved, far = warp(images, torch.randn(2, 2))
         assert moved.shape == images.shape and 0 < float(far.detach()) <= 0.1
     spec = dataset("unpaired", (3, 256, 256))[0]
-    config = Refiner.resolve(Refiner.Config(), spec)
+    config = Refiner.resolve_config(Refiner.Config(), spec)
     assert config.history_batches * config.batch_size * spec.pixels <= 2**26
-    assert Refiner.resolve(config, spec) == config
+    assert Refiner.resolve_config(config, spec) == config
 
 
 def test_published_weights_become_those_of_means():
@@ -142,7 +142,7 @@ def test_the_history_fills_with_refined_images_and_stays_full():
 
 def test_labels_are_kept_readable_where_there_are_labels_and_the_reader_is_not_published():
     model = build().family
-    assert model.config.label_weight == 1 and not any("annotator" in name for name in model.served_state())
+    assert model.config.label_weight == 1 and not any("annotator" in name for name in model.serving_state())
     bare = Refiner.create(SHORT, dataset("unpaired")[0])
     assert bare.config.label_weight == 0 and bare.annotator is None
     with pytest.raises(DataError, match="label_weight"):

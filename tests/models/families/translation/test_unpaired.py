@@ -53,17 +53,17 @@ def test_a_published_translator_answers_as_it_did_when_training_ended(name):
     images = torch.rand(2, 1, 16, 16)
     wanted = run.family.eval().translate(images, "ab")
     config = run.family.config.model_dump()
-    served = families()[name].create(config, run.family.data).serve(run.family.served_state())
+    served = families()[name].create(config, run.family.data).load_for_serving(run.family.serving_state())
     assert torch.equal(served.translate(images, "ab"), wanted) and not torch.equal(wanted, images)
 
 
 def test_weights_stored_before_there_was_a_choice_draw_anew():
     run = training("cyclegan", far=True)
-    stored = {name: value for name, value in run.family.served_state().items() if not name.endswith(".added")}
+    stored = {name: value for name, value in run.family.serving_state().items() if not name.endswith(".added")}
     images = torch.rand(2, 1, 16, 16)
     for choice in (None, True):
         config = run.family.config.model_dump() | {"from_input": choice}
-        served = families()["cyclegan"].create(config, run.family.data).serve(dict(stored))
+        served = families()["cyclegan"].create(config, run.family.data).load_for_serving(dict(stored))
         assert torch.equal(served.translate(images, "ab"), run.family.eval().translate(images, "ab"))
 
 
@@ -74,7 +74,7 @@ def test_weights_of_another_model_keep_their_way():
         list(donor.run())
         spec, train, validation = domains(not far)
         model = families()["cut"].create(SMALL, spec)
-        model.adopt(donor.family)
+        model.init_from(donor.family)
         assert Training(model, train, validation).family.config.from_input == (not far)
         assert torch.equal(model.translate(images, "ab"), donor.family.eval().translate(images, "ab"))
 
