@@ -77,7 +77,7 @@ def test_a_code_as_large_as_the_image_is_caught_copying_while_it_trains():
     training = run(Autoencoder, data, body="linear", latent_dim=128, images=12800)
     (alarm,) = training.doctor.standing
     assert alarm.name == "identity" and alarm.images < 12800 and alarm.evidence["mse_noise"] < 2 * alarm.evidence["mse"]
-    assert training.family.remarks(training.finish())  # and it is still so at the end
+    assert training.family.warnings(training.finish())  # and it is still so at the end
     penalised = run(Autoencoder, data, body="linear", latent_dim=128, l2_kernel=0.01)
     assert not names(penalised)
 
