@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: demo up test lint catalog bench install clean
+.PHONY: demo up test lint catalog openapi bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -31,8 +31,11 @@ lint: $(DEV_STAMP)
 # After adding a family, an attack or an operation: what the front end and the reference know of it.
 catalog: $(STAMP)
 	$(BIN)/python -m models.catalog
-	$(BIN)/python -m app.openapi
 	$(BIN)/python docs/reference.py
+
+# The description of the HTTP API, for generators of clients: build/openapi.json, or the file in ARGS.
+openapi: $(STAMP)
+	$(BIN)/python -m app.openapi $(ARGS)
 
 bench: $(DEV_STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -1,7 +1,12 @@
-"""`python -m app.openapi` writes the description of the API to `app/openapi.json`; a test compares the two."""
+"""Writes the description of the HTTP API to a file: `python -m app.openapi [build/openapi.json]`."""
 
-from app.api.http.openapi import FILE, text
+import json
+import sys
+from pathlib import Path
+
 from app.main import create_app
 
 if __name__ == "__main__":
-    FILE.write_text(text(create_app().openapi()), encoding="utf-8")
+    file = Path(*sys.argv[1:2] or ["build", "openapi.json"])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(create_app().openapi(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
-"""Writes what the models can do as JSON for those who import no torch: `python -m models.catalog`.
+"""Writes what the models can do as JSON files, one for each entry, for code that does not import torch.
 
-With `--check` nothing is written; the exit status says whether the committed file is fresh.
+`python -m models.catalog` writes `app/core/catalog/entries/<kind>/<name>.json` and removes files of entries that are
+gone. With `--check` it writes nothing and exits with 1 if a file is missing, outdated or left over.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from models.family import Family
 from models.operations.attack import params_schema
 from models.operations.core.base import Operation
 
-FILE = Path(__file__).parents[1] / "app" / "core" / "catalog" / "catalog.json"
+ENTRIES = Path(__file__).parents[1] / "app" / "core" / "catalog" / "entries"
 
 
 def capabilities(family: type[Family]) -> list[str]:
@@ -117,21 +118,32 @@ def describe_detector(detector: type[Detector]) -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """The file's content."""
-    return json.dumps(catalog(), indent=1, ensure_ascii=False) + "\n"
+def files() -> dict[Path, str]:
+    """The text of each entry by its path below the folder of entries."""
+    return {
+        Path(kind, f"{name}.json"): json.dumps(entry, indent=1, ensure_ascii=False) + "\n"
+        for kind, entries in catalog().items()
+        for name, entry in entries.items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.catalog", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, say whether the file is fresh")
-    if not parser.parse_args(arguments).check:
-        FILE.write_text(text(), encoding="utf-8")
-        return 0
-    fresh = FILE.exists() and FILE.read_text(encoding="utf-8") == text()
-    if not fresh:
-        print(f"{FILE.name} is stale: run `python -m models.catalog` and commit it", file=sys.stderr)
-    return 0 if fresh else 1
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is not up to date")
+    check = parser.parse_args(arguments).check
+    present = {path.relative_to(ENTRIES): path.read_text(encoding="utf-8") for path in ENTRIES.glob("*/*.json")}
+    current = files()
+    outdated = sorted(path for path in present.keys() | current.keys() if present.get(path) != current.get(path))
+    if check and outdated:
+        names = ", ".join(map(str, outdated))
+        print(f"Out of date: {names}. Run `python -m models.catalog` and commit the result.", file=sys.stderr)
+    for path in [] if check else outdated:
+        if path in current:
+            (ENTRIES / path).parent.mkdir(parents=True, exist_ok=True)
+            (ENTRIES / path).write_text(current[path], encoding="utf-8")
+        else:
+            (ENTRIES / path).unlink()
+    return 1 if check and outdated else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small catalog of the form that `app/core/catalog/catalog.json` has."""
+"""A small catalog in the form that `app.core.catalog.load()` returns."""
 
 LABEL = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}], "default": None}
 SEED = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**63, "default": 0}

@@ -1,20 +1,28 @@
-"""The committed catalog is what the code says, and says it without doubt."""
+"""The committed catalog equals what the code declares."""
 
-import json
-
+from app.core.catalog import load
 from models import catalog, registry
 from models.capabilities import Decodes, Encodes
 
 
-def test_the_committed_catalog_is_fresh():
-    assert catalog.main(["--check"]) == 0, "run `python -m models.catalog` and commit app/core/catalog/catalog.json"
+def test_committed_entries_are_up_to_date_and_load_in_order():
+    assert catalog.main(["--check"]) == 0, "run `python -m models.catalog` and commit app/core/catalog/entries"
+    current, loaded = catalog.catalog(), load()
+    assert loaded == current and list(loaded) == list(current)
+    for kind, entries in loaded.items():
+        assert list(entries) == sorted(entries) == list(current[kind])
 
 
-def test_a_stale_or_missing_file_is_told_and_left_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(catalog, "FILE", tmp_path / "catalog.json")
+def test_check_reports_missing_outdated_and_left_over_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(catalog, "ENTRIES", tmp_path)
     assert catalog.main(["--check"]) == 1
-    assert "stale" in capsys.readouterr().err and not catalog.FILE.exists()
+    assert "attacks/fgsm.json" in capsys.readouterr().err and not list(tmp_path.iterdir())
     assert catalog.main([]) == 0 == catalog.main(["--check"])
+    outdated, left_over = tmp_path / "attacks" / "fgsm.json", tmp_path / "attacks" / "gone.json"
+    for file in (outdated, left_over):
+        file.write_text("{}")
+    assert catalog.main(["--check"]) == 1 and "fgsm.json, attacks/gone.json" in capsys.readouterr().err
+    assert catalog.main([]) == 0 and outdated.read_text() != "{}" and not left_over.exists()
 
 
 def test_capabilities_are_those_of_the_class_line():
@@ -26,9 +34,3 @@ def test_capabilities_are_those_of_the_class_line():
     able = {"decode", "denoise", "encode", "interpolate", "reconstruct", "samples"}
     assert able <= set(found["denoising_autoencoder"]["operations"])
     assert "denoise" not in found["autoencoder"]["operations"]
-
-
-def test_writing_twice_gives_the_same_bytes_and_names_in_order():
-    assert catalog.text() == catalog.text()
-    for section in json.loads(catalog.text()).values():
-        assert list(section) == sorted(section)

@@ -1,8 +1,6 @@
-"""The description of the API (OpenAPI 3.1), every status with its shape. `python -m app.openapi` writes it down."""
+"""The description of the API (OpenAPI 3.1), every status with its shape. `make openapi` writes it to a file."""
 
-import json
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,7 +8,6 @@ from fastapi.openapi.utils import get_openapi
 
 from app.core import wire
 
-FILE = Path(__file__).parents[2] / "openapi.json"
 EVERYWHERE = (401, 403, 422, 429, 500, 503)
 MARK = "x-problems"
 SUMMARY = "Trains and serves generative image models, and attacks image models."
@@ -75,8 +72,3 @@ def _add_problems(operation: dict[str, Any]) -> None:
         told = told or {"description": HTTPStatus(status).phrase}
         responses[str(status)] = told | {"content": told.get("content", {}) | content}
     operation["responses"] = dict(sorted(responses.items()))
-
-
-def text(document: dict[str, Any]) -> str:
-    """The committed form."""
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -1,7 +1,7 @@
 """What the models can do, as data: families, attacks, operations and the JSON schemas of their settings.
 
-`catalog.json` is written by `python -m models.catalog`. With it a wrong setting is refused at the edge of the service,
-by name, without torch.
+The files `entries/<kind>/<name>.json` are written by `python -m models.catalog`. With them the web front refuses a
+wrong setting by name without importing torch.
 """
 
 import json
@@ -14,14 +14,21 @@ from app.core.catalog.complete import complete
 from app.core.catalog.describe import joined
 from app.core.errors import InvalidConfig, InvalidRequest, NotFound
 
-FILE = Path(__file__).with_name("catalog.json")
+ENTRIES = Path(__file__).with_name("entries")
+KINDS = ("families", "attacks", "operations", "reports", "defences", "detectors", "perturbations")
 Catalog = dict[str, dict[str, dict[str, Any]]]
 
 
 @lru_cache
 def load() -> Catalog:
     """The catalog this release was built with."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    return {
+        kind: {
+            file.stem: json.loads(file.read_text(encoding="utf-8"))
+            for file in sorted(ENTRIES.joinpath(kind).glob("*.json"), key=lambda file: file.stem)
+        }
+        for kind in KINDS
+    }
 
 
 def nearest(name: str, known: list[str]) -> str:

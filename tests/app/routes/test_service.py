@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from app.api.http import openapi
 from app.api.http.error_pages import ADVICE
 from app.api.routes.docs import STATIC
 from app.core.errors import CODES
@@ -158,11 +157,6 @@ async def test_every_kind_of_error_has_its_page(client):
         assert page.status_code == 200 and code in page.text
     assert (await client.get("/errors/none")).status_code == 404
     assert (await client.get("/errors")).text.count("<li>") == len(CODES)
-
-
-def test_the_committed_description_is_the_programs(home):
-    committed = openapi.FILE.read_text(encoding="utf-8")
-    assert committed == openapi.text(create_app().openapi()), "run `python -m app.openapi` and commit the file"
 
 
 def test_the_description_is_whole(home):
