@@ -11,9 +11,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from models.capabilities import Conditional
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.feature_network import FeatureNet, blank_net, blurred, feature_net
 from models.evaluation.metrics import CHUNK, nearest, spread
+from models.family import Family
 from models.seeds import generator
 from models.types import DataSpec
 
@@ -223,3 +226,22 @@ def fidelity_of(train: Columns, validation: Columns, device: torch.device, data:
     if train not in _MEASURES:
         _MEASURES[train] = Fidelity(train, validation, device, len(data.classes) if data.classes else None)
     return _MEASURES[train]
+
+
+def sample_report(model: Family, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
+    """Sample quality of a model that has a prior and decodes (HasPrior, Decodes): `Fidelity.report` of its samples."""
+    measure = fidelity_of(train, validation, model.device, model.data)
+    return measure.report(in_chunks(lambda count: decode_prior(model, count, context.generator), measure.count))
+
+
+def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
+    """(count, c, h, w): samples of a model that has a prior and decodes; a conditional one decodes example labels."""
+    noise = torch.randn(count, model.latent_dim, generator=draws, device=model.device)
+    uniform = torch.rand(count, generator=draws, device=model.device)
+    labels = [model.example_labels(count).to(model.device)] if isinstance(model, Conditional) else []
+    return model.decode(model.draw(noise, uniform, *labels), *labels)
+
+
+def in_chunks(sample: Callable[[int], Tensor], count: int) -> Tensor:
+    """(count, c, h, w), on the host: images by `sample(n)`, at most CHUNK at a time."""
+    return torch.cat([sample(min(CHUNK, count - start)).cpu() for start in range(0, count, CHUNK)])

@@ -16,7 +16,7 @@ from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
-from models.evaluation.fidelity import fidelity_of
+from models.evaluation.fidelity import sample_report
 from models.evaluation.reconstruct import redraw
 from models.families.autoencoders.gaussian_mixture import Mixture
 from models.families.autoencoders.pca import OverAxes
@@ -130,26 +130,7 @@ class Coding(Encodes, Decodes, HasPrior, OneLoss):
         found = {"mse": error, "psnr": metrics.psnr(error)}
         found["mse_pca"] = metrics.pca_mse(train, validation, self.fair_axes(validation))
         found["mse_mean_image"] = metrics.mean_image_mse(train, validation)
-        return found | self._neighbours(train, validation) | self._sampled(train, validation, context)
-
-    def _sampled(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Distance of samples to real images, with floors, intervals and baselines (models/evaluation/fidelity.py)."""
-        measure = fidelity_of(train, validation, self.device, self.data)
-        return measure.report(self.gallery(measure.count, context))
-
-    def gallery(self, count: int, context: StepContext) -> Tensor:
-        """(count, c, h, w): samples, on the host."""
-        made = []
-        for start in range(0, count, metrics.CHUNK):
-            rows = min(metrics.CHUNK, count - start)
-            noise = torch.randn(rows, self.latent_dim, generator=context.generator, device=self.device)
-            uniform = torch.rand(rows, generator=context.generator, device=self.device)
-            made.append(self.sampled(noise, uniform).cpu())
-        return torch.cat(made)
-
-    def sampled(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Images from what `draw` takes; a conditional model goes through its labels."""
-        return self.decode(self.draw(noise, uniform))
+        return found | self._neighbours(train, validation) | sample_report(self, train, validation, context)
 
     def fair_axes(self, validation: Columns) -> int:
         """How many axes PCA may use to be compared with."""

@@ -283,10 +283,6 @@ class ConditionalVAE(Conditional, VAE):
     def draw(self, noise: Tensor, uniform: Tensor, labels: Tensor) -> Tensor:
         return super().draw(noise, uniform)
 
-    def sampled(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        labels = self.example_labels(len(noise)).to(noise.device)
-        return self.decode(self.draw(noise, uniform, labels), labels)
-
     def guess(self, images: Tensor) -> Tensor:
         """(b, classes): logits of the label."""
         return self.head(self.encoder.features(images))

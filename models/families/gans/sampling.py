@@ -11,7 +11,7 @@ from models.capabilities import Decodes, Discriminates, HasPrior
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
-from models.evaluation.fidelity import Fidelity, coverage, evenness, fidelity_of
+from models.evaluation.fidelity import Fidelity, coverage, evenness, fidelity_of, in_chunks
 from models.evaluation.metrics import CHUNK
 from models.families.gans import diagnostics as alarms
 from models.families.gans.base import Game
@@ -67,8 +67,7 @@ class Generative(HasPrior, Decodes, Discriminates, Game):
 
     def drawn(self, generator: nn.Module, count: int, context: StepContext) -> Tensor:
         """`count` images by `generator`, on the host."""
-        sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-        return torch.cat([self.specimens(generator, size, context).cpu() for size in sizes])
+        return in_chunks(lambda size: self.specimens(generator, size, context), count)
 
     def settle(self, generator: nn.Module, context: StepContext, batches: int = SETTLING) -> None:
         """Give an averaged generator the batch statistics of its own activations."""
