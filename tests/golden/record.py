@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from app.core import blobs, database
 from app.core.settings import settings
+from app.core.store import blobs, database
 from tests.golden.runs import Runner, fingerprint
 from workers import devices
 

@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from app.core import blobs, events
-from app.core.database import clock, encode_json, new_id, reading, transaction
-from app.core.tables import datasets
+from app.core.jobs import events
+from app.core.store import blobs
+from app.core.store.database import clock, encode_json, new_id, reading, transaction
+from app.core.store.tables import datasets
 from tests.models.data import dataset
 from tests.workers.trainings import TENANT, accept, attempt, finish
-from workers.host import Host
-from workers.runners import runner_of
+from workers.inference.host import Host
+from workers.jobs.kinds import runner_of
 
 SIDE = 12
 LAYOUTS = ("labelled", "attributes", "segmentation", "detection", "paired", "unpaired")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import registry
-from models.training import Training
+from models.training.loop import Training
 from models.types import DataSpec
 from tests.models.data import for_family
 
