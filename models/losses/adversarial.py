@@ -1,29 +1,32 @@
-"""Adversarial losses on logits: `a` = D(x) of real images and `b` = D(G(z)) of generated ones, both (n,).
+"""Adversarial losses on logits, and the two helpers of the networks that minimise them in turns.
 
-Both players minimise. With sigma the sigmoid, softplus(-a) = -log sigma(a) and softplus(b) = -log(1 - sigma(b)), so
-nothing here saturates numerically, and what saturates by design (`minimax`) does so visibly.
+`a` = D(x) are the logits of real images and `b` = D(G(z)) those of generated ones, both of the same shape: (n,), or
+maps of patches. D and G both minimise. With sigma the sigmoid, softplus(-a) = -log sigma(a) and
+softplus(b) = -log(1 - sigma(b)), so no loss overflows; only `minimax` saturates, by design.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
 LossName = Literal["non_saturating", "minimax", "least_squares", "hinge", "wasserstein", "relativistic"]
+PatchLossName = Literal["lsgan", "bce"]
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What each player pays for one logit; `target` is what a real image should be taken for, 1 unless smoothed."""
+    """Losses per logit: of D for a real image and for a fake, and of G. `target` is 1 unless labels are smoothed."""
 
     real: Callable[[Tensor, float], Tensor]
     fake: Callable[[Tensor], Tensor]
     generator: Callable[[Tensor], Tensor]
     smooths: bool = True
-    """Whether `target` means anything."""
+    """Whether the loss depends on `target`."""
 
 
 def _cross_entropy(logits: Tensor, target: float) -> Tensor:
@@ -32,9 +35,9 @@ def _cross_entropy(logits: Tensor, target: float) -> Tensor:
 
 
 LOSSES: dict[str, Loss] = {
-    # Goodfellow et al. 2014, eq. 1: G descends log(1 - D(G(z))), whose gradient vanishes while D wins
+    # Goodfellow et al. 2014, eq. 1: G minimises log(1 - D(G(z))), whose gradient vanishes while D wins
     "minimax": Loss(_cross_entropy, softplus, lambda b: -softplus(b)),
-    # the same paper, end of section 3: G ascends log D(G(z)) instead
+    # the same paper, end of section 3: G maximises log D(G(z)) instead
     "non_saturating": Loss(_cross_entropy, softplus, lambda b: softplus(-b)),
     # Mao et al. 2017, eq. 9
     "least_squares": Loss(
@@ -44,20 +47,28 @@ LOSSES: dict[str, Loss] = {
     "hinge": Loss(lambda a, target: relu(target - a), lambda b: relu(1 + b), lambda b: -b),
     # Arjovsky et al. 2017, eq. 2: needs a gradient penalty beside it
     "wasserstein": Loss(lambda a, target: -a, lambda b: b, lambda b: -b, smooths=False),
+    # The two losses of image translation. D minimises half of its sum, so that it learns more slowly than G:
+    # non_saturating (Isola et al. 2017, section 3.3), and least_squares with G undivided (Zhu et al. 2017, section 4)
+    "bce": Loss(lambda a, target: _cross_entropy(a, target) / 2, lambda b: softplus(b) / 2, lambda b: softplus(-b)),
+    "lsgan": Loss(lambda a, target: (a - target).square() / 2, lambda b: b.square() / 2, lambda b: (b - 1).square()),
 }
 PAIRED = "relativistic"
-"""Jolicoeur-Martineau 2018 with pairs (RpGAN): a real image should look more real than the fake beside it."""
+"""Jolicoeur-Martineau 2018, in pairs (RpGAN): the logit of each real image should exceed that of the fake beside it."""
 
 
 def smooths(name: LossName) -> bool:
-    """Whether label smoothing and flips have a meaning: the loss judges each image against a target."""
+    """Whether label smoothing and label flips change this loss: it compares each logit with a target."""
     return name != PAIRED and LOSSES[name].smooths
 
 
 def discriminator_loss(
-    name: LossName, a: Tensor, b: Tensor, target: float = 1.0, flipped: tuple[Tensor, Tensor] | None = None
+    name: LossName | PatchLossName,
+    a: Tensor,
+    b: Tensor,
+    target: float = 1.0,
+    flipped: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """The mean D minimises. `flipped` are masks (n,) of real and fake images passed off as the other kind."""
+    """The mean that D minimises. `flipped` are masks (n,) of the real and the fake images whose label is swapped."""
     if name == PAIRED:
         return softplus(b - a).mean()
     loss = LOSSES[name]
@@ -68,13 +79,38 @@ def discriminator_loss(
     return real.mean() + fake.mean()
 
 
-def generator_loss(name: LossName, b: Tensor, a: Tensor | None = None) -> Tensor:
-    """The mean G minimises; only the relativistic loss looks at real logits `a`."""
+def generator_loss(name: LossName | PatchLossName, b: Tensor, a: Tensor | None = None) -> Tensor:
+    """The mean that G minimises; only the relativistic loss needs the logits `a` of real images."""
     if name == PAIRED:
         return softplus(a - b).mean()
     return LOSSES[name].generator(b).mean()
 
 
 def value(a: Tensor, b: Tensor) -> Tensor:
-    """V(G, D) = E log D(x) + E log(1 - D(G(z))), eq. 1 of the 2014 paper; 2 log(1/2) when D cannot tell."""
+    """V(G, D) = E log D(x) + E log(1 - D(G(z))) (Goodfellow et al. 2014, eq. 1); 2 log(1/2) where D cannot tell."""
     return -softplus(-a).mean() - softplus(b).mean()
+
+
+def log_odds(name: PatchLossName, logits: Tensor) -> Tensor:
+    """Log-odds of real against generated; a discriminator trained with least squares outputs about a probability."""
+    return logits if name == "bce" else logits.clamp(1e-3, 1 - 1e-3).logit()
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Inside, gradients flow through `networks` to their inputs, but not into their parameters."""
+    for network in networks:
+        network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)
+
+
+def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+    """One step of gradient descent; returns the loss, detached."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    return loss.detach()

@@ -25,7 +25,7 @@ from models.families.gans.conditional_gan import ConditionalGAN, ConditionalGANC
 from models.families.gans.conditioning import whole
 from models.families.gans.conv_networks import widths
 from models.family import Family
-from models.losses.translation_adversarial import update
+from models.losses.adversarial import update
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 STAGES = ("players", "encoder", "recognisers")

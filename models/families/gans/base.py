@@ -15,9 +15,8 @@ from models.families.gans.augment import AdaptiveAugment, diff_augment
 from models.families.gans.auto_remedy import Remedies
 from models.families.gans.config import GameConfig
 from models.family import Family
-from models.losses.adversarial import PAIRED, discriminator_loss, generator_loss, value
+from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss, value
 from models.losses.gradient_penalties import one_centred, zero_centred
-from models.losses.translation_adversarial import frozen
 from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 

@@ -18,8 +18,8 @@ from models.families.refiner.discriminators import Realism
 from models.families.refiner.label_reader import Annotator
 from models.families.refiner.networks import Pictured, RefinerNet
 from models.family import Config, Family
+from models.losses.adversarial import frozen, update
 from models.losses.gradient_penalties import zero_centred
-from models.losses.translation_adversarial import frozen, update
 from models.nn.ema import Ema
 from models.nn.image_pool import HistoryPool
 from models.types import Batch, DataError, DataSpec, Metrics

@@ -8,7 +8,6 @@ from models.families.translation.instance_norm import normalised
 from models.families.translation.networks import patch_layers
 from models.families.translation.tile_statistics import of_whole
 from models.family import Config, Family
-from models.losses.translation_adversarial import constant_then_linear
 from models.types import DataSpec
 
 
@@ -34,7 +33,8 @@ class Translator(Translates, Family):
         }
 
     def schedule(self, progress: float) -> float:
-        return constant_then_linear(progress)
+        """Constant for the first half, then linearly to 0, as in both papers."""
+        return min(1.0, 2 * (1 - progress))
 
     def translate(self, images: Tensor, direction: str) -> Tensor:
         return self.served[direction](images).clamp(0, 1)

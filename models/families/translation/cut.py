@@ -14,7 +14,7 @@ from models.data import Columns
 from models.evaluation.translation import moved, scored
 from models.families.translation.networks import Fitted, PatchGAN, initialise, make_generator
 from models.families.translation.unpaired import Unpaired, UnpairedConfig
-from models.losses.translation_adversarial import fool_loss, frozen, judge_loss, log_odds, update
+from models.losses.adversarial import discriminator_loss, frozen, generator_loss, log_odds, update
 from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 
@@ -118,10 +118,10 @@ class CUT(Discriminates, Unpaired):
             shown, wanted = shown.flip(3), wanted.flip(3)
         made = generator(shown)
         fake = made[: len(batch[source])]
-        loss = judge_loss(config.adversarial_loss, *judge(torch.cat([wanted, fake.detach()])).chunk(2))
+        loss = discriminator_loss(config.adversarial_loss, *judge(torch.cat([wanted, fake.detach()])).chunk(2))
         metrics = {"judge": update(optimisers["judges"], loss)}
         with frozen(judge):
-            fool = fool_loss(config.adversarial_loss, judge(fake))
+            fool = generator_loss(config.adversarial_loss, judge(fake))
             nce = self.contrast(generator, shown, made, context)
             total = fool + config.lambda_nce * nce
             if config.identity and self.adds:

@@ -13,7 +13,7 @@ from models.data import Columns
 from models.evaluation.translation import cycle_l1, moved, sample, scored
 from models.families.translation.networks import PatchGAN, initialise, make_generator
 from models.families.translation.unpaired import Unpaired, UnpairedConfig
-from models.losses.translation_adversarial import fool_loss, frozen, judge_loss, log_odds, update
+from models.losses.adversarial import discriminator_loss, frozen, generator_loss, log_odds, update
 from models.nn.ema import Ema
 from models.nn.image_pool import HistoryPool
 from models.types import Batch, DataSpec, Metrics
@@ -75,7 +75,7 @@ class CycleGAN(Discriminates, Unpaired):
         kind, losses = self.config.adversarial_loss, []
         for domain, judge in self.judges.items():
             shown = self.pools[domain].exchange(fakes[domain], context.generator)
-            losses.append(judge_loss(kind, *judge(torch.cat([batch[domain], shown])).chunk(2)))
+            losses.append(discriminator_loss(kind, *judge(torch.cat([batch[domain], shown])).chunk(2)))
         metrics["judge"] = update(optimisers["judges"], torch.stack(losses).sum())
         for direction, generator in self.generators.items():
             self.served[direction].update(generator, self.config.batch_size, context.images)
@@ -93,7 +93,7 @@ class CycleGAN(Discriminates, Unpaired):
                 shown = [batch[source], *([batch[target]] if config.lambda_identity else [])]
                 fake, *same = there(torch.cat(shown)).split(len(batch[source]))
                 fakes[target] = fake
-                fool.append(fool_loss(config.adversarial_loss, self.judges[target](fake)))
+                fool.append(generator_loss(config.adversarial_loss, self.judges[target](fake)))
                 cycle.append(self.apart(back(self._noisy(fake, context)), batch[source]))
                 identity += [self.apart(image, batch[target]) for image in same]
             metrics = {"fool": torch.stack(fool).sum(), "cycle": torch.stack(cycle).sum()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.data import Columns
 from models.evaluation.translation import in_batches, sample
 from models.families.translation.networks import Fitted, UNet
-from models.losses.translation_adversarial import update
+from models.losses.adversarial import update
 from models.seeds import derive, generator
 
 UPDATES, BATCH, RATE, WIDTH = 300, 8, 2e-3, 16

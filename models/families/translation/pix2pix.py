@@ -15,7 +15,7 @@ from models.families.translation.base import Translator
 from models.families.translation.fcn_score import downstream_score
 from models.families.translation.networks import PatchGAN, initialise, make_generator
 from models.family import Config
-from models.losses.translation_adversarial import fool_loss, frozen, judge_loss, log_odds, update
+from models.losses.adversarial import discriminator_loss, frozen, generator_loss, log_odds, update
 from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 
@@ -79,13 +79,13 @@ class Pix2Pix(Discriminates, Translator):
             judge = self.judges[direction]
             pairs = torch.cat([torch.cat([source, shown], 1) for shown in (target, fake.detach())])
             # in one pass, which is faster: no image of a batch sees another
-            found["judge"].append(judge_loss(self.config.adversarial_loss, *judge(pairs).chunk(2)))
+            found["judge"].append(discriminator_loss(self.config.adversarial_loss, *judge(pairs).chunk(2)))
         judge_total = update(optimisers["judges"], torch.stack(found["judge"]).sum())
         with frozen(self.judges):
             for direction, fake in fakes.items():
                 source, target = (batch[name] for name in COLUMNS[direction])
                 logits = self.judges[direction](torch.cat([source, fake], 1))
-                found["fool"].append(fool_loss(self.config.adversarial_loss, logits))
+                found["fool"].append(generator_loss(self.config.adversarial_loss, logits))
                 found["l1"].append((fake - target).abs().mean() * 2)  # the paper's pixels span [-1, 1]
             fool, l1 = torch.stack(found["fool"]).sum(), torch.stack(found["l1"]).sum()
             total = self.config.lambda_adversarial * fool + self.config.lambda_l1 * l1

@@ -1,12 +1,13 @@
 """Each loss against its formula by hand, and the claim of the 2014 paper about gradients."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.losses.adversarial import LOSSES, PAIRED, discriminator_loss, generator_loss, smooths, value
+from models.losses.adversarial import LossName, PatchLossName, discriminator_loss, generator_loss, smooths, value
 
 A, B = torch.tensor([0.7, -1.3]), torch.tensor([-0.4, 2.1])
 
@@ -42,11 +43,17 @@ BY_HAND = {
         lambda a, b: -math.log(sigmoid(b - a)),
         lambda a, b: sigmoid(b - a) - 1,
     ),
+    "bce": (
+        lambda a, b: (-math.log(sigmoid(a)) - math.log(1 - sigmoid(b))) / 2,
+        lambda a, b: -math.log(sigmoid(b)),
+        lambda a, b: sigmoid(b) - 1,
+    ),
+    "lsgan": (lambda a, b: ((a - 1) ** 2 + b**2) / 2, lambda a, b: (b - 1) ** 2, lambda a, b: 2 * (b - 1)),
 }
 
 
-@pytest.mark.parametrize("name", [*LOSSES, PAIRED])
-def test_both_players_pay_what_the_formula_says(name):
+@pytest.mark.parametrize("name", [*get_args(LossName), *get_args(PatchLossName)])
+def test_losses_and_gradient_equal_the_formulas(name):
     wanted_d, wanted_g, slope = BY_HAND[name]
     b = B.clone().requires_grad_()
     assert float(discriminator_loss(name, A, B)) == pytest.approx(mean(wanted_d, A, B), abs=1e-6)
@@ -64,7 +71,7 @@ def test_the_saturating_gradient_vanishes_where_the_other_does_not():
     assert torch.allclose(other, torch.full((4,), -0.25))
 
 
-@pytest.mark.parametrize("name", [*LOSSES, PAIRED])
+@pytest.mark.parametrize("name", get_args(LossName))
 def test_extreme_logits_stay_finite(name):
     far = torch.tensor([1e4, -1e4], requires_grad=True)
     loss = discriminator_loss(name, far, far.flip(0), 0.9 if smooths(name) else 1.0) + generator_loss(name, far, far)
