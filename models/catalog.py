@@ -19,6 +19,7 @@ from models.defences.stage import Defence
 from models.family import Family
 from models.operations.attack import params_schema
 from models.operations.core.base import Operation
+from models.reports.core.base import Report
 
 ENTRIES = Path(__file__).parents[1] / "app" / "core" / "catalog" / "entries"
 
@@ -34,8 +35,10 @@ def catalog() -> dict[str, Any]:
     found = {
         "families": {name: describe_family(item) for name, item in registry.families().items()},
         "attacks": {name: describe_attack(item) for name, item in registry.attacks().items()},
-        "operations": {name: describe_operation(item) for name, item in registry.operations().items()},
-        "reports": {name: describe_report(item) for name, item in registry.reports().items()},
+        "operations": {
+            name: alias_of(item, name) | describe_operation(item) for name, item in registry.operations().items()
+        },
+        "reports": {name: alias_of(item, name) | describe_report(item) for name, item in registry.reports().items()},
         "defences": {name: describe_defence(item) for name, item in registry.defences().items()},
         "detectors": {name: describe_detector(item) for name, item in registry.detectors().items()},
     }
@@ -53,6 +56,11 @@ def describe_family(family: type[Family]) -> dict[str, Any]:
         "operations": registry.fitting(family),
         "config": family.Config.model_json_schema(),
     }
+
+
+def alias_of(item: type[Operation] | type[Report], name: str) -> dict[str, str]:
+    """For an entry under a deprecated name: the name to use."""
+    return {} if name == item.name else {"alias_of": item.name}
 
 
 def names(need: type | tuple[type, ...]) -> str | list[str]:
@@ -93,7 +101,7 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
     }
 
 
-def describe_report(report: type) -> dict[str, Any]:
+def describe_report(report: type[Report]) -> dict[str, Any]:
     return {
         "summary": report.summary,
         "needs": [item.__name__ for item in report.needs],

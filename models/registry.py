@@ -19,7 +19,7 @@ KINDS = {  # kind: the package that holds its members, and their base class
 
 @cache
 def members(kind: str) -> dict[str, type]:
-    """Classes of one of KINDS by their `name`, in alphabetical order.
+    """Classes of one of KINDS by their `name` and their `aliases`, in alphabetical order.
 
     A member is a subclass of the kind's base, defined in the package (or a package inside it, except `core`), whose
     class body sets `name`; bases do not.
@@ -31,7 +31,7 @@ def members(kind: str) -> dict[str, type]:
     for path in _modules(package):
         for _, item in inspect.getmembers(importlib.import_module(path), inspect.isclass):
             if item.__module__ == path and issubclass(item, parent) and "name" in vars(item):
-                classes[item.name] = item
+                classes |= dict.fromkeys([item.name, *vars(item).get("aliases", ())], item)
     return dict(sorted(classes.items()))
 
 

@@ -45,7 +45,7 @@ CHUNK = 25  # updates from one sign of life to the next
 T90 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81, 1.8, 1.78, 1.77, 1.76, 1.75)
 
 
-class HackLabParams(Params):
+class GanAblationParams(Params):
     """What to try, and how long."""
 
     switches: list[str] = Field(
@@ -58,22 +58,23 @@ class HackLabParams(Params):
     repeats: int = Field(2, ge=1, le=16, description="Trainings of each combination, with different seeds.")
 
 
-class HackLabReport(Report):
+class GanAblationReport(Report):
     """The model gives the config; fresh models are trained on the dataset, a quarter to all of the combinations.
 
     Effects are ratios of the distance (FD) with a trick to that without, over all else; below 1 the trick helps.
     """
 
-    name = "hack_lab"
+    name = "gan_ablation"
+    aliases = ("hack_lab",)
     summary = "Trains small GANs with tricks on and off, and says which of them helped."
     needs = (HasPrior, Decodes, Discriminates)
-    Params = HackLabParams
+    Params = GanAblationParams
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
         return super().fits(family) and issubclass(family.Config, BodyConfig)
 
-    def run(self, subject: Subject, params: HackLabParams, kept: Any = None) -> Run:
+    def run(self, subject: Subject, params: GanAblationParams, kept: Any = None) -> Run:
         plan = list(trials(params))
         for signs, _ in plan:
             configured(subject, signs, params)  # a clash is found before the first training
@@ -93,7 +94,7 @@ class HackLabReport(Report):
         return findings(params, plan, distances, frechet(measure.floor, measure.wanted))
 
 
-def configured(subject: Subject, signs: dict[str, int], params: HackLabParams) -> BodyConfig:
+def configured(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> BodyConfig:
     """The model's own config with the tricks on or off. Raises ConfigError when two of them clash."""
     family, config = type(subject.model), subject.model.config.model_dump()
     for name, sign in signs.items():
@@ -119,7 +120,7 @@ def distance(training: Training, measure: Fidelity) -> float:
     return frechet(measure.rows(model.gallery(measure.count, context)), measure.wanted)
 
 
-def trials(params: HackLabParams) -> Generator[tuple[dict[str, int], int], None, None]:
+def trials(params: GanAblationParams) -> Generator[tuple[dict[str, int], int], None, None]:
     """(sign of each switch, repeat) of every training."""
     unknown = [name for name in params.switches if name not in SWITCHES]
     if unknown or len(set(params.switches)) < len(params.switches):
@@ -159,7 +160,7 @@ def effects(signs: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def findings(
-    params: HackLabParams, plan: list[tuple[dict[str, int], int]], distances: list[float], floor: float
+    params: GanAblationParams, plan: list[tuple[dict[str, int], int]], distances: list[float], floor: float
 ) -> Findings:
     """The effects as ratios, each with its interval, and every training that was made."""
     signs = np.array([list(row.values()) for row, _ in plan], dtype=np.float64)

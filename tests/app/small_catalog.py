@@ -63,6 +63,7 @@ CATALOG = {
         "denoise": operation("images", "images", "Denoises"),
         "reconstruct": operation("images", "images", "Encodes", "Decodes"),
         "refine": operation("images", "images", "Refines", any_size=True),
+        "improve": operation("images", "images", "Refines", any_size=True, alias_of="refine"),
         "encode": operation("images", "latents", "Encodes"),
         "decode": operation("latents", "images", "Decodes", params=schema(label=LABEL)),
         "interpolate": operation(

@@ -1,5 +1,7 @@
 """The committed catalog equals what the code declares."""
 
+import pytest
+
 from app.core.catalog import load
 from models import catalog, registry
 from models.capabilities import Decodes, Encodes
@@ -34,3 +36,18 @@ def test_capabilities_are_those_of_the_class_line():
     able = {"decode", "denoise", "encode", "interpolate", "reconstruct", "samples"}
     assert able <= set(found["denoising_autoencoder"]["operations"])
     assert "denoise" not in found["autoencoder"]["operations"]
+
+
+ALIASES = {
+    "operations": {"detect": "detect-adversarial", "locate": "detect-objects"},
+    "reports": {"fooling": "universal_fooling", "hack_lab": "gan_ablation"},
+}
+
+
+@pytest.mark.parametrize("kind", ALIASES)
+def test_deprecated_names_mean_the_same_class_and_say_the_new_name(kind):
+    entries, classes = catalog.catalog()[kind], registry.members(kind)
+    assert {name: entry["alias_of"] for name, entry in entries.items() if "alias_of" in entry} == ALIASES[kind]
+    for old, new in ALIASES[kind].items():
+        assert classes[old] is classes[new] and classes[new].name == new
+        assert entries[old] == entries[new] | {"alias_of": new}

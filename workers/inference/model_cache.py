@@ -69,7 +69,7 @@ class Residents:
         if settings().executor == "onnx" and self.device.type == "cpu":
             resident.forward = by_runtime(digest, model)
             resident.bytes += held  # the runtime holds weights of its own
-        for operation in able.values():
+        for operation in dict.fromkeys(able.values()):  # once for all names
             if not operation.dataset and operation.report is None:
                 warm(resident, operation())
         log.info("model.loaded", digest=digest, family=model.name, bytes=resident.bytes)

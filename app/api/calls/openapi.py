@@ -36,8 +36,9 @@ def documented(catalog: Catalog, name: str) -> dict[str, Any]:
     if entry["method"] == "GET":
         responses[304] = {"description": "If-None-Match has the tag of what this would give."}
     return {
-        "operation_id": f"{name}_model" if name != "samples" else "sample_model",
+        "operation_id": f"{name.replace('-', '_')}_model" if name != "samples" else "sample_model",
         "summary": entry["summary"],
+        "deprecated": "alias_of" in entry or None,
         "description": _description(entry),
         "responses": responses,
         "openapi_extra": extra,
@@ -60,9 +61,10 @@ def _description(entry: dict[str, Any]) -> str:
     needs = joined([catalogs.spoken(need) for need in entry["needs"]])
     forms = joined(formats.offers(entry, several=True), "or")
     one = formats.offers(entry, several=False)[0]
+    deprecated = f"Deprecated: use {entry['alias_of']}. " if "alias_of" in entry else ""
     return (
-        f"For models that have {needs}; others answer 409. Parameters go into the query, or beside the input in JSON. "
-        f"Answers with {forms}, as Accept asks; a single image with {one} by default."
+        f"{deprecated}For models that have {needs}; others answer 409. Parameters go into the query, or beside the "
+        f"input in JSON. Answers with {forms}, as Accept asks; a single image with {one} by default."
     )
 
 

@@ -90,7 +90,8 @@ class DefenceRequest(Request):
     )
     draws: int = Field(16, strict=True, ge=1, le=1024, description="Answers averaged when a stage is random.")
     detector: dict[str, Any] = Field(
-        {"kind": "squeezing"}, description="What the operation detect uses, a kind with its settings; see GET."
+        {"kind": "squeezing"},
+        description="What the operation detect-adversarial uses, a kind with its settings; see GET.",
     )
     dataset: Name | None = Field(
         None, description="Clean images that set the detector's threshold. Empty: those the model learned from."

@@ -86,6 +86,8 @@ class Operation(ABC):
     """One thing a model can be asked to do."""
 
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Deprecated names, which clients may still use."""
     summary: ClassVar[str]
     needs: ClassVar[tuple[type | tuple[type, ...], ...]]
     """Capabilities, all of which a family must have; of those in a tuple, one."""

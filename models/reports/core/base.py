@@ -86,6 +86,8 @@ class Report(ABC):
     """One kind of report."""
 
     name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    """Deprecated names, which clients and stored jobs may still use."""
     summary: ClassVar[str]
     needs: ClassVar[tuple[type, ...]]
     """Capabilities, all of which the model must have."""

@@ -224,3 +224,13 @@ async def test_every_image_operation_of_a_version_is_reached_by_digest(client, l
     answer = await client.post("/v1/models/v@01234567/denoise", content=png())
     assert answer.status_code == 200
     assert lane.seen[0].model.startswith("01234567")
+
+
+async def test_an_operation_answers_under_its_deprecated_name(client, lane):
+    add_model("r", "refiner")
+    answers = [await client.post(f"/v1/models/r/{name}", content=png()) for name in ("refine", "improve")]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [call.operation for call in lane.seen] == ["refine", "improve"]
+    paths = (await client.get("/v1/openapi.json")).json()["paths"]
+    marks = [paths[f"/v1/models/{{m}}/{name}"]["post"].get("deprecated", False) for name in ("refine", "improve")]
+    assert marks == [False, True]

@@ -7,7 +7,7 @@ import torch
 
 from models.nn.boxes import rows_of
 from models.operations.attack import AttackOperation, AttackParams, params_schema
-from models.operations.locate import Locate
+from models.operations.detect_objects import DetectObjects
 from models.operations.segment import Segment
 from models.registry import attacks
 from models.types import ConfigError, InputError
@@ -204,9 +204,9 @@ def test_a_mask_is_answered_as_indices_with_shares_and_an_image_of_any_size_keep
 
 def test_objects_are_located_with_their_classes_and_drawn():
     images, boxes = blob_images()
-    model, params = Blobs().eval(), Locate.Params()
-    rows = Locate().rows(model, images, params)
-    result = Locate().result(model, rows, Locate().compute(model, rows, params), params)
+    model, params = Blobs().eval(), DetectObjects.Params()
+    rows = DetectObjects().rows(model, images, params)
+    result = DetectObjects().result(model, rows, DetectObjects().compute(model, rows, params), params)
     for item, truth in zip(result.facts["items"], boxes, strict=True):
         found = sorted((one["index"], *one["box"]) for one in item["detections"])
         assert found == sorted((int(row[4]), *row[:4].tolist()) for row in rows_of(truth))

@@ -17,7 +17,7 @@ from models.families.autoencoders.autoencoder import Autoencoder
 from models.families.autoencoders.corruption import median_filter
 from models.families.classifiers.classifier import Classifier
 from models.operations.attack import access_of
-from models.operations.detect import Detect
+from models.operations.detect_adversarial import DetectAdversarial
 from models.types import ConfigError, InputError
 from tests.models.data import dataset
 
@@ -202,7 +202,7 @@ def test_what_a_detector_cannot_learn_from_is_named():
 def test_the_threshold_lets_the_asked_share_of_clean_images_pass(detector):
     made = behind(detector=detector | {"quantile": 0.8})
     images = smooth((40, 1, 12, 12))
-    operation = Detect()
+    operation = DetectAdversarial()
     with pytest.raises(InputError):
         operation.result(made, {}, operation.compute(made, {"inputs": images}, None), None)
     made.calibrate(images)

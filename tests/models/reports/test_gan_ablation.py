@@ -6,11 +6,11 @@ import pytest
 from models.families.gans.gan import GAN
 from models.registry import reports
 from models.reports.core.base import Subject
-from models.reports.gan_ablation import SWITCHES, HackLabReport, configured, design, effects, findings, trials
+from models.reports.gan_ablation import SWITCHES, GanAblationReport, configured, design, effects, findings, trials
 from models.types import ConfigError
 from tests.models.families.gans.tiny import build, columns
 
-Params = HackLabReport.Params
+Params = GanAblationReport.Params
 
 
 def subject(**config) -> Subject:
@@ -70,15 +70,15 @@ def test_switches_that_cannot_be_tried_are_named():
     with pytest.raises(ConfigError, match="named twice"):
         list(trials(Params(switches=["relu", "relu"])))
     with pytest.raises(ConfigError, match="body=mlp and downsampling=max clash"):
-        next(HackLabReport().run(subject(body="mlp"), Params(switches=["max_pooling"], images=64)))
+        next(GanAblationReport().run(subject(body="mlp"), Params(switches=["max_pooling"], images=64)))
 
 
 def test_a_report_goes_on_with_the_trainings_that_are_done():
     who, params = subject(), Params(switches=["replay"], images=64, repeats=2)
-    steps, whole = finish(HackLabReport().run(who, params))
+    steps, whole = finish(GanAblationReport().run(who, params))
     assert [len(step.kept) for step in steps if step.kept] == [1, 2, 3, 4] and steps[-1].done == steps[-1].total
     half = next(step.kept for step in steps if step.kept and len(step.kept) == 2)
-    later, again = finish(HackLabReport().run(who, params, half))
+    later, again = finish(GanAblationReport().run(who, params, half))
     assert again == whole and len(later) < len(steps)
     assert len(whole.tables["trainings"]) == 4 and whole.facts["trainings"] == 4
 
@@ -86,5 +86,5 @@ def test_a_report_goes_on_with_the_trainings_that_are_done():
 def test_only_families_with_the_tricks_are_experimented_on():
     from models.families.gans.style_gan import StyleGAN
 
-    assert reports()["hack_lab"] is HackLabReport
-    assert HackLabReport.fits(GAN) and not HackLabReport.fits(StyleGAN)
+    assert reports()["gan_ablation"] is reports()["hack_lab"] is GanAblationReport
+    assert GanAblationReport.fits(GAN) and not GanAblationReport.fits(StyleGAN)

@@ -8,9 +8,9 @@ from models.attacks.core.universal import Universal, UniversalConfig
 from models.data import Columns
 from models.families.classifiers.classifier import Classifier
 from models.reports.core.base import Subject
-from models.reports.fooling import FoolingReport
 from models.reports.transfer import TransferReport
 from models.reports.universal_defence import UniversalDefenceReport
+from models.reports.universal_fooling import UniversalFoolingReport
 from models.training.loop import Training
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
@@ -48,7 +48,7 @@ def delta() -> torch.Tensor:
 
 def test_the_matrix_has_every_pair_with_controls():
     made = {"shift": delta(), "none": torch.zeros(1, 8, 8)}
-    found = finish(FoolingReport, subject(others={"twin": Victim(cnn()).eval()}, perturbations=made),
+    found = finish(UniversalFoolingReport, subject(others={"twin": Victim(cnn()).eval()}, perturbations=made),
                    perturbations=["shift", "none"], others=["twin"], images=200)  # fmt: skip
     assert len(found.tables["cells"]) == 4
     rate = found.facts["fooling"]["shift"]
@@ -56,7 +56,7 @@ def test_the_matrix_has_every_pair_with_controls():
     cell = found.tables["cells"][0]
     assert cell["rate"] > 2 * cell["random_signs"] and cell["interval"][0] < cell["rate"] < cell["interval"][1]
     with pytest.raises(ConfigError, match="another size"):
-        finish(FoolingReport, subject(perturbations={"p": torch.zeros(1, 4, 4)}), perturbations=["p"])
+        finish(UniversalFoolingReport, subject(perturbations={"p": torch.zeros(1, 4, 4)}), perturbations=["p"])
 
 
 def test_tuning_on_perturbed_images_withstands_the_perturbation_it_was_tuned_on():

@@ -41,7 +41,7 @@ def run_report(job: RunningJob) -> Result:
     with torch.no_grad():
         findings = follow(job, kind().run(subject, params, (job.last_checkpoint or {}).get("kept")), dataset)
     value = {
-        "report": kind.name,
+        "report": job.spec["report"],
         "model": job.spec["model"],
         "version": digest,
         "dataset": job.spec["dataset"],

@@ -1,4 +1,4 @@
-"""Whether an image looks like an adversarial one."""
+"""Detection of adversarial images by the detector of a defended model."""
 
 from models.capabilities import DetectsAdversarial
 from models.family import Family
@@ -6,11 +6,15 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
 
 
-class Detect(Operation):
-    """The threshold is a quantile of the model's clean validation images. Who knows the detector can attack it too."""
+class DetectAdversarial(Operation):
+    """The threshold is a quantile of the scores of clean validation images.
 
-    name = "detect"
-    summary = "Says of each image how much it looks like an adversarial one."
+    The detector is differentiable: an attacker who knows it can attack it together with the classifier.
+    """
+
+    name = "detect-adversarial"
+    aliases = ("detect",)
+    summary = "Scores each image: is it adversarial?"
     needs = (DetectsAdversarial,)
     gives = "facts"
     Params = ImageParams

@@ -15,7 +15,7 @@ from models.seeds import derive
 from models.types import ConfigError
 
 
-class FoolingParams(Params):
+class UniversalFoolingParams(Params):
     """Which perturbations (rows) on which models (columns, the report's own model first)."""
 
     perturbations: list[str] = Field(min_length=1, max_length=16, description="Names of universal perturbations.")
@@ -23,16 +23,17 @@ class FoolingParams(Params):
     images: int = Field(2000, ge=1, le=10_000, description="At most so many validation images.")
 
 
-class FoolingReport(Report):
+class UniversalFoolingReport(Report):
     """Fooling means that the answer changes. Beside each rate: random signs, and the same values in other places."""
 
-    name = "fooling"
+    name = "universal_fooling"
+    aliases = ("fooling",)
     summary = "How often universal perturbations fool each of several models, beside controls of the same size."
     needs = (Classifies,)
-    Params = FoolingParams
+    Params = UniversalFoolingParams
     price = {"forwards": "images * (count_others + 1) * (3 * count_perturbations + 1)", "backwards": "0"}
 
-    def run(self, subject: Subject, params: FoolingParams, kept: Any = None) -> Run:
+    def run(self, subject: Subject, params: UniversalFoolingParams, kept: Any = None) -> Run:
         models = {"this model": subject.model, **subject.others}
         for name, model in models.items():
             if not isinstance(model, Classifies) or model.data.shape != subject.data.shape:

@@ -10,7 +10,7 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.victims.detection import listed
 
 
-class LocateParams(ImageParams):
+class DetectObjectsParams(ImageParams):
     """Which detections to report."""
 
     score: float = Field(SCORE, ge=0, le=1, description="Least probability of an object.")
@@ -18,23 +18,24 @@ class LocateParams(ImageParams):
     most: int = Field(LIMIT, ge=1, le=LIMIT, description="Most objects of an image.")
 
 
-class Locate(Operation):
+class DetectObjects(Operation):
     """A box is left, top, right and bottom in pixels of the image that the model saw. The picture has them drawn."""
 
-    name = "locate"
+    name = "detect-objects"
+    aliases = ("locate",)
     summary = "Finds the objects in each image."
     needs = (DetectsObjects,)
     facts_first = True
-    Params = LocateParams
+    Params = DetectObjectsParams
 
-    def agreement(self, params: LocateParams) -> tuple:
+    def agreement(self, params: DetectObjectsParams) -> tuple:
         return params.score, params.overlap, params.most
 
-    def compute(self, model: Family, rows: Rows, params: LocateParams) -> Rows:
+    def compute(self, model: Family, rows: Rows, params: DetectObjectsParams) -> Rows:
         maps = model.detection_maps(rows["inputs"])
         return {"table": detections(maps, params.score, params.most, params.overlap)}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: LocateParams) -> Result:
+    def result(self, model: Family, rows: Rows, found: Rows, params: DetectObjectsParams) -> Result:
         items = [{"detections": listed(model, table)} for table in found["table"]]
         return Result(
             images=draw(rows["inputs"], found["table"], hues(len(model.data.classes))), facts={"items": items}
