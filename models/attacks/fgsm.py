@@ -8,9 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import NORMS, wide
+from models.attacks.core.norms import wide
 from models.attacks.core.run import Trial
-from models.attacks.core.threat import ThreatModel
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 
@@ -42,12 +41,9 @@ class FGSM(core.Attack):
 
     def steps(self, trial: Trial) -> Iterator[None]:
         _, gradient = trial.slope(trial.x)
-        trial.propose(trial.threat.project(trial.x, self.leap(trial.x, gradient, trial.threat)))
+        if trial.threat.norm == "l1":
+            step = fill(trial.x, gradient, trial.radius)
+        else:
+            step = trial.threat.geometry.steepest(gradient) * wide(trial.radius, trial.x)
+        trial.propose(trial.threat.project(trial.x, trial.x + step))
         yield
-
-    def leap(self, x: Tensor, gradient: Tensor, threat: ThreatModel) -> Tensor:
-        """The images after the step, not yet projected."""
-        radius = threat.radius(x)
-        if threat.norm == "l1":
-            return x + fill(x, gradient, radius)
-        return x + NORMS[threat.norm].steepest(gradient) * wide(radius, x)

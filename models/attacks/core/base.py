@@ -16,7 +16,6 @@ from torch import Tensor
 
 from models.attacks.core.access import LEVELS, Access
 from models.attacks.core.logits import Clean
-from models.attacks.core.once import Leap, once
 from models.attacks.core.result import AttackResult, settle
 from models.attacks.core.run import Spent, Trial
 from models.attacks.core.threat import ThreatModel, check_eps
@@ -79,8 +78,6 @@ class Attack(ABC):
     early: ClassVar[bool] = True
     quantise = False
     """Shows the model rounded images only (see combine.quantised)."""
-    leap: Leap | None = None
-    """The one step from the image that is all the attack does, where it is: see once.py."""
     warm: ClassVar[bool] = True
     """Can go on from a result found at a smaller eps."""
     forwards: ClassVar[str] = "steps + 2"
@@ -124,10 +121,6 @@ class Attack(ABC):
         **more: Any,
     ) -> AttackResult:
         """Attack each image: `walk` to its end. `on_step` is called after each step and may raise to stop."""
-        if self.leap is not None and on_step is None and not self.quantise:
-            result = self._at_once(access, x, criterion, threat, more)
-            if result is not None:
-                return result
         with closing(self.walk(access, x, criterion, threat, seeds, **more)) as walk:
             for number in count():
                 try:
@@ -136,19 +129,6 @@ class Attack(ABC):
                     return end.value
                 if on_step is not None:
                     on_step(number, trial)
-
-    def _at_once(
-        self, access: Access, x: Tensor, criterion: Criterion, threat: ThreatModel | None, more: dict[str, Any]
-    ) -> AttackResult | None:
-        """The result of the one step there is, where nothing about the images or the call is out of the ordinary."""
-        if access.level < 2 or more.get("start") is not None or more.get("rest") is not None:
-            return None
-        threat = self.threat() if threat is None else threat
-        self.check(access, x, criterion, threat)
-        with torch.inference_mode(False), torch.no_grad(), access.ready():
-            x = x.clone() if x.is_inference() else x.detach()
-            more["clean"] = clean = more.get("clean") or Clean.of(access, x)
-            return once(access, x, criterion, threat, clean, self.leap)
 
     def walk(
         self,

@@ -64,7 +64,7 @@ def inside(threat: ThreatModel, x: Tensor, images: Tensor) -> Tensor:
 
 
 def settle(trial: Trial) -> AttackResult:
-    """The result of a trial, or of what tells as much (once.Leapt), whose steps are over."""
+    """The result of a trial whose steps are over."""
     found = trial.found
     judge = _Judge(trial, found["queries"])
     x, threat = judge.x, judge.threat

@@ -1,13 +1,15 @@
 """The price an attack gives itself beforehand holds: no image costs more passes, repairs after rounding aside."""
 
 import pytest
+import torch
 
 from app.core.catalog.cost import evaluate
+from models.attacks.core.access import WhiteBox
 from models.attacks.core.result import ROUNDS
 from models.attacks.criteria.classification import Misclassified
 from models.capabilities import Classifies
 from models.registry import attacks
-from tests.models.attacks.nets import victims
+from tests.models.attacks.nets import cnn, victims
 from tests.models.attacks.test_contract import access_for, make
 
 CASES = [(name, norm) for name, kind in attacks().items() if Classifies in kind.victims for norm in kind.norms]
@@ -26,3 +28,16 @@ def test_no_image_costs_more_than_was_said(name, norm):
     assert int(result.gradients.max()) <= backwards
     if not attack.minimal and norm == "linf":
         assert int(result.queries.max()) >= 0.2 * forwards, "far too dear"
+
+
+def test_fgsm_makes_two_forward_passes_of_correctly_classified_images():
+    x, y = victims(3)
+    shown = []
+
+    class Counting(torch.nn.Module):
+        def forward(self, images):
+            shown.append(len(images))
+            return cnn()(images)
+
+    attacks()["fgsm"](eps=1 / 255).run(WhiteBox(Counting().eval()), x, Misclassified(y))
+    assert shown == [3, 3]
