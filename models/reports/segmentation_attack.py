@@ -6,7 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.criteria.classification import Criterion, FractionOfPixels
+from models.attacks.criteria.classification import Criterion
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.capabilities import Segments
 from models.evaluation.segmentation import confusion, ious, overlay, pixel_accuracy
 from models.family import Family

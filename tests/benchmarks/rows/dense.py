@@ -8,7 +8,7 @@ from torch import Tensor
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.base import Attack
 from models.attacks.core.sweep import noise, shuffled
-from models.attacks.criteria.classification import FractionOfPixels
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.evaluation.segmentation import confusion, ious
 from models.family import Family
 from models.registry import attacks

@@ -10,8 +10,8 @@ from models.attacks.core.access import ScoreOracle, WhiteBox
 from models.attacks.core.sweep import shuffled
 from models.attacks.core.threat import ThreatModel
 from models.attacks.cospgd import CosPGD
-from models.attacks.criteria.classification import FractionOfPixels
 from models.attacks.criteria.detection import GOALS
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.attacks.segpgd import SegPGD
 from models.capabilities import DetectsObjects, Segments
 from models.evaluation.segmentation import confusion, ious

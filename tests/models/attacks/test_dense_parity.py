@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from models.attacks.core.access import WhiteBox
-from models.attacks.criteria.classification import FractionOfPixels
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.attacks.dag import DAG
 from tests.models.attacks.fields import fcn, scenes
 

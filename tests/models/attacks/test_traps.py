@@ -10,7 +10,8 @@ from models.attacks.core.freeze import folded
 from models.attacks.core.rng import Draws
 from models.attacks.core.sweep import curve, noise
 from models.attacks.core.threat import ThreatModel
-from models.attacks.criteria.classification import FractionOfPixels, Misclassified, Targeted
+from models.attacks.criteria.classification import Misclassified, Targeted
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.registry import attacks
 from models.types import ConfigError, InputError
 from tests.models.attacks.nets import cnn, victims

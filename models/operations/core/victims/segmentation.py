@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attacks.criteria.classification import Criterion, FractionOfPixels
+from models.attacks.criteria.classification import Criterion
+from models.attacks.criteria.segmentation import FractionOfPixels
 from models.capabilities import Segments
 from models.evaluation.segmentation import IGNORED, confusion, ious, shares
 from models.family import Family
