@@ -5,16 +5,13 @@ from torch import Tensor, nn
 
 from models.attacks.core.rng import Draws
 from models.defences.detector import Detector, Network, Quantile
-from models.defences.stages.bit_depth import BitDepth
-from models.defences.stages.bit_depth import Config as Bits
-from models.defences.stages.median import Config as Window
-from models.defences.stages.median import Median
+from models.defences.stages.simple import BitDepth, Median
 from models.types import DataSpec
 
 
 def squeezers() -> nn.ModuleList:
     """Those of Xu et al.: fewer bits, and a median of 2x2."""
-    return nn.ModuleList([*(BitDepth(Bits(bits=bits)) for bits in (1, 4, 5)), Median(Window(size=2))])
+    return nn.ModuleList([*(BitDepth(BitDepth.Config(bits=bits)) for bits in (1, 4, 5)), Median(Median.Config(size=2))])
 
 
 class Squeezing(Detector):
