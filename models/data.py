@@ -24,7 +24,7 @@ def as_float(images: Tensor) -> Tensor:
     return images / 255.0
 
 
-class Shelf(Protocol):
+class Cache(Protocol):
     """Where what is learned about a dataset once is kept beside it, for every model of that dataset."""
 
     def get(self, name: str) -> dict[str, Tensor] | None:
@@ -33,8 +33,8 @@ class Shelf(Protocol):
     def put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep `tensors`, unless somebody was faster; returns what is kept now."""
 
-    def pause(self) -> None:
-        """Called often while something is learned for the shelf; may raise to stop."""
+    def check_stop(self) -> None:
+        """Called often while something is learned for the cache; may raise to stop."""
 
 
 class Columns:
@@ -44,12 +44,12 @@ class Columns:
     (memory-mapped ones are read row by row) or as tensors resident on a device.
     """
 
-    def __init__(self, columns: Mapping[str, Any], shelf: Shelf | None = None):
+    def __init__(self, columns: Mapping[str, Any], cache: Cache | None = None):
         # a mapped file as a plain array: indexing np.memmap itself makes a new map object each time
         self.columns = {
             name: column if isinstance(column, Tensor) else np.asarray(column) for name, column in columns.items()
         }
-        self.shelf = shelf
+        self.cache = cache
         self.place: torch.device | None = None
         self._orders: dict[tuple[int, str], tuple[int, Tensor]] = {}
 
@@ -62,11 +62,11 @@ class Columns:
     def to(self, device: torch.device | str) -> "Columns":
         """The same columns as tensors on `device`, so that a step copies nothing from the host."""
         moved = {name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()}
-        return Columns(moved, self.shelf)
+        return Columns(moved, self.cache)
 
     def onto(self, device: torch.device | str) -> "Columns":
         """The same columns where they are, with rows handed out on `device`: for a set that is too large for it."""
-        found = Columns(self.columns, self.shelf)
+        found = Columns(self.columns, self.cache)
         found.place = torch.device(device)
         return found
 

@@ -28,7 +28,7 @@ slots: list[Slot] = []
 def run_job(job_id: str) -> None:
     """The doorbell. Which job is next, the table decides: the id is only a hint, and a forged one is only a ring."""
     for slot in slots:
-        slot.ring()
+        slot.wake()
 
 
 @celery.task(name="workers.main.run_calls")

@@ -100,8 +100,8 @@ def _train(net: FeatureNet, columns: Columns, rows: Tensor, labelled: bool) -> N
     optimiser = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1)
     for _ in range(steps):
-        if columns.shelf is not None:
-            columns.shelf.pause()
+        if columns.cache is not None:
+            columns.cache.check_stop()
         batch = columns.rows(rows[torch.randint(len(rows), (min(BATCH, len(rows)),), generator=draws)], names)
         images = batch["images"].to(device)
         images, content = (images, batch["labels"].to(device)) if labelled else turned(images, draws)

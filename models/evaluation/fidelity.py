@@ -25,7 +25,7 @@ FEWEST = 4  # with fewer a covariance says nothing
 ROUNDS = 40  # of the bootstrap
 NEIGHBOURS = 3
 KEPT = "features-2"
-"""Name on the shelf; the number grows when what it means changes."""
+"""Name in the dataset's cache; the number grows when what it means changes."""
 LEARNED = ("mean", "scale", "floor", "wanted", "usual", "trivial")
 TRIVIAL = (
     "fd_floor", "fd_blurred", "fd_repeated", "kid_floor", "kid_blurred", "kid_repeated", "precision_floor",
@@ -122,7 +122,7 @@ class Fidelity:
     """The measure of one dataset: its frozen network, real images it has not seen, and the numbers that need no model.
 
     A quarter of the training images is kept from the network, so that the floor compares two sets it does not know.
-    All of it but the images is learned once and kept on the shelf of the dataset, if it has one.
+    All of it but the images is learned once and kept in the cache of the dataset, if it has one.
     """
 
     def __init__(self, train: Columns, validation: Columns, device: torch.device, classes: int | None = None):
@@ -135,10 +135,10 @@ class Fidelity:
         self.known = train.rows(kept[evenly(len(kept), self.count)], ["images"])["images"].cpu()
         self.unseen = torch.cat(list(spread(validation, limit=self.count))).cpu()
         classes = classes if self.labelled else None
-        if not (train.shelf and self._take(train.shelf.get(KEPT), blank_net(train, device, classes))):
+        if not (train.cache and self._take(train.cache.get(KEPT), blank_net(train, device, classes))):
             self._learn(train, seen, classes)
-            if train.shelf:  # what is kept counts, also when another training was faster
-                self._take(train.shelf.put(KEPT, self._state()), self.net)
+            if train.cache:  # what is kept counts, also when another training was faster
+                self._take(train.cache.put(KEPT, self._state()), self.net)
 
     def _learn(self, train: Columns, seen: Tensor, classes: int | None) -> None:
         self.net: FeatureNet = feature_net(train, seen, self.device, classes)

@@ -113,7 +113,7 @@ def home(monkeypatch, tmp_path, sqlite_url):
     configure(DATABASE_URL=sqlite_url, data_dir=tmp_path, BROKER_URL=f"redis+socket://{tmp_path}/none.sock")
     shared_engine.cache_clear()
     blobs.store.cache_clear()
-    monkeypatch.setattr(sweeper, "ring", lambda job_id, queue: True)
+    monkeypatch.setattr(sweeper, "notify", lambda job_id, queue: True)
     yield configure
     shared_engine().dispose()
     for cached in (settings, shared_engine, blobs.store):

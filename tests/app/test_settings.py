@@ -51,7 +51,8 @@ def test_senseless_options_are_refused_by_name(monkeypatch, name):
 def test_a_ring_for_a_dead_broker_fails_quickly(tmp_path, monkeypatch):
     monkeypatch.setenv("BROKER_URL", f"redis+socket://{tmp_path}/nobody.sock")
     code = (
-        "import time; from app.core.jobs.queue import ring; t = time.time(); print(ring('x', 'train'), time.time() - t)"
+        "import time; from app.core.jobs.queue import notify; t = time.time(); "
+        "print(notify('x', 'train'), time.time() - t)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert answer[-2] == "False" and float(answer[-1]) < 5

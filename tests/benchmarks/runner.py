@@ -23,7 +23,7 @@ from models.training.loop import Training
 from tests.benchmarks.place import Rate, Stopwatch, own_place
 from workers.jobs.job import RunningJob
 from workers.jobs.kinds import training
-from workers.jobs.training_log import Journal
+from workers.jobs.training_log import TrainingLog
 from workers.store.training_data import Source, open_source
 
 DATASET = "mnist5k"
@@ -41,9 +41,9 @@ def runner(family: str, source: Source, images: int) -> Rate:
     """From the first update to the last checkpoint."""
     job = accept(family, images)
     built = training.build(job, source)
-    journal = Journal(job, built, source.data.digest)
+    training_log = TrainingLog(job, built, source.data.digest)
     watch = Stopwatch()
-    training.train(job, built, journal)
+    training.train(job, built, training_log)
     return watch.rate(built.images)
 
 

@@ -18,11 +18,11 @@ from models.operations.core.base import Operation, Params, Rows
 # Numbers per image up to which a chunk has so many rows: a lone large image should not pay for seven empty ones.
 CHUNKS = ((4_096, 8), (16_384, 4), (65_536, 2))
 SMALLER, LARGER = (1, 2, 4), (2, 4, 8)
-VERDICTS = 256
+MAX_PLANS = 256
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BatchPlan:
     """Batch sizes that give the same bits, and whether a row's bits are free of its place among other rows."""
 
     sizes: tuple[int, ...]
@@ -30,7 +30,7 @@ class Verdict:
 
 
 @dataclass
-class Resident:
+class LoadedModel:
     """A model in memory, ready to compute."""
 
     digest: str
@@ -38,7 +38,7 @@ class Resident:
     bytes: int
     operations: dict[str, type[Operation]]
     """What it can do, by name."""
-    verdicts: dict[tuple, Verdict] = field(default_factory=dict)
+    plans: dict[tuple, BatchPlan] = field(default_factory=dict)
     forward: Family | None = None
     """What computes without gradients, when it is not `model` itself (workers/inference/onnx_executor.py)."""
 
@@ -50,12 +50,12 @@ class Resident:
         return next((rows for pixels, rows in CHUNKS if self.model.data.pixels <= pixels), 1)
 
 
-def compute(resident: Resident, operation: Operation, params: Params, requests: list[Rows]) -> list[Rows]:
+def compute(loaded: LoadedModel, operation: Operation, params: Params, requests: list[Rows]) -> list[Rows]:
     """What `operation` finds for the rows of each request, on the CPU."""
-    verdict = verdict_on(resident, operation, params, requests[0])
-    if not verdict.shares:
-        return [_in_chunks(resident, operation, params, rows, verdict.sizes) for rows in requests]
-    found = _in_chunks(resident, operation, params, _joined(requests), verdict.sizes)
+    plan = plan_for(loaded, operation, params, requests[0])
+    if not plan.shares:
+        return [_in_chunks(loaded, operation, params, rows, plan.sizes) for rows in requests]
+    found = _in_chunks(loaded, operation, params, _joined(requests), plan.sizes)
     if len(requests) == 1:
         return [found]
     lengths = [_length(rows) for rows in requests]
@@ -63,26 +63,26 @@ def compute(resident: Resident, operation: Operation, params: Params, requests: 
     return [{name: part[index] for name, part in parts.items()} for index in range(len(requests))]
 
 
-def verdict_on(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+def plan_for(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows) -> BatchPlan:
     """The outcome of the trial for requests like this one, made at the first of them."""
     if operation.alone:
-        return Verdict((1,), shares=True)
+        return BatchPlan((1,), shares=True)
     shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in rows.items())
     key = (operation.name, operation.agreement(params), shapes)
     if operation.gradients:
         key = (operation.name, getattr(params, "goal", None))
-    if key not in resident.verdicts:
-        if len(resident.verdicts) >= VERDICTS:
-            resident.verdicts.clear()
+    if key not in loaded.plans:
+        if len(loaded.plans) >= MAX_PLANS:
+            loaded.plans.clear()
         trial = _try_gradients if operation.gradients else _try_forward
-        resident.verdicts[key] = trial(resident, operation, params, rows)
-    return resident.verdicts[key]
+        loaded.plans[key] = trial(loaded, operation, params, rows)
+    return loaded.plans[key]
 
 
-def _in_chunks(resident: Resident, operation: Operation, params: Params, rows: Rows, sizes: tuple[int, ...]) -> Rows:
+def _in_chunks(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows, sizes: tuple[int, ...]) -> Rows:
     parts = []
     for start, stop, size in cut(_length(rows), sizes):
-        part = _run(resident.computing(operation), operation, params, _padded(rows, start, stop, size))
+        part = _run(loaded.computing(operation), operation, params, _padded(rows, start, stop, size))
         parts.append({name: tensor[: stop - start].cpu() for name, tensor in part.items()})
     return _joined(parts)
 
@@ -115,24 +115,24 @@ def _run(model: Family, operation: Operation, params: Params, rows: Rows) -> Row
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
-def _try_forward(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
-    if any(tensor.ndim == 4 and tensor[0].numel() > resident.model.data.pixels for tensor in rows.values()):
-        return Verdict(
+def _try_forward(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows) -> BatchPlan:
+    if any(tensor.ndim == 4 and tensor[0].numel() > loaded.model.data.pixels for tensor in rows.values()):
+        return BatchPlan(
             (1,), shares=True
         )  # of a size of its own: one by one, and no trial, which would cost many times it
-    chunk = resident.chunk
+    chunk = loaded.chunk
     many = _trial_rows(rows, chunk * max(LARGER))
 
     def run(start: int, stop: int, turn: int = 0) -> Rows:
         part = {name: tensor[start:stop].roll(turn, 0) for name, tensor in many.items()}
-        found = _run(resident.computing(operation), operation, params, part)
+        found = _run(loaded.computing(operation), operation, params, part)
         return {name: tensor.roll(-turn, 0).cpu() for name, tensor in found.items()}
 
     first = run(0, chunk)
     if chunk == 1:
-        return Verdict((1,), shares=True)
+        return BatchPlan((1,), shares=True)
     if not all(_same(first, run(0, chunk, turn)) for turn in range(1, chunk)):
-        return Verdict((chunk,), shares=False)
+        return BatchPlan((chunk,), shares=False)
     sizes = [size for size in SMALLER if size < chunk]
     if chunk == CHUNKS[0][1]:  # larger images fill the machine already
         sizes += [chunk * factor for factor in LARGER]
@@ -144,20 +144,20 @@ def _try_forward(resident: Resident, operation: Operation, params: Params, rows:
         found = _joined([run(start, start + size) for start in range(0, rows, size)])
         return _same(found, {name: tensor[:rows] for name, tensor in wanted.items()})
 
-    return Verdict((chunk, *filter(equal, sizes)), shares=True)
+    return BatchPlan((chunk, *filter(equal, sizes)), shares=True)
 
 
-def _try_gradients(resident: Resident, operation: Operation, params: Params, rows: Rows) -> Verdict:
+def _try_gradients(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows) -> BatchPlan:
     """Operations that differentiate may take long: what is tried is the model and its derivative, up to one chunk."""
-    model, chunk = resident.model, resident.chunk
+    model, chunk = loaded.model, loaded.chunk
     tried = operation.derivative(model, params, chunk)
     if tried is None:
-        return Verdict((chunk,), shares=False)
+        return BatchPlan((chunk,), shares=False)
     network, inputs = tried
 
     with torch.enable_grad():
         if network(inputs[:1].to(model.device, copy=True).requires_grad_()).grad_fn is None:
-            return Verdict((chunk,), shares=False)  # a network that can only be asked: there is no derivative to try
+            return BatchPlan((chunk,), shares=False)  # a network that can only be asked: there is no derivative to try
 
     def slope(part: Tensor) -> Rows:
         leaf = part.to(model.device, copy=True).requires_grad_()
@@ -171,10 +171,10 @@ def _try_gradients(resident: Resident, operation: Operation, params: Params, row
     with torch.enable_grad():
         first = slope(inputs)
         if not all(_same(first, rolled(turn)) for turn in range(1, chunk)):
-            return Verdict((chunk,), shares=False)
+            return BatchPlan((chunk,), shares=False)
         smaller = [size for size in SMALLER if size < chunk]
         equal = [size for size in smaller if _same(first, _joined([slope(part) for part in inputs.split(size)]))]
-    return Verdict((chunk, *equal), shares=True)
+    return BatchPlan((chunk, *equal), shares=True)
 
 
 def _trial_rows(rows: Rows, count: int) -> Rows:

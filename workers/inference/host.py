@@ -16,17 +16,17 @@ from models.deadline import Abandoned
 from models.operations.core.base import Operation, Params, Rows
 from workers import devices
 from workers.errors import error_of
-from workers.inference.batching import Resident, compute
+from workers.inference.batching import LoadedModel, compute
 from workers.inference.calls.apply_perturbation import apply_perturbation
 from workers.inference.calls.dataset_images import dataset_images
 from workers.inference.calls.validate_training import rehearse
-from workers.inference.model_cache import Residents
+from workers.inference.model_cache import ModelCache
 from workers.inference.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.inference.responses import encode_answers
-from workers.store.measurement_cache import furnish
+from workers.store.measurement_cache import attach_inputs
 
 log = structlog.get_logger(__name__)
-PSEUDO = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation, "rehearsal": rehearse}
+MODEL_FREE_CALLS = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation, "rehearsal": rehearse}
 """Operations that need no model, or not always one."""
 
 
@@ -36,7 +36,7 @@ class Work:
 
     index: int
     call: dict[str, Any]
-    resident: Resident
+    loaded: LoadedModel
     operation: Operation
     params: Params
     inputs: np.ndarray | None
@@ -47,14 +47,14 @@ class Work:
     def group(self) -> tuple:
         """Calls of one group are computed together."""
         shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in self.rows.items())
-        return self.resident.digest, self.operation.name, self.operation.agreement(self.params), shapes
+        return self.loaded.digest, self.operation.name, self.operation.agreement(self.params), shapes
 
 
 class Host:
     """Thread-safe; one per process."""
 
     def __init__(self, limit_bytes: int, device: torch.device):
-        self.residents = Residents(limit_bytes, device)
+        self.models = ModelCache(limit_bytes, device)
 
     def execute(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """For each call {"answer": ...} or {"problem": ...}, in order."""
@@ -62,8 +62,8 @@ class Host:
         works = []
         for index, call in enumerate(calls):
             try:
-                if call["operation"] in PSEUDO:
-                    outcomes[index] = {"answer": PSEUDO[call["operation"]](call, self.residents)}
+                if call["operation"] in MODEL_FREE_CALLS:
+                    outcomes[index] = {"answer": MODEL_FREE_CALLS[call["operation"]](call, self.models)}
                 else:
                     works.append(self._open(index, call))
             except Exception as error:
@@ -71,7 +71,7 @@ class Host:
         groups: dict[tuple, list[Work]] = {}
         for work, inputs in zip(works, to_tensors([work.inputs for work in works]), strict=True):
             try:
-                work.rows = work.operation.rows(work.resident.model, inputs, work.params)
+                work.rows = work.operation.rows(work.loaded.model, inputs, work.params)
                 groups.setdefault(work.group, []).append(work)
             except Exception as error:
                 outcomes[work.index] = _problem(error)
@@ -81,13 +81,13 @@ class Host:
         return outcomes
 
     def _open(self, index: int, call: dict[str, Any]) -> Work:
-        resident = self.residents.get(call["model"])
-        operation = operation_for(resident, call["operation"])
+        loaded = self.models.get(call["model"])
+        operation = operation_for(loaded, call["operation"])
         params = read_params(operation.Params, call["params"])
-        furnish(operation, resident, params)
+        attach_inputs(operation, loaded, params)
         most, start = settings().call_images, time.perf_counter()
-        inputs = read_inputs(resident.model, operation, params, call.get("images"), call.get("latents"), most)
-        return Work(index, call, resident, operation, params, inputs, {"decode": _milliseconds(start)})
+        inputs = read_inputs(loaded.model, operation, params, call.get("images"), call.get("latents"), most)
+        return Work(index, call, loaded, operation, params, inputs, {"decode": _milliseconds(start)})
 
 
 @lru_cache
@@ -117,10 +117,10 @@ def _answers(works: list[Work]) -> list[dict[str, Any]]:
     """Calls that agree, computed and encoded together."""
     start, first = time.perf_counter(), works[0]
     with patience.watched(partial(in_time, max(work.call.get("deadline") or inf for work in works))):
-        found = compute(first.resident, first.operation, first.params, [work.rows for work in works])
+        found = compute(first.loaded, first.operation, first.params, [work.rows for work in works])
     asked = []
     for work, part in zip(works, found, strict=True):
-        result = work.operation.result(work.resident.model, work.rows, part, work.params)
+        result = work.operation.result(work.loaded.model, work.rows, part, work.params)
         asked.append((result, work.call.get("encoding") or "none", work.call.get("grid", False)))
     spent, start = _milliseconds(start), time.perf_counter()
     answers = encode_answers(asked)

@@ -11,7 +11,7 @@ from app.core.settings import settings
 from models.operations.core.base import Operation
 from models.registry import operations
 from models.types import ModelError
-from workers.inference.batching import Resident, verdict_on
+from workers.inference.batching import LoadedModel, plan_for
 from workers.inference.onnx_executor import by_runtime
 from workers.store.models import load_model
 
@@ -20,16 +20,16 @@ OVERHEAD = 1.5
 log = structlog.get_logger(__name__)
 
 
-class Residents:
+class ModelCache:
     """Loads by digest, each model once however many ask for it at the same time."""
 
     def __init__(self, limit_bytes: int, device: torch.device):
         self.limit_bytes, self.device = limit_bytes, device
-        self._kept: OrderedDict[str, Resident] = OrderedDict()
+        self._kept: OrderedDict[str, LoadedModel] = OrderedDict()
         self._loading: dict[str, Future] = {}
         self._lock = threading.Lock()
 
-    def get(self, digest: str) -> Resident:
+    def get(self, digest: str) -> LoadedModel:
         """The model, from memory or from the blob store. Raises NotFound."""
         with self._lock:
             if digest in self._kept:
@@ -49,31 +49,31 @@ class Residents:
 
     def _load(self, digest: str, future: Future) -> None:
         try:
-            resident = self._warm(digest)
+            loaded = self._warm(digest)
         except BaseException as error:
             with self._lock:
                 del self._loading[digest]
             future.set_exception(error)
             return
         with self._lock:
-            self._kept[digest] = resident
+            self._kept[digest] = loaded
             del self._loading[digest]
             self._make_room()
-        future.set_result(resident)
+        future.set_result(loaded)
 
-    def _warm(self, digest: str) -> Resident:
+    def _warm(self, digest: str) -> LoadedModel:
         model = load_model(digest).to(self.device)
         held = sum(tensor.nbytes for tensor in model.state_dict().values())
         able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
-        resident = Resident(digest, model, int(held * OVERHEAD), able)
+        loaded = LoadedModel(digest, model, int(held * OVERHEAD), able)
         if settings().executor == "onnx" and self.device.type == "cpu":
-            resident.forward = by_runtime(digest, model)
-            resident.bytes += held  # the runtime holds weights of its own
+            loaded.forward = by_runtime(digest, model)
+            loaded.bytes += held  # the runtime holds weights of its own
         for operation in dict.fromkeys(able.values()):  # once for all names
             if not operation.dataset and operation.report is None:
-                warm(resident, operation())
-        log.info("model.loaded", digest=digest, family=model.name, bytes=resident.bytes)
-        return resident
+                warm(loaded, operation())
+        log.info("model.loaded", digest=digest, family=model.name, bytes=loaded.bytes)
+        return loaded
 
     def _make_room(self) -> None:
         """Under the lock. The newest stays even when it is too big alone: it is about to be used."""
@@ -82,14 +82,14 @@ class Residents:
             log.info("model.evicted", digest=digest)
 
 
-def warm(resident: Resident, operation: Operation) -> None:
+def warm(loaded: LoadedModel, operation: Operation) -> None:
     """Tries batch sizes before the first call comes: kernels are chosen and memory is taken on the way."""
-    model = resident.model
+    model = loaded.model
     inputs = {"images": torch.rand(2, *model.data.shape), "nothing": None}
     if operation.takes in ("latents", "either"):
         inputs[operation.takes] = torch.randn(2, model.latent_dim)
     try:
         params = operation.Params()
-        verdict_on(resident, operation, params, operation.rows(model, inputs[operation.takes], params))
+        plan_for(loaded, operation, params, operation.rows(model, inputs[operation.takes], params))
     except ModelError:
         pass  # it needs parameters that only a request brings

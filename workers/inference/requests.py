@@ -12,18 +12,18 @@ from app.core.errors import InvalidImage, InvalidRequest, UnsupportedOperation
 from models.family import Family
 from models.operations.core.base import Operation, Params
 from workers import codecs
-from workers.inference.batching import Resident
+from workers.inference.batching import LoadedModel
 
 P = TypeVar("P", bound=BaseModel)
 DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
 
 
-def operation_for(resident: Resident, name: str) -> Operation:
+def operation_for(loaded: LoadedModel, name: str) -> Operation:
     """Raises UnsupportedOperation, naming what the model can do."""
-    able = resident.operations
+    able = loaded.operations
     if name not in able:
         raise UnsupportedOperation(
-            f"A model of family {resident.model.name} cannot {name}; it can {', '.join(able) or 'do nothing'}.",
+            f"A model of family {loaded.model.name} cannot {name}; it can {', '.join(able) or 'do nothing'}.",
             operations=list(able),
         )
     return able[name]()

@@ -115,11 +115,11 @@ class RunningJob:
             return change(conn)
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Extends the lease and carries the wish to stop to the job. Without a lease the process ends on the spot."""
 
     def __init__(self, job: RunningJob, parent: int | None = None):
-        super().__init__(name="heart", daemon=True)
+        super().__init__(name="heartbeat", daemon=True)
         self.job, self.parent = job, parent
         self.lease = settings().lease_seconds
         self.extended = time.monotonic()

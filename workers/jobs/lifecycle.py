@@ -11,7 +11,7 @@ from app.core.jobs import state as jobs
 from app.core.jobs.state import LeaseLost
 from app.core.store.database import reading
 from workers.errors import error_of
-from workers.jobs.job import LEASE_LOST, Heart, Result, RunningJob, Stopped
+from workers.jobs.job import LEASE_LOST, Heartbeat, Result, RunningJob, Stopped
 from workers.jobs.kinds import runner_of
 
 log = structlog.get_logger(__name__)
@@ -34,8 +34,8 @@ def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None 
     job = RunningJob(claim, bind)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then asks us
     signal.signal(signal.SIGTERM, lambda *_: setattr(job, "released", True))
-    heart = Heart(job, parent)
-    heart.start()
+    heartbeat = Heartbeat(job, parent)
+    heartbeat.start()
     try:
         end(job)
     except LeaseLost:
@@ -43,7 +43,7 @@ def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None 
         return LEASE_LOST
     finally:
         job.ending = True
-        heart.stop()
+        heartbeat.stop()
     return 0
 
 

@@ -32,28 +32,28 @@ class Slot(threading.Thread):
         super().__init__(name=f"slot-{queue}", daemon=True)
         self.queue, self.worker, self.bind = queue, worker, bind
         self.stopping = threading.Event()
-        self._bell = threading.Event()
+        self._wake_event = threading.Event()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """There may be something to do. An event that is set while the slot is busy is seen after the job."""
-        self._bell.set()
+        self._wake_event.set()
 
     def stop(self) -> None:
         self.stopping.set()
-        self._bell.set()
+        self._wake_event.set()
 
     def run(self) -> None:
         while not self.stopping.is_set():
             try:
                 while not self.stopping.is_set() and (claim := self._next()):
-                    Watch(claim, self.bind, self.command).until_ended(self.stopping)
+                    ProcessWatch(claim, self.bind, self.command).until_ended(self.stopping)
             except AnamorphError as error:
                 log.warning("slot_waits", queue=self.queue, error=error.detail)
             except Exception:
                 log.exception("slot_failed", queue=self.queue)
             # also looks without a ring: an idle slot needs no broker to find work
-            self._bell.wait(settings().sweep_seconds)
-            self._bell.clear()
+            self._wake_event.wait(settings().sweep_seconds)
+            self._wake_event.clear()
 
     def _next(self) -> jobs.Claim | None:
         with reading(self.bind) as conn:
@@ -63,7 +63,7 @@ class Slot(threading.Thread):
             return jobs.claim_oldest(conn, self.queue, self.worker)
 
 
-class Watch:
+class ProcessWatch:
     """One job's process: started, told to stop, killed when it does not, and its end settled if it left none."""
 
     def __init__(self, claim: jobs.Claim, bind: Engine | None = None, command: Sequence[str] = COMMAND):

@@ -27,7 +27,7 @@ REPORT_SECONDS = 0.5
 METER = "meter/"
 
 
-class Journal:
+class TrainingLog:
     """Belongs to one attempt; `note` is called after each update."""
 
     def __init__(self, job: RunningJob, training: Training, dataset: str):

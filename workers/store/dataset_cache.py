@@ -15,11 +15,11 @@ from workers.store.models import pack
 log = structlog.get_logger(__name__)
 
 
-class BlobShelf:
+class DatasetCache:
     """`tick` is called while something is learned and may raise to stop."""
 
     def __init__(self, digest: str, tick: Callable[[], None] = lambda: None):
-        self.prefix, self.pause = f"datasets/{digest}", tick
+        self.prefix, self.check_stop = f"datasets/{digest}", tick
 
     def get(self, name: str) -> dict[str, Tensor] | None:
         """What was kept under `name`, if it can be read."""
@@ -28,7 +28,7 @@ class BlobShelf:
         except FileNotFoundError:
             return None
         except SafetensorError:
-            log.warning("shelf.damaged", key=self._key(name))
+            log.warning("dataset_cache.damaged", key=self._key(name))
             blobs.delete_prefix(self._key(name))
             return None
 
@@ -41,7 +41,7 @@ class BlobShelf:
             try:
                 blobs.put(self._key(name), data)
             except AnamorphError as error:  # a full disk is no reason to lose what was measured
-                log.warning("shelf.not_kept", key=self._key(name), error=error.detail)
+                log.warning("dataset_cache.not_kept", key=self._key(name), error=error.detail)
                 return load(data)
         return self.get(name) or load(data)
 

@@ -18,7 +18,7 @@ from models.operations.core.base import Operation, Params
 from models.types import DataSpec, Fitted
 from workers import codecs
 from workers.data import open_dataset
-from workers.inference.batching import Resident
+from workers.inference.batching import LoadedModel
 from workers.store.models import load_card, model_key, unpack
 
 CALL_NUMBERS = 16_000_000
@@ -29,7 +29,7 @@ STORED_ROWS = 256
 """Measurements of fewer images are quicker made anew than fetched."""
 
 
-class Kept:
+class MeasurementCache:
     """Measurements that models made of datasets, by name: in memory the latest used, the larger ones stored as well."""
 
     def __init__(self, limit_bytes: int):
@@ -79,14 +79,14 @@ class Kept:
 
 
 @lru_cache
-def kept() -> Kept:
+def kept() -> MeasurementCache:
     """This process's measurements."""
-    return Kept(KEPT_BYTES)
+    return MeasurementCache(KEPT_BYTES)
 
 
-def furnish(
+def attach_inputs(
     operation: Operation,
-    resident: Resident,
+    loaded: LoadedModel,
     params: Params,
     most: int | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -96,14 +96,14 @@ def furnish(
     `tick` is called on the way and may raise to stop.
     """
     if operation.dataset:
-        operation.gallery = gallery(resident, params.dataset, CALL_NUMBERS if most is None else most, tick)
+        operation.gallery = gallery(loaded, params.dataset, CALL_NUMBERS if most is None else most, tick)
     if operation.report is not None:
         operation.fitted = fitted(params.report)
 
 
-def gallery(resident: Resident, reference: str | None, most: int, tick: Callable[[], None]) -> Gallery:
+def gallery(loaded: LoadedModel, reference: str | None, most: int, tick: Callable[[], None]) -> Gallery:
     """The dataset `name@digest`, or the one that the model learned from. Raises NotFound when its arrays are gone."""
-    name, _, digest = (reference or home(resident.digest)).partition("@")
+    name, _, digest = (reference or training_dataset_of(loaded.digest)).partition("@")
     try:
         opened = open_dataset(digest)
     except (NotFound, FileNotFoundError, ValueError):
@@ -111,11 +111,11 @@ def gallery(resident: Resident, reference: str | None, most: int, tick: Callable
             f"The dataset {name} is gone.", field="dataset", remedy="Import it again, or name another dataset."
         ) from None
     sides = {"train": Columns(opened.train), "validation": Columns(opened.validation)}
-    keep = partial(_keep, model_key(resident.digest, f"beside/{digest}"), most)
-    return Gallery(resident.model, name, DataSpec.from_facts(opened.facts), sides, keep, tick)
+    keep = partial(_keep, model_key(loaded.digest, f"beside/{digest}"), most)
+    return Gallery(loaded.model, name, DataSpec.from_facts(opened.facts), sides, keep, tick)
 
 
-def home(digest: str) -> str:
+def training_dataset_of(digest: str) -> str:
     """`name@digest` of the dataset that a model learned from."""
     card = load_card(digest)
     if not card.get("dataset_digest"):

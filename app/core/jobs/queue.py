@@ -45,7 +45,7 @@ def _configuration() -> dict:
     }
 
 
-def ring(job_id: str, queue: str) -> bool:
+def notify(job_id: str, queue: str) -> bool:
     """Tells the workers of `queue` that there is something to do. Best effort: the sweeper rings again."""
     try:
         celery.send_task("workers.main.run_job", [job_id], queue=queue)

@@ -306,13 +306,13 @@ def sweep(conn: Connection) -> int:
 
 
 def to_sweep(conn: Connection) -> bool:
-    """Whether `sweep` or `take_rings` would find anything: a look that takes no lock."""
+    """Whether `sweep` or `take_unannounced` would find anything: a look that takes no lock."""
     expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
     waiting = and_(jobs.c.state == "queued", or_(jobs.c.deadline <= clock(), _unheard()))
     return conn.execute(select(jobs.c.id).where(expired | waiting).limit(1)).first() is not None
 
 
-def take_rings(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
+def take_unannounced(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
     """(id, queue) of due jobs nobody was told of, or was told too long ago; marks them as told."""
     silent = select(jobs.c.id).where(due(), _unheard()).order_by(jobs.c.id).limit(limit)
     # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper

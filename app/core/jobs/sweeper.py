@@ -13,7 +13,7 @@ from app.core.jobs import cleanup as janitor
 from app.core.jobs import state as jobs
 from app.core.jobs import workers as presence
 from app.core.jobs.idempotency import forget_old
-from app.core.jobs.queue import ring
+from app.core.jobs.queue import notify
 from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store.database import engine, reading, transaction
@@ -30,7 +30,7 @@ def sweep_once(bind: Engine | None = None) -> int:
             return 0
     with transaction(bind, durable=False) as conn:
         changed = jobs.sweep(conn)
-        rings = jobs.take_rings(conn)
+        rings = jobs.take_unannounced(conn)
     refused = _ring_all(rings)
     if refused:
         with transaction(bind, durable=False) as conn:
@@ -41,7 +41,7 @@ def sweep_once(bind: Engine | None = None) -> int:
 def _ring_all(rings: list[tuple[str, str]]) -> list[str]:
     """Rings until the broker first refuses; returns the ids it was not told."""
     for index, (job_id, queue) in enumerate(rings):
-        if not ring(job_id, queue):
+        if not notify(job_id, queue):
             return [job_id for job_id, _ in rings[index:]]
     return []
 
@@ -61,15 +61,15 @@ class Sweeper(threading.Thread):
     def __init__(self, bind: Engine | None = None):
         super().__init__(name="sweeper", daemon=True)
         self.bind = bind
-        self._bell = threading.Event()
+        self._wake_event = threading.Event()
         self._stopping = False
 
     def wake(self) -> None:
-        self._bell.set()
+        self._wake_event.set()
 
     def stop(self) -> None:
         self._stopping = True
-        self._bell.set()
+        self._wake_event.set()
         self.join(timeout=10)
 
     def run(self) -> None:
@@ -84,5 +84,5 @@ class Sweeper(threading.Thread):
             except Exception:
                 log.exception("sweep_failed")
             rounds += 1
-            self._bell.wait(settings().sweep_seconds)
-            self._bell.clear()
+            self._wake_event.wait(settings().sweep_seconds)
+            self._wake_event.clear()

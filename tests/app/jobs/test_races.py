@@ -79,7 +79,7 @@ def test_sixteen_sweepers_do_the_work_of_one(engine):
         with transaction(engine, durable=False) as conn:
             swept = jobs.sweep(conn)
         with transaction(engine, durable=False) as conn:
-            return swept, [job_id for job_id, _ in jobs.take_rings(conn, limit=1000)]
+            return swept, [job_id for job_id, _ in jobs.take_unannounced(conn, limit=1000)]
 
     answers = together(sweep)
     rung = [job_id for _, ids in answers for job_id in ids]

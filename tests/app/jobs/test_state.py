@@ -262,7 +262,7 @@ def test_a_holder_cannot_confirm_a_cancel_nobody_asked_for(conn):
 
 def test_a_deadline_ends_a_waiting_job_and_is_told_to_a_running_one(conn):
     waiting, running = accepted(conn, deadline_seconds=100), claimed(conn, deadline_seconds=100)
-    jobs.take_rings(conn)
+    jobs.take_unannounced(conn)
     assert not jobs.to_sweep(conn)
     assert not jobs.look(conn, running.id, running.token).late
     conn.execute(update(table).values(deadline=clock() - 1))
@@ -288,7 +288,7 @@ def test_a_resumed_training_is_new_to_the_queue(conn):
     """Its old deadline and rings do not count."""
     job_id = accepted(conn, deadline_seconds=100)["id"]
     for _ in range(6):
-        jobs.take_rings(conn)
+        jobs.take_unannounced(conn)
         conn.execute(update(table).values(published_at=clock() - 1000))
     conn.execute(update(table).values(deadline=clock() - 1))
     jobs.sweep(conn)
@@ -324,7 +324,7 @@ def test_an_ended_job_stays_as_it_ended(conn, ending):
         with pytest.raises(LeaseLost):
             write(conn, claim)
     assert jobs.claim(conn, claim.id, "w") is None
-    assert jobs.sweep(conn) == 0 and jobs.take_rings(conn) == []
+    assert jobs.sweep(conn) == 0 and jobs.take_unannounced(conn) == []
     assert jobs.get(conn, "t", claim.id) == before
 
 
@@ -368,20 +368,20 @@ def test_queue_positions_are_the_order_of_starting(conn):
 def test_each_waiting_job_is_rung_for_once_and_again_when_nobody_came(conn):
     job, other = accepted(conn), accepted(conn, kind="dataset")
     assert jobs.to_sweep(conn)
-    assert sorted(jobs.take_rings(conn)) == sorted([(job["id"], "train"), (other["id"], "light")])
-    assert jobs.take_rings(conn) == [] and not jobs.to_sweep(conn)
+    assert sorted(jobs.take_unannounced(conn)) == sorted([(job["id"], "train"), (other["id"], "light")])
+    assert jobs.take_unannounced(conn) == [] and not jobs.to_sweep(conn)
     for age, rung in ((29, 0), (31, 2), (59, 0), (61, 2), (119, 0), (121, 2)):
         conn.execute(update(table).values(published_at=clock() - age))
-        assert len(jobs.take_rings(conn)) == rung, age
+        assert len(jobs.take_unannounced(conn)) == rung, age
     conn.execute(update(table).values(rings=50, published_at=clock() - 599))
-    assert jobs.take_rings(conn) == []
+    assert jobs.take_unannounced(conn) == []
 
 
 def test_a_refused_ring_is_tried_again(conn):
     job = accepted(conn)
-    jobs.take_rings(conn)
+    jobs.take_unannounced(conn)
     jobs.give_rings_back(conn, [job["id"]])
-    assert jobs.take_rings(conn) == [(job["id"], "train")]
+    assert jobs.take_unannounced(conn) == [(job["id"], "train")]
 
 
 def test_a_foreign_job_does_not_exist(conn):

@@ -21,13 +21,13 @@ def rung(monkeypatch):
     class Rung(list):
         deaf = False
 
-        def ring(self, job_id, queue):
+        def notify(self, job_id, queue):
             if not self.deaf:
                 self.append((job_id, queue))
             return not self.deaf
 
     rung = Rung()
-    monkeypatch.setattr(sweeper, "ring", rung.ring)
+    monkeypatch.setattr(sweeper, "notify", rung.notify)
     return rung
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.operations.denoise import Denoise
 from tests import tiny
-from workers.inference.batching import Resident, compute, cut, verdict_on
+from workers.inference.batching import LoadedModel, compute, cut, plan_for
 
 BIG = (8, 1, 2, 4, 16, 32, 64)
 
@@ -38,8 +38,8 @@ class Steady(tiny.TinyAutoencoder):
         return images * 0.5
 
 
-def resident(kind, **shape) -> Resident:
-    return Resident("digest", tiny.build(kind, **shape), 1, {"denoise": Denoise})
+def loaded(kind, **shape) -> LoadedModel:
+    return LoadedModel("digest", tiny.build(kind, **shape), 1, {"denoise": Denoise})
 
 
 def rows(count: int, model, seed: int = 0) -> dict:
@@ -50,16 +50,16 @@ def rows(count: int, model, seed: int = 0) -> dict:
     ("kind", "sizes", "shares"), [(Steady, BIG, True), (SizeShows, (8, 4, 16), True), (PlaceShows, (8,), False)]
 )
 def test_the_trial_finds_what_shows(kind, sizes, shares):
-    host = resident(kind)
-    verdict = verdict_on(host, Denoise(), Denoise.Params(), rows(1, host.model))
-    assert verdict.shares is shares
-    assert set(verdict.sizes) == set(sizes)
+    host = loaded(kind)
+    plan = plan_for(host, Denoise(), Denoise.Params(), rows(1, host.model))
+    assert plan.shares is shares
+    assert set(plan.sizes) == set(sizes)
 
 
 @pytest.mark.parametrize("kind", [Steady, SizeShows, PlaceShows, tiny.TinyAutoencoder])
 @pytest.mark.parametrize("counts", [(1,), (3, 1, 9), (8, 8), (1,) * 20, (70, 2)])
 def test_requests_in_company_get_the_bits_they_get_alone(kind, counts):
-    host, params = resident(kind), Denoise.Params()
+    host, params = loaded(kind), Denoise.Params()
     requests = [rows(count, host.model, seed) for seed, count in enumerate(counts)]
     together = compute(host, Denoise(), params, requests)
     for request, found in zip(requests, together, strict=True):
@@ -70,16 +70,16 @@ def test_requests_in_company_get_the_bits_they_get_alone(kind, counts):
 
 @pytest.mark.parametrize(("size", "channels", "chunk"), [(28, 1, 8), (64, 1, 8), (64, 3, 4), (128, 3, 2), (256, 3, 1)])
 def test_large_images_come_in_smaller_chunks(size, channels, chunk):
-    host = resident(Steady, size=size, channels=channels)
+    host = loaded(Steady, size=size, channels=channels)
     assert host.chunk == chunk
-    verdict = verdict_on(host, Denoise(), Denoise.Params(), rows(1, host.model))
-    assert max(verdict.sizes) == (64 if chunk == 8 else chunk)
+    plan = plan_for(host, Denoise(), Denoise.Params(), rows(1, host.model))
+    assert max(plan.sizes) == (64 if chunk == 8 else chunk)
 
 
 def test_images_of_a_size_of_their_own_are_done_one_by_one_without_a_trial():
-    host = resident(Steady)
+    host = loaded(Steady)
     large = {"inputs": torch.rand(1, 1, 40, 30)}
-    assert verdict_on(host, Denoise(), Denoise.Params(), large).sizes == (1,)
+    assert plan_for(host, Denoise(), Denoise.Params(), large).sizes == (1,)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_rows_are_cut_into_allowed_sizes(total, sizes, batches):
 
 
 def test_models_are_computed_without_gradients_unless_the_operation_differentiates():
-    host, seen = resident(Steady), []
+    host, seen = loaded(Steady), []
 
     class Looking(Denoise):
         name = "looking"

@@ -14,7 +14,7 @@ from models.registry import families, operations
 from tests import tiny
 from tests.workers.trainings import store_dataset
 from workers import codecs
-from workers.inference import model_cache as residents
+from workers.inference import model_cache
 from workers.inference.host import Host
 from workers.store import models as artifacts
 
@@ -208,14 +208,14 @@ def test_images_can_be_anchors_of_an_interpolation(host):
 
 def test_the_least_recently_used_models_make_room(place):
     digests = [published(tiny.TinyAutoencoder, seed) for seed in range(3)]
-    one = residents.Residents(1 << 30, torch.device("cpu")).get(digests[0]).bytes
-    kept = residents.Residents(2 * one, torch.device("cpu"))
+    one = model_cache.ModelCache(1 << 30, torch.device("cpu")).get(digests[0]).bytes
+    kept = model_cache.ModelCache(2 * one, torch.device("cpu"))
     first = kept.get(digests[0])
     kept.get(digests[1])
     assert kept.get(digests[0]) is first
     kept.get(digests[2])
     assert kept.digests == [digests[0], digests[2]]
-    assert residents.Residents(1, torch.device("cpu")).get(digests[0]).model is not None  # too big, served anyway
+    assert model_cache.ModelCache(1, torch.device("cpu")).get(digests[0]).model is not None  # too big, served anyway
 
 
 def test_a_model_is_loaded_once_however_many_ask_for_it(host, monkeypatch):
@@ -226,12 +226,12 @@ def test_a_model_is_loaded_once_however_many_ask_for_it(host, monkeypatch):
         time.sleep(0.05)
         return load(wanted)
 
-    monkeypatch.setattr(residents, "load_model", slow)
+    monkeypatch.setattr(model_cache, "load_model", slow)
     start = threading.Barrier(6)
 
     def ask():
         start.wait()
-        return host.residents.get(digest)
+        return host.models.get(digest)
 
     with ThreadPoolExecutor(6) as pool:
         found = [future.result() for future in [pool.submit(ask) for _ in range(6)]]

@@ -56,7 +56,7 @@ def test_answers_are_torchs_but_for_the_last_bits_and_free_of_company(host):
     asked = calls(digest, "reconstruct", 7)
     plain, fast = host("torch").execute(asked), host("onnx")
     together = fast.execute(asked)
-    assert fast.residents.get(digest).forward is not None and blobs.exists(model_key(digest, "decoder.onnx"))
+    assert fast.models.get(digest).forward is not None and blobs.exists(model_key(digest, "decoder.onnx"))
     for one, call, other in zip(together, asked, plain, strict=True):
         assert one["answer"]["images"] == fast.execute([call])[0]["answer"]["images"]
         assert np.allclose(pixels(one), pixels(other), atol=1e-4)

@@ -18,7 +18,7 @@ def registered(place, monkeypatch):
     for module in (artifacts, training):
         monkeypatch.setattr(module, "families", lambda: tiny.TRAINABLE)
     monkeypatch.setattr(training.devices, "use_threads", lambda wanted: None)
-    monkeypatch.setattr(tiny.TinyAutoencoder, "examine", complain)
+    monkeypatch.setattr(tiny.TinyAutoencoder, "diagnose", complain)
 
 
 def complain(family, look):
@@ -58,15 +58,15 @@ def test_a_stopped_training_tells_each_alarm_once(stops):
 def test_a_killed_training_does_not_repeat_what_it_said(monkeypatch):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
-    wanted, job, note = complete(wanted_id), attempt(job_id), training.Journal.note
+    wanted, job, note = complete(wanted_id), attempt(job_id), training.TrainingLog.note
 
-    def fall(journal, step):
-        note(journal, step)
+    def fall(training_log, step):
+        note(training_log, step)
         if step.images == 160:
             raise KeyboardInterrupt  # nothing is saved
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.Journal, "note", fall)
+        patch.setattr(training.TrainingLog, "note", fall)
         run_training(job)
     assert told(job_id)
     with transaction() as conn:

@@ -96,7 +96,7 @@ def test_a_domain_with_labels_becomes_a_labelled_dataset(model):
     side = {"a": images, "b": images[:2], "a_labels": np.arange(6) % 2, "b_labels": np.zeros(2, np.int64)}
     facts = {"layout": "unpaired", "height": 8, "width": 8, "channels": 1, "classes": ["x", "y"]}
     columns = {split: {name: len(column) for name, column in side.items()} for split in ("train", "validation")}
-    resident = Host(1 << 30, torch.device("cpu")).residents.get(model)
-    source = DerivedSource(OpenDataset("d", facts | {"columns": columns}, side, side), resident, "denoise", {}, None)
+    loaded = Host(1 << 30, torch.device("cpu")).models.get(model)
+    source = DerivedSource(OpenDataset("d", facts | {"columns": columns}, side, side), loaded, "denoise", {}, None)
     assert source.layout == "labelled" and source.classes == ["x", "y"]
     assert [row.values["labels"] for row in source.rows()] == [0, 1] * 6

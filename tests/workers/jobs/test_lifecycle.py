@@ -19,7 +19,7 @@ from app.core.store.tables import workers
 from models import types
 from tests.workers.jobs.bodies import KINDS
 from workers.jobs import lifecycle
-from workers.jobs.job import Heart, RunningJob
+from workers.jobs.job import Heartbeat, RunningJob
 from workers.jobs.kinds import RUNNERS
 
 
@@ -174,8 +174,8 @@ def test_a_short_outage_of_the_database_is_waited_out(start, row, monkeypatch):
 def test_the_heart_extends_the_lease_and_carries_the_wish_to_stop(engine, start, configure):
     configure(ANAMORPH_LEASE_SECONDS=0.6)
     job = start("succeed")
-    heart = Heart(job)
-    heart.start()
+    heartbeat = Heartbeat(job)
+    heartbeat.start()
     time.sleep(1.5)
     with transaction(engine, durable=False) as conn:
         assert jobs.sweep(conn) == 0
@@ -183,25 +183,25 @@ def test_the_heart_extends_the_lease_and_carries_the_wish_to_stop(engine, start,
     deadline = time.monotonic() + 5
     while not job.stopping and time.monotonic() < deadline:
         time.sleep(0.01)
-    heart.stop()
-    assert job.stopping == "cancel" and not heart.is_alive()
+    heartbeat.stop()
+    assert job.stopping == "cancel" and not heartbeat.is_alive()
 
 
 @pytest.mark.parametrize("loss", ["stolen", "database gone for a lease"])
 def test_without_a_lease_the_process_ends_on_the_spot(engine, start, monkeypatch, loss):
     job, exits = start("succeed"), []
-    heart = Heart(job)
+    heartbeat = Heartbeat(job)
     monkeypatch.setattr("os._exit", exits.append)
     if loss == "stolen":
         steal(engine, job)
-        heart.beat()
+        heartbeat.beat()
     else:
         monkeypatch.setattr(jobs, "look", lambda *_: (_ for _ in ()).throw(errors.Unavailable("gone")))
         monkeypatch.setattr(jobs, "heartbeat", jobs.look)
-        heart.beat()
+        heartbeat.beat()
         assert exits == []
-        heart.extended -= heart.lease
-        heart.beat()
+        heartbeat.extended -= heartbeat.lease
+        heartbeat.beat()
     assert exits == [lifecycle.LEASE_LOST]
 
 

@@ -15,7 +15,7 @@ from app.core.jobs import state as jobs
 from app.core.store.database import clock, make_engine, reading, transaction
 from app.core.store.tables import jobs as table
 from workers.jobs import slot as slots
-from workers.jobs.slot import Slot, Watch
+from workers.jobs.slot import ProcessWatch, Slot
 
 BODY = (sys.executable, "-m", "tests.workers.jobs.bodies")
 
@@ -48,7 +48,7 @@ class Watched:
         self.thread.start()
 
     def watch(self):
-        Watch(self.claim, self.engine, BODY).until_ended(self.stopping)
+        ProcessWatch(self.claim, self.engine, BODY).until_ended(self.stopping)
 
     def pid(self):
         return wait_for(lambda: self.signal.exists() and int(self.signal.read_text()))
@@ -78,7 +78,7 @@ def test_a_process_that_ends_without_a_word_is_a_failed_attempt(engine, tmp_path
     with transaction(engine) as conn:
         conn.execute(update(table).values(failures=2, run_after=clock()))
         claim = jobs.claim(conn, row["id"], "w")
-    Watch(claim, engine, BODY).until_ended(threading.Event())
+    ProcessWatch(claim, engine, BODY).until_ended(threading.Event())
     with reading(engine) as conn:
         row = jobs.get(conn, "t", row["id"])
     assert (row["state"], row["error"]["code"]) == ("failed", "worker-lost")
@@ -140,10 +140,11 @@ def test_a_job_dies_with_its_worker(engine, tmp_path):
     with transaction(engine) as conn:
         job, _ = jobs.accept(conn, tenant="t", kind="ignore", spec={"ready": str(tmp_path / "ready")})
     code = (
-        "from threading import Event; from app.core import jobs; from app.core.store.database import transaction\n"
-        "from workers.jobs.slot import Watch\n"
+        "from threading import Event; from app.core.jobs import state as jobs\n"
+        "from app.core.store.database import transaction\n"
+        "from workers.jobs.slot import ProcessWatch\n"
         f"with transaction() as conn: claim = jobs.claim(conn, {job['id']!r}, 'w')\n"
-        f"Watch(claim, None, {BODY!r}).until_ended(Event())"
+        f"ProcessWatch(claim, None, {BODY!r}).until_ended(Event())"
     )
     worker = subprocess.Popen([sys.executable, "-c", code])
     pid = wait_for(lambda: (tmp_path / "ready").exists() and int((tmp_path / "ready").read_text()))
@@ -171,7 +172,7 @@ def done(engine, monkeypatch):
             with transaction(engine) as conn:
                 jobs.finish(conn, self.claim.id, self.claim.token, {})
 
-    monkeypatch.setattr(slots, "Watch", Instant)
+    monkeypatch.setattr(slots, "ProcessWatch", Instant)
     done_list = done
     return done_list, gate
 
@@ -194,7 +195,7 @@ def test_one_ring_is_enough_for_all_that_waits(engine, slot, done):
     ids = [accept(engine) for _ in range(5)]
     light = accept(engine, "dataset")
     slot.start()
-    slot.ring()
+    slot.wake()
     wait_for(lambda: done[0] == ids)
     with reading(engine) as conn:
         assert jobs.get(conn, "t", light)["state"] == "queued"
@@ -207,10 +208,10 @@ def test_a_ring_while_busy_is_not_lost(engine, slot, done):
     time.sleep(0.3)
     gate.clear()
     first = accept(engine)
-    slot.ring()
+    slot.wake()
     wait_for(lambda: seen == [first])
     second = accept(engine)
-    slot.ring()
+    slot.wake()
     gate.set()
     wait_for(lambda: seen == [first, second], seconds=5)
 
@@ -249,5 +250,5 @@ def test_a_slot_survives_errors(engine, slot, done, monkeypatch):
     job = accept(engine)
     slot.start()
     time.sleep(0.2)
-    slot.ring()
+    slot.wake()
     wait_for(lambda: done[0] == [job])

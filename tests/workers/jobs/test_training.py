@@ -138,19 +138,19 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
     wanted = complete(wanted_id)
-    job, save = attempt(job_id), training.Journal.save
+    job, save = attempt(job_id), training.TrainingLog.save
 
-    def note(journal, step):
-        original(journal, step)
+    def note(training_log, step):
+        original(training_log, step)
         if step.images == 48:
-            save(journal)
+            save(training_log)
         if step.images == 80:
-            journal.report()
+            training_log.report()
             raise KeyboardInterrupt  # nothing is saved
 
-    original = training.Journal.note
+    original = training.TrainingLog.note
     with monkeypatch.context() as patch:
-        patch.setattr(training.Journal, "note", note)
+        patch.setattr(training.TrainingLog, "note", note)
         with pytest.raises(KeyboardInterrupt):
             run_training(job)
     assert max(curve(job_id)) == 80 and row_of(job_id)["checkpoint"]["images"] == 48

@@ -14,7 +14,7 @@ from workers.data import open_dataset
 from workers.jobs.job import Stopped
 from workers.jobs.kinds import training
 from workers.jobs.kinds.training import run_training
-from workers.store.dataset_cache import BlobShelf
+from workers.store.dataset_cache import DatasetCache
 
 CONFIG = {"images": 64, "batch_size": 8, "latent_dim": 2, "hidden": [8]}
 
@@ -44,8 +44,8 @@ def key(digest: str) -> str:
 
 def measure(digest: str, tick=lambda: None) -> fidelity.Fidelity:
     data = open_dataset(digest)
-    shelf = BlobShelf(digest, tick)
-    return fidelity.Fidelity(Columns(data.train, shelf), Columns(data.validation), torch.device("cpu"), 3)
+    cache = DatasetCache(digest, tick)
+    return fidelity.Fidelity(Columns(data.train, cache), Columns(data.validation), torch.device("cpu"), 3)
 
 
 def test_two_trainings_of_one_dataset_learn_one_network_and_agree(learned):
@@ -69,10 +69,10 @@ def test_trainings_that_learn_at_once_go_on_with_the_network_of_the_first():
     digest, found, gate = store_dataset(count=40), [], threading.Barrier(2, timeout=60)
 
     def run(seed: int) -> None:
-        shelf = BlobShelf(digest)
+        cache = DatasetCache(digest)
         tensors = {"a": torch.full((3,), float(seed))}
         gate.wait()
-        found.append(shelf.put("race", tensors)["a"].tolist())
+        found.append(cache.put("race", tensors)["a"].tolist())
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
     for thread in threads:
@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_used_is_learned_again(learned, bytes_there):
     if bytes_there:
         blobs.put(key(digest), bytes_there)
     else:  # another version of what the tensors mean
-        BlobShelf(digest).put(fidelity.KEPT, {"wanted": torch.zeros(2)})
+        DatasetCache(digest).put(fidelity.KEPT, {"wanted": torch.zeros(2)})
     assert measure(digest).count == 10 and len(learned) == 1
 
 
@@ -96,23 +96,23 @@ def test_nothing_is_left_behind_for_a_dataset_that_was_deleted_meanwhile():
     digest = store_dataset(count=40)
     data = open_dataset(digest)
     blobs.delete_prefix(f"datasets/{digest}")
-    columns = Columns(data.train, BlobShelf(digest)), Columns(data.validation)
+    columns = Columns(data.train, DatasetCache(digest)), Columns(data.validation)
     assert fidelity.Fidelity(*columns, torch.device("cpu"), 3).count == 10
     assert not list(blobs.list(f"datasets/{digest}"))
 
 
 def test_a_training_can_be_stopped_while_the_network_is_learned(monkeypatch):
     digest, job_id = store_dataset(count=40), accept("autoencoder", config=CONFIG)
-    job, pause = attempt(job_id), BlobShelf.__init__
+    job, pause = attempt(job_id), DatasetCache.__init__
 
-    def halting(shelf, wanted, tick=lambda: None):
+    def halting(cache, wanted, tick=lambda: None):
         def stop():
             job.canceled = True
             tick()
 
-        pause(shelf, wanted, stop)
+        pause(cache, wanted, stop)
 
-    monkeypatch.setattr(BlobShelf, "__init__", halting)
+    monkeypatch.setattr(DatasetCache, "__init__", halting)
     with pytest.raises(Stopped):
         run_training(job)
     assert not blobs.exists(key(digest)) and job.last_checkpoint["images"] == 64

@@ -11,8 +11,8 @@ from app.core.store import blobs
 from app.core.store import perturbations as rows
 from models.operations.classify import Classify
 from workers import codecs
-from workers.inference.batching import Resident, compute
-from workers.inference.model_cache import Residents
+from workers.inference.batching import LoadedModel, compute
+from workers.inference.model_cache import ModelCache
 from workers.inference.requests import read_params
 
 
@@ -25,7 +25,7 @@ class Applied(BaseModel):
     model: str | None = Field(None, pattern="[0-9a-f]{64}")
 
 
-def apply_perturbation(call: dict[str, Any], residents: Residents) -> dict[str, Any]:
+def apply_perturbation(call: dict[str, Any], models: ModelCache) -> dict[str, Any]:
     """The images with the perturbation in whole levels, and the predictions for these very bytes, before and after."""
     asked = read_params(Applied, call["params"])
     try:
@@ -39,7 +39,7 @@ def apply_perturbation(call: dict[str, Any], residents: Residents) -> dict[str, 
     after = np.clip(before.astype(np.int16) + steps, 0, 255).astype(np.uint8)
     facts = {"items": described(before, after)}
     if asked.model:
-        predict(residents.get(asked.model), before, after, facts["items"])
+        predict(models.get(asked.model), before, after, facts["items"])
     encoding = call.get("encoding") or "png"
     if encoding == "npy":
         images = [codecs.encode_npy(codecs.to_tensor(after))]
@@ -56,20 +56,20 @@ def described(before: np.ndarray, after: np.ndarray) -> list[dict[str, Any]]:
     return [{"linf_255": int(abs(row).max()), "l2": float(np.linalg.norm(row / 255))} for row in changes]
 
 
-def predict(resident: Resident, before: np.ndarray, after: np.ndarray, items: list[dict[str, Any]]) -> None:
+def predict(loaded: LoadedModel, before: np.ndarray, after: np.ndarray, items: list[dict[str, Any]]) -> None:
     """Adds `clean`, `perturbed` and `fooled`. Raises what the model cannot do."""
-    if Classify.name not in resident.operations:
-        raise UnsupportedOperation(f"A model of family {resident.model.name} does not classify.", field="model")
-    if resident.model.data.shape != before.shape[1:]:
-        given, wanted = ("x".join(map(str, shape)) for shape in (before.shape[1:], resident.model.data.shape))
+    if Classify.name not in loaded.operations:
+        raise UnsupportedOperation(f"A model of family {loaded.model.name} does not classify.", field="model")
+    if loaded.model.data.shape != before.shape[1:]:
+        given, wanted = ("x".join(map(str, shape)) for shape in (before.shape[1:], loaded.model.data.shape))
         raise InvalidRequest(
             f"The perturbation is {given} (channels, height, width), the model's images {wanted}.", field="model"
         )
     operation, params = Classify(), Classify.Params()
     for name, images in {"clean": before, "perturbed": after}.items():
-        asked = operation.rows(resident.model, codecs.to_tensor(images), params)
-        (found,) = compute(resident, operation, params, [asked])
-        told = operation.result(resident.model, asked, found, params).facts["items"]
+        asked = operation.rows(loaded.model, codecs.to_tensor(images), params)
+        (found,) = compute(loaded, operation, params, [asked])
+        told = operation.result(loaded.model, asked, found, params).facts["items"]
         for item, answer in zip(items, told, strict=True):
             item[name] = answer["predictions"][0]
     for item in items:

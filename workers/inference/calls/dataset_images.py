@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workers import codecs
 from workers.data import images_page
-from workers.inference.model_cache import Residents
+from workers.inference.model_cache import ModelCache
 from workers.inference.requests import read_params
 
 
@@ -23,7 +23,7 @@ class DatasetImages(BaseModel):
     count: int = Field(100, ge=1, le=256)
 
 
-def dataset_images(call: dict[str, Any], residents: Residents | None = None) -> dict[str, Any]:
+def dataset_images(call: dict[str, Any], models: ModelCache | None = None) -> dict[str, Any]:
     """An answer with the rows as PNGs, or one contact sheet of them, and `labels` among its facts if there are any."""
     asked = read_params(DatasetImages, call["params"])
     images, labels = images_page(asked.dataset, asked.split, asked.column, asked.start, asked.count)

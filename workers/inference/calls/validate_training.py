@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from models.registry import families
 from models.types import DataSpec
-from workers.inference.model_cache import Residents
+from workers.inference.model_cache import ModelCache
 from workers.inference.requests import read_params
 
 
@@ -20,7 +20,7 @@ class Rehearsal(BaseModel):
     facts: dict[str, Any]
 
 
-def rehearse(call: dict[str, Any], residents: Residents | None = None) -> dict[str, Any]:
+def rehearse(call: dict[str, Any], models: ModelCache | None = None) -> dict[str, Any]:
     """An answer with the complete `config` among its facts. Raises ConfigError or DataError."""
     asked = read_params(Rehearsal, call["params"])
     config = families()[asked.family].complete_config(asked.config, DataSpec.from_facts(asked.facts))

@@ -16,7 +16,7 @@ from workers.data.boxes import as_boxes
 from workers.data.importing import Origin
 from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Row
 from workers.data.stored import Columns, OpenDataset
-from workers.inference.batching import Resident, compute
+from workers.inference.batching import LoadedModel, compute
 from workers.inference.host import Host
 from workers.inference.requests import operation_for, read_params
 from workers.jobs.job import RunningJob
@@ -35,8 +35,8 @@ def open_derived(job: RunningJob) -> tuple["DerivedSource", Origin]:
     with reading(job.bind) as conn:
         digest = records.digest_of(conn, job.tenant, spec["model"])
     given = open_source(job.bind, job.tenant, spec["dataset"], tick=job.stop_if_asked)
-    resident = Host(settings().resident_bytes, devices.device()).residents.get(digest)
-    source = DerivedSource(given.data, resident, spec["operation"], spec["params"], spec.get("column"))
+    loaded = Host(settings().resident_bytes, devices.device()).models.get(digest)
+    source = DerivedSource(given.data, loaded, spec["operation"], spec["params"], spec.get("column"))
     return source, Origin(f"derived:{spec['dataset']}", given.licence, given.attribution)
 
 
@@ -46,10 +46,10 @@ class DerivedSource:
     twins = False
 
     def __init__(
-        self, data: OpenDataset, resident: Resident, operation: str, params: dict[str, Any], column: str | None
+        self, data: OpenDataset, loaded: LoadedModel, operation: str, params: dict[str, Any], column: str | None
     ):
-        self.data, self.resident, self.column = data, resident, column or default_column(data)
-        self.operation = operation_for(resident, operation)
+        self.data, self.loaded, self.column = data, loaded, column or default_column(data)
+        self.operation = operation_for(loaded, operation)
         self.params: Params = read_params(self.operation.Params, params)
         self.check()
         whole = self.column == "images"
@@ -67,7 +67,7 @@ class DerivedSource:
                 field="column",
                 remedy=f"It has {', '.join(present)}.",
             )
-        given, wanted = DataSpec.from_facts(self.data.facts), self.resident.model.data
+        given, wanted = DataSpec.from_facts(self.data.facts), self.loaded.model.data
         if given.channels != wanted.channels or (given.shape != wanted.shape and not self.operation.any_size):
             shapes = ("x".join(map(str, spec.shape)) for spec in (given, wanted))
             raise InvalidDataset(
@@ -93,10 +93,10 @@ class DerivedSource:
 
     def _made(self, images: np.ndarray) -> np.ndarray:
         """uint8 (n, c, h, w) twice: what the model makes of them, in the bytes a call would answer."""
-        rows = self.operation.rows(self.resident.model, codecs.to_tensor(images), self.params)
+        rows = self.operation.rows(self.loaded.model, codecs.to_tensor(images), self.params)
         with torch.no_grad():
-            (found,) = compute(self.resident, self.operation, self.params, [rows])
-        made = self.operation.result(self.resident.model, rows, found, self.params).images
+            (found,) = compute(self.loaded, self.operation, self.params, [rows])
+        made = self.operation.result(self.loaded.model, rows, found, self.params).images
         if made is None or made.ndim != 4:
             raise InvalidDataset(f"{self.operation.name} makes no images of images.", field="operation")
         if len(made) != len(images):

@@ -16,12 +16,12 @@ from models import deadline as patience
 from models.family import Family
 from models.operations.core.base import Result as Found
 from models.operations.core.base import Rows
-from workers.inference.batching import Resident, compute
+from workers.inference.batching import LoadedModel, compute
 from workers.inference.host import host
 from workers.inference.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.inference.responses import encode_answers
 from workers.jobs.job import Result, RunningJob
-from workers.store.measurement_cache import KEPT_NUMBERS, furnish
+from workers.store.measurement_cache import KEPT_NUMBERS, attach_inputs
 
 MAX_FLOATS = 1 << 28
 """Numbers in all images of a request: a gibibyte."""
@@ -35,24 +35,24 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 def run_operation(job: RunningJob) -> Result:
     """Does what `spec` asks (a call, with its inputs in the blob `upload`), in batches between which it can stop."""
-    spec, resident = job.spec, host().residents.get(job.spec["model"])
-    operation = operation_for(resident, spec["operation"])
+    spec, loaded = job.spec, host().models.get(job.spec["model"])
+    operation = operation_for(loaded, spec["operation"])
     params = read_params(operation.Params, spec["params"])
-    furnish(operation, resident, params, KEPT_NUMBERS, job.stop_if_asked)
+    attach_inputs(operation, loaded, params, KEPT_NUMBERS, job.stop_if_asked)
     images, latents, names = read_upload(spec.get("upload"))
-    check_size(resident.model, images)
-    most = MAX_FLOATS // TILED // resident.model.data.pixels
-    (inputs,) = to_tensors([read_inputs(resident.model, operation, params, images, latents, most)])
-    rows = operation.rows(resident.model, inputs, params)
+    check_size(loaded.model, images)
+    most = MAX_FLOATS // TILED // loaded.model.data.pixels
+    (inputs,) = to_tensors([read_inputs(loaded.model, operation, params, images, latents, most)])
+    rows = operation.rows(loaded.model, inputs, params)
     parts = []
     for part in slices(rows):
         job.stop_if_asked()
         with patience.watched(job.stop_if_asked):
-            parts += compute(resident, operation, params, [part])
+            parts += compute(loaded, operation, params, [part])
         job.progress(sum(map(count, parts)), count(rows))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    answer = operation.result(resident.model, rows, found, params)
-    return Result(store(job, resident, answer, count(rows), names), lambda conn: forget(conn, spec.get("upload")))
+    answer = operation.result(loaded.model, rows, found, params)
+    return Result(store(job, loaded, answer, count(rows), names), lambda conn: forget(conn, spec.get("upload")))
 
 
 def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
@@ -82,7 +82,7 @@ def count(rows: Rows) -> int:
 
 
 def store(
-    job: RunningJob, resident: Resident, found: Found, total: int, names: list[str] | None = None
+    job: RunningJob, loaded: LoadedModel, found: Found, total: int, names: list[str] | None = None
 ) -> dict[str, Any]:
     """Writes the files of an answer; gives the job's result, which names them and begins with the facts."""
     spec = job.spec
@@ -93,7 +93,7 @@ def store(
     facts = dict(found.facts)
     if "items" in facts:
         facts["items"] = facts["items"][:ITEMS]
-    about = {"model": spec.get("name"), "version": resident.digest, "operation": spec["operation"]}
+    about = {"model": spec.get("name"), "version": loaded.digest, "operation": spec["operation"]}
     return about | {"params": spec["params"], "count": total, "facts": facts, "artifacts": keys}
 
 

@@ -22,7 +22,7 @@ from workers.jobs.job import Result, RunningJob
 from workers.jobs.kinds import report_html as pages
 from workers.jobs.kinds import report_plots as plots
 from workers.store import model_rows as records
-from workers.store.dataset_cache import BlobShelf
+from workers.store.dataset_cache import DatasetCache
 from workers.store.models import load_card, load_model, pack
 from workers.store.references import loader
 from workers.store.training_data import open_source
@@ -68,8 +68,8 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str, params: Param
     source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
     data = DataSpec.from_facts(source.data.facts)
     kind.check(model, data)
-    shelf = BlobShelf(source.data.digest, job.stop_if_asked)
-    train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
+    cache = DatasetCache(source.data.digest, job.stop_if_asked)
+    train, validation = Columns(source.data.train, cache), Columns(source.data.validation)
     home, learned = home_of(job, digest)
     subject = Subject(
         model, data, train, validation, home, job.spec.get("seed") or 0, learned, loader(job),

@@ -19,9 +19,9 @@ from models.training.loop import Training
 from models.types import DataSpec
 from workers import devices
 from workers.jobs.job import Result, RunningJob, Stopped
-from workers.jobs.training_log import Journal
+from workers.jobs.training_log import TrainingLog
 from workers.store import model_rows as records
-from workers.store.dataset_cache import BlobShelf
+from workers.store.dataset_cache import DatasetCache
 from workers.store.models import load_checkpoint, load_model, publish
 from workers.store.training_data import Source, open_source
 
@@ -41,19 +41,19 @@ def run_training(job: RunningJob) -> Result:
     source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
     training = build(job, source)
     state = resume(job, training)
-    train(job, training, Journal(job, training, source.data.digest), state)
+    train(job, training, TrainingLog(job, training, source.data.digest), state)
     return conclude(job, training, source)
 
 
-def train(job: RunningJob, training: Training, journal: Journal, state: State | None = None) -> None:
+def train(job: RunningJob, training: Training, training_log: TrainingLog, state: State | None = None) -> None:
     """All updates that are left. Raises Stopped, with everything kept, when the job is to stop."""
-    journal.begin(state)
+    training_log.begin(state)
     for step in training.run():
-        journal.note(step)
+        training_log.note(step)
         if job.stopping:
-            journal.close()
+            training_log.close()
             raise Stopped(job.stopping)
-    journal.close()
+    training_log.close()
 
 
 def build(job: RunningJob, source: Source) -> Training:
@@ -65,11 +65,11 @@ def build(job: RunningJob, source: Source) -> Training:
         with reading(job.bind) as conn:
             digest = records.digest_of(conn, job.tenant, origin)
         family.init_from(load_model(digest).to(device))
-    shelf = BlobShelf(source.data.digest, job.stop_if_asked)
-    train, validation = Columns(source.data.train, shelf), Columns(source.data.validation)
+    cache = DatasetCache(source.data.digest, job.stop_if_asked)
+    train, validation = Columns(source.data.train, cache), Columns(source.data.validation)
     if device.type == "cuda":
-        resident = source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        train, validation = (side.to(device) if resident else side.onto(device) for side in (train, validation))
+        loaded = source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        train, validation = (side.to(device) if loaded else side.onto(device) for side in (train, validation))
     return Training(family, train, validation, seed)
 
 
