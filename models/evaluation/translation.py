@@ -47,7 +47,7 @@ def distances(found: Tensor, wanted: Tensor, name: str) -> dict[str, float]:
     return {f"{name}l1": float((found - wanted).abs().mean()), f"{name}psnr": float(row_psnr(found, wanted).mean())}
 
 
-def sample(columns: Columns, count: int = ROWS) -> dict[str, Tensor]:
+def evenly_spaced(columns: Columns, count: int = ROWS) -> dict[str, Tensor]:
     """At most `count` rows of each column, evenly spread over it: rows n of columns of one length belong together."""
     rows = {}
     for name, column in columns.columns.items():
@@ -57,7 +57,7 @@ def sample(columns: Columns, count: int = ROWS) -> dict[str, Tensor]:
     return rows
 
 
-def simple(inputs: Tensor, seen: dict[str, Tensor], source: str, target: str, paired: bool) -> dict[str, Tensor]:
+def baselines(inputs: Tensor, seen: dict[str, Tensor], source: str, target: str, paired: bool) -> dict[str, Tensor]:
     """What needs no learning: the input copied, the mean target, a global colour transfer; and, where training images
     come in pairs, the partner of the nearest one.
     """
@@ -66,23 +66,23 @@ def simple(inputs: Tensor, seen: dict[str, Tensor], source: str, target: str, pa
     return found | ({"nearest": seen[target][nearest(inputs, seen[source])]} if paired else {})
 
 
-def scored(
+def evaluate_on_pairs(
     translate: Callable[[Tensor], Tensor], train: Columns, validation: Columns, source: str, target: str, paired: bool
 ) -> dict[str, float]:
     """L1 and PSNR on unseen pairs or twins, beside the same of what needs no learning."""
-    seen, unseen = sample(train), sample(validation)
+    seen, unseen = evenly_spaced(train), evenly_spaced(validation)
     inputs, targets = unseen[source], unseen[target]
     report = distances(in_batches(translate, inputs), targets, "")
-    for name, images in simple(inputs, seen, source, target, paired).items():
+    for name, images in baselines(inputs, seen, source, target, paired).items():
         report |= distances(images, targets, f"{name}_")
     return report
 
 
-def moved(
+def mean_change(
     translate: Callable[[Tensor], Tensor], train: Columns, validation: Columns, source: str, target: str
 ) -> dict[str, float]:
     """How far a translation moves images, mean per pixel, beside how far a global colour transfer does."""
-    seen, images = sample(train), sample(validation)[source]
+    seen, images = evenly_spaced(train), evenly_spaced(validation)[source]
     simple_way = colour_transfer(images, seen[source], seen[target])
     found = in_batches(translate, images)
     ways = {"moved_l1": found, "colour_moved_l1": simple_way}

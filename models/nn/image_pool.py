@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-class HistoryPool(nn.Module):
+class ImagePool(nn.Module):
     """Holds up to `capacity` images in buffers, so a checkpoint carries it; published models do not."""
 
     training_only = True

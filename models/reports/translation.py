@@ -11,7 +11,7 @@ from models.capabilities import Translates
 from models.data import Columns
 from models.evaluation.fidelity import Fidelity, frechet, kernel_distance, kernel_interval
 from models.evaluation.refinement import Domain, accuracy, small_classifier
-from models.evaluation.translation import distances, in_batches, sample, simple
+from models.evaluation.translation import baselines, distances, evenly_spaced, in_batches
 from models.family import Family
 from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject, check_shape
 from models.types import DataError, DataSpec
@@ -62,14 +62,14 @@ class TranslationReport(Report):
             known = " and ".join(model.directions)
             raise DataError(f"this model translates {known} only", field="params/direction")
         source, target = SIDES[data.layout] if direction == "ab" else SIDES[data.layout][::-1]
-        seen, unseen = sample(subject.train, params.images), sample(subject.validation, params.images)
+        seen, unseen = evenly_spaced(subject.train, params.images), evenly_spaced(subject.validation, params.images)
         inputs, paired = unseen[source], data.layout == "paired"
         total = 3 + bool(data.classes)
         yield Progress(0, total)
         translate = partial(model.translate, direction=direction)
         found = in_batches(lambda part: translate(part.to(model.device)).cpu(), inputs)
         yield Progress(1, total)
-        ways = {"translated": found} | simple(inputs, seen, source, target, paired)
+        ways = {"translated": found} | baselines(inputs, seen, source, target, paired)
         truth = unseen[target] if paired or data.twins else None
         table = [{"way": name} | self._against(images, truth) for name, images in ways.items()]
         measure = self._measure(subject, target)
@@ -110,7 +110,7 @@ class TranslationReport(Report):
     def _class_kept(self, subject: Subject, found: Tensor, source: str, target: str, count: int) -> float | None:
         """None where the domains have no labels."""
         learned = Domain.of(subject.train, target)
-        labels = sample(subject.validation, count).get(f"{source}_labels")
+        labels = evenly_spaced(subject.validation, count).get(f"{source}_labels")
         if labels is None or learned.labels is None:
             return None
         judge, _ = small_classifier(learned, len(subject.data.classes), subject.seed, device=subject.model.device)

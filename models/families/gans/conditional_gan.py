@@ -20,7 +20,7 @@ from models.families.gans.layers import latents_of
 from models.families.gans.mlp_networks import FlatDiscriminator, FlatGenerator
 from models.families.gans.presets import BodyConfig, resolve_bodies
 from models.families.gans.sampling import PICTURES, Generative
-from models.nn.image_pool import HistoryPool
+from models.nn.image_pool import ImagePool
 from models.types import Batch, DataError, DataSpec, InputError
 
 POINTS = 9  # numbers that show what there is
@@ -54,7 +54,7 @@ class ConditionalGAN(Conditional, Generative):
     def __init__(self, config: ConditionalGANConfig, data: DataSpec):
         super().__init__(config, data)
         row = data.pixels + self.condition.width
-        self.replay = HistoryPool(config.replay, (1, 1, row)) if config.replay else None
+        self.replay = ImagePool(config.replay, (1, 1, row)) if config.replay else None
 
     @classmethod
     def resolve_config(cls, config: ConditionalGANConfig, data: DataSpec) -> ConditionalGANConfig:

@@ -10,7 +10,7 @@ from models.families.gans.layers import latents_of
 from models.families.gans.mlp_networks import FlatDiscriminator, FlatGenerator
 from models.families.gans.presets import BodyConfig, resolve_bodies
 from models.families.gans.sampling import Generative
-from models.nn.image_pool import HistoryPool
+from models.nn.image_pool import ImagePool
 from models.types import DataSpec
 
 BODIES = {
@@ -32,7 +32,7 @@ class GAN(Generative):
 
     def __init__(self, config: BodyConfig, data: DataSpec):
         super().__init__(config, data)
-        self.replay = HistoryPool(config.replay, data.shape) if config.replay else None
+        self.replay = ImagePool(config.replay, data.shape) if config.replay else None
 
     @classmethod
     def resolve_config(cls, config: BodyConfig, data: DataSpec) -> BodyConfig:

@@ -21,7 +21,7 @@ from models.family import Config, Family
 from models.losses.adversarial import frozen, update
 from models.losses.gradient_penalties import zero_centred
 from models.nn.ema import Ema
-from models.nn.image_pool import HistoryPool
+from models.nn.image_pool import ImagePool
 from models.types import Batch, DataError, DataSpec, Metrics
 
 PENALTY_EVERY = 8  # updates of the discriminator between two with its gradient penalty
@@ -106,7 +106,7 @@ class Refiner(Refines, Discriminates, Family):
         self.served = Ema(self.refiner)
         self.judge = Realism(data.shape, self.labels, config.whole)
         self.annotator = Annotator(data.shape, self.labels, config.labels_alike) if self.labels else None
-        self.pool = HistoryPool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
+        self.pool = ImagePool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
 
     @classmethod
     def resolve_config(cls, config: RefinerConfig, data: DataSpec) -> RefinerConfig:

@@ -8,47 +8,43 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import Discriminates
 from models.context import StepContext
 from models.data import Columns
-from models.evaluation.translation import moved, scored
-from models.families.translation.networks import Fitted, PatchGAN, initialise, make_generator
-from models.families.translation.unpaired import Unpaired, UnpairedConfig
-from models.losses.adversarial import discriminator_loss, frozen, generator_loss, log_odds, update
+from models.evaluation.translation import evaluate_on_pairs, mean_change
+from models.families.translation.base import TranslationBase, UnpairedConfig
+from models.families.translation.networks import PaddedGenerator, PatchGAN, initialise, make_generator
+from models.losses.adversarial import frozen, update
 from models.nn.ema import Ema
 from models.types import Batch, DataSpec, Metrics
 
 
 class CUTConfig(UnpairedConfig):
-    """L_G = game + lambda_nce * PatchNCE; FastCUT is lambda_nce 10, identity off, flip_equivariance on.
+    """L_G = L_GAN + lambda_nce * L_PatchNCE(G, A) [+ the same for B with `identity`]  (Park et al. 2020, eq. 5).
 
-    Where the generator starts from its input, lambda_identity * |G(b) - b| comes with the identity.
+    FastCUT is lambda_nce 10, identity false, flip_equivariance true. Where the generator adds to its input,
+    lambda_identity * |G(b) - b| is added with the identity.
     """
 
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="Step size of Adam for all networks.")
-    direction: Literal["ab", "ba"] = Field("ab", description="ab: from domain A to domain B.")
-    width: int | None = Field(
-        None, ge=4, le=256, description="Channels of the first layer; empty: 32, from 128 pixels 64."
+    direction: Literal["ab", "ba"] = Field("ab", description="ab: from domain A to domain B; ba: from B to A.")
+    lambda_nce: float = Field(1.0, ge=0, le=100, description="Weight of the contrastive term between patches.")
+    identity: bool = Field(
+        True, description="Also apply the contrastive term to images of the target domain, which should not change."
     )
-    patch_layers: int | None = Field(
-        None, ge=1, le=3, description="Strided layers of the PatchGAN; empty: from the size."
-    )
-    adversarial_loss: Literal["lsgan", "bce"] = Field("lsgan", description="Loss of the game.")
-    lambda_nce: float = Field(1.0, ge=0, le=100, description="Weight of the contrast between patches.")
-    identity: bool = Field(True, description="Images of the target domain are to stay as they are, patch by patch.")
     lambda_identity: float = Field(
         5.0,
         ge=0,
         le=1e3,
-        description="With identity, where the generator starts from its input: weight of |G(b) - b|.",
+        description="Weight of |G(b) - b|; used only with identity and where the generator adds to its input.",
     )
-    patches: int = Field(256, ge=2, le=4096, description="Places of an image that are contrasted, for each layer.")
-    temperature: float = Field(0.07, gt=0, le=10, description="Smaller: patches must differ more from each other.")
-    flip_equivariance: bool = Field(False, description="Half of the updates show mirrored images as well.")
+    patches: int = Field(256, ge=2, le=4096, description="Positions of an image that are contrasted, for each layer.")
+    temperature: float = Field(
+        0.07, gt=0, le=10, description="Temperature of the contrastive softmax; smaller separates patches more."
+    )
+    flip_equivariance: bool = Field(False, description="Mirror the images of every second update, as in FastCUT.")
 
 
 class Heads(nn.Module):
-    """For each layer a perceptron of two layers: features of a place in, a unit vector out (paper, section 3)."""
+    """For each layer an MLP of two layers: features of a position in, a unit vector out (Park et al. 2020, sec. 3)."""
 
     training_only = True
 
@@ -61,27 +57,27 @@ class Heads(nn.Module):
                 nn.init.normal_(layer.weight, 0.0, 0.02)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, maps: list[Tensor], places: list[Tensor]) -> list[Tensor]:
-        """Maps (b, c, h, w) and indices (p,) into h*w -> unit vectors (b, p, size)."""
-        found = []
-        for head, features, chosen in zip(self.heads, maps, places, strict=True):
-            rows = features.flatten(2)[..., chosen].transpose(1, 2)
-            found.append(F.normalize(head(rows), dim=-1, eps=1e-7))
-        return found
+    def forward(self, maps: list[Tensor], positions: list[Tensor]) -> list[Tensor]:
+        """Maps (B, C, H, W) and indices (P,) into H*W -> unit vectors (B, P, size)."""
+        vectors = []
+        for head, features, index in zip(self.heads, maps, positions, strict=True):
+            rows = features.flatten(2)[..., index].transpose(1, 2)
+            vectors.append(F.normalize(head(rows), dim=-1, eps=1e-7))
+        return vectors
 
 
 def patch_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Each place of the output is to resemble its own place of the input among all of the image (eq. 3).
+    """Cross-entropy of finding a position's own key among all positions of the image (Park et al. 2020, eq. 3).
 
-    Unit vectors (b, p, d) twice -> scalar, mean over places and images.
+    Unit vectors (B, P, D) twice -> scalar, the mean over positions and images.
     """
     logits = queries @ keys.transpose(1, 2) / temperature
     own = torch.arange(logits.shape[1], device=logits.device).expand(len(logits), -1)
     return F.cross_entropy(logits.flatten(0, 1), own.flatten())
 
 
-class CUT(Discriminates, Unpaired):
-    """One generator, one judge: about twice as fast as CycleGAN, and nothing to hide a message for."""
+class CUT(TranslationBase):
+    """One generator and one discriminator: about twice as fast as CycleGAN, and no way back to hide information for."""
 
     name = "cut"
     summary = "Translates one way between two sets of images without pairs, faster than CycleGAN."
@@ -89,6 +85,7 @@ class CUT(Discriminates, Unpaired):
     layouts = ("unpaired",)
     needs = ("a", "b")
     Config = CUTConfig
+    residual = True
     default_epochs = 40
     default_batch = 2
 
@@ -101,63 +98,65 @@ class CUT(Discriminates, Unpaired):
         self.judges = nn.ModuleDict(
             {config.direction[1]: initialise(PatchGAN(data.channels, config.width, config.patch_layers))}
         )
-        self.settle()
+        self.apply_residual()
         self.heads = Heads([data.channels, config.width, 2 * config.width, 4 * config.width, 4 * config.width])
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        found = super().optimisers()
-        found["generators"].add_param_group({"params": list(self.heads.parameters())})
-        return found
+        optimisers = super().optimisers()
+        optimisers["generators"].add_param_group({"params": list(self.heads.parameters())})
+        return optimisers
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
         config, (source, target) = self.config, self.config.direction
-        generator, judge = self.generators[config.direction], self.judges[target]
-        wanted = batch[target]
-        shown = torch.cat([batch[source], wanted]) if config.identity else batch[source]
+        generator, real = self.generators[config.direction], batch[target]
+        inputs = torch.cat([batch[source], real]) if config.identity else batch[source]
         if config.flip_equivariance and context.step % 2:
-            shown, wanted = shown.flip(3), wanted.flip(3)
-        made = generator(shown)
-        fake = made[: len(batch[source])]
-        loss = discriminator_loss(config.adversarial_loss, *judge(torch.cat([wanted, fake.detach()])).chunk(2))
-        metrics = {"judge": update(optimisers["judges"], loss)}
-        with frozen(judge):
-            fool = generator_loss(config.adversarial_loss, judge(fake))
-            nce = self.contrast(generator, shown, made, context)
-            total = fool + config.lambda_nce * nce
-            if config.identity and self.adds:
-                total = total + config.lambda_identity * self.apart(made[len(fake) :], wanted)
+            inputs, real = inputs.flip(3), real.flip(3)
+        outputs = generator(inputs)
+        fake, same = outputs.split([len(batch[source]), len(outputs) - len(batch[source])])
+        metrics = {"judge": update(optimisers["judges"], self.d_loss(target, real, fake.detach()))}
+        with frozen(self.judges[target]):
+            g_adv = self.g_adv(target, fake)
+            nce = self.contrast(generator, inputs, outputs, context)
+            terms, reported = self.g_regularisers(nce, same, real)
+            total = sum(terms, g_adv)
             update(optimisers["generators"], total)
         self.served[config.direction].update(generator, config.batch_size, context.images)
-        return metrics | {"loss": total.detach(), "fool": fool.detach(), "nce": nce.detach()}
+        return metrics | {"loss": total.detach(), "fool": g_adv.detach(), **reported}
 
-    def contrast(self, generator: Fitted, shown: Tensor, made: Tensor, context: StepContext) -> Tensor:
-        """PatchNCE over the layers of the generator's first half (eq. 4), of both domains where both were shown."""
+    def g_regularisers(self, nce: Tensor, same: Tensor, real: Tensor) -> tuple[list[Tensor], Metrics]:
+        """lambda_nce * PatchNCE, and lambda_identity * |G(b) - b| where the generator adds to its input."""
+        terms = [self.config.lambda_nce * nce]
+        if self.config.identity and self.adds_to_input:
+            terms.append(self.config.lambda_identity * self.pixel_distance(same, real))
+        return terms, {"nce": nce.detach()}
+
+    def contrast(self, generator: PaddedGenerator, inputs: Tensor, outputs: Tensor, context: StepContext) -> Tensor:
+        """PatchNCE over the layers of the generator's first half (Park et al. 2020, eq. 4)."""
         with torch.no_grad():
-            before = generator.network.features(generator.padded(shown))
-        after = generator.network.features(generator.padded(made))
-        places = [self._places(features, context.generator) for features in before]
+            input_features = generator.network.features(generator.padded(inputs))
+        output_features = generator.network.features(generator.padded(outputs))
+        positions = [self._positions(features, context.generator) for features in input_features]
         with torch.no_grad():
-            keys = self.heads(before, places)
-        queries = self.heads(after, places)
+            keys = self.heads(input_features, positions)
+        queries = self.heads(output_features, positions)
         losses = [patch_nce(*each, self.config.temperature) for each in zip(queries, keys, strict=True)]
         return torch.stack(losses).mean()
 
-    def _places(self, features: Tensor, draws: torch.Generator) -> Tensor:
+    def _positions(self, features: Tensor, draws: torch.Generator) -> Tensor:
         total = features[0, 0].numel()
         return torch.randperm(total, generator=draws, device=features.device)[: self.config.patches]
 
-    def patches(self, *images: Tensor, domain: str) -> Tensor:
-        return log_odds(self.config.adversarial_loss, self.judges[domain](*images)[:, 0])
-
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """How far a translation moves, and with twins how near it comes to the truth."""
-        there = partial(self.translate, direction=self.config.direction)
-        report = moved(there, train, validation, *self.config.direction)
+        """Mean change of an image and, with twins, the distance to the true translation."""
+        forward = partial(self.translate, direction=self.config.direction)
+        report = mean_change(forward, train, validation, *self.config.direction)
         if self.data.twins:
-            report |= scored(there, train, validation, *self.config.direction, paired=False)
+            report |= evaluate_on_pairs(forward, train, validation, *self.config.direction, paired=False)
         return report
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
+        """Rows of input and translation."""
         source, _ = self.config.direction
         images = probe[source][:16]
         return torch.stack([images, self.translate(images, self.config.direction)], 1).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""Can the input still be read from its translation, by a network that learned from real pairs? (FCN score)
+"""FCN score: how well a network trained on real pairs predicts the input from its translation.
 
-Isola et al. (2017, section 4.2) let a segmenter of real photographs read label maps from generated ones. Here a small
-network learns to read any input from real targets; it never sees a translation before it is asked.
+Isola et al. (2017, section 4.2) segment generated photographs with a network trained on real ones. Here a small U-Net
+learns to predict any input from its real target and is then applied to translations, which it has never seen.
 """
 
 from collections.abc import Callable
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from models.data import Columns
-from models.evaluation.translation import in_batches, sample
-from models.families.translation.networks import Fitted, UNet
+from models.evaluation.translation import evenly_spaced, in_batches
+from models.families.translation.networks import PaddedGenerator, UNet
 from models.losses.adversarial import update
 from models.seeds import derive, generator
 
 UPDATES, BATCH, RATE, WIDTH = 300, 8, 2e-3, 16
 
 
-def reader(train: Columns, source: str, target: str, seed: int, device: torch.device, updates: int) -> Fitted:
-    """Learned on `updates` batches of real pairs to give the image of column `source` from that of `target`."""
+def reader(train: Columns, source: str, target: str, seed: int, device: torch.device, updates: int) -> PaddedGenerator:
+    """A U-Net trained on `updates` batches of real pairs to predict the image of column `source` from `target`."""
     column = train.columns[target]
     levels = max(1, min(4, min(column.shape[2:]).bit_length() - 2))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "downstream"))
         channels = column.shape[1], train.columns[source].shape[1]
-        net = Fitted(UNet(*channels, WIDTH, levels), 2**levels).to(device)
+        net = PaddedGenerator(UNet(*channels, WIDTH, levels), 2**levels).to(device)
     draws = generator(seed, "downstream")
     optimiser = torch.optim.Adam(net.parameters(), RATE, (0.5, 0.999))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=updates + 1)
     for _ in range(updates):
         pairs = train.rows(torch.randint(len(column), (BATCH,), generator=draws), [source, target])
         with torch.enable_grad():
-            wrong = (net(pairs[target].to(device)) - pairs[source].to(device)).abs().mean()
-            update(optimiser, wrong)
+            l1 = (net(pairs[target].to(device)) - pairs[source].to(device)).abs().mean()
+            update(optimiser, l1)
         schedule.step()
     return net.requires_grad_(False)
 
@@ -48,18 +48,19 @@ def downstream_score(
     device: torch.device,
     updates: int = UPDATES,
 ) -> dict[str, float]:
-    """Mean distance per pixel of unseen inputs from what is read of their translations; and, to judge it by, from what
-    is read of their true targets (`real`) and from the mean input (`mean`), which takes no reading.
+    """Mean L1 per pixel between unseen inputs and those predicted from their translations.
+
+    Baselines: predicted from the true targets (`real`), and the mean training input (`mean`).
     """
-    net, unseen = reader(train, source, target, seed, device, updates), sample(validation)
+    net, unseen = reader(train, source, target, seed, device, updates), evenly_spaced(validation)
     inputs = unseen[source]
 
-    def wrong(images: Tensor) -> float:
+    def l1(images: Tensor) -> float:
         return float((in_batches(net, images) - inputs).abs().mean())
 
-    mean = sample(train)[source].mean(0, keepdim=True)
+    mean = evenly_spaced(train)[source].mean(0, keepdim=True)
     return {
-        "downstream_l1": wrong(in_batches(translate, inputs)),
-        "downstream_real_l1": wrong(unseen[target]),
+        "downstream_l1": l1(in_batches(translate, inputs)),
+        "downstream_real_l1": l1(unseen[target]),
         "downstream_mean_l1": float((mean - inputs).abs().mean()),
     }

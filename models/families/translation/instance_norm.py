@@ -1,4 +1,8 @@
-"""Instance norm that can take its statistics from elsewhere: tiles of one image are to be normalised alike."""
+"""Instance norm whose statistics can be given, so that all tiles of one image are normalised alike.
+
+Normalised each by itself, tiles disagree where they meet, and the noise of a tile of plain sky is scaled up to full
+contrast. So the statistics are taken from (parts of) the whole image first and then given to every tile.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,16 +10,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+PART_SIDE, PARTS_PER_SIDE = 256, 3
+"""Statistics come from at most 3 x 3 evenly spaced parts of this side in pixels, which bounds the memory."""
+
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """Each channel of each image less its mean, over its deviation; without weights (Ulyanov et al. 2016)."""
+    """(x - mean) / sqrt(variance + eps) per image and channel, without weights (Ulyanov et al. 2016)."""
 
     given: Tensor | None = None
-    """(b, 2, c): mean and variance to use instead of the features' own."""
+    """(B, 2, C): mean and variance to use instead of the features' own."""
     pooled: Tensor | None = None
-    """(1, 2, c): what the last batch had together, while `pooling`."""
+    """(1, 2, C): statistics over the whole last batch, set while `pooling`."""
     pooling: bool = False
-    """All images of a batch are parts of one and share their statistics."""
+    """All images of a batch are parts of one image and share their statistics."""
 
     def forward(self, features: Tensor) -> Tensor:
         if self.pooling:
@@ -28,14 +35,15 @@ class InstanceNorm(nn.InstanceNorm2d):
         return (features - mean) * (variance + self.eps).rsqrt()
 
 
-def norms(network: nn.Module) -> list[InstanceNorm]:
+def instance_norms(network: nn.Module) -> list[InstanceNorm]:
+    """The instance norms of a network, in the order in which they were built."""
     return [module for module in network.modules() if isinstance(module, InstanceNorm)]
 
 
 @contextmanager
 def normalised(network: nn.Module, statistics: Tensor) -> Iterator[None]:
-    """Inside, every norm of `network` uses its part of `statistics` (b, s), a row per image."""
-    layers = norms(network)
+    """Inside, every instance norm of `network` uses its part of `statistics` (B, S), a row per image."""
+    layers = instance_norms(network)
     parts = statistics.split([2 * layer.num_features for layer in layers], 1)
     for layer, part in zip(layers, parts, strict=True):
         layer.given = part.unflatten(1, (2, layer.num_features))
@@ -47,17 +55,37 @@ def normalised(network: nn.Module, statistics: Tensor) -> Iterator[None]:
 
 
 @torch.no_grad()
-def measured(network: nn.Module, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """What `network` makes of parts (b, c, h, w) of one image that are normalised together, and with what: (s,).
+def pooled_forward(network: nn.Module, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """The output of `network` for parts (B, C, H, W) of one image normalised together, and the statistics (S,).
 
-    s is twice the channels of all norms, in the order in which they were built.
+    S is twice the channels of all instance norms, in the order in which they were built.
     """
-    layers = norms(network)
+    layers = instance_norms(network)
     for layer in layers:
         layer.pooling = True
     try:
-        made = network(parts)
-        return made, torch.cat([layer.pooled.flatten() for layer in layers] or [parts.new_zeros(0)])
+        outputs = network(parts)
+        return outputs, torch.cat([layer.pooled.flatten() for layer in layers] or [parts.new_zeros(0)])
     finally:
         for layer in layers:
             layer.pooling, layer.pooled = False, None
+
+
+def image_statistics(chain: list[nn.Module], image: Tensor) -> list[Tensor]:
+    """Statistics (S,) for each network of `chain`, each applied to the output of the one before; image (C, H, W)."""
+    parts, statistics = spaced_parts(image), []
+    for network in chain:
+        parts, row = pooled_forward(network, parts)
+        statistics.append(row)
+    return statistics
+
+
+def spaced_parts(image: Tensor) -> Tensor:
+    """Evenly spaced square parts (N, C, h, w) of an image (C, H, W): all of it up to 3 x PART_SIDE pixels a side."""
+    slices = []
+    for length in image.shape[-2:]:
+        side = min(PART_SIDE, length)
+        count = min(PARTS_PER_SIDE, -(-length // side))
+        places = torch.linspace(0, length - side, count).round().long().tolist()
+        slices.append([slice(start, start + side) for start in places])
+    return torch.stack([image[:, rows, columns] for rows in slices[0] for columns in slices[1]])

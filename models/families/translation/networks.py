@@ -1,7 +1,7 @@
-"""Networks from image to image: U-Net and ResNet generators, the PatchGAN discriminator, at any image size.
+"""U-Net and ResNet generators and the PatchGAN discriminator, for any image size.
 
-Layers from Isola et al. 2017 (pix2pix) and Zhu et al. 2017 (CycleGAN), with InstanceNorm instead of BatchNorm, so that
-a network serves as it trains, and resize-convolutions instead of transposed ones, which draw checkerboards.
+Layers as in Isola et al. 2017 (pix2pix) and Zhu et al. 2017 (CycleGAN), but with InstanceNorm instead of BatchNorm, so
+that a network serves as it trains, and resize-convolutions instead of transposed ones (no checkerboard artefacts).
 """
 
 from itertools import pairwise
@@ -14,7 +14,7 @@ from models.families.translation.instance_norm import InstanceNorm
 
 
 def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
-    """Weights N(0, gain), biases zero, as both papers."""
+    """Convolution weights ~ N(0, gain^2), biases zero, as in both papers."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, 0.0, gain)
@@ -24,7 +24,7 @@ def initialise(network: nn.Module, gain: float = 0.02) -> nn.Module:
 
 
 class FixedDropout(nn.Module):
-    """Dropout that stays on at serving, with one mask for all rows: the noise of pix2pix, yet reproducible."""
+    """Dropout that stays on when serving (the noise z of pix2pix), with one fixed mask: answers are reproducible."""
 
     def __init__(self, share: float = 0.5):
         super().__init__()
@@ -38,19 +38,20 @@ class FixedDropout(nn.Module):
         return features * mask.to(features.device) / (1 - self.share)
 
 
-class Fitted(nn.Module):
-    """Runs `network` on images padded by reflection to a multiple of `multiple`, and crops its answer back.
+class PaddedGenerator(nn.Module):
+    """Runs `network` on images padded by reflection to a multiple of `multiple`, and crops its output back.
 
-    Pixels come in [0, 1] and leave in [0, 1]; inside they are in [-1, 1]. After `from_input` they may leave [0, 1].
+    (B, C, H, W) in [0, 1] -> (B, C', H, W) in [0, 1]; the network works in [-1, 1]. A residual generator adds the
+    network's output to its input, so its output may leave [0, 1].
     """
 
     def __init__(self, network: nn.Module, multiple: int):
         super().__init__()
         self.network, self.multiple, self.adds = network, multiple, False
-        self.register_buffer("added", torch.tensor(False))  # the same, for who loads the weights
+        self.register_buffer("added", torch.tensor(False))  # `adds`, stored with the weights
 
-    def from_input(self) -> None:
-        """From now on the answer is the image plus what the network draws: nothing at first, so it starts as a copy."""
+    def make_residual(self) -> None:
+        """Output = input + network(input) from now on; the last layer is set to zero, so training starts at a copy."""
         self.adds = True
         self.added.fill_(True)
         *_, last = (layer for layer in self.network.modules() if isinstance(layer, nn.Conv2d))
@@ -58,17 +59,17 @@ class Fitted(nn.Module):
         nn.init.zeros_(last.bias)
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *about) -> None:
-        # networks stored before there was a choice draw their answer
+        # weights stored before the buffer existed are of generators that produce the whole image
         self.adds = bool(state.setdefault(f"{prefix}added", torch.tensor(False)))
         super()._load_from_state_dict(state, prefix, *about)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        drawn = self.network(self.padded(images))[..., :height, :width]
-        return images + drawn / 2 if self.adds else (drawn.tanh() + 1) / 2
+        output = self.network(self.padded(images))[..., :height, :width]
+        return images + output / 2 if self.adds else (output.tanh() + 1) / 2
 
     def padded(self, images: Tensor) -> Tensor:
-        """What the network sees: in [-1, 1], continued to the right and below."""
+        """The network's input: in [-1, 1], padded to the right and below."""
         height, width = images.shape[-2:]
         bottom, right = -height % self.multiple, -width % self.multiple
         mode = "reflect" if bottom < height and right < width else "replicate"
@@ -87,9 +88,9 @@ def _up(before: int, after: int, dropout: bool) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Strided convolutions down, resize-convolutions up, each level joined to its mirror by concatenation.
+    """Strided convolutions down, resize-convolutions up, skip connections by concatenation (Isola et al. 2017).
 
-    `levels` halvings; images must be multiples of 2**levels. `dropout` puts noise into the three inner up blocks.
+    `levels` halvings: height and width must be multiples of 2**levels. `dropout`: in the three inner up blocks.
     """
 
     def __init__(self, before: int, after: int, width: int, levels: int, dropout: bool = False):
@@ -146,23 +147,23 @@ class ResNet(nn.Module):
         for wide, thin in ((4 * width, 2 * width), (2 * width, width)):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(wide, thin, 3, 1, 1), InstanceNorm(thin), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, after, 7, 1, 3, padding_mode="reflect"))
-        self.taps = (2, 5, 8, 8 + (blocks + 1) // 2)  # the three resolutions, and half way through the blocks
+        self.taps = (2, 5, 8, 8 + (blocks + 1) // 2)  # layers: each of the three resolutions, middle of the blocks
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The image itself and what the layers up to the last tap make of it, one map at each tap."""
-        found = [images]
+        """The image itself and the feature map at each tap: the inputs of the PatchNCE loss."""
+        maps = [images]
         for index, layer in enumerate(self.layers[: self.taps[-1] + 1]):
             images = layer(images)
             if index in self.taps:
-                found.append(images)
-        return found
+                maps.append(images)
+        return maps
 
 
 class PatchGAN(nn.Module):
-    """A map of logits, one per overlapping patch: 16, 34 or 70 pixels wide with 1, 2 or 3 strided layers."""
+    """One logit per overlapping patch: 16, 34 or 70 pixels wide with 1, 2 or 3 strided layers (Isola et al. 2017)."""
 
     def __init__(self, channels: int, width: int, layers: int):
         super().__init__()
@@ -178,18 +179,18 @@ class PatchGAN(nn.Module):
         return self.layers(images * 2 - 1)
 
 
-def patch_layers(height: int, width: int) -> int:
-    """Strided layers of a PatchGAN that fit images of this size: 3 from 128 pixels, 2 from 48, else 1."""
+def default_patch_layers(height: int, width: int) -> int:
+    """Strided layers of a PatchGAN by the smaller side in pixels: 3 from 128, 2 from 48, else 1."""
     smallest = min(height, width)
     return 3 if smallest >= 128 else 2 if smallest >= 48 else 1
 
 
 def make_generator(
     kind: str, before: int, after: int, size: tuple[int, int], width: int, dropout: bool = False
-) -> Fitted:
-    """A generator for images of about `size` (it takes any size): `unet`, or `resnet` with 4, 6 or 9 blocks by size."""
+) -> PaddedGenerator:
+    """A generator, `unet` or `resnet` (4, 6 or 9 blocks), as deep as suits `size`; it takes images of any size."""
     if kind == "unet":
         levels = max(2, min(8, min(size).bit_length() - 1))
-        return Fitted(initialise(UNet(before, after, width, levels, dropout)), 2**levels)
+        return PaddedGenerator(initialise(UNet(before, after, width, levels, dropout)), 2**levels)
     blocks = 4 if min(size) < 48 else 6 if min(size) <= 128 else 9
-    return Fitted(initialise(ResNet(before, after, width, blocks)), 4)
+    return PaddedGenerator(initialise(ResNet(before, after, width, blocks)), 4)

@@ -6,7 +6,7 @@ import torch
 from models.data import Columns
 from models.evaluation.fidelity import Fidelity, kernel_distance
 from models.evaluation.refinement import Domain, accuracy, small_classifier
-from models.evaluation.translation import ROWS, in_batches, sample
+from models.evaluation.translation import ROWS, evenly_spaced, in_batches
 from models.types import DataSpec
 from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, at_least
 
@@ -46,7 +46,7 @@ PIX2PIX_L1 = Row(
 
 def pix2pix_kid(subject: Subject) -> Found:
     """The whole objective and its L1 part alone, equally long; and what the baselines reach."""
-    unseen, seen = sample(subject.validation), sample(subject.train)
+    unseen, seen = evenly_spaced(subject.validation), evenly_spaced(subject.train)
     columns = [Columns({"images": side.columns["target"]}) for side in (subject.train, subject.validation)]
     measure = Fidelity(*columns, torch.device("cpu"))
     found = {"copied input": unseen["input"], "mean target": seen["target"].mean(0).expand_as(unseen["target"])}

@@ -10,7 +10,7 @@ from models.context import StepContext
 from models.data import Columns
 from models.family import Config, Family
 from models.nn.ema import Ema
-from models.nn.image_pool import HistoryPool
+from models.nn.image_pool import ImagePool
 from models.types import Batch, DataSpec, Metrics
 
 GROWS_AT = 24
@@ -51,7 +51,7 @@ class TwoNetworks(Family):
         )  # fmt: skip
         self.critic.eval()(torch.zeros(1, *data.shape))
         self.average = Ema(self.generator, half_life=16)
-        self.pool = HistoryPool(6, data.shape)
+        self.pool = ImagePool(6, data.shape)
 
     def grow_to(self, images: int) -> None:
         if images >= GROWS_AT and len(self.generator.blocks) == 1:

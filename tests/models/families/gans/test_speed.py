@@ -8,7 +8,7 @@ from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.gan import GAN
 from models.families.gans.progressive_gan import ProgressiveGAN
 from models.families.gans.style_gan import StyleGAN
-from models.nn.image_pool import HistoryPool
+from models.nn.image_pool import ImagePool
 from tests.models.families.gans.tiny import build, spec, train
 
 FAMILIES = {
@@ -95,7 +95,7 @@ def test_no_number_is_read_in_a_step(name, monkeypatch):
 
 
 def test_a_pool_swaps_rows_and_loses_none():
-    pool, draws = HistoryPool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
+    pool, draws = ImagePool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
     batches = torch.arange(40.0).reshape(10, 4, 1, 1, 1)
     given = [pool.exchange(batch, draws) for batch in batches]
     assert torch.equal(given[0], batches[0]), "the pool is filling"
@@ -107,9 +107,9 @@ def test_a_pool_swaps_rows_and_loses_none():
 
 
 def test_a_pool_goes_on_where_its_state_was_left():
-    first, draws = HistoryPool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
+    first, draws = ImagePool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
     first.exchange(torch.arange(4.0).reshape(4, 1, 1, 1), draws)
-    second = HistoryPool(6, (1, 1, 1))
+    second = ImagePool(6, (1, 1, 1))
     second.exchange(torch.zeros(4, 1, 1, 1), draws)
     second.load_state_dict(first.state_dict())
     batch = torch.arange(4.0, 8.0).reshape(4, 1, 1, 1)

@@ -61,6 +61,6 @@ def test_colour_transfer_gives_the_mean_and_spread_of_the_target():
 
 def test_a_sample_spreads_over_the_column_and_keeps_rows_together():
     column = torch.arange(100, dtype=torch.uint8).reshape(100, 1, 1, 1)
-    rows = translation.sample(Columns({"input": column, "target": column.flip(0)}), 5)
+    rows = translation.evenly_spaced(Columns({"input": column, "target": column.flip(0)}), 5)
     assert (rows["input"] * 255).flatten().round().tolist() == [0, 25, 50, 74, 99]
     torch.testing.assert_close(rows["input"] + rows["target"], torch.full((5, 1, 1, 1), 99 / 255))

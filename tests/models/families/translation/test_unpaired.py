@@ -82,8 +82,8 @@ def test_weights_of_another_model_keep_their_way():
 def test_the_cycle_is_rounded_off_only_for_generators_that_start_from_their_input():
     made, wanted = torch.full((1, 1, 4, 4), 0.52), torch.full((1, 1, 4, 4), 0.5)
     near, far = training("cyclegan", far=False).family, training("cyclegan", far=True).family
-    assert float(far.apart(made, wanted)) == pytest.approx(0.04)
-    assert float(near.apart(made, wanted)) == pytest.approx((0.04**2 + 0.5**2) ** 0.5 - 0.5, abs=1e-6)
+    assert float(far.pixel_distance(made, wanted)) == pytest.approx(0.04)
+    assert float(near.pixel_distance(made, wanted)) == pytest.approx((0.04**2 + 0.5**2) ** 0.5 - 0.5, abs=1e-6)
 
 
 def test_cut_is_held_to_the_target_domain_pixel_by_pixel_only_from_its_input():

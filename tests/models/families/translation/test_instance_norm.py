@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.families.translation import tile_statistics as tile_norms
-from models.families.translation.instance_norm import InstanceNorm, measured, normalised
+from models.families.translation import instance_norm
+from models.families.translation.instance_norm import InstanceNorm, normalised, pooled_forward
 from models.nn import tiling
 from models.operations.translate import Translate
 from models.registry import families
@@ -27,7 +27,7 @@ def test_a_norm_with_the_statistics_it_would_find_itself_changes_nothing():
     layers = nn.Sequential(InstanceNorm(4), nn.Conv2d(4, 6, 3), InstanceNorm(6))
     image = torch.randn(1, 4, 9, 11)
     plain = layers(image)
-    made, found = measured(layers, image)
+    made, found = pooled_forward(layers, image)
     torch.testing.assert_close(made, plain, atol=1e-5, rtol=1e-4)
     assert found.shape == (2 * (4 + 6),)
     with normalised(layers, found[None]):
@@ -40,7 +40,7 @@ def test_statistics_of_parts_are_those_of_the_whole():
     layers = nn.Sequential(InstanceNorm(5), nn.Tanh(), InstanceNorm(5))
     image = torch.randn(1, 5, 8, 12) * torch.linspace(0.1, 3, 12)
     parts = torch.cat(image.split(4, 3))
-    torch.testing.assert_close(measured(layers, parts)[1], measured(layers, image)[1])
+    torch.testing.assert_close(pooled_forward(layers, parts)[1], pooled_forward(layers, image)[1])
 
 
 def seam(made: Tensor, columns: list[int]) -> float:
@@ -51,7 +51,7 @@ def seam(made: Tensor, columns: list[int]) -> float:
 
 def test_tiles_of_an_image_give_what_the_whole_image_gives(monkeypatch):
     """Bounded parts speak for the whole: 9 of 64 x 64, less than it has."""
-    monkeypatch.setattr(tile_norms, "PART", 64)
+    monkeypatch.setattr(instance_norm, "PART_SIDE", 64)
     monkeypatch.setattr(tiling, "WHOLE", 64)
     spec = DataSpec("unpaired", 64, 64, 3, columns={"train": {"a": 9, "b": 9}})
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def test_tiles_of_an_image_give_what_the_whole_image_gives(monkeypatch):
     params = Translate.Params(direction="ab", cycle=True)
     whole = model.translate(image, "ab")
     rows = operation.rows(model, image, params)
-    assert len(rows["inputs"]) > 9 and len(tile_norms.spread(image[0])) == 9
+    assert len(rows["inputs"]) > 9 and len(instance_norm.spaced_parts(image[0])) == 9
     found = operation.result(model, rows, operation.compute(model, rows, params), params)
     alone = tiling.join(model.translate(rows["inputs"], "ab"), rows["places"])
     away = [float((made - whole).abs().mean()) for made in (alone, found.images)]
