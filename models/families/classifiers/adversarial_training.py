@@ -1,6 +1,5 @@
-"""Classifiers that learn from attacked images, and the guard that notices when single steps teach them nothing more."""
+"""Adversarial training of a classifier: the training loss is that of images attacked anew in every update."""
 
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -12,22 +11,24 @@ from models.attacks.core.access import Live
 from models.attacks.core.norms import wide
 from models.context import StepContext
 from models.data import Columns
-from models.families.classifiers import robustness as resistance
-from models.families.classifiers.adversarial_config import Ascent, HardeningConfig, divergence, usual_eps, with_defaults
-from models.families.classifiers.base import Judging
-from models.types import Batch, DataSpec, Metrics
+from models.families.classifiers import robustness
+from models.families.classifiers.adversarial_config import InnerAttack, default_eps, divergence
+from models.families.classifiers.base import ClassifierBase, accuracy
+from models.types import Batch, Metrics
 
 GUARDED = ("fgsm_rs", "free")
-RISE = 0.25
-"""Share of the training over which eps grows to its full size: at once, a deep network may learn nothing at all."""
+EPS_WARM_UP = 0.25
+"""Fraction of the training over which eps rises to its full size; at full size at once, deep networks may not learn."""
 PROBES, PROBE_STEPS, SWITCHED_STEPS = 40, 10, 4
+"""Checks in a training, PGD steps of a check, and steps of the inner attack after overfitting was found."""
 
 
-class Guard(nn.Module):
-    """Watches a single-step training with a small PGD, and keeps the last weights that withstood it.
+class OverfittingGuard(nn.Module):
+    """Detects catastrophic overfitting of single-step adversarial training and keeps the last robust weights.
 
-    Catastrophic overfitting (Wong et al. 2020): within a few updates the network learns to fool the one step alone.
-    Then the kept weights come back, and the training goes on with several steps. All of it is in the checkpoint.
+    Catastrophic overfitting (Wong et al. 2020): within a few updates the network becomes robust to the one step alone
+    and accuracy under PGD collapses. Then the kept weights are restored and training goes on with several steps. The
+    state is in buffers, so a checkpoint carries it; published models do not.
     """
 
     training_only = True
@@ -42,157 +43,157 @@ class Guard(nn.Module):
         self.register_buffer("switched", torch.zeros((), dtype=torch.bool))
 
     def due(self, step: int) -> bool:
+        """Whether to check at this update."""
         return not bool(self.switched) and (step + 1) % self.every == 0
 
-    def judge(self, network: nn.Module, withstands: float, own: float) -> bool:
-        """Takes note of the accuracy against PGD and against the training's `own` attack. True: back and switch."""
-        if withstands < 0.5 * float(self.best) and own > withstands + 0.25:
+    def overfitted(self, network: nn.Module, pgd_accuracy: float, own_accuracy: float) -> bool:
+        """Record the accuracy under PGD and under the training's own attack on one batch.
+
+        True: catastrophic overfitting. The kept weights have been restored and `switched` is set.
+        """
+        if pgd_accuracy < 0.5 * float(self.best) and own_accuracy > pgd_accuracy + 0.25:
             with torch.no_grad():
                 for index, parameter in enumerate(network.parameters()):
                     parameter.copy_(getattr(self, f"kept{index}"))
             self.switched.fill_(True)
             return True
-        self.best.fill_(max(float(self.best), min(withstands, float(self.before))))  # one lucky batch is no record
-        self.before.fill_(withstands)
-        if withstands >= 0.8 * float(self.best):
+        # the best is that of two checks in a row, so that one lucky batch sets no record
+        self.best.fill_(max(float(self.best), min(pgd_accuracy, float(self.before))))
+        self.before.fill_(pgd_accuracy)
+        if pgd_accuracy >= 0.8 * float(self.best):
             for index, parameter in enumerate(network.parameters()):
                 getattr(self, f"kept{index}").copy_(parameter.detach())
         return False
 
 
-class Hardened(Judging):
-    """A classifier whose config says whether, and how, it is trained on attacked images."""
+class AdversarialTraining:
+    """What a Classifier whose `adversarial` is not none does in training. It holds no tensors of its own.
 
-    Config = HardeningConfig
+    The guard is a module of the model (`model.guard`), so that checkpoints carry it.
+    """
 
-    def __init__(self, config: HardeningConfig, data: DataSpec):
-        super().__init__(config, data)
-        self.guard: Guard | None = None
+    def __init__(self, model: ClassifierBase):
+        self.model = model
 
-    @abstractmethod
-    def penalty(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """The loss of a batch with these labels as a function of its logits."""
+    @property
+    def method(self) -> str:
+        return self.model.config.adversarial
 
-    @classmethod
-    def resolve_config(cls, config: HardeningConfig, data: DataSpec) -> HardeningConfig:
-        config = with_defaults(config)
-        if config.adversarial != "none" and config.images is None and config.epochs is None:
-            share = 2 if config.adversarial != "free" else 2 / config.adversarial_steps
-            config = config.model_copy(update={"epochs": cls.default_epochs_for(data) * share})
-        return super().resolve_config(config, data)
+    @property
+    def guard(self) -> OverfittingGuard | None:
+        return self.model.guard
 
     def before_training(self, train: Columns) -> None:
-        if self.config.adversarial == "none":
-            return
-        if self.config.adversarial_eps is None:
-            eps = usual_eps(train, self.config.adversarial_norm)
-            self.config = self.config.model_copy(update={"adversarial_eps": eps})
-        if self.config.adversarial in GUARDED:
-            self.guard = Guard(self.network, self.total // self.config.batch_size).to(self.device)
-        if self.config.adversarial == "free":
-            self.guard.register_buffer("carried", torch.zeros(self.config.batch_size, *self.data.shape).to(self.device))
+        """Choose eps from the images if the config does not, and build the guard of the single-step methods."""
+        model, config = self.model, self.model.config
+        if config.adversarial_eps is None:
+            eps = default_eps(train, config.adversarial_norm)
+            model.config = config.model_copy(update={"adversarial_eps": eps})
+        if self.method in GUARDED:
+            model.guard = OverfittingGuard(self.network, model.total // model.config.batch_size).to(model.device)
+        if self.method == "free":
+            perturbation = torch.zeros(model.config.batch_size, *model.data.shape)
+            model.guard.register_buffer("carried", perturbation.to(model.device))
 
-    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
-        images, labels = self.augment(batch["images"], context.generator), batch["labels"]
-        penalty = self.penalty(labels)
-        method = self.config.adversarial
-        if method == "none":
-            logits = self.logits(images)
-            return penalty(logits), {"accuracy": right(logits, labels)}
-        ascent = self.ascent(context)
-        if method == "trades":
-            clean = self.logits(images)
-            reference = self._quiet(images)
-            hard = self.attacked(images, lambda x: divergence(self.logits(x), reference), ascent, context)
-            logits = self.logits(hard)
-            loss = penalty(clean) + self.config.adversarial_weight * divergence(logits, clean).mean()
-            return loss, {"accuracy": right(clean, labels), "accuracy_attacked": right(logits, labels)}
-        hard = self.attacked(images, self._error(labels), ascent, context)
-        logits = self.logits(hard)
-        found = {"accuracy_attacked": right(logits, labels)}
-        if method != "goodfellow":
-            return penalty(logits), found
-        clean, share = self.logits(images), self.config.adversarial_weight
-        found["accuracy"] = right(clean, labels)
-        return share * penalty(clean) + (1 - share) * penalty(logits), found
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> tuple[Tensor, Metrics]:
+        """The loss of augmented images (B, C, H, W), and accuracies to report."""
+        model, attack, loss_fn = self.model, self.inner_attack(context), self.model.loss_fn(labels)
+        if self.method == "trades":
+            # L = CE(f(x), y) + beta * max KL(f(x) || f(x'))  (Zhang et al. 2019, eq. 5)
+            clean = model.logits(images)
+            reference = self._logits_without_dropout(images)
+            attacked = self.attacked(images, lambda x: divergence(model.logits(x), reference), attack, context)
+            logits = model.logits(attacked)
+            loss = loss_fn(clean) + model.config.adversarial_weight * divergence(logits, clean).mean()
+            return loss, {"accuracy": accuracy(clean, labels), "accuracy_attacked": accuracy(logits, labels)}
+        attacked = self.attacked(images, self._cross_entropy(labels), attack, context)
+        logits = model.logits(attacked)
+        metrics = {"accuracy_attacked": accuracy(logits, labels)}
+        if self.method != "goodfellow":
+            return loss_fn(logits), metrics  # L = E max CE(f(x'), y)  (Madry et al. 2018, eq. 2.1)
+        # L = alpha * CE(f(x), y) + (1 - alpha) * CE(f(x + eps sign(grad)), y)  (Goodfellow et al. 2015, sec. 6)
+        clean, alpha = model.logits(images), model.config.adversarial_weight
+        metrics["accuracy"] = accuracy(clean, labels)
+        return alpha * loss_fn(clean) + (1 - alpha) * loss_fn(logits), metrics
 
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        watched = {}
+    def step(
+        self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext, plain_step: Callable[[], Metrics]
+    ) -> Metrics:
+        """One update: `plain_step`, or the repeated one of free training, after the guard's check where one is due."""
+        checked = {}
         if self.guard is not None and self.guard.due(context.step):
-            watched = self._watch(batch, optimisers, context)
-        if self.config.adversarial == "free" and not bool(self.guard.switched):
-            return self._replay(batch, optimisers, context) | watched
-        return super().step(batch, optimisers, context) | watched
+            checked = self._check(batch, optimisers, context)
+        if self.method == "free" and not bool(self.guard.switched):
+            return self._free_step(batch, optimisers, context) | checked
+        return plain_step() | checked
 
-    def ascent(self, context: StepContext) -> Ascent:
-        """The attack of this update: eps grows at first; after the guard's alarm it has several steps."""
-        ascent = Ascent.of(self.config, min(1.0, (context.progress + 1e-3) / RISE))
+    def inner_attack(self, context: StepContext) -> InnerAttack:
+        """The attack of this update: eps rises at first; after the guard's alarm the attack has several steps."""
+        attack = InnerAttack.of(self.model.config, min(1.0, (context.progress + 1e-3) / EPS_WARM_UP))
         switched = self.guard is not None and bool(self.guard.switched)
-        return ascent.but(SWITCHED_STEPS) if switched else ascent
+        return attack.with_steps(SWITCHED_STEPS) if switched else attack
 
-    def attacked(self, images: Tensor, loss, ascent: Ascent, context: StepContext) -> Tensor:
-        """Attacked without dropout, as an attacker would."""
-        with Live(self).ready():
-            return ascent(images, loss, context.generator)
+    def attacked(self, images: Tensor, loss, attack: InnerAttack, context: StepContext) -> Tensor:
+        """Images attacked without dropout, as an attacker would."""
+        with Live(self.model).ready():
+            return attack(images, loss, context.generator)
 
-    def withstood(self, validation: Columns, context: StepContext) -> dict[str, float]:
-        """What the result says of attacks; nothing for a model that was trained on clean images."""
-        config = self.config
-        if config.adversarial == "none":
-            return {}
-        found = resistance.withstood(self, validation, config.adversarial_eps, config.adversarial_norm, context.seed)
+    def evaluate(self, validation: Columns, context: StepContext) -> dict[str, float]:
+        """Robust accuracies for the result."""
+        model, config = self.model, self.model.config
+        eps, norm = config.adversarial_eps, config.adversarial_norm
+        measures = robustness.robust_accuracies(model, validation, eps, norm, context.seed)
         if self.guard is not None:
-            found["guard_switched"] = float(self.guard.switched)
-        return found
+            measures["guard_switched"] = float(self.guard.switched)
+        return measures
 
     def warnings(self, measured: dict[str, float]) -> list[str]:
-        found = [*super().warnings(measured), *resistance.warnings(measured)]
+        sentences = robustness.warnings(measured)
         if measured.get("guard_switched"):
-            found.append(
-                f"One step taught nothing more against PGD (catastrophic overfitting): the last weights that withstood "
-                f"it came back, and the rest was trained with {SWITCHED_STEPS} steps."
+            sentences.append(
+                "Single-step training overfitted to its own attack (catastrophic overfitting): the last weights robust "
+                f"to PGD were restored, and the rest was trained with {SWITCHED_STEPS} steps."
             )
-        return found
+        return sentences
 
-    def _error(self, labels: Tensor):
-        return lambda x: F.cross_entropy(self.logits(x), labels, reduction="none")
+    def _cross_entropy(self, labels: Tensor):
+        return lambda x: F.cross_entropy(self.model.logits(x), labels, reduction="none")
 
-    def _quiet(self, images: Tensor) -> Tensor:
-        with Live(self).ready(), torch.no_grad():
-            return self.logits(images)
+    def _logits_without_dropout(self, images: Tensor) -> Tensor:
+        with Live(self.model).ready(), torch.no_grad():
+            return self.model.logits(images)
 
-    def _watch(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        """A small PGD on this batch beside the training's own attack; back to the kept weights at an alarm."""
-        images, labels, ascent = batch["images"], batch["labels"], self.ascent(context)
-        ascents = ascent.but(1) if self.config.adversarial == "free" else ascent, ascent.but(PROBE_STEPS)
-        hard = [self.attacked(images, self._error(labels), each, context) for each in ascents]
-        own, withstands = (right(self._quiet(each), labels) for each in hard)
-        if self.guard.judge(self.network, float(withstands), float(own)):
+    def _check(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        """Compare a small PGD on this batch with the training's own attack; restore weights on overfitting."""
+        images, labels, attack = batch["images"], batch["labels"], self.inner_attack(context)
+        own = attack.with_steps(1) if self.method == "free" else attack
+        attacked = [
+            self.attacked(images, self._cross_entropy(labels), each, context)
+            for each in (own, attack.with_steps(PROBE_STEPS))
+        ]
+        own_accuracy, pgd_accuracy = (accuracy(self._logits_without_dropout(each), labels) for each in attacked)
+        if self.guard.overfitted(self.network, float(pgd_accuracy), float(own_accuracy)):
             for optimiser in optimisers.values():
                 optimiser.state.clear()
-        return {"accuracy_pgd": withstands, "switched": self.guard.switched.float()}
+        return {"accuracy_pgd": pgd_accuracy, "switched": self.guard.switched.float()}
 
-    def _replay(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        """Free training: one backward pass gives the gradient of the weights and that of the perturbation."""
-        images, labels = self.augment(batch["images"], context.generator), batch["labels"]
-        penalty, threat = self.penalty(labels), self.ascent(context).threat
-        length = threat.radius(images)
-        for _ in range(self.config.adversarial_steps):
-            hard = threat.project(images, images + self.guard.carried).requires_grad_()
-            logits = self.logits(hard)
-            loss = penalty(logits)
-            self.descend(loss, optimisers)
+    def _free_step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        """Free training (Shafahi et al. 2019, algorithm 1): one backward pass for weights and perturbation."""
+        model, labels = self.model, batch["labels"]
+        images = model.augment(batch["images"], context.generator)
+        loss_fn, threat = model.loss_fn(labels), self.inner_attack(context).threat
+        radius = threat.radius(images)
+        for _ in range(model.config.adversarial_steps):
+            attacked = threat.project(images, images + self.guard.carried).requires_grad_()
+            logits = model.logits(attacked)
+            loss = loss_fn(logits)
+            model.descend(loss, optimisers)
             with torch.no_grad():
-                further = hard + wide(length, images) * threat.geometry.steepest(hard.grad)
+                further = attacked + wide(radius, images) * threat.geometry.steepest(attacked.grad)
                 self.guard.carried.copy_(threat.project(images, further) - images)
-        return {"loss": loss.detach(), "accuracy_attacked": right(logits.detach(), labels)}
+        return {"loss": loss.detach(), "accuracy_attacked": accuracy(logits.detach(), labels)}
 
     @property
     def network(self) -> nn.Module:
-        """All that is learned."""
-        return nn.ModuleList([self.trunk, self.head])
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of the rows with the right answer."""
-    return (logits.detach().argmax(1) == labels).float().mean()
+        """All that is learned: trunk and head."""
+        return nn.ModuleList([self.model.trunk, self.model.head])

@@ -1,4 +1,4 @@
-"""The classifier: which of the classes does an image show."""
+"""The classifier: predicts the class of an image."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,29 +7,33 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.optim import Optimizer
 
 from models.capabilities import Classifies
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
-from models.families.classifiers.adversarial_config import HardeningConfig
-from models.families.classifiers.adversarial_training import Hardened
-from models.types import Batch, DataError, DataSpec
+from models.families.classifiers.adversarial_config import AdversarialConfig, with_defaults
+from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
+from models.families.classifiers.base import ClassifierBase, accuracy
+from models.types import Batch, DataError, DataSpec, Metrics
 
-LISTED = 20
+MAX_LISTED_CLASSES = 20
 
 
-class ClassifierConfig(HardeningConfig):
+class ClassifierConfig(AdversarialConfig):
     """The loss is the cross-entropy, averaged over the batch."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Share of the target spread over all classes.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Fraction of each target's probability that is distributed over all classes."
+    )
     balance: Literal["none", "inverse"] = Field(
-        "none", description="inverse: rare classes weigh as much as frequent ones."
+        "none", description="inverse: weights classes by the inverse of their frequency, so that rare classes count."
     )
 
 
-class Classifier(Classifies, Hardened):
-    """By default a residual network with group normalisation. The first loss is log K."""
+class Classifier(Classifies, ClassifierBase):
+    """By default a residual network with group normalisation. The head starts at zero: the first loss is log K."""
 
     name = "classifier"
     summary = "Tells which class an image belongs to."
@@ -40,59 +44,86 @@ class Classifier(Classifies, Hardened):
 
     def __init__(self, config: ClassifierConfig, data: DataSpec):
         super().__init__(config, data)
-        self.register_buffer("seen", torch.zeros(len(data.classes)))
+        self.adversarial = AdversarialTraining(self) if config.adversarial != "none" else None
+        self.guard: OverfittingGuard | None = None
+        self.register_buffer("seen", torch.zeros(len(data.classes)))  # training labels so far, by class
 
     @classmethod
-    def answers(cls, data: DataSpec) -> int:
+    def n_outputs(cls, data: DataSpec) -> int:
         return len(data.classes)
 
     @classmethod
     def resolve_config(cls, config: ClassifierConfig, data: DataSpec) -> ClassifierConfig:
         if not data.classes or len(data.classes) < 2:
             raise DataError(
-                f"a classifier needs two or more classes; this dataset has {len(data.classes or ())}",
+                f"A classifier needs at least 2 classes; this dataset has {len(data.classes or ())}.",
                 field="dataset",
-                remedy="import it with the layout labelled: one folder for each class",
+                remedy="Import it with layout=labelled: one folder per class.",
             )
+        config = with_defaults(config)
+        if config.adversarial != "none" and config.images is None and config.epochs is None:
+            longer = 2 if config.adversarial != "free" else 2 / config.adversarial_steps
+            config = config.model_copy(update={"epochs": cls.default_epochs_for(data) * longer})
         return super().resolve_config(config, data)
 
-    def logits(self, images: Tensor) -> Tensor:
-        return self.judge(images)
+    def before_training(self, train: Columns) -> None:
+        if self.adversarial is not None:
+            self.adversarial.before_training(train)
 
-    def penalty(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        weights, smoothing = self._weights(labels), self.config.label_smoothing
+    def logits(self, images: Tensor) -> Tensor:
+        return self.predict(images)
+
+    def loss_fn(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """The training loss of a batch with these labels (B,) as a function of its logits (B, K)."""
+        weights, smoothing = self._class_weights(labels), self.config.label_smoothing
         return lambda logits: F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
-    def mistake(self, batch: Batch) -> Tensor:
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
+        images, labels = self.augment(batch["images"], context.generator), batch["labels"]
+        if self.adversarial is not None:
+            return self.adversarial.loss(images, labels, context)
+        loss_fn, logits = self.loss_fn(labels), self.logits(images)
+        return loss_fn(logits), {"accuracy": accuracy(logits, labels)}
+
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        if self.adversarial is None:
+            return super().step(batch, optimisers, context)
+        plain_step = super().step
+        return self.adversarial.step(batch, optimisers, context, lambda: plain_step(batch, optimisers, context))
+
+    def plain_loss(self, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(batch["images"]), batch["labels"])
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""
         logits = metrics.gather(validation, self.logits, self.device)
-        truth = torch.cat(list(metrics.spread(validation, "labels")))
-        right = (logits.argmax(1) == truth).double()
-        counts = torch.bincount(truth, minlength=len(self.data.classes))
-        by_class = torch.bincount(truth, right, minlength=len(counts)) / counts.clamp_min(1)
-        found = {
-            "accuracy": float(right.mean()),
+        labels = torch.cat(list(metrics.spread(validation, "labels")))
+        correct = (logits.argmax(1) == labels).double()
+        counts = torch.bincount(labels, minlength=len(self.data.classes))
+        by_class = torch.bincount(labels, correct, minlength=len(counts)) / counts.clamp_min(1)
+        measures = {
+            "accuracy": float(correct.mean()),
             "accuracy_balanced": float(by_class[counts > 0].mean()),
-            "accuracy_majority": self._majority(train, truth),
+            "accuracy_majority": self._majority_accuracy(train, labels),
             "accuracy_linear": metrics.linear_baseline(train, validation, len(counts)),
-            "cross_entropy": float(F.cross_entropy(logits, truth)),
-            "calibration_error": metrics.calibration_error(logits, truth),
+            "cross_entropy": float(F.cross_entropy(logits, labels)),
+            "calibration_error": metrics.calibration_error(logits, labels),
         }
-        if len(counts) <= LISTED:
+        if len(counts) <= MAX_LISTED_CLASSES:
             names = zip(self.data.classes, by_class.tolist(), counts.tolist(), strict=True)
-            found |= {f"accuracy:{name}": share for name, share, count in names if count}
-        return found | self.withstood(validation, context)
+            measures |= {f"accuracy:{name}": fraction for name, fraction, count in names if count}
+        return measures | (self.adversarial.evaluate(validation, context) if self.adversarial else {})
 
-    def _majority(self, train: Columns, truth: Tensor) -> float:
-        """Validation accuracy of always answering the most frequent training class."""
-        labels = torch.cat(list(metrics.spread(train, "labels", limit=len(train))))
-        return float((truth == torch.bincount(labels).argmax()).double().mean())
+    def warnings(self, measured: dict[str, float]) -> list[str]:
+        return [*super().warnings(measured), *(self.adversarial.warnings(measured) if self.adversarial else ())]
 
-    def _weights(self, labels: Tensor) -> Tensor | None:
-        """Weights of the classes from the labels seen so far, one on average over the images."""
+    def _majority_accuracy(self, train: Columns, labels: Tensor) -> float:
+        """Accuracy on `labels` (N,) of always predicting the most frequent training class."""
+        known = torch.cat(list(metrics.spread(train, "labels", limit=len(train))))
+        return float((labels == torch.bincount(known).argmax()).double().mean())
+
+    def _class_weights(self, labels: Tensor) -> Tensor | None:
+        """Weights (K,) of the classes from the labels seen so far; their average over the images is 1."""
         if self.config.balance == "none":
             return None
         self.seen += torch.bincount(labels, minlength=len(self.seen))

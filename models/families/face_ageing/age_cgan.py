@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from models.capabilities import Ages, Conditional, Decodes, Discriminates, HasPrior
 from models.context import StepContext
 from models.data import Columns
-from models.families.classifiers.base import Judging
+from models.families.classifiers.base import ClassifierBase
 from models.families.face_ageing.age_groups import group_named, groups_of
 from models.families.face_ageing.config import AgeCGANConfig, grouped, groups_asked, identity_source, players_config
 from models.families.face_ageing.identity import FEATURES, AdoptedSight, Sight, TrunkSpec, changed, contrast
@@ -93,7 +93,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
 
     def init_from(self, other: Family) -> None:
         """Start from a model of this family, or take over a classifier of identities as the identity network."""
-        if not isinstance(other, Judging) or not hasattr(other, "logits"):
+        if not isinstance(other, ClassifierBase) or not hasattr(other, "logits"):
             super().init_from(other)
             return
         spec = TrunkSpec.of(other.config, other.data)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.families.classifiers.base import JudgingConfig, trunk
+from models.families.classifiers.base import ClassifierBaseConfig, trunk
 from models.nn.augment import shift
 from models.nn.resnet import Trunk
 from models.types import DataSpec
@@ -43,12 +43,12 @@ class TrunkSpec(BaseModel):
     channels: int = Field(ge=1, le=4)
     height: int = Field(ge=1, le=256)
     width: int = Field(ge=1, le=256)
-    config: JudgingConfig
+    config: ClassifierBaseConfig
 
     @classmethod
-    def of(cls, config: JudgingConfig, data: DataSpec) -> "TrunkSpec":
-        fields = {name: getattr(config, name) for name in JudgingConfig.model_fields}
-        return cls(channels=data.channels, height=data.height, width=data.width, config=JudgingConfig(**fields))
+    def of(cls, config: ClassifierBaseConfig, data: DataSpec) -> "TrunkSpec":
+        fields = {name: getattr(config, name) for name in ClassifierBaseConfig.model_fields}
+        return cls(channels=data.channels, height=data.height, width=data.width, config=ClassifierBaseConfig(**fields))
 
 
 class AdoptedSight(nn.Module):

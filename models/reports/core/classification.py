@@ -9,7 +9,7 @@ from torch import Tensor
 from models.attacks.core.access import WhiteBox
 from models.evaluation.confidence import wilson
 from models.evaluation.metrics import spread
-from models.families.classifiers.adversarial_config import usual_eps
+from models.families.classifiers.adversarial_config import default_eps
 from models.family import Family
 from models.reports.core.base import Subject
 from models.types import DataError
@@ -37,7 +37,7 @@ def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
         return eps
     trained = getattr(subject.model.config, "adversarial_eps", None)
     same = trained is not None and getattr(subject.model.config, "adversarial_norm", None) == norm
-    return trained if same else usual_eps(subject.validation, norm)
+    return trained if same else default_eps(subject.validation, norm)
 
 
 def classes_of(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

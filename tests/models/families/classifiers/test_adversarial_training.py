@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from models.attacks.core.threat import ThreatModel
 from models.data import Columns
-from models.families.classifiers import robustness as resistance
-from models.families.classifiers.adversarial_config import Ascent, usual_eps
-from models.families.classifiers.adversarial_training import Guard
+from models.families.classifiers import robustness
+from models.families.classifiers.adversarial_config import InnerAttack, default_eps
+from models.families.classifiers.adversarial_training import OverfittingGuard
 from models.families.classifiers.classifier import Classifier
 from models.training.loop import Training
 from models.types import ConfigError, DataSpec
@@ -67,7 +67,7 @@ def test_attacked_images_stay_in_the_ball_and_raise_the_loss(norm, eps):
         return F.cross_entropy(model.logits(images), labels, reduction="none")
 
     draws = torch.Generator().manual_seed(0)
-    hard = Ascent(ThreatModel(norm, eps), 7, 2.5 * eps / 7, "random")(x, error, draws)
+    hard = InnerAttack(ThreatModel(norm, eps), 7, 2.5 * eps / 7, "random")(x, error, draws)
     assert (ThreatModel(norm, eps).distance(x, hard) <= eps + 1e-6).all()
     assert hard.min() >= 0 and hard.max() <= 1 and not hard.requires_grad
     assert (error(hard) > error(x)).all()
@@ -75,14 +75,14 @@ def test_attacked_images_stay_in_the_ball_and_raise_the_loss(norm, eps):
 
 def test_one_step_from_the_image_is_fgsm():
     x, slope = torch.tensor([[[[0.5, 0.02]]]]), torch.tensor([[[[2.0, -0.5]]]])
-    ascent = Ascent(ThreatModel("linf", 0.1), 1, 0.1, "image")
+    ascent = InnerAttack(ThreatModel("linf", 0.1), 1, 0.1, "image")
     assert torch.allclose(ascent(x, lambda at: (at * slope).flatten(1).sum(1), None), torch.tensor([[[[0.6, 0.0]]]]))
 
 
 def test_eps_follows_the_images_unless_it_is_given():
     _, drawn, _ = digits()
     _, photos, _ = dataset("labelled", (3, 16, 16))
-    assert usual_eps(drawn, "linf") == 0.3 and usual_eps(photos, "linf") == 8 / 255
+    assert default_eps(drawn, "linf") == 0.3 and default_eps(photos, "linf") == 8 / 255
     assert training(adversarial="pgd").family.config.adversarial_eps == 8 / 255
     assert training(adversarial="pgd", adversarial_eps="16/255").family.config.adversarial_eps == 16 / 255
     assert training().family.config.adversarial_eps is None
@@ -107,14 +107,14 @@ def test_settings_that_cannot_work_are_named(config, field):
 
 def test_the_guard_takes_back_the_last_weights_that_withstood():
     network = torch.nn.Linear(2, 2)
-    guard = Guard(network, updates=400)
+    guard = OverfittingGuard(network, updates=400)
     assert guard.every == 10 and guard.due(9) and not guard.due(10)
     healthy = network.weight.detach().clone()
-    assert not guard.judge(network, 0.8, 0.9) and not guard.judge(network, 0.8, 0.9)
+    assert not guard.overfitted(network, 0.8, 0.9) and not guard.overfitted(network, 0.8, 0.9)
     torch.nn.init.zeros_(network.weight)
-    assert not guard.judge(network, 0.5, 0.9)  # bad luck with a batch is no alarm
-    assert not guard.judge(network, 0.3, 0.4)  # neither is a batch that is hard for both
-    assert guard.judge(network, 0.1, 0.9) and torch.equal(network.weight, healthy)
+    assert not guard.overfitted(network, 0.5, 0.9)  # bad luck with a batch is no alarm
+    assert not guard.overfitted(network, 0.3, 0.4)  # neither is a batch that is hard for both
+    assert guard.overfitted(network, 0.1, 0.9) and torch.equal(network.weight, healthy)
     assert bool(guard.switched) and not guard.due(19)
 
 
@@ -124,7 +124,7 @@ def test_after_an_alarm_training_goes_on_with_several_steps_also_when_resumed(me
         guard.switched.fill_(True)
         return True
 
-    monkeypatch.setattr(Guard, "judge", alarm)
+    monkeypatch.setattr(OverfittingGuard, "overfitted", alarm)
     whole = training(adversarial=method)
     states = [whole.state() for _ in whole.run()]
     measured = whole.finish()
@@ -146,9 +146,9 @@ def test_free_training_shows_fewer_images_because_it_shows_each_several_times():
 
 def test_leaking_labels_are_remarked_on():
     leaking = {"accuracy_fgsm": 0.93, "accuracy_pgd": 0.0}
-    assert "PGD" in resistance.warnings(leaking)[0]
-    assert not resistance.warnings({"accuracy_fgsm": 0.8, "accuracy_pgd": 0.75})
-    assert not resistance.warnings({"accuracy": 0.9})
+    assert "PGD" in robustness.warnings(leaking)[0]
+    assert not robustness.warnings({"accuracy_fgsm": 0.8, "accuracy_pgd": 0.75})
+    assert not robustness.warnings({"accuracy": 0.9})
 
 
 def test_a_hardened_model_withstands_what_a_plain_one_does_not():
@@ -163,7 +163,7 @@ def test_a_hardened_model_withstands_what_a_plain_one_does_not():
         for _ in run.run():
             pass
         run.family.eval()
-        found[method] = resistance.withstood(run.family, validation, 0.15, "linf")
+        found[method] = robustness.robust_accuracies(run.family, validation, 0.15, "linf")
     plain, hard = found["none"], found["pgd"]
     assert plain["accuracy_random_signs"] > plain["accuracy_fgsm"] + 0.2
     assert hard["accuracy_pgd"] > plain["accuracy_pgd"] + 0.2

@@ -10,7 +10,7 @@ from models.families.autoencoders.denoising_autoencoder import DenoisingAutoenco
 from models.families.autoencoders.vae import VAE
 from models.families.classifiers.classifier import Classifier
 from models.families.classifiers.regressor import Regressor
-from models.families.classifiers.ridge import PENALTIES, Level
+from models.families.classifiers.ridge import PENALTIES, PatchRidge
 from models.operations.attack import AttackOperation
 from models.training.loop import Training
 from models.types import ConfigError, DataSpec
@@ -162,7 +162,7 @@ def test_a_few_images_suffice_for_what_brightness_says():
 
 def test_a_linear_answer_is_the_ridge_of_the_least_leave_one_out_error():
     draws = torch.Generator().manual_seed(0)
-    level = Level((1, 8, 8))
+    level = PatchRidge((1, 8, 8))
     images = torch.rand(30, 1, 8, 8, generator=draws)
     patches = level.patches(images)
     torch.testing.assert_close(patches[:, 5], (images[:, 0, 2:4, 2:4].mean((1, 2)) - 0.5) * 2)
@@ -190,7 +190,7 @@ def test_a_linear_answer_is_the_ridge_of_the_least_leave_one_out_error():
 
 def test_a_linear_answer_to_noise_is_none():
     draws = torch.Generator().manual_seed(0)
-    level = Level((1, 8, 8))
+    level = PatchRidge((1, 8, 8))
     level.fit(torch.randn(40, 16, generator=draws), torch.randn(40, generator=draws))
     assert float(level.weight.norm()) < 0.3
 
