@@ -110,6 +110,8 @@ class Conditional(ABC):
     """`draw` and `decode` take labels (B,) as a further argument: class indices, unless the family says otherwise."""
 
     data: DataSpec
+    takes_labels: bool = True
+    """False: this model is not conditional. A family with a setting for it has False, its models their own value."""
 
     def label(self, given: str | int) -> int | float:
         """The label that a name, an index or a number stands for. Raises InputError when there is none."""
@@ -120,7 +122,7 @@ class Conditional(ABC):
         return torch.arange(count) % len(self.data.classes)
 
     infers_labels: bool = False
-    """`infer_labels` works: operations on images need no label."""
+    """`infer_labels` works, so operations on images need no label."""
 
     def infer_labels(self, images: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> labels (B,): the label for which each image is best decoded."""
@@ -242,3 +244,8 @@ class StyleBased(ABC):
     @abstractmethod
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
         """Latents (B, latent_dim) twice and the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""
+
+
+def takes_labels(model: object) -> bool:
+    """Whether a model (or, of a class, every model of it) is conditional."""
+    return getattr(model, "takes_labels", False)

@@ -24,10 +24,12 @@ from models.reports.core.base import Report
 ENTRIES = Path(__file__).parents[1] / "app" / "core" / "catalog" / "entries"
 
 
-def capabilities(family: type[Family]) -> list[str]:
-    """Names of the capabilities in the class line of a family, in the order of models/capabilities.py."""
-    found = [item for item in vars(can).values() if isinstance(item, type) and item.__module__ == can.__name__]
-    return [item.__name__ for item in found if issubclass(family, item)]
+def capabilities(model: type[Family] | Family) -> list[str]:
+    """Names of the capabilities of a model, or of every model of a family, in the order of models/capabilities.py."""
+    family = model if isinstance(model, type) else type(model)
+    known = [item for item in vars(can).values() if isinstance(item, type) and item.__module__ == can.__name__]
+    able = [item for item in known if issubclass(family, item)]
+    return [item.__name__ for item in able if item is not can.Conditional or can.takes_labels(model)]
 
 
 def catalog() -> dict[str, Any]:

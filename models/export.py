@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from models.capabilities import (
     Classifies,
-    Conditional,
     Decodes,
     Denoises,
     DetectsObjects,
@@ -18,6 +17,7 @@ from models.capabilities import (
     Regresses,
     Segments,
     Translates,
+    takes_labels,
 )
 from models.family import Family
 from models.types import InputError
@@ -31,7 +31,7 @@ BY_CAPABILITY = {
     "estimator": (Regresses, "estimate", "estimates"),
     "denoiser": (Denoises, "denoise", "images_out"),
     "refiner": (Refines, "refine", "images_out"),
-    "judge": (Discriminates, "realness", "log_odds"),
+    "judge": (Discriminates, "real_log_odds", "log_odds"),
 }
 """Capability, the method that answers, and the name of what comes out."""
 
@@ -94,6 +94,6 @@ def graph(model: Family, part: str | None = None) -> Graph:
 def _decoder(model: Family) -> Graph:
     draws = torch.Generator().manual_seed(0)
     inputs = {"latents": torch.randn((ROWS, model.latent_dim), generator=draws)}
-    if isinstance(model, Conditional):
+    if takes_labels(model):
         inputs["labels"] = model.example_labels(ROWS)
     return Graph("decoder", Part(model, model.decode), inputs, "images_out")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.capabilities import HasPosterior
 from models.evaluation.metrics import NUMBERS, nearest, principal_axes
-from models.evaluation.reconstruct import redraw
+from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.seeds import generator
 
@@ -43,7 +43,7 @@ def measure(model: Family, basis: Tensor) -> Callable[[Tensor], Tensor]:
     basis = basis.to(model.device)
 
     def rows(images: Tensor) -> Tensor:
-        codes, drawn = redraw(model, images)
+        codes, drawn = reconstruct(model, images)
         errors = (drawn - images).square().flatten(1).mean(1)
         centred = images.flatten(1) - basis[0]
         left = centred - centred @ basis[1:].T @ basis[1:]

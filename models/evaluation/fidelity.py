@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from models.capabilities import Conditional
+from models.capabilities import takes_labels
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation.feature_network import FeatureNet, blank_net, blurred, feature_net
@@ -238,7 +238,7 @@ def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
     """(count, c, h, w): samples of a model that has a prior and decodes; a conditional one decodes example labels."""
     noise = torch.randn(count, model.latent_dim, generator=draws, device=model.device)
     uniform = torch.rand(count, generator=draws, device=model.device)
-    labels = [model.example_labels(count).to(model.device)] if isinstance(model, Conditional) else []
+    labels = [model.example_labels(count).to(model.device)] if takes_labels(model) else []
     return model.decode(model.draw(noise, uniform, *labels), *labels)
 
 

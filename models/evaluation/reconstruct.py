@@ -2,18 +2,18 @@
 
 from torch import Tensor
 
-from models.capabilities import Conditional
+from models.capabilities import takes_labels
 from models.family import Family
 from models.types import InputError
 
 
-def redraw(model: Family, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def reconstruct(model: Family, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Codes of images (b, c, h, w), and what they decode to: for `labels` (b,), else for those the model recognises.
 
     Raises InputError for a conditional model that needs to be told.
     """
     codes = model.encode(images)
-    if not isinstance(model, Conditional):
+    if not takes_labels(model):
         return codes, model.decode(codes)
     if labels is None and not model.infers_labels:
         raise InputError("this model decodes for a class: a label is needed", field="label")

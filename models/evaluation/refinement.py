@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.data import Columns
 from models.evaluation.metrics import CHUNK, linear_softmax_accuracy, spread
-from models.nn.encoders import ConvEncoder, FlatEncoder, default_body
+from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 from models.seeds import derive, generator, normal_rows
 
 ROWS = 5000  # of each domain and split, at most
@@ -70,7 +70,7 @@ def small_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "small classifier"))
         shape = tuple(data.images.shape[1:])
-        net = ConvEncoder(shape, classes, 16) if default_body(shape) == "conv" else FlatEncoder(shape, classes, (128,))
+        net = ConvEncoder(shape, classes, 16) if default_body(shape) == "conv" else MLPEncoder(shape, classes, (128,))
     net = net.to(device)
     draws, curve = generator(seed, "small classifier"), []
     optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)

@@ -1,6 +1,6 @@
-"""Encoder and decoder bodies for images of any size: linear, MLP and convolutional.
+"""Encoders and decoders for images of any size: linear, MLP and convolutional.
 
-Nothing here keeps batch statistics, so a row's result never depends on the rows beside it.
+None uses batch statistics, so the result for a row never depends on the rest of the batch.
 """
 
 import math
@@ -18,7 +18,7 @@ SMALLEST = 4
 def pyramid(height: int, width: int, smallest: int = SMALLEST) -> list[Size]:
     """Grid sizes from the image down: each stage halves (rounding up) every side longer than `smallest`.
 
-    28x28 -> [(28, 28), (14, 14), (7, 7), (4, 4)]; a long image is halved along its long side alone in the end.
+    28x28 -> [(28, 28), (14, 14), (7, 7), (4, 4)]; the last stages of an elongated image halve its longer side only.
     """
     sizes = [(height, width)]
     while max(sizes[-1]) > smallest:
@@ -27,12 +27,12 @@ def pyramid(height: int, width: int, smallest: int = SMALLEST) -> list[Size]:
 
 
 def stage_widths(sizes: Sequence[Size], width: int, most: int = 4) -> list[int]:
-    """Channels of each stage: doubled while the grid shrinks, up to `most` times the first."""
+    """Channels of each stage: doubled from stage to stage, at most `most` times `width`."""
     return [width * min(most, 2**index) for index in range(len(sizes) - 1)]
 
 
 def default_body(shape: tuple[int, int, int]) -> str:
-    """Convolutions where there is something to convolve: from 12 pixels a side."""
+    """`conv` if both sides have at least 12 pixels, else `mlp`."""
     return "conv" if min(shape[1:]) >= 12 else "mlp"
 
 
@@ -44,8 +44,8 @@ def stack(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-class Centre(nn.Module):
-    """Pixels from [0, 1] to about unit scale around zero."""
+class Rescale(nn.Module):
+    """Maps pixels from [0, 1] to [-1, 1]."""
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - 0.5) * 2
@@ -53,7 +53,7 @@ class Centre(nn.Module):
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer of a decoder up to its activation, and how many channels it gives."""
+    """A layer of a decoder without its activation, and the number of channels of its output."""
 
     compute: Callable[[Tensor], Tensor]
     channels: int
@@ -62,8 +62,8 @@ class Stage:
         return self.compute(features)
 
 
-class Centred(nn.Module):
-    """An encoder of how images differ from their `mean` (c, h, w), which is zero until it is filled in."""
+class MeanCentred(nn.Module):
+    """An encoder applied to images minus their `mean` (c, h, w), a buffer of zeros until the family fills it in."""
 
     def __init__(self, body: nn.Module, shape: tuple[int, int, int]):
         super().__init__()
@@ -75,15 +75,15 @@ class Centred(nn.Module):
         return self.body.last
 
     def features(self, images: Tensor) -> Tensor:
-        """(b, f): what the last layer reads."""
+        """(b, f): the input of the last layer."""
         return self.body.features(images - self.mean)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images - self.mean)
 
 
-class FlatEncoder(nn.Module):
-    """(b, c, h, w) -> (b, out) through linear layers; no hidden layer makes it linear."""
+class MLPEncoder(nn.Module):
+    """(b, c, h, w) -> (b, out) through linear layers with SiLU between them; linear without hidden layers."""
 
     def __init__(self, shape: tuple[int, int, int], out: int, hidden: Sequence[int] = ()):
         super().__init__()
@@ -95,15 +95,15 @@ class FlatEncoder(nn.Module):
         return self.layers[-1]
 
     def features(self, images: Tensor) -> Tensor:
-        """(b, f): what the last layer reads."""
+        """(b, f): the input of the last layer."""
         return self.layers[:-1](images.flatten(1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.last(self.features(images))
 
 
-class FlatDecoder(nn.Module):
-    """(b, d) -> (b, c, h, w) through linear layers."""
+class MLPDecoder(nn.Module):
+    """(b, d) -> (b, c, h, w) through linear layers with SiLU between them."""
 
     def __init__(self, latent_dim: int, shape: tuple[int, int, int], hidden: Sequence[int] = ()):
         super().__init__()
@@ -114,7 +114,7 @@ class FlatDecoder(nn.Module):
         return self.layers(latents).unflatten(1, self.shape)
 
     def stages(self) -> Iterator[Stage]:
-        """The layers without the activations between them, for whoever has something to add there."""
+        """The layers without the activations between them, so that a caller can modulate their outputs (FiLM)."""
         *inner, last = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         yield from (Stage(layer, layer.out_features) for layer in inner)
         yield Stage(lambda features: last(features).unflatten(1, self.shape), self.shape[0])
@@ -127,7 +127,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         sizes = pyramid(*shape[1:])
         widths = [shape[0], *stage_widths(sizes, width)]
-        layers: list[nn.Module] = [Centre()]
+        layers: list[nn.Module] = [Rescale()]
         for (before, after), (big, small) in zip(pairwise(widths), pairwise(sizes), strict=True):
             strides = tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True))
             layers += [nn.Conv2d(before, after, 3, strides, 1), nn.SiLU()]
@@ -135,7 +135,7 @@ class ConvEncoder(nn.Module):
         self.last = nn.Linear(widths[-1] * math.prod(sizes[-1]), out)
 
     def features(self, images: Tensor) -> Tensor:
-        """(b, f): what the last layer reads."""
+        """(b, f): the input of the last layer."""
         return self.layers(images)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class ConvEncoder(nn.Module):
 
 
 class Upsample(nn.Module):
-    """A 3x3 convolution at the small grid whose channels unfold into the pixels of the larger one (Shi et al. 2016)."""
+    """3x3 convolution on the small grid, then a pixel shuffle to the larger one (Shi et al. 2016), cropped to `big`."""
 
     def __init__(self, before: int, after: int, small: Size, big: Size):
         super().__init__()
@@ -160,7 +160,7 @@ class Upsample(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The mirror of ConvEncoder: a linear layer to the smallest grid, then one Upsample a stage, cropped to size."""
+    """The mirror of ConvEncoder: a linear layer to the smallest grid, then one Upsample per stage."""
 
     def __init__(self, latent_dim: int, shape: tuple[int, int, int], width: int = 32):
         super().__init__()
@@ -177,6 +177,6 @@ class ConvDecoder(nn.Module):
         return self.layers(self.spread(latents).unflatten(1, self.grid))
 
     def stages(self) -> Iterator[Stage]:
-        """The layers without the activations between them, for whoever has something to add there."""
+        """The layers without the activations between them, so that a caller can modulate their outputs (FiLM)."""
         yield Stage(lambda latents: self.spread[0](latents).unflatten(1, self.grid), self.grid[0])
         yield from (Stage(layer, layer.after) for layer in self.layers if isinstance(layer, Upsample))

@@ -1,33 +1,33 @@
-"""A decoder that is told a class at every layer, so that it need not read the class from the code."""
+"""Class-conditional decoder: FiLM (Perez et al. 2018) at every hidden layer."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.encoders import ConvDecoder, FlatDecoder
+from models.nn.encoders import ConvDecoder, MLPDecoder
 
-START = 0.3
-"""Spread of the scales and shifts before training: from the first update on the classes look different."""
+INITIAL_DEVIATION = 0.3
+"""Standard deviation of scales and shifts before training: the classes differ from the first update on."""
 
 
-class Told(nn.Module):
+class FiLMDecoder(nn.Module):
     """Codes (b, d) and labels (b,) -> (b, c, h, w), through a decoder of `models.nn.encoders`.
 
-    Each class scales and shifts what every layer but the last gives (Perez et al. 2018, FiLM).
+    The label scales and shifts the channels of every layer but the last: h -> silu(h * (1 + gamma_label) + beta_label).
     """
 
-    def __init__(self, decoder: ConvDecoder | FlatDecoder, classes: int):
+    def __init__(self, decoder: ConvDecoder | MLPDecoder, classes: int):
         super().__init__()
         self.decoder = decoder
         widths = [stage.channels for stage in decoder.stages()][:-1]
         self.classes = nn.ModuleList(nn.Embedding(classes, 2 * width) for width in widths)
         for table in self.classes:
-            nn.init.normal_(table.weight, 0, START)
+            nn.init.normal_(table.weight, 0, INITIAL_DEVIATION)
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
-        *inner, last = self.decoder.stages()
+        *hidden, last = self.decoder.stages()
         features = codes
-        for stage, table in zip(inner, self.classes, strict=True):
+        for stage, table in zip(hidden, self.classes, strict=True):
             features = stage(features)
-            told = table(labels).unflatten(1, (2, -1, *[1] * (features.ndim - 2)))  # (b, 2, channels, 1, 1)
-            features = F.silu(features * (1 + told[:, 0]) + told[:, 1])
+            film = table(labels).unflatten(1, (2, -1, *[1] * (features.ndim - 2)))  # (b, 2, channels, 1, 1)
+            features = F.silu(features * (1 + film[:, 0]) + film[:, 1])
         return last(features)

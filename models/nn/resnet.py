@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.nn.encoders import Centre, pyramid, stage_widths
+from models.nn.encoders import Rescale, pyramid, stage_widths
 from models.nn.residual import Residual, norm
 
 
@@ -19,7 +19,7 @@ class Trunk(nn.Module):
         strides = [
             tuple(2 if b != s else 1 for b, s in zip(big, small, strict=True)) for big, small in pairwise(sizes)
         ] or [(1, 1)]
-        layers: list[nn.Module] = [Centre()]
+        layers: list[nn.Module] = [Rescale()]
         for (before, after), stride in zip(pairwise(widths), strides, strict=True):
             if len(layers) > 1:
                 layers += [norm(before), nn.SiLU()]

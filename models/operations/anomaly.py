@@ -6,7 +6,7 @@ from torch import Tensor
 from models.capabilities import Decodes, Encodes
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import Gallery, Split
-from models.evaluation.reconstruct import redraw
+from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.types import InputError
@@ -45,7 +45,7 @@ class Anomaly(Operation):
         return ()
 
     def compute(self, model: Family, rows: Rows, params: AnomalyParams) -> Rows:
-        codes, drawn = redraw(model, rows["inputs"])
+        codes, drawn = reconstruct(model, rows["inputs"])
         bounded = bound(model)
         return {"codes": codes, "drawn": drawn} | ({"bounds": bounded(rows["inputs"])} if bounded else {})
 

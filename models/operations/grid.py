@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Conditional, Decodes, HasPrior
+from models.capabilities import Decodes, HasPrior, takes_labels
 from models.family import Family
 from models.nn.plane import Plane
 from models.operations.core.base import Operation, Result, Rows
@@ -81,5 +81,5 @@ def quantiles(count: int, tail: float) -> Tensor:
 def drawn_plane(model: Family, labels: Rows) -> Plane:
     """The principal plane of codes from the prior."""
     rows = {name: column.to(model.device) for name, column in sample_rows(model, 0, DRAWN).items()}
-    condition = [labels["labels"][:1].expand(DRAWN).to(model.device)] if isinstance(model, Conditional) else []
+    condition = [labels["labels"][:1].expand(DRAWN).to(model.device)] if takes_labels(model) else []
     return Plane.through(model.draw(rows["noise"], rows["uniform"], *condition).cpu())

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Conditional, Decodes, Encodes
+from models.capabilities import Decodes, Encodes, takes_labels
 from models.evaluation import embedding as neighbourhood
 from models.evaluation.dataset_view import Picks, Split
 from models.evaluation.metrics import nearest
@@ -101,7 +101,7 @@ class Map(Operation):
 
     def _labels(self, model: Family, picks: Picks, codes: Tensor, latents: Tensor, params: MapParams) -> Rows:
         """For a conditional model the label asked for, else that of the nearest image."""
-        if not isinstance(model, Conditional) or params.label is not None:
+        if not takes_labels(model) or params.label is not None:
             return label_rows(model, params.label, len(latents))
         known = self.gallery.labels(picks.positions)
         if known is None or self.gallery.data.classes != model.data.classes:

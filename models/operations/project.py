@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Conditional, Decodes, Encodes, HasPrior, StyleBased
+from models.capabilities import Decodes, Encodes, HasPrior, StyleBased, takes_labels
 from models.evaluation.latent_search import PULL, descend, distance
 from models.family import Family
 from models.operations.core.base import Operation, Result, Rows
@@ -38,7 +38,7 @@ class Project(Operation):
     Params = ProjectParams
 
     def derivative(self, model: Family, params: ProjectParams, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        label = [model.example_labels(1).to(model.device)] if isinstance(model, Conditional) else []
+        label = [model.example_labels(1).to(model.device)] if takes_labels(model) else []
         through = lambda latents: model.decode(latents, *(one.expand(len(latents)) for one in label))  # noqa: E731
         return through, torch.randn(count, model.latent_dim)
 
@@ -82,7 +82,7 @@ def starting_points(model: Family, rows: Rows) -> Rows:
         return found
     candidates = {name: column.to(images.device) for name, column in sample_rows(model, 0, CANDIDATES).items()}
     labels = {}
-    if isinstance(model, Conditional):
+    if takes_labels(model):
         labels = {"labels": model.example_labels(CANDIDATES).to(images.device)}
     latents = model.draw(candidates["noise"], candidates["uniform"], *labels.values())
     if isinstance(model, StyleBased):

@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
-from models.evaluation.reconstruct import redraw
+from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.latents import LabelParams, label_rows
@@ -31,7 +31,7 @@ class Reconstruct(Operation):
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ReconstructParams) -> Rows:
-        latents, images = redraw(model, rows["inputs"], rows.get("labels"))
+        latents, images = reconstruct(model, rows["inputs"], rows.get("labels"))
         errors = (images - rows["inputs"]).square().flatten(1).mean(1)
         return {"images": images, "latents": latents, "errors": errors}
 

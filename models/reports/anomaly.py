@@ -13,7 +13,7 @@ from models.data import Columns
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import Gallery, Picks
 from models.evaluation.metrics import spread
-from models.evaluation.reconstruct import redraw
+from models.evaluation.reconstruct import reconstruct
 from models.reports.core.base import Curve, Findings, Progress, Report, Run, Subject
 from models.reports.core.codes import BATCH, CodesParams, gallery_of, standardised
 from models.types import DataError
@@ -194,7 +194,7 @@ def _positions(gallery: Gallery, pair: dict) -> list[int]:
 
 def explained(subject: Subject, images: Tensor) -> Tensor:
     """(3 n, 3, h, w): image, reconstruction, heat map in turn."""
-    drawn = redraw(subject.model, images.to(subject.model.device))[1].cpu()
+    drawn = reconstruct(subject.model, images.to(subject.model.device))[1].cpu()
     colour = [part.expand(-1, 3, -1, -1) for part in (images, drawn)]
     return torch.stack([*colour, heat(images, drawn)], 1).flatten(0, 1)
 

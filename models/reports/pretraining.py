@@ -11,7 +11,7 @@ from pydantic import Field
 from models.capabilities import Encodes
 from models.data import Columns
 from models.evaluation import metrics
-from models.families.autoencoders.base import CONVOLUTIONAL, Coding
+from models.families.autoencoders.base import CONVOLUTIONAL, AutoencoderBase
 from models.families.classifiers.classifier import Classifier
 from models.family import Family
 from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
@@ -49,7 +49,7 @@ class PretrainingReport(Report):
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
-        return issubclass(family, Coding)
+        return issubclass(family, AutoencoderBase)
 
     @classmethod
     def check(cls, model: Family, data: DataSpec) -> None:

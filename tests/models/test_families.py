@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models import registry
-from models.capabilities import Conditional, Encodes
+from models.capabilities import Encodes, takes_labels
 from models.data import IMAGES
 from models.family import Family
 from models.operations.core.base import Operation
@@ -51,7 +51,7 @@ def inputs(operation: Operation, model: Family, seed: int = 0) -> torch.Tensor |
 
 def params(operation: Operation, model: Family):
     label = {"label": 1} if "label" in operation.Params.model_fields and operation.takes != "nothing" else {}
-    given = label if isinstance(model, Conditional) else {}
+    given = label if takes_labels(model) else {}
     return operation.Params(**given, **({"n": 3} if "n" in operation.Params.model_fields else {}))
 
 

@@ -87,7 +87,7 @@ def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tup
         "family": family.name,
         "config": family.config.model_dump(mode="json"),
         "data": facts,
-        "capabilities": sorted(capabilities(type(family))),
+        "capabilities": sorted(capabilities(family)),
         "operations": fitting(type(family)),
         "parameters": sum(parameter.numel() for parameter in family.parameters()),
         "bytes": len(weights),

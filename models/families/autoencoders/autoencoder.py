@@ -1,4 +1,4 @@
-"""The autoencoder: a code that keeps what is needed to draw the image again."""
+"""The autoencoder: a code from which the image can be reconstructed, with optional penalties on the weights."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,20 +11,19 @@ from torch.optim import Optimizer
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
-from models.families.autoencoders.base import Coding, CodingConfig
-from models.families.autoencoders.pca import OverAxes, explained, silence
+from models.families.autoencoders.base import AutoencoderBase, AutoencoderBaseConfig
+from models.families.autoencoders.pca import PCAEncoder, explained_variance, zero_output
 from models.family import Family
-from models.losses import reconstruction as losses
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
-EXPLAINED, MANY = 0.8, 1000
-"""Principal axes are a better start than none where they explain so much of images not seen (photographs .93 to .96,
-digits .77), or where there are fewer images to learn from (240 digits; with 1500 it is the other way round).
+MIN_EXPLAINED, FEW_IMAGES = 0.8, 1000
+"""`linear_path` is on by default if the principal axes explain this share of the variance of held-out images
+(photographs .93 to .96, digits .77), or below this number of training images (better with 240 digits, worse with 1500).
 """
 WEIGHTS = ("l1_kernel", "l1_bias", "l2_kernel", "l2_bias")
 
 
-class AutoencoderConfig(CodingConfig):
+class AutoencoderConfig(AutoencoderBaseConfig):
     """Losses are summed over the numbers of an image and averaged over the batch; so are the weights of penalties."""
 
     reconstruction: Literal["mse", "bce"] = Field(
@@ -32,20 +31,21 @@ class AutoencoderConfig(CodingConfig):
     )
     linear_path: Literal["none", "pca"] | None = Field(
         None,
-        description="pca: the network adds to the principal axes of the data what they miss, so that it starts as good "
-        "as they are. Empty: where it can be had and is no worse.",
+        description="pca: add the network to a linear autoencoder on the principal axes of the data, which is where "
+        "training then starts. Needs reconstruction=mse and code=linear. Default: pca if the axes explain most of the "
+        "variance or there are fewer than 1,000 images, and there is no penalty.",
     )
-    l1_kernel: float = Field(0.0, ge=0, le=10, description="Weight of the sum of absolute kernel weights.")
-    l1_bias: float = Field(0.0, ge=0, le=10, description="The same for biases.")
-    l2_kernel: float = Field(0.0, ge=0, le=10, description="Weight of the sum of squared kernel weights.")
-    l2_bias: float = Field(0.0, ge=0, le=10, description="The same for biases.")
+    l1_kernel: float = Field(0.0, ge=0, le=10, description="Weight of the L1 norm of the kernels.")
+    l1_bias: float = Field(0.0, ge=0, le=10, description="Weight of the L1 norm of the biases.")
+    l2_kernel: float = Field(0.0, ge=0, le=10, description="Weight of the squared L2 norm of the kernels.")
+    l2_bias: float = Field(0.0, ge=0, le=10, description="Weight of the squared L2 norm of the biases.")
 
 
-class Autoencoder(Coding):
+class Autoencoder(AutoencoderBase):
     """With a linear body and squared error its optimum is PCA."""
 
     name = "autoencoder"
-    summary = "Compresses images to short codes and draws them again."
+    summary = "Compresses images to short codes and reconstructs them."
     lecture = "Autoencoders: under- and over-complete, weight regularisation"
     Config = AutoencoderConfig
 
@@ -54,75 +54,69 @@ class Autoencoder(Coding):
         config = super().resolve_config(config, data)
         if config.linear_path == "pca" and (config.reconstruction, config.code) != ("mse", "linear"):
             raise ConfigError(
-                "principal axes give pixels and codes of any sign, not logits nor what an activation leaves",
+                f"linear_path=pca needs reconstruction=mse and code=linear; you sent reconstruction="
+                f"{config.reconstruction}, code={config.code}",
                 field="linear_path",
-                remedy="use reconstruction mse and code linear, or no linear_path",
+                remedy="set both, or leave linear_path out",
             )
         return config
 
     def before_training(self, train: Columns) -> None:
-        """Decide whether to start from the principal axes, and fit them, unless they come from another model."""
+        """Decide `linear_path` if the config left it open, and fit its axes unless they come from another model."""
         if self.config.linear_path is None:
-            self._choose("pca" if self._suits(train) else "none")
+            self._set_linear_path("pca" if self._suits_pca(train) else "none")
         if self.config.linear_path == "pca" and self.initialised_from is None:
             self.encoder.axes.fit(train)
-            silence(self.encoder.body.last)
-            silence(self.decoder)
+            zero_output(self.encoder.body.last)
+            zero_output(self.decoder)
 
     def init_from(self, other: Family) -> None:
         if isinstance(other, Autoencoder) and self.config.linear_path is None:
-            self._choose(other.config.linear_path or "none")
+            self._set_linear_path(other.config.linear_path or "none")
         super().init_from(other)
 
-    def _choose(self, path: str) -> None:
+    def _set_linear_path(self, path: str) -> None:
         self.config = self.config.model_copy(update={"linear_path": path})
         if path == "pca":
-            self.encoder = OverAxes(self.encoder, self.data.shape, self.latent_dim).to(self.device)
+            self.encoder = PCAEncoder(self.encoder, self.data.shape, self.latent_dim).to(self.device)
 
-    def _suits(self, train: Columns) -> bool:
-        """Images are few, or well explained by axes; and neither a penalty nor a large code is under study."""
+    def _suits_pca(self, train: Columns) -> bool:
+        """Few images, or images well explained by axes; and neither a penalty nor a large code is being studied."""
         settings = self.config
         plain = (settings.reconstruction, settings.code) == ("mse", "linear") and settings.body != "linear"
         free = not any(getattr(settings, name) for name in WEIGHTS) and 2 * self.latent_dim <= self.data.pixels
-        few = len(train.columns["images"]) < MANY
-        return plain and free and (few or explained(train, self.latent_dim) > EXPLAINED)
+        few = len(train.columns["images"]) < FEW_IMAGES
+        return plain and free and (few or explained_variance(train, self.latent_dim) > MIN_EXPLAINED)
 
-    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
-        error = self.reconstruction(batch["images"])
-        return error + self._l2(), {"reconstruction": error.detach()}
-
-    def drawn(self, codes: Tensor) -> Tensor:
-        """The decoder's output (b, c, h, w), before `pixels`."""
+    def decoder_output(self, codes: Tensor) -> Tensor:
         output = self.decoder(codes)
         return output + self.encoder.axes.decode(codes) if self.config.linear_path == "pca" else output
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.pixels(self.drawn(latents))
+    def regularisation_term(
+        self, codes: Tensor, images: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor | float, Metrics]:
+        """L2 of the weights, as a term of the loss: weight decay beside Adam (AdamW) would be another penalty.
 
-    def reconstruction(self, images: Tensor) -> Tensor:
-        """Mean over the images of their error, summed over the numbers of each."""
-        distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
-        return distance(self.drawn(self.encode(images)), images).mean()
-
-    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
-        """The loss with all its penalties."""
-        settings, penalty = self.config, self._l2()
+        L1 counts in the validation loss only: in training `step` applies it as a proximal step.
+        """
+        settings, penalty = self.config, 0.0
+        if settings.l2_kernel:
+            penalty = penalty + settings.l2_kernel * sum(kernel.square().sum() for kernel in self.kernels)
+        if settings.l2_bias:
+            penalty = penalty + settings.l2_bias * sum(bias.square().sum() for bias in self.biases)
         for weight, parameters in ((settings.l1_kernel, self.kernels), (settings.l1_bias, self.biases)):
-            if weight:
+            if weight and not self.training:
                 penalty = penalty + weight * sum(parameter.abs().sum() for parameter in parameters)
-        return self.reconstruction(probe["images"]) + penalty
-
-    def pixels(self, output: Tensor) -> Tensor:
-        return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
+        return penalty, {}
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        found = super().step(batch, optimisers, context)
+        measured = super().step(batch, optimisers, context)
         rate, settings = optimisers["adam"].param_groups[0]["lr"], self.config
         if settings.l1_kernel:
-            shrink(self.kernels, rate * settings.l1_kernel)
+            soft_threshold(self.kernels, rate * settings.l1_kernel)
         if settings.l1_bias:
-            shrink(self.biases, rate * settings.l1_bias)
-        return found
+            soft_threshold(self.biases, rate * settings.l1_bias)
+        return measured
 
     @property
     def kernels(self) -> list[Tensor]:
@@ -132,40 +126,31 @@ class Autoencoder(Coding):
     def biases(self) -> list[Tensor]:
         return [parameter for parameter in self.parameters() if parameter.ndim == 1]
 
-    def _l2(self) -> Tensor | float:
-        """The squared weights, in the loss: decay beside Adam (AdamW) would be another penalty."""
-        settings, found = self.config, 0.0
-        if settings.l2_kernel:
-            found = found + settings.l2_kernel * sum(kernel.square().sum() for kernel in self.kernels)
-        if settings.l2_bias:
-            found = found + settings.l2_bias * sum(bias.square().sum() for bias in self.biases)
-        return found
-
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Adds the share of kernel weights that are zero, and the copies-noise probe: the error on uniform noise."""
-        found = super().evaluate(train, validation, context)
+        """Adds the error on uniform noise (small if the model copies its input) and the share of zero weights."""
+        measured = super().evaluate(train, validation, context)
         noise = torch.rand((256, *self.data.shape), generator=context.generator, device=self.device)
-        found["mse_noise"] = self._error(noise)
+        measured["mse_noise"] = self._error(noise)
         if self.config.l1_kernel:
             zeros = sum(int((kernel == 0).sum()) for kernel in self.kernels)
-            found["zero_weights"] = zeros / sum(kernel.numel() for kernel in self.kernels)
-        return found
+            measured["zero_weights"] = zeros / sum(kernel.numel() for kernel in self.kernels)
+        return measured
 
     def warnings(self, measured: dict[str, float]) -> list[str]:
         return [alarm.sentence for alarm in self._copying(measured["mse_noise"], measured["mse"])]
 
-    def diagnose(self, look: Inspection) -> Iterator[Alarm]:
-        """Copying, once the model has learned to reproduce images at all."""
-        yield from super().diagnose(look)
-        images = look.probe["images"]
-        error, spread = self._error(images), float((images - images.mean(0)).square().mean())
-        if self.free and error < 0.25 * spread:
-            noise = torch.rand(images.shape, generator=look.context.generator, device=self.device)
+    def diagnose(self, inspection: Inspection) -> Iterator[Alarm]:
+        """A model that copies its input, as soon as it reconstructs images."""
+        yield from super().diagnose(inspection)
+        images = inspection.probe["images"]
+        error, variance = self._error(images), float((images - images.mean(0)).square().mean())
+        if self.can_copy and error < 0.25 * variance:
+            noise = torch.rand(images.shape, generator=inspection.context.generator, device=self.device)
             yield from self._copying(self._error(noise), error)
 
     @property
-    def free(self) -> bool:
-        """Nothing keeps the code from being a copy of the image."""
+    def can_copy(self) -> bool:
+        """Neither the size of the code nor a penalty keeps it from being a copy of the image."""
         penalised = any(getattr(self.config, name) for name in WEIGHTS)
         return not penalised and self.latent_dim >= self.data.pixels
 
@@ -173,7 +158,7 @@ class Autoencoder(Coding):
         return float((self.decode(self.encode(images)) - images).square().mean())
 
     def _copying(self, noise: float, error: float) -> Iterator[Alarm]:
-        if self.free and noise < 2 * error:
+        if self.can_copy and noise < 2 * error:
             yield Alarm(
                 "identity",
                 f"The model copies its input: it reproduces uniform noise about as well as images (mean squared error "
@@ -186,7 +171,7 @@ class Autoencoder(Coding):
 
 
 @torch.no_grad()
-def shrink(parameters: list[Tensor], by: float) -> None:
-    """Soft threshold: the proximal step of the L1 norm, which makes zeros exact where a sub-gradient never does."""
+def soft_threshold(parameters: list[Tensor], by: float) -> None:
+    """The proximal step of the L1 norm: unlike a sub-gradient it gives weights that are exactly zero."""
     for parameter in parameters:
         parameter.copy_(torch.nn.functional.softshrink(parameter, by))

@@ -1,6 +1,5 @@
-"""The contractive autoencoder (Rifai et al. 2011): a code that moves little when the image moves."""
+"""The contractive autoencoder (Rifai et al. 2011): penalises the Jacobian of the code with respect to the image."""
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,33 +10,40 @@ from torch.nn import functional as F
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
-from models.families.autoencoders.base import Coding, CodingConfig, default_overcomplete
+from models.families.autoencoders.base import AutoencoderBase, AutoencoderBaseConfig, default_overcomplete
 from models.losses import reconstruction as losses
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
-ROWS = 500
+ROWS = 500  # validation images whose Jacobian is measured
 
 
-class ContractiveAutoencoderConfig(CodingConfig):
+class ContractiveAutoencoderConfig(AutoencoderBaseConfig):
     """The penalty is the squared Frobenius norm of the Jacobian of the code, averaged over the batch."""
 
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
-    body: Literal["auto", "linear", "mlp", "conv"] = Field("auto", description="auto: linear, one layer to the code.")
+    body: Literal["auto", "linear", "mlp", "conv"] = Field(
+        "auto", description="Architecture. auto: linear, one layer to the code."
+    )
     code: Literal["linear", "relu", "sigmoid"] = Field("sigmoid", description="Activation of the code.")
     reconstruction: Literal["mse", "bce"] = Field(
         "bce", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
     )
     tied: bool | None = Field(
         None,
-        description="Draw with the encoder's own weights, so that a smaller encoder cannot hide behind a larger "
-        "decoder. Empty: yes for body linear, which alone can.",
+        description="Decode with the transposed weights of the encoder, so that a larger decoder cannot make up for a "
+        "smaller encoder. Needs body=linear. Default: true for body=linear.",
     )
-    contraction: float = Field(0.1, ge=0, le=1000, description="Weight of the penalty.")
-    probes: int = Field(1, ge=1, le=16, description="Random directions per update, for encoders of several layers.")
+    contraction: float = Field(0.1, ge=0, le=1000, description="Weight of the squared norm of the Jacobian.")
+    probes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Random directions per update that estimate the norm, for encoders of several layers.",
+    )
 
 
-class ContractiveAutoencoder(Coding):
-    """The penalty of one layer is exact; that of a deep encoder is Hutchinson's estimate."""
+class ContractiveAutoencoder(AutoencoderBase):
+    """L = |x - decode(f(x))|^2 + contraction |df / dx|_F^2: exact for one layer, else Hutchinson's estimate."""
 
     name = "contractive_autoencoder"
     summary = "Learns codes that change little when the image does."
@@ -51,59 +57,52 @@ class ContractiveAutoencoder(Coding):
 
     @classmethod
     def resolve_config(cls, config: ContractiveAutoencoderConfig, data: DataSpec) -> ContractiveAutoencoderConfig:
-        wanted = {"body": "linear"} if config.body == "auto" else {}
-        if config.latent_dim is None and wanted:
-            wanted["latent_dim"] = default_overcomplete(data, most=1024)
-        config = super().resolve_config(config.model_copy(update=wanted), data)
+        defaults = {"body": "linear"} if config.body == "auto" else {}
+        if config.latent_dim is None and defaults:
+            defaults["latent_dim"] = default_overcomplete(data, most=1024)
+        config = super().resolve_config(config.model_copy(update=defaults), data)
         if config.tied and config.body != "linear":
-            raise ConfigError("only a linear body has weights to tie", field="tied", remedy="leave tied out")
+            raise ConfigError(
+                f"tied=true needs body=linear; you sent body={config.body}", field="tied", remedy="leave tied out"
+            )
         return config.model_copy(update={"tied": config.body == "linear" if config.tied is None else config.tied})
 
-    def drawn(self, codes: Tensor) -> Tensor:
-        """Codes (b, d) -> (b, c, h, w), before `pixels`."""
+    def decoder_output(self, codes: Tensor) -> Tensor:
         if not self.config.tied:
             return self.decoder(codes)
         return F.linear(codes, self.encoder.last.weight.T, self.shift).unflatten(1, self.data.shape)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.pixels(self.drawn(latents))
-
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
-        images = batch["images"]
-        codes, penalty = self.contracted(images, context.generator)
-        distance = losses.bernoulli if self.config.reconstruction == "bce" else losses.squared_error
-        error, penalty = distance(self.drawn(codes), images).mean(), penalty.mean()
-        return error + self.config.contraction * penalty, {
-            "reconstruction": error.detach(),
-            "contraction": penalty.detach(),
-        }
-
-    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
-        with torch.enable_grad():
-            return self.loss(probe, replace(context, generator=self.fixed(context)))[0].detach()
-
-    def contracted(self, images: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Codes (b, d), and |d code / d image|_F^2 (b,)."""
-        if self.config.body == "linear":
+        with torch.enable_grad():  # Hutchinson's estimate differentiates the code with respect to the images
+            images = batch["images"].detach().requires_grad_(self.config.body != "linear")
             codes = self.encode(images)
-            slopes = {"sigmoid": codes * (1 - codes), "relu": (codes > 0).float(), "linear": torch.ones_like(codes)}
-            return codes, losses.one_layer_contraction(slopes[self.config.code], self.encoder.last.weight)
-        images = images.detach().requires_grad_()
-        codes = self.encode(images)
-        return codes, losses.hutchinson_contraction(codes, images, draws, self.config.probes)
+            penalty, measured = self.regularisation_term(codes, images, context.generator)
+            error = self.reconstruction_term(codes, images)
+            return error + penalty, {"reconstruction": error.detach(), **measured}
 
-    def pixels(self, output: Tensor) -> Tensor:
-        return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
+    def regularisation_term(self, codes: Tensor, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Metrics]:
+        penalty = self.contraction(codes, images, generator).mean()
+        return self.config.contraction * penalty, {"contraction": penalty.detach()}
+
+    def contraction(self, codes: Tensor, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(b,): |d code / d image|_F^2 for codes (b, d) of images, which need gradients unless the body is linear."""
+        if self.config.body == "linear":
+            slopes = {"sigmoid": codes * (1 - codes), "relu": (codes > 0).float(), "linear": torch.ones_like(codes)}
+            return losses.one_layer_contraction(slopes[self.config.code], self.encoder.last.weight)
+        return losses.hutchinson_contraction(codes, images, generator, self.config.probes)
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Adds the mean squared norm of the Jacobian on at most 500 images, and the same per unit of code variance."""
-        found = super().evaluate(train, validation, context)
+        measured = super().evaluate(train, validation, context)
         codes, norms = [], []
         for images in metrics.spread(validation, limit=ROWS):
             with torch.enable_grad():
-                code, norm = self.contracted(images.to(self.device), context.generator)
+                images = images.to(self.device).requires_grad_(self.config.body != "linear")
+                code = self.encode(images)
+                norm = self.contraction(code, images, context.generator)
             codes.append(code.detach().cpu())
             norms.append(norm.detach().cpu())
-        found["contraction"] = float(torch.cat(norms).mean())
+        measured["contraction"] = float(torch.cat(norms).mean())
         variance = float(torch.cat(codes).var(0, correction=0).sum())
-        return found | ({"contraction_per_variance": found["contraction"] / variance} if variance > 1e-12 else {})
+        per_variance = {"contraction_per_variance": measured["contraction"] / variance} if variance > 1e-12 else {}
+        return measured | per_variance

@@ -1,4 +1,4 @@
-"""The denoising autoencoder (Vincent et al. 2008): a code that is worth something because noise does not move it."""
+"""The denoising autoencoder (Vincent et al. 2008): reconstructs the clean image from a noisy one."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from models.capabilities import Denoises
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
-from models.families.autoencoders.base import PAIRS, Coding, CodingConfig
+from models.families.autoencoders.base import PAIRS, AutoencoderBase, AutoencoderBaseConfig
 from models.families.autoencoders.corruption import BY_NAME, corrupt, masking, median_filter
 from models.families.autoencoders.layerwise import layer_at, layer_output, layer_pairs
 from models.losses import reconstruction as losses
@@ -18,24 +18,28 @@ from models.nn.encoders import default_body
 from models.nn.unet import UNet
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
-ROWS = 2000
+ROWS = 2000  # validation images that are denoised in `evaluate`
 
 
-class DenoisingAutoencoderConfig(CodingConfig):
-    """The loss compares with the clean image, summed over its numbers and averaged over the batch."""
+class DenoisingAutoencoderConfig(AutoencoderBaseConfig):
+    """The error against the clean image is summed over its numbers and averaged over the batch."""
 
     body: Literal["auto", "linear", "mlp", "conv", "unet"] = Field(
         "auto",
-        description="unet: a conv autoencoder for the code, and a U-shaped network for denoising. auto: unet from 12 "
-        "pixels a side, mlp below.",
+        description="Architecture. unet: a conv autoencoder for the code, and a U-Net for denoising. auto: unet if "
+        "both sides have at least 12 pixels, else mlp.",
     )
     noise: Literal["masking", "gaussian", "salt_and_pepper", "mix"] = Field(
-        "mix", description="Kind of noise, drawn anew in every update; mix draws a kind for each image."
+        "mix", description="Kind of noise in training. mix: a random kind for each image."
     )
-    p: float = Field(0.5, ge=0, le=0.95, description="Share of the numbers hit by masking and salt_and_pepper.")
-    sigma: float = Field(0.3, ge=0, le=2, description="Standard deviation of gaussian noise; pixels are in [0, 1].")
+    p: float = Field(
+        0.5, ge=0, le=0.95, description="Fraction of the numbers of an image changed by masking and salt_and_pepper."
+    )
+    sigma: float = Field(0.3, ge=0, le=2, description="Standard deviation of gaussian noise, for pixels in [0, 1].")
     vary: bool | None = Field(
-        None, description="Draw each image's strength between zero and p or sigma. Empty: yes for mix, else no."
+        None,
+        description="Draw the strength of the noise of each image between zero and p or sigma. Default: true for mix, "
+        "else false.",
     )
     reconstruction: Literal["mse", "bce"] = Field(
         "mse", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
@@ -44,12 +48,12 @@ class DenoisingAutoencoderConfig(CodingConfig):
         0.0,
         ge=0,
         le=0.9,
-        description="Share of the training spent on one layer after the other, for body mlp or linear.",
+        description="Fraction of the training in which one layer after the other is trained. Needs body=mlp or linear.",
     )
 
 
-class DenoisingAutoencoder(Denoises, Coding):
-    """Noise is added in training alone: `encode` and `denoise` take images as they are."""
+class DenoisingAutoencoder(Denoises, AutoencoderBase):
+    """Noise is added in training only: `encode` and `denoise` take images as they are."""
 
     name = "denoising_autoencoder"
     summary = "Removes noise from images."
@@ -73,34 +77,34 @@ class DenoisingAutoencoder(Denoises, Coding):
 
     @classmethod
     def check(cls, config: DenoisingAutoencoderConfig) -> None:
-        """Raises ConfigError for pre-training of a body that is no stack of layers."""
+        """Raises ConfigError for layer-wise training of a body that is not a stack of linear layers."""
         if config.pretraining and config.body not in ("mlp", "linear"):
             raise ConfigError(
-                f"layers are trained one after the other in a body mlp or linear; this one is {config.body}",
+                f"pretraining needs body=mlp or body=linear; this one is {config.body}",
                 field="pretraining",
-                remedy="set body to mlp",
+                remedy="set body=mlp",
             )
 
     def denoise(self, images: Tensor) -> Tensor:
-        return self.decode(self.encode(images)) if self.restorer is None else self.pixels(self.restorer(images))
+        return self.decode(self.encode(images)) if self.restorer is None else self.to_pixels(self.restorer(images))
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
+        """Error of the decoded code of the noisy image, plus that of the U-Net; layer by layer in pre-training."""
         clean, settings = batch["images"], self.config
         noisy = self.corrupt(clean, context.generator, vary=settings.vary)
-        distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
-        if settings.pretraining:
+        if settings.pretraining and self.training:
             pairs = layer_pairs(self.encoder, self.decoder)
             layer = layer_at(context.progress, settings.pretraining, len(pairs))
             if layer is not None:
-                return self._layer_loss(pairs, layer, clean, noisy, distance, context), {}
-        coded = distance(self.decoder(self.encode(noisy)), clean).mean()
+                return self._layer_loss(pairs, layer, clean, noisy, context), {}
+        coded = self.reconstruction_term(self.encode(noisy), clean)
         if self.restorer is None:
             return coded, {}
-        restored = distance(self.restorer(noisy), clean).mean()
+        restored = self.image_error(self.restorer(noisy), clean).mean()
         return coded + restored, {"loss_code": coded.detach(), "loss_restored": restored.detach()}
 
-    def _layer_loss(self, pairs, layer: int, clean: Tensor, noisy: Tensor, distance, context: StepContext) -> Tensor:
-        """Of one layer: the lowest undoes the configured noise, those above undo masking of their input."""
+    def _layer_loss(self, pairs, layer: int, clean: Tensor, noisy: Tensor, context: StepContext) -> Tensor:
+        """Loss of one layer: the first removes the configured noise, the others remove masking noise from its codes."""
 
         def mask(values: Tensor) -> Tensor:
             strength = torch.full((len(values), 1), self.config.p, device=values.device)
@@ -108,36 +112,25 @@ class DenoisingAutoencoder(Denoises, Coding):
 
         corrupt = mask if layer else (lambda _: noisy.flatten(1))
         output, target = layer_output(pairs, layer, clean, corrupt, self.code)
-        return (distance if layer == 0 else losses.squared_error)(output, target).mean()
-
-    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
-        """What is descended once all layers learn together, under the same noise at every look."""
-        clean, settings = probe["images"], self.config
-        noisy = self.corrupt(clean, self.fixed(context), vary=settings.vary)
-        distance = losses.bernoulli if settings.reconstruction == "bce" else losses.squared_error
-        coded = distance(self.decoder(self.encode(noisy)), clean).mean()
-        return coded if self.restorer is None else coded + distance(self.restorer(noisy), clean).mean()
-
-    def pixels(self, output: Tensor) -> Tensor:
-        return output.sigmoid() if self.config.reconstruction == "bce" else output.clamp(0, 1)
+        return (losses.squared_error if layer else self.image_error)(output, target).mean()
 
     def corrupt(self, images: Tensor, draws: torch.Generator, vary: bool, noise: str | None = None) -> Tensor:
-        """Images with the configured noise, or another kind of it."""
+        """Images with the configured noise, or with another kind of noise."""
         return corrupt(images, noise or self.config.noise, self.config.p, self.config.sigma, draws, vary)
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """PSNR before and after at full strength, beside a 3x3 median filter; for mix also the gain for each kind."""
-        found = super().evaluate(train, validation, context)
+        """Adds PSNR before and after denoising, with a 3x3 median filter as baseline; under mix also per kind."""
+        measured = super().evaluate(train, validation, context)
         noisy, denoised, median = self._psnrs(validation, context, self.config.noise)
-        found |= {"psnr_noisy": noisy, "psnr_denoised": denoised, "psnr_gain": denoised - noisy}
-        found["psnr_gain_median_filter"] = median - noisy
+        measured |= {"psnr_noisy": noisy, "psnr_denoised": denoised, "psnr_gain": denoised - noisy}
+        measured["psnr_gain_median_filter"] = median - noisy
         for kind in BY_NAME if self.config.noise == "mix" else ():
             noisy, denoised, _ = self._psnrs(validation, context, kind)
-            found[f"psnr_gain_{kind}"] = denoised - noisy
-        return found
+            measured[f"psnr_gain_{kind}"] = denoised - noisy
+        return measured
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
-        """Triples of an image, its noisy version and what is made of that."""
+        """Triples of an image, its noisy version and the denoised one."""
         images = probe["images"][:PAIRS]
         noisy = self.corrupt(images, context.generator, vary=False)
         return torch.stack([images, noisy, self.denoise(noisy)], 1).flatten(0, 1)
@@ -148,7 +141,7 @@ class DenoisingAutoencoder(Denoises, Coding):
         for clean in metrics.spread(split, limit=ROWS):
             clean = clean.to(self.device)
             noisy = self.corrupt(clean, context.generator, vary=False, noise=noise)
-            answers = (noisy, self.denoise(noisy), median_filter(noisy))
-            errors += torch.stack([(answer - clean).square().double().sum() for answer in answers]).cpu()
+            candidates = (noisy, self.denoise(noisy), median_filter(noisy))
+            errors += torch.stack([(images - clean).square().double().sum() for images in candidates]).cpu()
             count += clean.numel()
         return tuple(metrics.psnr(error / count) for error in errors.tolist())

@@ -1,5 +1,6 @@
-"""Layer-wise pre-training of a deep MLP autoencoder (Vincent et al. 2008, section 3): each layer learns to undo noise
-on what the layers below it give.
+"""Layer-wise pre-training of a deep MLP autoencoder (Vincent et al. 2008, section 3).
+
+Each layer is trained as a denoising autoencoder of the output of the layers below it.
 """
 
 from collections.abc import Callable
@@ -8,20 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.encoders import FlatDecoder, FlatEncoder
+from models.nn.encoders import MLPDecoder, MLPEncoder
 
 
-def layer_pairs(encoder: FlatEncoder, decoder: FlatDecoder) -> list[tuple[nn.Linear, nn.Linear]]:
-    """Each encoder layer, from the image up, with the decoder layer that undoes it."""
+def layer_pairs(encoder: MLPEncoder, decoder: MLPDecoder) -> list[tuple[nn.Linear, nn.Linear]]:
+    """Each layer of the encoder, from the image up, with its counterpart in the decoder."""
     up = [layer for layer in encoder.layers if isinstance(layer, nn.Linear)]
     down = [layer for layer in decoder.layers if isinstance(layer, nn.Linear)]
     return list(zip(up, reversed(down), strict=True))
 
 
 def layer_at(progress: float, share: float, layers: int) -> int | None:
-    """The layer that learns at `progress`, when the first `share` of a run goes to the layers in equal parts.
+    """The layer to train at `progress`, if the first `share` of the training is divided equally among the layers.
 
-    None: all layers learn together.
+    None: all layers are trained together.
     """
     return min(layers - 1, int(progress / share * layers)) if progress < share else None
 
@@ -33,9 +34,9 @@ def layer_output(
     corrupt: Callable[[Tensor], Tensor],
     code: nn.Module,
 ) -> tuple[Tensor, Tensor]:
-    """What layer `index` makes of its corrupted input, and the clean input: both (b, f).
+    """The reconstruction by layer `index` of its corrupted input, and the clean input: both (b, f).
 
-    Only its own pair is differentiated. The lowest layer gives an output before any final activation.
+    Only this layer and its counterpart get gradients. The output of layer 0 has no final activation.
     """
     clean = images.flatten(1)
     with torch.no_grad():
@@ -43,5 +44,5 @@ def layer_output(
             clean = F.silu(up(clean))
     up, down = pairs[index]
     activation = code if index == len(pairs) - 1 else F.silu
-    back = down(activation(up(corrupt(clean))))
-    return (back if index == 0 else F.silu(back)), clean
+    output = down(activation(up(corrupt(clean))))
+    return (output if index == 0 else F.silu(output)), clean

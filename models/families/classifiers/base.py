@@ -8,7 +8,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.context import StepContext
-from models.families.autoencoders.base import CODES, Coding, Layer, default_hidden, default_latents, encoder
+from models.families.autoencoders.base import (
+    CODES,
+    AutoencoderBase,
+    Layer,
+    build_encoder,
+    default_hidden,
+    default_latents,
+)
 from models.family import Config, Family, OneLoss
 from models.nn.augment import flip, shift
 from models.nn.resnet import Trunk
@@ -98,7 +105,7 @@ class ClassifierBase(OneLoss):
 
     def init_from(self, other: Family) -> None:
         """Start from a model of the same family, or take over the encoder of an autoencoder as the trunk."""
-        if not isinstance(other, Coding):
+        if not isinstance(other, AutoencoderBase):
             super().init_from(other)
             return
         if other.data.shape != self.data.shape:
@@ -112,7 +119,7 @@ class ClassifierBase(OneLoss):
         shape["linear_path"] = getattr(other.config, "linear_path", None) or "none"
         body = "conv" if other.config.body == "unet" else other.config.body
         self.config = self.config.model_copy(update={**shape, "body": body})
-        self.trunk = nn.Sequential(other.code_encoder(), CODES[other.config.code]()).requires_grad_(True)
+        self.trunk = nn.Sequential(other.deterministic_encoder(), CODES[other.config.code]()).requires_grad_(True)
         self.head = zero_init_linear(self.config.latent_dim, self.n_outputs(self.data))
         self.to(other.device).train()
 
@@ -151,7 +158,7 @@ def trunk(config: ClassifierBaseConfig, shape: tuple[int, int, int]) -> tuple[nn
     if config.body == "residual":
         network = Trunk(shape, config.width)
         return network, network.features
-    return nn.Sequential(encoder(config, shape, config.latent_dim), CODES[config.code]()), config.latent_dim
+    return nn.Sequential(build_encoder(config, shape, config.latent_dim), CODES[config.code]()), config.latent_dim
 
 
 def zero_init_linear(features: int, outputs: int) -> nn.Linear:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.nn.encoders import Centre, pyramid
+from models.nn.encoders import Rescale, pyramid
 
 PENALTIES = torch.logspace(-6, 2, 17, dtype=torch.float64)
 """Candidate penalties, as fractions of the largest squared singular value."""
@@ -18,7 +18,7 @@ class PatchRidge(nn.Module):
         for name, side, parts in zip(("down", "across"), shape[1:], grid, strict=True):
             pooling = nn.functional.adaptive_avg_pool1d(torch.eye(side), parts)  # a matrix, which ONNX can export
             self.register_buffer(name, pooling, persistent=False)
-        self.centre = Centre()
+        self.centre = Rescale()
         self.register_buffer("weight", torch.zeros(shape[0] * grid[0] * grid[1]))
         self.register_buffer("bias", torch.zeros(()))
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.families.face_ageing.identity import changed
 from models.nn.augment import bent
-from models.nn.encoders import ConvEncoder, FlatEncoder, default_body
+from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 
 SURE = 0.9  # probability from which a label read in a real image is taught
 RISE = 0.2  # share of the run over which such labels come to count fully
@@ -28,7 +28,7 @@ class Annotator(nn.Module):
     def __init__(self, shape: tuple[int, int, int], classes: int, alike: bool = True):
         super().__init__()
         conv = default_body(shape) == "conv"
-        self.body = ConvEncoder(shape, classes, 16) if conv else FlatEncoder(shape, classes, (128,))
+        self.body = ConvEncoder(shape, classes, 16) if conv else MLPEncoder(shape, classes, (128,))
         self.alike = alike
         for name in ("told", "read"):  # how common labels are among simulated images, and as read in real ones
             self.register_buffer(name, torch.full((classes,), 1 / classes))

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Conditional
+from models.capabilities import takes_labels
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.types import InputError
@@ -33,7 +33,7 @@ def label_rows(model: Family, label: int | str | list | None, count: int, cycle:
 
     Several labels are taken in turn; without any, `cycle` goes through all there are.
     """
-    if not isinstance(model, Conditional):
+    if not takes_labels(model):
         if label is not None:
             raise InputError("this model takes no label", field="label", remedy="leave the label out")
         return {}

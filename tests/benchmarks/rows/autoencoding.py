@@ -82,7 +82,7 @@ def importance_sampled(model: VAE, images: torch.Tensor, draws: int, subject: Su
     for part in images.split(size):
         if sum(map(len, found)) >= 50 and subject.left < 0:
             break
-        found.append(model.nll(part, draws, generator))
+        found.append(model.importance_nll(part, draws, generator))
     values = torch.cat(found)
     return float(values.double().mean()), len(values)
 

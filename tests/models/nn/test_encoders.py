@@ -9,8 +9,8 @@ from torch import nn
 from models.families.autoencoders.corruption import corrupt, median_filter
 from models.nn.augment import flip, shift
 from models.nn.ema import Ema
-from models.nn.encoders import ConvDecoder, ConvEncoder, FlatDecoder, FlatEncoder, pyramid
-from models.nn.film import Told
+from models.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, pyramid
+from models.nn.film import FiLMDecoder
 from models.nn.resnet import Trunk
 from models.nn.unet import UNet
 
@@ -33,14 +33,14 @@ def test_bodies_take_and_give_any_size(height, width, channels):
     shape, images = (channels, height, width), torch.rand(2, channels, height, width)
     assert ConvEncoder(shape, 5, width=4)(images).shape == (2, 5)
     assert ConvDecoder(5, shape, width=4)(torch.rand(2, 5)).shape == images.shape
-    assert FlatDecoder(5, shape, (6,))(FlatEncoder(shape, 5, (6,))(images)).shape == images.shape
+    assert MLPDecoder(5, shape, (6,))(MLPEncoder(shape, 5, (6,))(images)).shape == images.shape
     assert UNet(channels, channels, 4, 2)(images).shape == images.shape
     trunk = Trunk(shape, 4)
     assert trunk(images).shape == (2, trunk.features)
 
 
 def test_a_body_without_hidden_layers_is_linear():
-    encoder = FlatEncoder((1, 4, 4), 3)
+    encoder = MLPEncoder((1, 4, 4), 3)
     a, b = torch.rand(2, 1, 1, 4, 4)
     torch.testing.assert_close(encoder(a) + encoder(b), encoder(a + b) + encoder(torch.zeros_like(a)))
 
@@ -67,26 +67,26 @@ GREY = torch.full((64, 1, 32, 32), 0.5)
 
 
 def test_masking_hits_its_share_and_leaves_the_rest():
-    found = corrupt(GREY, "masking", p=0.3, sigma=0, draws=draws(), vary=False)
+    found = corrupt(GREY, "masking", p=0.3, sigma=0, generator=draws(), vary=False)
     assert set(found.unique().tolist()) == {0.0, 0.5}
     assert (found == 0).float().mean() == pytest.approx(0.3, abs=0.01)
 
 
 def test_salt_and_pepper_come_in_equal_parts():
-    found = corrupt(GREY, "salt_and_pepper", p=0.4, sigma=0, draws=draws(), vary=False)
+    found = corrupt(GREY, "salt_and_pepper", p=0.4, sigma=0, generator=draws(), vary=False)
     assert (found == 0).float().mean() == pytest.approx(0.2, abs=0.01)
     assert (found == 1).float().mean() == pytest.approx(0.2, abs=0.01)
 
 
 def test_gaussian_noise_has_its_spread_and_stays_an_image():
-    found = corrupt(GREY, "gaussian", p=0, sigma=0.1, draws=draws(), vary=False)
+    found = corrupt(GREY, "gaussian", p=0, sigma=0.1, generator=draws(), vary=False)
     assert (found - GREY).std() == pytest.approx(0.1, abs=0.003)
-    strong = corrupt(GREY, "gaussian", p=0, sigma=2, draws=draws(), vary=False)
+    strong = corrupt(GREY, "gaussian", p=0, sigma=2, generator=draws(), vary=False)
     assert strong.min() == 0 and strong.max() == 1
 
 
 def test_a_mix_draws_kind_and_strength_for_each_image():
-    found = corrupt(GREY, "mix", p=0.5, sigma=0.3, draws=draws(), vary=True)
+    found = corrupt(GREY, "mix", p=0.5, sigma=0.3, generator=draws(), vary=True)
     kinds = {(bool((image == 0).any()), bool((image == 1).any()), image.unique().numel() > 4) for image in found}
     assert len(kinds) >= 3
     shares = (found != GREY).flatten(1).float().mean(1)
@@ -95,7 +95,7 @@ def test_a_mix_draws_kind_and_strength_for_each_image():
 
 def test_no_strength_is_no_noise():
     for kind in ("masking", "salt_and_pepper", "gaussian", "mix"):
-        assert torch.equal(corrupt(GREY, kind, p=0, sigma=0, draws=draws(), vary=False), GREY)
+        assert torch.equal(corrupt(GREY, kind, p=0, sigma=0, generator=draws(), vary=False), GREY)
 
 
 def test_the_median_filter_removes_a_lone_pixel_and_keeps_an_edge():
@@ -122,9 +122,9 @@ def test_flips_mirror_about_half_of_the_images():
     assert 60 < mirrored.sum() < 140
 
 
-@pytest.mark.parametrize("decoder", [ConvDecoder(3, (2, 13, 9), width=4), FlatDecoder(3, (2, 13, 9), (6, 5))])
+@pytest.mark.parametrize("decoder", [ConvDecoder(3, (2, 13, 9), width=4), MLPDecoder(3, (2, 13, 9), (6, 5))])
 def test_a_told_decoder_is_the_decoder_where_classes_change_nothing_and_another_for_each_class_else(decoder):
-    told, codes, labels = Told(decoder, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    told, codes, labels = FiLMDecoder(decoder, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
     assert not torch.allclose(told(codes, labels), told(codes, labels.roll(1)), atol=1e-3)
     assert torch.allclose(told(codes, labels)[1:2], told(codes[1:2], labels[1:2]), atol=1e-6)
     for table in told.classes:

@@ -10,7 +10,7 @@ from models import registry
 from models.data import Columns
 from models.evaluation.metrics import pca_mse
 from models.families.autoencoders.autoencoder import Autoencoder
-from models.families.autoencoders.pca import MOST, Principal, explained
+from models.families.autoencoders.pca import MAX_NUMBERS, PrincipalAxes, explained_variance
 from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
 from models.families.autoencoders.vae import VAE
 from models.families.classifiers.classifier import Classifier
@@ -145,7 +145,7 @@ def test_a_classifier_of_labels_without_meaning_overfits():
 
 def test_principal_axes_are_those_of_pca_and_a_better_start_than_none_for_few_images():
     data = splits(60)
-    axes = Principal((1, 8, 8), 6)
+    axes = PrincipalAxes((1, 8, 8), 6)
     axes.fit(data[1])
     images = data[2].rows(torch.arange(60), ["images"])["images"]
     error = (axes.decode(axes.encode(images)).clamp(0, 1) - images).square().mean()
@@ -167,20 +167,21 @@ def test_axes_stay_away_where_they_would_hide_what_is_studied(config):
 
 
 def test_axes_of_large_images_are_those_of_averages_over_cells():
-    axes = Principal((3, 128, 131), 256)
-    assert axes.cell > 1 and axes.axes.numel() <= MOST
+    axes = PrincipalAxes((3, 128, 131), 256)
+    assert axes.cell > 1 and axes.axes.numel() <= MAX_NUMBERS
     images = torch.rand(2, 3, 128, 131)
     assert axes.decode(axes.encode(images)).shape == images.shape
 
 
 def test_what_is_explained_is_counted_on_images_left_out():
     random = Columns({"images": np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8)})
-    assert explained(random, 32) < 0.6 and explained(Columns({"images": waves(200, 0, noise=0)}), 6) > 0.95
-    assert explained(Columns({"images": np.zeros((10, 1, 8, 8), np.uint8)}), 4) in (0.0, 1.0)
+    assert explained_variance(random, 32) < 0.6
+    assert explained_variance(Columns({"images": waves(200, 0, noise=0)}), 6) > 0.95
+    assert explained_variance(Columns({"images": np.zeros((10, 1, 8, 8), np.uint8)}), 4) in (0.0, 1.0)
 
 
 def test_axes_that_contradict_the_config_are_refused():
-    with pytest.raises(ConfigError, match="principal axes"):
+    with pytest.raises(ConfigError, match="linear_path=pca needs"):
         Autoencoder.create({"linear_path": "pca", "reconstruction": "bce"}, splits(20)[0])
 
 

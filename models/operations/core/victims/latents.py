@@ -11,7 +11,7 @@ from torch import Tensor
 from models.attacks.core.base import Attack
 from models.attacks.criteria.classification import Criterion
 from models.attacks.criteria.latents import Away, Nearer, apart
-from models.capabilities import Classifies, Conditional, Decodes, Encodes, Translates
+from models.capabilities import Classifies, Decodes, Encodes, Translates, takes_labels
 from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim
@@ -114,7 +114,7 @@ class ReconstructionVictim(PointVictim):
 
     @classmethod
     def fits(cls, model: Family) -> bool:
-        return isinstance(model, Encodes) and isinstance(model, Decodes) and not isinstance(model, Conditional)
+        return isinstance(model, Encodes) and isinstance(model, Decodes) and not takes_labels(model)
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
         return model.decode(model.encode(images))

@@ -60,7 +60,7 @@ def test_the_importance_sampled_likelihood_of_a_linear_gaussian_model_is_the_exa
         model.encoder.layers[0].weight[2:] = 0
         model.encoder.layers[0].bias[2:] = 2 * torch.log(1.3 * posterior.diagonal().sqrt())  # wider than needed
         images = torch.rand(5, 1, 6, 6)
-        found = model.nll(images, 4000, torch.Generator().manual_seed(1))
+        found = model.importance_nll(images, 4000, torch.Generator().manual_seed(1))
         covariance = weight @ weight.T + sigma**2 * torch.eye(36)
         exact = torch.distributions.MultivariateNormal(model.decoder.layers[0].bias, covariance)
         torch.testing.assert_close(found, -exact.log_prob(images.flatten(1)), atol=0.1, rtol=0)

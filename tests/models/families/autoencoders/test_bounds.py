@@ -36,7 +36,7 @@ def test_the_bound_is_the_price_of_the_code_and_what_it_leaves_unsaid(likelihood
     silent = [layer for layer in vae.decoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
     torch.nn.init.zeros_(silent.weight)  # the picture no longer depends on the code, so that no draw matters
     mean, logvar = vae.posterior(images)
-    wanted = vae.surprise(vae.decoder(mean), images) + losses.gaussian_kl(mean, logvar).sum(1)
+    wanted = vae.reconstruction_nll(vae.decoder(mean), images) + losses.gaussian_kl(mean, logvar).sum(1)
     assert torch.allclose(vae.negative_elbo(images, torch.randn(4, 3)), wanted)
 
 
@@ -45,7 +45,7 @@ def test_the_bound_lies_above_the_likelihood_and_is_a_mean_over_draws():
     noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
     whole = vae.negative_elbo(images, noise)
     assert torch.allclose(whole, torch.stack([vae.negative_elbo(images, draw[None]) for draw in noise]).mean(0))
-    assert whole.mean() > vae.nll(images, 512, torch.Generator().manual_seed(2)).mean()
+    assert whole.mean() > vae.importance_nll(images, 512, torch.Generator().manual_seed(2)).mean()
 
 
 def test_an_anomaly_is_scored_by_the_bound_too():

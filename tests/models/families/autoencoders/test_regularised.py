@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from models.families.autoencoders.autoencoder import Autoencoder, shrink
+from models.families.autoencoders.autoencoder import Autoencoder, soft_threshold
 from models.families.autoencoders.contractive_autoencoder import ContractiveAutoencoder
 from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
 from models.losses import reconstruction as losses
@@ -37,9 +37,8 @@ def test_the_contraction_of_one_layer_is_that_of_its_jacobian(code):
     torch.manual_seed(0)
     model = ContractiveAutoencoder.create({"code": code, "latent_dim": 20}, DATA[0])
     images = torch.rand(5, 1, 8, 8)
-    codes, found = model.contracted(images, torch.Generator())
-    torch.testing.assert_close(found, jacobian_norms(model, images), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(codes, model.encode(images))
+    norms = model.contraction(model.encode(images), images, torch.Generator())
+    torch.testing.assert_close(norms, jacobian_norms(model, images), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("body", ["mlp", "conv"])
@@ -69,16 +68,16 @@ def test_the_penalty_contracts(body):
 def test_a_contractive_layer_draws_with_its_own_weights():
     model = ContractiveAutoencoder.create({"latent_dim": 20, "code": "linear"}, DATA[0])
     weight, codes = model.encoder.last.weight, torch.randn(3, 20)
-    torch.testing.assert_close(model.drawn(codes), (codes @ weight).unflatten(1, (1, 8, 8)))
+    torch.testing.assert_close(model.decoder_output(codes), (codes @ weight).unflatten(1, (1, 8, 8)))
     assert sum(parameter.numel() for parameter in model.parameters()) == weight.numel() + 20 + 64
     assert ContractiveAutoencoder.create({"body": "mlp"}, DATA[0]).config.tied is False
-    with pytest.raises(ConfigError, match="weights to tie"):
+    with pytest.raises(ConfigError, match="tied=true needs"):
         ContractiveAutoencoder.create({"body": "mlp", "tied": True}, DATA[0])
 
 
 def test_a_soft_threshold_shrinks_by_its_size_and_makes_zeros():
     weights = torch.tensor([-1.0, -0.1, 0.0, 0.05, 2.0])
-    shrink([weights], 0.1)
+    soft_threshold([weights], 0.1)
     torch.testing.assert_close(weights, torch.tensor([-0.9, 0.0, 0.0, 0.0, 1.9]))
 
 
