@@ -1,7 +1,7 @@
-"""Boxes: from the maps of a detector to detections, their overlap, and average precision.
+"""Boxes: detections from a detector's maps, intersection over union, non-maximum suppression, average precision.
 
-A box is left, top, right, bottom in pixels, right and bottom exclusive. Detections are rows (N, M, 6) of a box, its
-class and its probability, the surest first; rows of class -1 fill the table up.
+A box is left, top, right, bottom in pixels, right and bottom exclusive. Detections are tables (N, M, 6) of box, class
+and probability, in order of decreasing probability, padded with rows of class -1.
 """
 
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LIMIT = 64
-"""Most detections of one image."""
+"""Maximum number of detections per image."""
 NONE = -1
 SCORE, OVERLAP = 0.3, 0.5
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
@@ -28,69 +28,68 @@ def overlap(one: Tensor, other: Tensor) -> Tensor:
 
 
 def peaks(logits: Tensor) -> Tensor:
-    """Logits (N, K, h, w), at minus infinity but where no neighbour of the same class is higher."""
+    """Logits (N, K, h, w), set to -inf except at local maxima of their class (3x3 neighbourhood)."""
     return logits.masked_fill(F.max_pool2d(logits, 3, 1, 1) > logits, -torch.inf)
 
 
-def candidates(maps: Tensor, most: int = LIMIT, same: float = OVERLAP) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps (N, K + 4, h, w) -> boxes (N, M, 4), classes (N, M) and logits (N, M) of the surest peaks, surest first.
+def candidates(maps: Tensor, limit: int = LIMIT, max_iou: float = OVERLAP) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps (N, K + 4, h, w) -> boxes (N, M, 4), classes (N, M), logits (N, M) of the highest peaks, descending.
 
-    Of two of one class that overlap by more than `same` only the surer has its logit, the other minus infinity
-    (non-maximum suppression). Which of them count is a matter of the logit alone.
+    Non-maximum suppression: of two boxes of one class whose IoU exceeds `max_iou` the lower logit is set to -inf.
     """
     logits, boxes = maps[:, :-4], maps[:, -4:]
     cells = logits.shape[2] * logits.shape[3]
     order = peaks(logits).flatten(1).sort(dim=1, descending=True, stable=True)
-    values, places = order.values[:, :most], order.indices[:, :most]
-    kinds, cell = places // cells, places % cells
-    found = boxes.flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).mT
-    return found, kinds, values.masked_fill(~_distinct(found, kinds, same), -torch.inf)
+    values, places = order.values[:, :limit], order.indices[:, :limit]
+    classes, cell = places // cells, places % cells
+    boxes = boxes.flatten(2).gather(2, cell[:, None].expand(-1, 4, -1)).mT
+    return boxes, classes, values.masked_fill(~_not_suppressed(boxes, classes, max_iou), -torch.inf)
 
 
-def detections(maps: Tensor, score: float = SCORE, most: int = LIMIT, same: float = OVERLAP) -> Tensor:
-    """Maps (N, K + 4, h, w) -> (N, most, 6): the candidates of probability `score` or more. Rows do not mix."""
-    boxes, kinds, logits = candidates(maps, most, same)
-    chances = logits.sigmoid()
-    kept = chances >= score
-    table = torch.cat([boxes, kinds[..., None].to(boxes), chances[..., None]], 2)
-    table = torch.where(kept[..., None], table, blank(table))
-    front = (~kept).to(torch.int8).argsort(dim=1, stable=True)
+def detections(maps: Tensor, score: float = SCORE, limit: int = LIMIT, max_iou: float = OVERLAP) -> Tensor:
+    """Maps (N, K + 4, h, w) -> (N, limit, 6): the candidates with a probability of at least `score`."""
+    boxes, classes, logits = candidates(maps, limit, max_iou)
+    probabilities = logits.sigmoid()
+    accepted = probabilities >= score
+    table = torch.cat([boxes, classes[..., None].to(boxes), probabilities[..., None]], 2)
+    table = torch.where(accepted[..., None], table, no_detection(table))
+    front = (~accepted).to(torch.int8).argsort(dim=1, stable=True)
     table = table.gather(1, front[..., None].expand(-1, -1, 6))
-    return torch.cat([table, blank(table.new_zeros(len(table), most - table.shape[1], 6))], 1)
+    return torch.cat([table, no_detection(table.new_zeros(len(table), limit - table.shape[1], 6))], 1)
 
 
-def blank(table: Tensor) -> Tensor:
-    """Rows of no detection, of the same shape."""
+def no_detection(table: Tensor) -> Tensor:
+    """Padding rows (class -1) in the shape of `table`."""
     rows = torch.zeros_like(table)
     rows[..., 4] = NONE
     return rows
 
 
-def _distinct(boxes: Tensor, kinds: Tensor, same: float) -> Tensor:
-    """(N, M): the boxes that none before them, of the same class and kept itself, covers."""
-    covers = (overlap(boxes, boxes) > same) & (kinds[:, :, None] == kinds[:, None, :])
+def _not_suppressed(boxes: Tensor, classes: Tensor, max_iou: float) -> Tensor:
+    """(N, M): the boxes that no earlier accepted box of the same class overlaps by more than `max_iou`."""
+    covers = (overlap(boxes, boxes) > max_iou) & (classes[:, :, None] == classes[:, None, :])
     covers = covers.triu(1)
-    kept = torch.ones_like(kinds, dtype=torch.bool)
+    accepted = torch.ones_like(classes, dtype=torch.bool)
     for row in range(boxes.shape[1] - 1):
-        kept = kept & ~(covers[:, row] & kept[:, row, None])
-    return kept
+        accepted = accepted & ~(covers[:, row] & accepted[:, row, None])
+    return accepted
 
 
-def rows_of(table: Tensor) -> Tensor:
-    """The detections of one image (M, 6) without those that fill it up, or boxes (M, 5) without theirs."""
+def without_padding(table: Tensor) -> Tensor:
+    """The rows of one image's detections (M, 6) or boxes (M, 5) that are no padding."""
     return table[table[:, 4] >= 0]
 
 
-def matched(found: Tensor, truth: Tensor, thresholds: Iterable[float]) -> Tensor:
-    """(n, thresholds): whether each detection (n, 6), the surest first, is the first on an object of its class (m, 5).
+def matches(predictions: Tensor, truth: Tensor, thresholds: Iterable[float]) -> Tensor:
+    """(N, thresholds): whether each detection (N, 6), in descending order, is a true positive for the objects (M, 5).
 
-    Each takes the free object of its class that it overlaps most, if by the threshold or more (the COCO rule).
+    Each takes the unmatched object of its class with the highest IoU, if at least the threshold (the COCO rule).
     """
     least = torch.tensor([*thresholds])
-    hits = torch.zeros(len(found), len(least), dtype=torch.bool)
+    hits = torch.zeros(len(predictions), len(least), dtype=torch.bool)
     if not len(truth):
         return hits
-    shared = overlap(found[:, :4], truth[:, :4]) * (found[:, None, 4] == truth[None, :, 4])
+    shared = overlap(predictions[:, :4], truth[:, :4]) * (predictions[:, None, 4] == truth[None, :, 4])
     free = torch.ones(len(least), len(truth), dtype=torch.bool)
     for row in (shared.amax(1) >= least.min()).nonzero()[:, 0].tolist():
         best, place = torch.where(free, shared[row], -1.0).max(1)
@@ -105,52 +104,52 @@ class Precision:
     def __init__(self, classes: int, thresholds: Iterable[float] = THRESHOLDS):
         self.classes, self.thresholds = classes, tuple(thresholds)
         self.rows: list[list[float]] = []
-        """Class, probability, and a hit or not for each threshold, of every detection."""
+        """Of every detection: class, probability, and 1 or 0 (true positive or not) for each threshold."""
         self.objects = [0] * classes
 
-    def add(self, found: Tensor, truth: Tensor) -> None:
-        """Detections (M, 6) and true boxes (m, 5) of one image, filled up or not."""
-        found, truth = rows_of(found).float().cpu(), rows_of(truth).float().cpu()
-        for kind in truth[:, 4].long().tolist():
-            self.objects[kind] += 1
-        self.rows += torch.cat([found[:, 4:6], matched(found, truth, self.thresholds).float()], 1).tolist()
+    def add(self, predictions: Tensor, truth: Tensor) -> None:
+        """Add one image: detections (M, 6) and true boxes (M', 5), padded or not."""
+        predictions, truth = without_padding(predictions).float().cpu(), without_padding(truth).float().cpu()
+        for index in truth[:, 4].long().tolist():
+            self.objects[index] += 1
+        self.rows += torch.cat([predictions[:, 4:6], matches(predictions, truth, self.thresholds).float()], 1).tolist()
 
     def by_class(self) -> Tensor:
         """(K, thresholds) average precision; NaN for a class without objects."""
         table = torch.tensor(self.rows, dtype=torch.float64).view(-1, 2 + len(self.thresholds))
-        found = torch.full((self.classes, len(self.thresholds)), torch.nan, dtype=torch.float64)
-        for kind, count in enumerate(self.objects):
-            mine = table[table[:, 0] == kind]
-            mine = mine[mine[:, 1].argsort(descending=True, stable=True)]
+        precisions = torch.full((self.classes, len(self.thresholds)), torch.nan, dtype=torch.float64)
+        for index, count in enumerate(self.objects):
+            rows = table[table[:, 0] == index]
+            rows = rows[rows[:, 1].argsort(descending=True, stable=True)]
             if count:
-                found[kind] = torch.stack([average_precision(hits, count) for hits in mine[:, 2:].T])
-        return found
+                precisions[index] = torch.stack([average_precision(hits, count) for hits in rows[:, 2:].T])
+        return precisions
 
     def summary(self) -> dict[str, float]:
-        """`map50` and `map` (the mean over the thresholds .5 to .95); 0 where there are no objects at all."""
+        """`map50` and `map` (the mean over the thresholds .5 to .95); 0 if there are no objects."""
         table = self.by_class()
         return {"map50": float(table[:, 0].nanmean().nan_to_num()), "map": float(table.nanmean().nan_to_num())}
 
 
 def average_precision(hits: Tensor, objects: int) -> Tensor:
-    """Mean over 101 recalls of the best precision at that recall or more; `hits` (n,), the surest first."""
-    right = hits.double().cumsum(0)
-    precision = right / torch.arange(1, len(hits) + 1, dtype=torch.float64)
-    recall = right / objects
+    """Mean over 101 recall levels of the best precision at that recall or more; `hits` (N,) in descending order."""
+    true_positives = hits.double().cumsum(0)
+    precision = true_positives / torch.arange(1, len(hits) + 1, dtype=torch.float64)
+    recall = true_positives / objects
     best = precision.flip(0).cummax(0).values.flip(0) if len(hits) else precision
     place = torch.searchsorted(recall.contiguous(), torch.linspace(0, 1, 101, dtype=torch.float64) - 1e-12)
     return torch.cat([best, best.new_zeros(1)])[place.clamp_max(len(hits))].mean()
 
 
 def draw(images: Tensor, tables: Tensor, paint: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the outlines of boxes (N, M, 5 or more) in the colour of their class, (N, 3, H, W).
+    """Images (N, C, H, W) with the outlines of boxes (N, M, 5 or more) in the colour of their class -> (N, 3, H, W).
 
-    `paint` (K, 3) are the colours. The surest box is drawn last, over the others.
+    `paint` (K, 3) are the colours. The first box is drawn last, over the others.
     """
     images = images.expand(-1, 3, -1, -1).clone() if images.shape[1] == 1 else images.clone()
     height, width = images.shape[2:]
     for image, table in zip(images, tables.cpu(), strict=True):
-        for left, top, right, bottom, kind, *_ in rows_of(table).flip(0).tolist():
+        for left, top, right, bottom, kind, *_ in without_padding(table).flip(0).tolist():
             rows = sorted((min(max(round(edge), 0), height - 1)) for edge in (top, bottom - 1))
             columns = sorted((min(max(round(edge), 0), width - 1)) for edge in (left, right - 1))
             colour = paint[int(kind)][:, None].to(image)

@@ -15,7 +15,7 @@ from models.attacks.criteria.segmentation import FractionOfPixels
 from models.attacks.segpgd import SegPGD
 from models.capabilities import DetectsObjects, Segments
 from models.evaluation.segmentation import confusion, ious
-from models.nn.boxes import detections, overlap, rows_of
+from models.nn.boxes import detections, overlap, without_padding
 from models.registry import attacks
 from tests.models.attacks.fields import SIZE, Blobs, Fields, blob_images, scenes
 
@@ -216,7 +216,7 @@ def test_detectors_are_fooled_and_the_verdict_is_that_of_their_detections(goal, 
     result = run(name, model, x, criterion, **loud)
     found = detections(model.detection_maps(result.images))
     for row in range(3):
-        truth, rows = rows_of(boxes[row]), rows_of(found[row])
+        truth, rows = without_padding(boxes[row]), without_padding(found[row])
         near = overlap(rows[:, :4], truth[:, :4]) >= 0.5
         if not result.success[row]:
             continue
@@ -236,7 +236,7 @@ def test_an_object_wanted_as_another_class_is_one():
     criterion = GOALS["mislabel"](boxes, torch.full((3,), 1))
     result = run("pgd", Blobs(), x, criterion, eps=0.5, steps=40)
     assert result.success[0] and result.success[2]
-    first = rows_of(detections(Blobs().detection_maps(result.images))[0])[0]
+    first = without_padding(detections(Blobs().detection_maps(result.images))[0])[0]
     assert int(first[4]) == 1 and overlap(first[None, :4], boxes[0, :1, :4]) >= 0.5
     assert result.initially_wrong[1]  # its only object is of that class already
 

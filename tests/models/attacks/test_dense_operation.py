@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models.nn.boxes import rows_of
+from models.nn.boxes import without_padding
 from models.operations.attack import AttackOperation, AttackParams, params_schema
 from models.operations.detect_objects import DetectObjects
 from models.operations.segment import Segment
@@ -209,5 +209,5 @@ def test_objects_are_located_with_their_classes_and_drawn():
     result = DetectObjects().result(model, rows, DetectObjects().compute(model, rows, params), params)
     for item, truth in zip(result.facts["items"], boxes, strict=True):
         found = sorted((one["index"], *one["box"]) for one in item["detections"])
-        assert found == sorted((int(row[4]), *row[:4].tolist()) for row in rows_of(truth))
+        assert found == sorted((int(row[4]), *row[:4].tolist()) for row in without_padding(truth))
     assert not torch.equal(result.images, images)

@@ -10,7 +10,7 @@ from models.attacks.criteria.detection import GOALS
 from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
-from models.nn.boxes import LIMIT, NONE, Precision, blank, detections, draw, matched, rows_of
+from models.nn.boxes import LIMIT, NONE, Precision, detections, draw, matches, no_detection, without_padding
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim, class_index
 from models.types import InputError
@@ -36,7 +36,7 @@ class BoxVictim(Victim):
         return model.detection_maps(images)
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
-        boxes = blank(torch.zeros(LIMIT, 6))[:, :5]
+        boxes = no_detection(torch.zeros(LIMIT, 6))[:, :5]
         given = [] if params.boxes is None else params.boxes
         if len(given) > LIMIT:
             raise InputError(f"at most {LIMIT} boxes may be given", field="boxes")
@@ -65,8 +65,8 @@ class BoxVictim(Victim):
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
         """How many objects are found and left out, how many detections are of none, and the detections themselves."""
-        rows, truth = rows_of(seen.cpu()), rows_of(found["truth"][row].cpu())
-        hits = int(matched(rows, truth, [FOUND]).sum())
+        rows, truth = without_padding(seen.cpu()), without_padding(found["truth"][row].cpu())
+        hits = int(matches(rows, truth, [FOUND]).sum())
         precision = Precision(len(model.data.classes), [FOUND])
         precision.add(rows, truth)
         facts = {"objects": len(truth), "found": hits, "false": len(rows) - hits}
@@ -92,7 +92,7 @@ def listed(model: Family, table: Tensor) -> list[dict[str, Any]]:
     names = model.data.classes
     return [
         {"label": names[int(kind)], "index": int(kind), "score": score, "box": [round(edge, 3) for edge in box]}
-        for *box, kind, score in rows_of(table.cpu()).tolist()
+        for *box, kind, score in without_padding(table.cpu()).tolist()
     ]
 
 
@@ -111,6 +111,6 @@ def _inside(model: Family, corners: list[float], place: int) -> list[float]:
 def _check(goal: str, target: int, boxes: Tensor, given: bool) -> None:
     if target != NONE and goal == "vanish":
         raise InputError("what vanishes becomes no class", field="target", remedy="leave target out, or say mislabel")
-    kinds = rows_of(boxes)[:, 4]
+    kinds = without_padding(boxes)[:, 4]
     if given and goal == "mislabel" and bool((kinds == target).all()):
         raise InputError("every box is of that class already", field="target", remedy="give another class, or none")

@@ -7,7 +7,7 @@ import torch
 
 from models.data import Columns
 from models.families.dense.detector import Detector
-from models.nn.boxes import Precision, average_precision, detections, draw, matched, overlap, rows_of
+from models.nn.boxes import Precision, average_precision, detections, draw, matches, overlap, without_padding
 from models.training.loop import Training
 from models.types import DataError, DataSpec
 from tests.models.data import dataset
@@ -29,7 +29,7 @@ def test_overlap_is_intersection_over_union():
 
 
 def test_peaks_become_detections_the_surest_first_and_weak_ones_are_left_out():
-    found = rows_of(
+    found = without_padding(
         detections(maps((0, 1, 1, 1.0, [0, 0, 4, 4]), (1, 5, 5, 3.0, [4, 4, 8, 8]), (0, 6, 1, -2.0, [0, 5, 3, 8])))[0]
     )
     assert found[:, 4].tolist() == [1, 0]
@@ -39,21 +39,21 @@ def test_peaks_become_detections_the_surest_first_and_weak_ones_are_left_out():
 
 def test_of_two_of_a_class_on_one_place_the_surer_stays_and_another_class_does_too():
     twice = maps((0, 1, 1, 1.0, [0, 0, 4, 4]), (0, 1, 4, 2.0, [0, 0, 4, 5]), (1, 4, 1, 1.5, [0, 0, 4, 4]))
-    assert rows_of(detections(twice)[0])[:, 4].tolist() == [0, 1]
-    assert rows_of(detections(twice)[0])[0, 3] == 5
-    assert len(rows_of(detections(twice, same=0.9)[0])) == 3
+    assert without_padding(detections(twice)[0])[:, 4].tolist() == [0, 1]
+    assert without_padding(detections(twice)[0])[0, 3] == 5
+    assert len(without_padding(detections(twice, max_iou=0.9)[0])) == 3
 
 
 def test_suppression_is_by_boxes_that_stand_themselves():
     """The first covers the second and the second the third, which the first does not: it stays."""
     chain = maps((0, 1, 1, 3.0, [0, 0, 6, 2]), (0, 1, 4, 2.0, [2, 0, 8, 2]), (0, 1, 7, 1.0, [4, 0, 10, 2]))
-    assert rows_of(detections(chain, same=0.4)[0])[:, 0].tolist() == [0, 4]
+    assert without_padding(detections(chain, max_iou=0.4)[0])[:, 0].tolist() == [0, 4]
 
 
 def test_a_second_detection_of_an_object_is_no_hit_and_labels_count():
     truth = torch.tensor([[0.0, 0, 4, 4, 1]])
     found = torch.tensor([[0.0, 0, 4, 4, 0, 0.9], [0, 0, 4, 3, 1, 0.8], [0, 0, 4, 4, 1, 0.7]])
-    assert matched(found, truth, [0.5, 0.8]).tolist() == [[False, False], [True, False], [False, True]]
+    assert matches(found, truth, [0.5, 0.8]).tolist() == [[False, False], [True, False], [False, True]]
 
 
 def test_average_precision_by_hand():
