@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Climb, Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun, LossFn
 from models.attacks.core.threat import ThreatModel
 from models.capabilities import Classifies, DetectsObjects, Segments
 
@@ -20,112 +20,114 @@ RHO = 0.75
 """Share of steps that must have raised the loss for the step length to stay."""
 
 
-def start_on_sphere(trial: Trial, purpose: object) -> Tensor:
+def start_on_sphere(run: AttackRun, purpose: object) -> Tensor:
     """A random point at the edge of the ball around each image."""
-    shape = tuple(trial.x.shape[1:])
-    if trial.threat.norm == "linf":
-        delta = 2 * trial.draws.uniform(shape, "apgd", purpose) - 1
-        delta = delta / wide(delta.abs().flatten(1).amax(1).clamp_min(TINY), delta)
+    shape = tuple(run.x.shape[1:])
+    if run.threat.norm == "linf":
+        delta = 2 * run.draws.uniform(shape, "apgd", purpose) - 1
+        delta = delta / expand_to(delta.abs().flatten(1).amax(1).clamp_min(TINY), delta)
     else:
-        delta = trial.draws.normal(shape, "apgd", purpose)
-        delta = trial.threat.geometry.steepest(delta) if trial.threat.norm == "l2" else delta
-    scale = 1.0 if trial.threat.norm == "l1" else wide(trial.radius, delta)
-    return trial.threat.project(trial.x, trial.x + trial.threat.masked(delta * scale))
+        delta = run.draws.normal(shape, "apgd", purpose)
+        delta = run.threat.geometry.steepest(delta) if run.threat.norm == "l2" else delta
+    scale = 1.0 if run.threat.norm == "l1" else expand_to(run.radius, delta)
+    return run.threat.project(run.x, run.x + run.threat.masked(delta * scale))
 
 
-def keep_best(trial: Trial) -> None:
+def keep_best(run: AttackRun) -> None:
     """Note where the loss has been highest, and the gradient there."""
-    state = trial.state
-    better = trial.value > state.top
-    state.top = torch.where(better, trial.value, state.top)
-    state.best = torch.where(wide(better, state.x), state.x, state.best)
-    state.best_gradient = torch.where(wide(better, state.x), state.gradient, state.best_gradient)
+    state = run.state
+    better = run.value > state.top
+    state.top = torch.where(better, run.value, state.top)
+    state.best = torch.where(expand_to(better, state.x), state.x, state.best)
+    state.best_gradient = torch.where(expand_to(better, state.x), state.gradient, state.best_gradient)
 
 
-def go_back(trial: Trial, rows: Tensor) -> None:
+def go_back(run: AttackRun, rows: Tensor) -> None:
     """Put `rows` where their loss was highest."""
-    state = trial.state
-    state.x = torch.where(wide(rows, state.x), state.best, state.x)
-    state.gradient = torch.where(wide(rows, state.x), state.best_gradient, state.gradient)
+    state = run.state
+    state.x = torch.where(expand_to(rows, state.x), state.best, state.x)
+    state.gradient = torch.where(expand_to(rows, state.x), state.best_gradient, state.gradient)
 
 
-def begin(trial: Trial, first: Tensor, climb: Climb, offer: bool = True) -> None:
-    state = trial.state
+def begin(run: AttackRun, first: Tensor, loss_fn: LossFn, update_best: bool = True) -> None:
+    state = run.state
     state.x = state.old = state.best = first
-    _, state.gradient = trial.slope(first, climb, offer=offer)
-    state.best_gradient, state.top = state.gradient, trial.value
+    _, state.gradient = run.value_and_grad(first, loss_fn, update_best=update_best)
+    state.best_gradient, state.top = state.gradient, run.value
 
 
-def ascend(trial: Trial, steps: int, first: Tensor, climb: Climb, baseline: float) -> Iterator[None]:
+def ascend(run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, baseline: float) -> Iterator[None]:
     """Algorithm 1. `baseline` is what the first loss is compared with when rises are counted."""
-    state, threat = trial.state, trial.threat
-    begin(trial, first, climb)
-    state.step = 2 * trial.radius
+    state, threat = run.state, run.threat
+    begin(run, first, loss_fn)
+    state.step = 2 * run.radius
     state.previous, state.rises = torch.full_like(state.top, baseline), torch.zeros_like(state.top)
-    state.checked, state.halved = state.top, torch.ones_like(trial.done)
+    state.checked, state.halved = state.top, torch.ones_like(run.done)
     period, shortest, cut, since = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03, 0))
     since = 0
     for number in range(steps):
-        threat, share = trial.threat, 0.75 if number else 1.0
+        threat, share = run.threat, 0.75 if number else 1.0
         drift, state.old = state.x - state.old, state.x
-        aim = state.x + threat.geometry.steepest(state.gradient) * wide(state.step, state.x)
-        aim = state.x + (threat.project(trial.x, aim) - state.x) * share + drift * (1 - share)
-        state.x = threat.project(trial.x, aim)
-        _, state.gradient = trial.slope(state.x, climb)
-        state.rises, state.previous = state.rises + (trial.value > state.previous), trial.value
-        keep_best(trial)
+        aim = state.x + threat.geometry.steepest(state.gradient) * expand_to(state.step, state.x)
+        aim = state.x + (threat.project(run.x, aim) - state.x) * share + drift * (1 - share)
+        state.x = threat.project(run.x, aim)
+        _, state.gradient = run.value_and_grad(state.x, loss_fn)
+        state.rises, state.previous = state.rises + (run.value > state.previous), run.value
+        keep_best(run)
         since += 1
         if since == period:
             stuck = (state.rises <= RHO * period) | (~state.halved & (state.checked >= state.top))
             state.halved, state.checked = stuck, state.top
             state.step, state.rises = torch.where(stuck, state.step / 2, state.step), torch.zeros_like(state.rises)
-            go_back(trial, stuck)
+            go_back(run, stuck)
             period, since = max(period - cut, shortest), 0
         yield
 
 
 def ascend_sparse(
-    trial: Trial, steps: int, first: Tensor, climb: Climb, factor: float = 1.0, fresh: bool = True
+    run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, factor: float = 1.0, fresh: bool = True
 ) -> Iterator[None]:
     """The L1 form, in a ball `factor` times as large; only images of the true ball become candidates."""
-    state, size = trial.state, trial.x[0].numel()
-    begin(trial, first, climb, offer=factor == 1)
-    moved = (first - trial.x).flatten(1).count_nonzero(1).float()
+    state, size = run.state, run.x[0].numel()
+    begin(run, first, loss_fn, update_best=factor == 1)
+    moved = (first - run.x).flatten(1).count_nonzero(1).float()
     state.count = torch.full_like(state.top, 0.2 * size) if fresh else moved / 1.5
     state.moved = torch.full_like(state.top, float(size)) if fresh else moved
-    state.step, period = factor * trial.radius, max(int(0.04 * steps), 1)
+    state.step, period = factor * run.radius, max(int(0.04 * steps), 1)
     for number in range(1, steps + 1):
-        radius = factor * trial.radius
+        radius = factor * run.radius
         gradient = state.gradient.flatten(1)
         rank = (size - state.count).long().clamp(0, size - 1)
         least = gradient.abs().sort(1).values.gather(1, rank[:, None])
         signs = (gradient.sign() * (gradient.abs() >= least)).view_as(state.x)
-        signs = signs / wide(signs.abs().flatten(1).sum(1).clamp_min(1), signs)
-        ball: ThreatModel = trial.threat.at(radius)
-        state.x = ball.project(trial.x, state.x + signs * wide(state.step, signs))
-        _, state.gradient = trial.slope(state.x, climb, offer=factor == 1)
-        keep_best(trial)
+        signs = signs / expand_to(signs.abs().flatten(1).sum(1).clamp_min(1), signs)
+        ball: ThreatModel = run.threat.at(radius)
+        state.x = ball.project(run.x, state.x + signs * expand_to(state.step, signs))
+        _, state.gradient = run.value_and_grad(state.x, loss_fn, update_best=factor == 1)
+        keep_best(run)
         if number % period == 0:
-            moved = (state.best - trial.x).flatten(1).count_nonzero(1).float()
+            moved = (state.best - run.x).flatten(1).count_nonzero(1).float()
             sparser = moved / state.moved.clamp_min(1) < 0.95
             state.count, state.moved = moved / 1.5, moved
             state.step = torch.where(sparser, radius, (state.step / 1.5).clamp_min(radius / 10))
-            go_back(trial, sparser)
+            go_back(run, sparser)
         yield
 
 
-def run_once(trial: Trial, steps: int, purpose: object, climb: Climb, baseline: float, given: bool) -> Iterator[None]:
+def run_once(
+    run: AttackRun, steps: int, purpose: object, loss_fn: LossFn, baseline: float, given: bool
+) -> Iterator[None]:
     """One restart: from where the caller said, or at random; for L1 through balls 3 and 2 times as large first."""
-    if trial.threat.norm != "l1":
-        first = trial.threat.project(trial.x, trial.start) if given else start_on_sphere(trial, purpose)
-        yield from ascend(trial, steps, first, climb, baseline)
+    if run.threat.norm != "l1":
+        first = run.threat.project(run.x, run.start) if given else start_on_sphere(run, purpose)
+        yield from ascend(run, steps, first, loss_fn, baseline)
         return
-    trial.state.best = trial.x + trial.draws.normal(tuple(trial.x.shape[1:]), "apgd", purpose)
+    run.state.best = run.x + run.draws.normal(tuple(run.x.shape[1:]), "apgd", purpose)
     third = -(-3 * steps // 10)
     for factor, share in ((3.0, third), (2.0, third), (1.0, max(steps - 2 * third, 1))):
-        ball = trial.threat.at(factor * trial.radius)
-        first = ball.project(trial.x, trial.state.best)
-        yield from ascend_sparse(trial, share, first, climb, factor, fresh=False)
+        ball = run.threat.at(factor * run.radius)
+        first = ball.project(run.x, run.state.best)
+        yield from ascend_sparse(run, share, first, loss_fn, factor, fresh=False)
 
 
 class APGD(core.Attack):
@@ -144,14 +146,14 @@ class APGD(core.Attack):
         loss: Literal["ce", "dlr"] = Field("ce", description="Cross-entropy, or the difference of logits ratio.")
         stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
+    def steps(self, run: AttackRun) -> Iterator[None]:
         entropy = self.config.loss == "ce"
 
-        def climb(logits: Tensor) -> Tensor:
-            return trial.criterion.loss(logits) if entropy else trial.criterion.dlr(logits)
+        def loss_fn(logits: Tensor) -> Tensor:
+            return run.criterion.loss(logits) if entropy else run.criterion.dlr(logits)
 
         # Cross-entropy is always above zero, so in its terms the first step always counts as a rise.
         baseline = -torch.inf if entropy else 0.0
         for restart in range(self.config.restarts):
-            given = restart == 0 and trial.start is not trial.x
-            yield from run_once(trial, self.config.steps, restart, climb, baseline, given)
+            given = restart == 0 and run.start is not run.x
+            yield from run_once(run, self.config.steps, restart, loss_fn, baseline, given)

@@ -18,7 +18,7 @@ class AutoAttack(Sequence):
     norms = ("linf", "l2", "l1")
     forwards = "5 * (steps + 5) + min(targets, classes - 1) * (3 * steps + 8) + 1.25 * queries + 25"
     backwards = "5 * (steps + 5) + min(targets, classes - 1) * (2 * steps + 6)"
-    ranks = True
+    needs_class_scores = True
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from models.attacks.core import base as core
 from models.attacks.core.boundary_start import seek_start, to_boundary
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun
 
 CHECK_EVERY = 10
 """Steps between looks at the sideways move alone, by which the step lengths are set."""
@@ -36,45 +36,45 @@ class Boundary(core.Attack):
         adapt: float = Field(1.5, gt=1, le=10, description="Factor by which step lengths change.")
         tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        seek_start(trial, config.tries)
-        state.x = to_boundary(trial, state.x, 1e-3)
-        state.sideways = torch.full_like(trial.distance, config.sideways)
-        state.forward = torch.full_like(trial.distance, config.forward)
-        state.round_hits = trial.distance.new_full((len(trial.x), 100), torch.nan)
-        state.step_hits = trial.distance.new_full((len(trial.x), 30), torch.nan)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        seek_start(run, config.tries)
+        state.x = to_boundary(run, state.x, 1e-3)
+        state.sideways = torch.full_like(run.distance, config.sideways)
+        state.forward = torch.full_like(run.distance, config.forward)
+        state.round_hits = run.distance.new_full((len(run.x), 100), torch.nan)
+        state.step_hits = run.distance.new_full((len(run.x), 30), torch.nan)
         yield
         for number in range(1, config.steps + 1):
-            forward, sideways = self._propose(trial, number)
-            hit = trial.look(forward) < 0
+            forward, sideways = self._propose(run, number)
+            hit = run.evaluate(forward) < 0
             if number % CHECK_EVERY == 0:
-                state.round_hits = average(state.round_hits, trial.margin_of(trial.scores(sideways)) < 0)
+                state.round_hits = average(state.round_hits, run.margin_of(run.logits(sideways)) < 0)
                 state.step_hits = average(state.step_hits, hit)
-                self._adapt(trial)
-            nearer = trial.threat.distance(trial.x, forward) < trial.threat.distance(trial.x, state.x)
-            state.x = torch.where(wide(hit & nearer, forward), forward, state.x)
-            trial.done = trial.done | (state.forward < 1e-7)
+                self._adapt(run)
+            nearer = run.threat.distance(run.x, forward) < run.threat.distance(run.x, state.x)
+            state.x = torch.where(expand_to(hit & nearer, forward), forward, state.x)
+            run.done = run.done | (state.forward < 1e-7)
             yield
 
-    def _propose(self, trial: Trial, number: int) -> tuple[Tensor, Tensor]:
+    def _propose(self, run: AttackRun, number: int) -> tuple[Tensor, Tensor]:
         """A step along the sphere around the image, and the same one moved towards the image."""
-        state = trial.state
-        back = (trial.x - state.x).flatten(1)
+        state = run.state
+        back = (run.x - state.x).flatten(1)
         far = back.norm(dim=1, keepdim=True).clamp_min(TINY)
-        noise = trial.threat.masked(trial.draws.normal(tuple(trial.x.shape[1:]), "walk", number)).flatten(1)
+        noise = run.threat.masked(run.draws.normal(tuple(run.x.shape[1:]), "walk", number)).flatten(1)
         noise = noise - (noise * back).sum(1, keepdim=True) / far.square() * back
         noise = noise * (state.sideways[:, None] * far / noise.norm(dim=1, keepdim=True).clamp_min(TINY))
         sphere = (noise - back) / (state.sideways[:, None].square() + 1).sqrt()
-        sideways = (trial.x + sphere.view_as(trial.x)).clamp(0, 1)
-        back = (trial.x - sideways).flatten(1)
+        sideways = (run.x + sphere.view_as(run.x)).clamp(0, 1)
+        back = (run.x - sideways).flatten(1)
         left = back.norm(dim=1, keepdim=True).clamp_min(TINY)
         length = (state.forward[:, None] * far + left - far).clamp_min(0) / left
-        return (sideways + (length * back).view_as(trial.x)).clamp(0, 1), sideways
+        return (sideways + (length * back).view_as(run.x)).clamp(0, 1), sideways
 
-    def _adapt(self, trial: Trial) -> None:
+    def _adapt(self, run: AttackRun) -> None:
         """Longer steps where the boundary looks flat, shorter where most steps cross it."""
-        state, factor = trial.state, self.config.adapt
+        state, factor = run.state, self.config.adapt
         rate, full = state.round_hits.mean(1), ~state.round_hits.isnan().any(1)
         change = torch.where(full & (rate > 0.5), factor, torch.where(full & (rate < 0.2), 1 / factor, 1.0))
         state.sideways, state.forward = state.sideways * change, state.forward * change

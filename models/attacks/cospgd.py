@@ -4,16 +4,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.attacks.core.pixel_descent import PixelDescent
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 
 
 class CosPGD(PixelDescent):
     name = "cospgd"
     summary = "PGD on all pixels, each weighed by how near its probabilities are to its label (Agnihotri et al. 2024)"
 
-    def weights(self, trial: Trial, logits: Tensor, share: float) -> Tensor:
+    def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
         """The cosine between the softmax and the one-hot label, or one less that of the target (eq. 6 and 7)."""
-        criterion, chances = trial.criterion, logits.softmax(1)
+        criterion, chances = run.criterion, logits.softmax(1)
         aim = criterion.labels if criterion.targets is None else criterion.targets
         aim = aim.clamp(0, logits.shape[1] - 1)
         cosine = F.cosine_similarity(chances, F.one_hot(aim, logits.shape[1]).movedim(3, 1).to(chances), dim=1)

@@ -7,16 +7,16 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun
 
 INSIDE = 0.999999
 """Keeps black and white pixels movable: the derivative of tanh is zero at its ends."""
 
 
-def adam(trial: Trial, gradient: Tensor, step: int, rate: float) -> Tensor:
-    """The next step of Adam (Kingma & Ba 2015), whose moments are `first` and `second` in the trial's state."""
-    state = trial.state
+def adam(run: AttackRun, gradient: Tensor, step: int, rate: float) -> Tensor:
+    """The next step of Adam (Kingma & Ba 2015), whose moments are `first` and `second` in the run's state."""
+    state = run.state
     state.first = 0.9 * state.first + 0.1 * gradient
     state.second = 0.999 * state.second + 0.001 * gradient.square()
     mean, spread = state.first / (1 - 0.9**step), state.second / (1 - 0.999**step)
@@ -26,16 +26,16 @@ def adam(trial: Trial, gradient: Tensor, step: int, rate: float) -> Tensor:
 class Weights:
     """The search for the smallest weight of the margin that still gives success: tenfold until found, then halves."""
 
-    def __init__(self, trial: Trial, initial: float):
-        state = trial.state
-        state.weight = torch.full((len(trial.x),), initial, device=trial.x.device)
+    def __init__(self, run: AttackRun, initial: float):
+        state = run.state
+        state.weight = torch.full((len(run.x),), initial, device=run.x.device)
         state.low, state.high = torch.zeros_like(state.weight), torch.full_like(state.weight, torch.inf)
-        state.found = torch.zeros_like(trial.done)
+        state.found = torch.zeros_like(run.done)
 
     @staticmethod
-    def narrow(trial: Trial) -> None:
+    def narrow(run: AttackRun) -> None:
         """After a run: which weights succeeded, and the next ones to try."""
-        state = trial.state
+        state = run.state
         state.high = torch.where(state.found, state.weight, state.high)
         state.low = torch.where(state.found, state.low, state.weight)
         state.weight = torch.where(state.high.isinf(), state.weight * 10, (state.low + state.high) / 2).clamp_max(1e10)
@@ -57,37 +57,39 @@ class CW(core.Attack):
         weight: float = Field(1e-3, gt=0, le=1e6, description="First weight of the margin.")
         confidence: float = Field(0.0, ge=0, le=1000, description="By how much the wrong class has to win.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        Weights(trial, config.weight)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        Weights(run, config.weight)
         for _ in range(config.searches):
-            state.start = ((2 * trial.x - 1) * INSIDE).atanh()
+            state.start = ((2 * run.x - 1) * INSIDE).atanh()
             state.w, state.nearest = state.start, (state.start.tanh() + 1) / 2
-            state.first = state.second = torch.zeros_like(trial.x)
-            state.loss = torch.full_like(trial.distance, torch.inf)
-            trial.idle = torch.zeros_like(trial.done)
+            state.first = state.second = torch.zeros_like(run.x)
+            state.loss = torch.full_like(run.distance, torch.inf)
+            run.paused = torch.zeros_like(run.done)
             for step in range(1, config.steps + 1):
-                self._descend(trial, step)
+                self._descend(run, step)
                 yield
-                if not bool(trial.active.any()):
+                if not bool(run.active.any()):
                     break
-            Weights.narrow(trial)
+            Weights.narrow(run)
 
-    def _descend(self, trial: Trial, step: int) -> None:
-        state, config = trial.state, self.config
+    def _descend(self, run: AttackRun, step: int) -> None:
+        state, config = run.state, self.config
         squash = state.w.tanh()
         x = (squash + 1) / 2
 
-        def climb(logits: Tensor) -> Tensor:
-            return -state.weight * torch.relu(trial.criterion.margin(logits) + config.confidence)
+        def loss_fn(logits: Tensor) -> Tensor:
+            return -state.weight * torch.relu(run.criterion.margin(logits) + config.confidence)
 
-        margin, gradient = trial.slope(x, climb, offer=False)
+        margin, gradient = run.value_and_grad(x, loss_fn, update_best=False)
         hit = margin + config.confidence < 0
-        state.found = state.found | (hit & trial.active)
-        trial.offer(x, margin + config.confidence)
+        state.found = state.found | (hit & run.active)
+        run.update_best(x, margin + config.confidence)
         change = (2 * (x - state.nearest) - gradient) * (1 - squash.square()) / 2
-        state.w = torch.where(wide(trial.active, x), state.w - adam(trial, change, step, config.learning_rate), state.w)
+        state.w = torch.where(
+            expand_to(run.active, x), state.w - adam(run, change, step, config.learning_rate), state.w
+        )
         if (step - 1) % -(-config.steps // 10) == 0:  # each image stops by itself once a tenth brought no progress
-            loss = (x - state.nearest).flatten(1).square().sum(1) - trial.value
-            trial.idle = trial.idle | ~(loss <= 0.9999 * state.loss)
+            loss = (x - state.nearest).flatten(1).square().sum(1) - run.value
+            run.paused = run.paused | ~(loss <= 0.9999 * state.loss)
             state.loss = loss

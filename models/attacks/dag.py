@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pydantic import Field
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun
 from models.capabilities import DetectsObjects, Segments
 
 
@@ -26,15 +26,15 @@ class DAG(core.Attack):
         steps: int = Field(200, ge=1, le=10_000, description="Most gradient steps.")
         gamma: core.Eps = Field(0.5 / 255, gt=0, le=1, description="Largest change of a pixel in one step.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state = trial.state
-        state.x = trial.x
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state = run.state
+        state.x = run.x
         for _ in range(self.config.steps):
-            margin, gradient = trial.slope(state.x, lambda logits: trial.criterion.pull(logits))
-            trial.done = trial.done | (margin < 0)
+            margin, gradient = run.value_and_grad(state.x, lambda logits: run.criterion.pull(logits))
+            run.done = run.done | (margin < 0)
             size = gradient.abs().flatten(1).amax(1).clamp_min(TINY)
-            step = gradient * wide(self.config.gamma / size, gradient)
+            step = gradient * expand_to(self.config.gamma / size, gradient)
             # a row that got there keeps the image that did
-            state.x = trial.threat.project(trial.x, state.x + step * wide(~trial.done, step))
+            state.x = run.threat.project(run.x, state.x + step * expand_to(~run.done, step))
             yield
-        trial.look(state.x)
+        run.evaluate(state.x)

@@ -7,8 +7,8 @@ import torch
 from pydantic import Field
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun
 
 
 class DDN(core.Attack):
@@ -22,19 +22,19 @@ class DDN(core.Attack):
         radius: float = Field(1.0, gt=0, le=100, description="L2 length of the first perturbation.")
         gamma: float = Field(0.05, gt=0, lt=1, description="How much the radius changes at each step.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config, norm = trial.state, self.config, trial.threat.geometry
-        state.x = trial.x
-        state.radius = torch.full_like(trial.radius, config.radius)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config, norm = run.state, self.config, run.threat.geometry
+        state.x = run.x
+        state.radius = torch.full_like(run.radius, config.radius)
         for number in range(config.steps):
-            margin, gradient = trial.slope(state.x)
+            margin, gradient = run.value_and_grad(state.x)
             rate = 0.01 + 0.99 * (1 + math.cos(math.pi * number / config.steps)) / 2
-            delta = state.x - trial.x + rate * norm.steepest(gradient)
-            farthest = norm.size(trial.threat.masked(torch.maximum(trial.x, 1 - trial.x)))
+            delta = state.x - run.x + rate * norm.steepest(gradient)
+            farthest = norm.size(run.threat.masked(torch.maximum(run.x, 1 - run.x)))
             factor = torch.where(margin < 0, 1 - config.gamma, 1 + config.gamma)
             state.radius = torch.minimum(state.radius * factor, farthest)
-            delta = delta * wide(state.radius / norm.size(delta).clamp_min(TINY), delta)
+            delta = delta * expand_to(state.radius / norm.size(delta).clamp_min(TINY), delta)
             # Rounding within the loop: what succeeds here succeeds as an 8-bit image.
-            state.x = trial.threat.at(None).snap(trial.x, (trial.x + delta).clamp(0, 1))
+            state.x = run.threat.at(None).quantise(run.x, (run.x + delta).clamp(0, 1))
             yield
-        trial.look(state.x)
+        run.evaluate(state.x)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun
 from models.attacks.criteria.classification import Misclassified, others, pick
 
 PUSH = 1e-4
@@ -19,7 +19,7 @@ REFRESH = 10
 """Steps after which all candidates are looked at again."""
 
 
-def nearest(values: Tensor, gradients: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+def step_over_closest(values: Tensor, gradients: Tensor, norm: str) -> tuple[Tensor, Tensor]:
     """The step over the nearest of the linearised boundaries (N, k), eq. 8 and 9 of the paper, and all distances."""
     dual = 2 if norm == "l2" else 1
     lengths = gradients.flatten(2).norm(p=dual, dim=2).clamp_min(TINY)
@@ -27,8 +27,8 @@ def nearest(values: Tensor, gradients: Tensor, norm: str) -> tuple[Tensor, Tenso
     best = distances.argmin(1)
     rows = torch.arange(len(values), device=values.device)
     gradient = gradients[rows, best]
-    unit = gradient / wide(lengths[rows, best], gradient) if norm == "l2" else gradient.sign()
-    return -unit * wide(distances[rows, best] + PUSH, gradient), distances
+    unit = gradient / expand_to(lengths[rows, best], gradient) if norm == "l2" else gradient.sign()
+    return -unit * expand_to(distances[rows, best] + PUSH, gradient), distances
 
 
 class DeepFool(core.Attack):
@@ -47,45 +47,45 @@ class DeepFool(core.Attack):
         overshoot: float = Field(0.02, ge=0, le=1, description="How far beyond the boundary to go, relatively.")
         free_pixels: bool = Field(False, description="Count on pixels alone that are not at the end of their range.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        state.x, state.total, state.rivals = trial.x, torch.zeros_like(trial.x), None
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        state.x, state.total, state.rivals = run.x, torch.zeros_like(run.x), None
         for number in range(config.steps):
             if number % REFRESH == 0:
                 state.rivals = None
-            values, gradients = trial.jacobian(state.x, lambda logits: self._surfaces(trial, logits))
+            values, gradients = run.jacobian(state.x, lambda logits: self._surfaces(run, logits))
             if config.free_pixels:
                 gradients = gradients * self._free(state.x, gradients)
-            self._rest(trial)
-            step, distances = nearest(values, gradients, trial.threat.norm)
-            self._follow(trial, distances)
+            self._rest(run)
+            step, distances = step_over_closest(values, gradients, run.threat.norm)
+            self._follow(run, distances)
             state.total = state.total + step
-            moved = trial.x + (1 + config.overshoot) * state.total
-            state.x = torch.where(wide(trial.done, moved), state.x, moved.clamp(0, 1))
+            moved = run.x + (1 + config.overshoot) * state.total
+            state.x = torch.where(expand_to(run.done, moved), state.x, moved.clamp(0, 1))
             yield
-        trial.look(state.x)
+        run.evaluate(state.x)
 
-    def _surfaces(self, trial: Trial, logits: Tensor) -> Tensor:
+    def _surfaces(self, run: AttackRun, logits: Tensor) -> Tensor:
         """The boundaries to the candidates, or to those of them that are being followed."""
-        state = trial.state
+        state = run.state
         if state.rivals is not None:
             return pick(logits, state.label)[:, None] - logits.gather(1, state.rivals)
-        return trial.criterion.surfaces(logits, self.config.candidates - 1)
+        return run.criterion.surfaces(logits, self.config.candidates - 1)
 
-    def _follow(self, trial: Trial, distances: Tensor) -> None:
+    def _follow(self, run: AttackRun, distances: Tensor) -> None:
         """Of many classes only the nearest are looked at again for a while: each costs a backward pass."""
-        criterion, state = trial.criterion, trial.state
+        criterion, state = run.criterion, run.state
         if (
             state.rivals is None
             and isinstance(criterion, Misclassified)
             and distances.shape[1] > self.config.follow > 0
         ):
-            order = others(trial.logits, criterion.labels).topk(distances.shape[1], 1).indices
+            order = others(run.last_logits, criterion.labels).topk(distances.shape[1], 1).indices
             near = distances.topk(self.config.follow, 1, largest=False).indices
             state.label, state.rivals = criterion.labels, order.gather(1, near)
 
-    def _rest(self, trial: Trial) -> None:
-        trial.done = trial.done | (trial.margin < 0)
+    def _rest(self, run: AttackRun) -> None:
+        run.done = run.done | (run.margin < 0)
 
     def _free(self, x: Tensor, gradients: Tensor) -> Tensor:
         x = x[:, None]

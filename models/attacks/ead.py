@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun
 from models.attacks.cw import Weights
 
 
@@ -36,47 +36,47 @@ class EAD(core.Attack):
         rule: Literal["l1", "en"] = Field("l1", description="What is made small: the L1 norm or the elastic net.")
         confidence: float = Field(0.0, ge=0, le=1000, description="By how much the wrong class has to win.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
         if config.rule == "en":
-            trial.measure = lambda y: self._elastic(y - trial.x)
-        Weights(trial, config.weight)
+            run.measure = lambda y: self._elastic(y - run.x)
+        Weights(run, config.weight)
         for _ in range(config.searches):
-            state.x = state.y = trial.x
-            state.loss = torch.full_like(trial.distance, torch.inf)
-            trial.idle = torch.zeros_like(trial.done)
+            state.x = state.y = run.x
+            state.loss = torch.full_like(run.distance, torch.inf)
+            run.paused = torch.zeros_like(run.done)
             for step in range(config.steps):
-                self._descend(trial, step)
+                self._descend(run, step)
                 yield
-                if not bool(trial.active.any()):
+                if not bool(run.active.any()):
                     break
-            Weights.narrow(trial)
+            Weights.narrow(run)
 
     def _elastic(self, delta: Tensor) -> Tensor:
         delta = delta.flatten(1)
         return delta.square().sum(1) + self.config.beta * delta.abs().sum(1)
 
-    def _descend(self, trial: Trial, step: int) -> None:
-        state, config = trial.state, self.config
+    def _descend(self, run: AttackRun, step: int) -> None:
+        state, config = run.state, self.config
 
-        def climb(logits: Tensor) -> Tensor:
-            return -state.weight * torch.relu(trial.criterion.margin(logits) + config.confidence)
+        def loss_fn(logits: Tensor) -> Tensor:
+            return -state.weight * torch.relu(run.criterion.margin(logits) + config.confidence)
 
-        _, gradient = trial.slope(state.y, climb, offer=False)
-        loss = (state.y - trial.x).flatten(1).square().sum(1) - trial.value
+        _, gradient = run.value_and_grad(state.y, loss_fn, update_best=False)
+        loss = (state.y - run.x).flatten(1).square().sum(1) - run.value
         rate = config.step * (1 - step / config.steps) ** 0.5
-        pull = 2 * (state.y - trial.x)
+        pull = 2 * (state.y - run.x)
         if config.rule == "l1":
             # Squares would shrink the few pixels that matter most: an image that is over the boundary has only to
             # lose length.
-            pull = torch.where(wide(trial.value == 0, pull), 0, pull)
+            pull = torch.where(expand_to(run.value == 0, pull), 0, pull)
         downhill = pull - gradient
-        before, state.x = state.x, shrink(state.y - rate * downhill, trial.x, config.beta)
+        before, state.x = state.x, shrink(state.y - rate * downhill, run.x, config.beta)
         state.y = state.x + step / (step + 3) * (state.x - before)  # may leave the range, as in the paper
-        margin = trial.margin_of(trial.scores(state.x)) + config.confidence
-        state.found = state.found | ((margin < 0) & trial.active)
-        trial.offer(state.x, margin)
+        margin = run.margin_of(run.logits(state.x)) + config.confidence
+        state.found = state.found | ((margin < 0) & run.active)
+        run.update_best(state.x, margin)
         # for the L1 norm this loss is not what the steps lower, so it cannot say when they are done
         if config.rule == "en" and step % -(-config.steps // 10) == 0:
-            trial.idle = trial.idle | ~(loss <= 0.9999 * state.loss)
-            state.loss = torch.where(trial.idle, state.loss, loss)
+            run.paused = run.paused | ~(loss <= 0.9999 * state.loss)
+            state.loss = torch.where(run.paused, state.loss, loss)

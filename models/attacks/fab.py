@@ -10,9 +10,9 @@ from torch import Tensor
 from models.attacks.apgdt import likely, places
 from models.attacks.core import base as core
 from models.attacks.core.hyperplane import step_to
-from models.attacks.core.multi_target import abreast, spread
-from models.attacks.core.norms import NORMS, TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.multi_target import copies_pay, run_targets_together
+from models.attacks.core.norms import NORMS, TINY, expand_to
+from models.attacks.core.run import AttackRun
 from models.attacks.core.threat import SLACK
 from models.attacks.criteria.classification import pick
 
@@ -27,7 +27,7 @@ class FAB(core.Attack):
     norms = ("linf", "l2", "l1")
     forwards = "max(min(targets, classes - 1), 1) * restarts * (2 * steps + 2) + 2"
     backwards = "(classes - 1) * restarts * steps"
-    ranks = True
+    needs_class_scores = True
     minimal = True
 
     class Config(core.Config):
@@ -36,62 +36,62 @@ class FAB(core.Attack):
         targets: int = Field(9, ge=0, le=1000, description="Classes to try in turn; 0: the nearest of all each time.")
         restarts: int = Field(1, ge=1, le=100, description="Runs, the second and later ones from random points.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        tried = places(trial, self.config.targets) if self.config.targets else (0,)
-        if len(tried) > 1 and self.config.restarts == 1 and spread(trial):
-            yield from abreast(trial, len(tried), self._beside)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        tried = places(run, self.config.targets) if self.config.targets else (0,)
+        if len(tried) > 1 and self.config.restarts == 1 and copies_pay(run):
+            yield from run_targets_together(run, len(tried), self._beside)
             return
         for place in tried:
             for restart in range(self.config.restarts):
-                trial.state.label, trial.state.target = likely(trial, place)
-                yield from self._approach(trial, bool(place), (place, restart) if restart else None)
+                run.state.label, run.state.target = likely(run, place)
+                yield from self._approach(run, bool(place), (place, restart) if restart else None)
 
-    def _beside(self, copies: Trial, number: Tensor) -> Iterator[None]:
+    def _beside(self, copies: AttackRun, number: Tensor) -> Iterator[None]:
         copies.state.label, copies.state.target = likely(copies, number + 1)
         yield from self._approach(copies, True, None)
 
-    def _approach(self, trial: Trial, one_class: bool, start: object) -> Iterator[None]:
-        state, norm = trial.state, NORMS[trial.threat.norm]
-        state.x = trial.x if start is None else self._random(trial, start)
+    def _approach(self, run: AttackRun, one_class: bool, start: object) -> Iterator[None]:
+        state, norm = run.state, NORMS[run.threat.norm]
+        state.x = run.x if start is None else self._random(run, start)
         for _ in range(self.config.steps):
-            value, normal = self._boundary(trial, one_class)
-            offset = (normal * (trial.x - state.x).flatten(1)).sum(1)
-            both = torch.cat([state.x, trial.x]).flatten(1), normal.repeat(2, 1), torch.cat([value, value + offset])
+            value, normal = self._boundary(run, one_class)
+            offset = (normal * (run.x - state.x).flatten(1)).sum(1)
+            both = torch.cat([state.x, run.x]).flatten(1), normal.repeat(2, 1), torch.cat([value, value + offset])
             d, d0 = step_to(*both, norm.name).view(2, *state.x.shape)
             length, length0 = norm.size(d).clamp_min(1e-8), norm.size(d0).clamp_min(1e-8)
-            pull = wide((length / (length + length0)).clamp_max(ALPHA), d)
-            state.x = ((state.x + ETA * d) * (1 - pull) + (trial.x + ETA * d0) * pull).clamp(0, 1)
-            margin = trial.margin_of(trial.scores(state.x))
-            self._offer(trial, margin)
-            back = trial.x + (state.x - trial.x) * BETA
-            state.x = torch.where(wide(margin < 0, back), back, state.x)
+            pull = expand_to((length / (length + length0)).clamp_max(ALPHA), d)
+            state.x = ((state.x + ETA * d) * (1 - pull) + (run.x + ETA * d0) * pull).clamp(0, 1)
+            margin = run.margin_of(run.logits(state.x))
+            self._update_best(run, margin)
+            back = run.x + (state.x - run.x) * BETA
+            state.x = torch.where(expand_to(margin < 0, back), back, state.x)
             yield
 
-    def _boundary(self, trial: Trial, one_class: bool) -> tuple[Tensor, Tensor]:
+    def _boundary(self, run: AttackRun, one_class: bool) -> tuple[Tensor, Tensor]:
         """The nearest linearised boundary: its value (N,) at the present point and its normal (N, D)."""
-        state = trial.state
+        state = run.state
         if one_class:
             gap = lambda logits: pick(logits, state.label) - pick(logits, state.target)  # noqa: E731
-            _, normal = trial.slope(state.x, gap, offer=False)
-            return trial.value, normal.flatten(1)
-        count = trial.clean_logits.shape[1] - 1
-        values, normals = trial.jacobian(state.x, lambda logits: trial.criterion.surfaces(logits, count), offer=False)
+            _, normal = run.value_and_grad(state.x, gap, update_best=False)
+            return run.value, normal.flatten(1)
+        count = run.clean_logits.shape[1] - 1
+        values, normals = run.jacobian(state.x, lambda logits: run.criterion.surfaces(logits, count), update_best=False)
         normals = normals.flatten(2)
-        lengths = normals.norm(p=DUAL[trial.threat.norm], dim=2).clamp_min(TINY)
+        lengths = normals.norm(p=DUAL[run.threat.norm], dim=2).clamp_min(TINY)
         best = (values.abs() / lengths).argmin(1)
         rows = torch.arange(len(values), device=values.device)
         return values[rows, best], normals[rows, best]
 
-    def _offer(self, trial: Trial, margin: Tensor) -> None:
+    def _update_best(self, run: AttackRun, margin: Tensor) -> None:
         """Inside a bounded attack only points of the ball count."""
-        if not trial.minimal:
-            near = trial.threat.distance(trial.x, trial.state.x) <= trial.radius * (1 + SLACK)
+        if not run.minimal:
+            near = run.threat.distance(run.x, run.state.x) <= run.radius * (1 + SLACK)
             margin = torch.where(near, margin, torch.inf)
-        trial.offer(trial.state.x, margin)
+        run.update_best(run.state.x, margin)
 
-    def _random(self, trial: Trial, purpose: object) -> Tensor:
+    def _random(self, run: AttackRun, purpose: object) -> Tensor:
         """Halfway to a random point as far away as the best one so far."""
-        shape, norm = tuple(trial.x.shape[1:]), trial.threat.geometry
-        radius = torch.minimum(trial.distance, trial.radius.clamp_max(core.Attack.default_eps[norm.name]))
-        uniform, normal = trial.draws.uniform(shape, "fab", purpose), trial.draws.normal(shape, "fab", purpose)
-        return (trial.x + trial.threat.masked(norm.scatter(normal, uniform, radius)) / 2).clamp(0, 1)
+        shape, norm = tuple(run.x.shape[1:]), run.threat.geometry
+        radius = torch.minimum(run.distance, run.radius.clamp_max(core.Attack.default_eps[norm.name]))
+        uniform, normal = run.draws.uniform(shape, "fab", purpose), run.draws.normal(shape, "fab", purpose)
+        return (run.x + run.threat.masked(norm.random_point(normal, uniform, radius)) / 2).clamp(0, 1)

@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 
@@ -22,9 +22,9 @@ def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
     room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)) * (flat != 0)
     order = flat.abs().argsort(dim=1, descending=True, stable=True)
     sorted_room = room.gather(1, order)
-    spent = sorted_room.cumsum(1) - sorted_room
-    given = torch.minimum(sorted_room, (eps[:, None] - spent).clamp_min(0))
-    return (torch.zeros_like(flat).scatter(1, order, given) * flat.sign()).view_as(x)
+    used = sorted_room.cumsum(1) - sorted_room
+    length = torch.minimum(sorted_room, (eps[:, None] - used).clamp_min(0))
+    return (torch.zeros_like(flat).scatter(1, order, length) * flat.sign()).view_as(x)
 
 
 class FGSM(core.Attack):
@@ -34,16 +34,16 @@ class FGSM(core.Attack):
     forwards = "2"
     backwards = "1"
     victims = (Classifies, Segments, DetectsObjects)
-    warm = False
+    warm_start = False
 
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        _, gradient = trial.slope(trial.x)
-        if trial.threat.norm == "l1":
-            step = fill(trial.x, gradient, trial.radius)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        _, gradient = run.value_and_grad(run.x)
+        if run.threat.norm == "l1":
+            step = fill(run.x, gradient, run.radius)
         else:
-            step = trial.threat.geometry.steepest(gradient) * wide(trial.radius, trial.x)
-        trial.propose(trial.threat.project(trial.x, trial.x + step))
+            step = run.threat.geometry.steepest(gradient) * expand_to(run.radius, run.x)
+        run.set_result(run.threat.project(run.x, run.x + step))
         yield

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.attacks.core import base as core
 from models.attacks.core.boundary_start import seek_start, to_boundary
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.rng import Draws
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.rng import RowRNG
+from models.attacks.core.run import AttackRun
 
 HALVINGS = 20
 
@@ -32,53 +32,53 @@ class HopSkipJump(core.Attack):
         most_samples: int = Field(10_000, ge=2, le=100_000, description="Most queries for one estimate.")
         tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config, size = trial.state, self.config, trial.x[0].numel()
-        tolerance = 1 / size**2 if trial.threat.norm == "linf" else 1 / size**1.5
-        seek_start(trial, config.tries)
-        state.x = to_boundary(trial, state.x, tolerance)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config, size = run.state, self.config, run.x[0].numel()
+        tolerance = 1 / size**2 if run.threat.norm == "linf" else 1 / size**1.5
+        seek_start(run, config.tries)
+        state.x = to_boundary(run, state.x, tolerance)
         yield
         for step in range(config.steps):
-            state.far = trial.threat.distance(trial.x, state.x)
+            state.far = run.threat.distance(run.x, state.x)
             probe = torch.full_like(state.far, 0.1) if step == 0 else state.far / size
             count = min(int(config.samples * (step + 1) ** 0.5), config.most_samples)
-            normal = self._normal(trial, probe, count, step)
-            self._jump(trial, normal, state.far / (step + 1) ** 0.5)
-            state.x = to_boundary(trial, state.x, tolerance)
+            normal = self._normal(run, probe, count, step)
+            self._jump(run, normal, state.far / (step + 1) ** 0.5)
+            state.x = to_boundary(run, state.x, tolerance)
             yield
 
-    def _normal(self, trial: Trial, probe: Tensor, count: int, step: int) -> Tensor:
+    def _normal(self, run: AttackRun, probe: Tensor, count: int, step: int) -> Tensor:
         """The direction in which labels turn adversarial (eq. 16), from `count` probes around each point."""
-        point, seeds, linf = trial.state.x, trial.seeds, trial.threat.norm == "linf"
-        shape = (count, *trial.x.shape[1:])
+        point, seeds, linf = run.state.x, run.seeds, run.threat.norm == "linf"
+        shape = (count, *run.x.shape[1:])
 
         def probes(places: Tensor | slice) -> Tensor:
-            draws = Draws(seeds[places])
+            draws = RowRNG(seeds[places])
             u = 2 * draws.uniform(shape, "probe", step) - 1 if linf else draws.normal(shape, "probe", step)
-            if trial.threat.mask is not None:
-                u = u * trial.threat.mask[places if len(trial.threat.mask) > 1 else slice(None)][:, None]
+            if run.threat.mask is not None:
+                u = u * run.threat.mask[places if len(run.threat.mask) > 1 else slice(None)][:, None]
             u = u / u.flatten(2).norm(dim=2).clamp_min(TINY)[:, :, None, None, None]
             return (point[places][:, None] + probe[places].view(-1, 1, 1, 1, 1) * u).clamp(0, 1)
 
-        vote = torch.where(trial.look_many(probes, count) < 0, 1.0, -1.0)
+        vote = torch.where(run.evaluate_many(probes, count) < 0, 1.0, -1.0)
         mean = vote.mean(1, keepdim=True)
         vote = torch.where(mean.abs() == 1, vote, vote - mean)
         normal = torch.zeros_like(point)
-        for row in trial.active.nonzero()[:, 0].tolist():
+        for row in run.active.nonzero()[:, 0].tolist():
             moved = probes(slice(row, row + 1))[0] - point[row]  # after clipping, as it was shown
             normal[row] = (vote[row].view(-1, 1, 1, 1) * moved).mean(0)
-        return normal.sign() if linf else trial.threat.geometry.steepest(normal)
+        return normal.sign() if linf else run.threat.geometry.steepest(normal)
 
-    def _jump(self, trial: Trial, normal: Tensor, length: Tensor) -> None:
+    def _jump(self, run: AttackRun, normal: Tensor, length: Tensor) -> None:
         """Along the normal, halving the step until the image is adversarial; rows that never are stay in place."""
-        state = trial.state
-        landed = torch.zeros_like(trial.done)
+        state = run.state
+        landed = torch.zeros_like(run.done)
         for _ in range(HALVINGS):
-            trial.idle = landed
-            aim = (state.x + wide(length, normal) * normal).clamp(0, 1)
-            hit = (trial.look(aim) < 0) & ~landed
-            state.x = torch.where(wide(hit, aim), aim, state.x)
+            run.paused = landed
+            aim = (state.x + expand_to(length, normal) * normal).clamp(0, 1)
+            hit = (run.evaluate(aim) < 0) & ~landed
+            state.x = torch.where(expand_to(hit, aim), aim, state.x)
             landed, length = landed | hit, length / 2
-            if bool((landed | trial.done).all()):
+            if bool((landed | run.done).all()):
                 break
-        trial.idle = torch.zeros_like(landed)
+        run.paused = torch.zeros_like(landed)

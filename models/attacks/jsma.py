@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.apgdt import likely
 from models.attacks.core import base as core
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 from models.attacks.criteria.classification import pick
 
 PAIRED = 512
@@ -41,37 +41,37 @@ class JSMA(core.Attack):
     norms = ("l0",)
     forwards = "gamma * pixels / 2 + 3"
     backwards = "gamma * pixels + 2"
-    ranks = True
+    needs_class_scores = True
     minimal = True
 
     class Config(core.Config):
         theta: float = Field(1.0, ge=-1, le=1, description="Change of a value: above 0 brighter, below 0 darker.")
         gamma: float = Field(0.1, gt=0, le=1, description="Largest share of values to change.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        _, state.target = likely(trial, 1)
-        state.x, state.free = trial.x, self._movable(trial, trial.x)
-        size = trial.x[0].numel()
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        _, state.target = likely(run, 1)
+        state.x, state.free = run.x, self._movable(run, run.x)
+        size = run.x[0].numel()
         for _ in range(max(1, int(config.gamma * size / 2))):
-            _, slopes = trial.jacobian(state.x, lambda logits: self._surfaces(logits, state.target))
-            trial.done = trial.done | (trial.margin < 0)
+            _, slopes = run.jacobian(state.x, lambda logits: self._surfaces(logits, state.target))
+            run.done = run.done | (run.margin < 0)
             helps, harms = slopes.flatten(2).unbind(1)
             sign = 1.0 if config.theta > 0 else -1.0
             pair, there = best_pair(sign * helps, sign * harms, state.free)
-            trial.done = trial.done | ~there
+            run.done = run.done | ~there
             flat = state.x.flatten(1)
             moved = flat.scatter(1, pair, (flat.gather(1, pair) + config.theta).clamp(0, 1)).view_as(state.x)
-            state.x = torch.where(trial.done.view(-1, 1, 1, 1), state.x, moved)
-            state.free = state.free & self._movable(trial, state.x)
+            state.x = torch.where(run.done.view(-1, 1, 1, 1), state.x, moved)
+            state.free = state.free & self._movable(run, state.x)
             yield
-        trial.look(state.x)
+        run.evaluate(state.x)
 
     def _surfaces(self, logits: Tensor, target: Tensor) -> Tensor:
         wanted = pick(logits, target)
         return torch.stack([wanted, logits.sum(1) - wanted], 1)
 
-    def _movable(self, trial: Trial, x: Tensor) -> Tensor:
+    def _movable(self, run: AttackRun, x: Tensor) -> Tensor:
         """(N, D): values that are not at their end, where the threat lets them change."""
         room = x < 1 if self.config.theta > 0 else x > 0
-        return (trial.threat.masked(torch.ones_like(x)) > 0).logical_and(room).flatten(1)
+        return (run.threat.masked(torch.ones_like(x)) > 0).logical_and(room).flatten(1)

@@ -8,19 +8,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import TINY, expand_to
+from models.attacks.core.run import AttackRun
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 
-def resize_and_pad(trial: Trial, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
+def resize_and_pad(run: AttackRun, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
     """Shrinks each image to a random size and puts it at a random place on black; some images stay as they are."""
-    shrink, right, down, moved = trial.draws.uniform((4,), "diversity", step).unbind(1)
+    shrink, right, down, moved = run.draws.uniform((4,), "diversity", step).unbind(1)
     size = torch.where(moved < chance, smallest + (1 - smallest) * shrink, 1.0)
     free = 1 / size - 1  # how far the window may slide, in units of the sampling grid
     rows = torch.stack([1 / size, torch.zeros_like(size), free * (2 * right - 1)], 1)
     columns = torch.stack([torch.zeros_like(size), 1 / size, free * (2 * down - 1)], 1)
-    grid = nn.functional.affine_grid(torch.stack([rows, columns], 1), list(trial.x.shape), align_corners=False)
+    grid = nn.functional.affine_grid(torch.stack([rows, columns], 1), list(run.x.shape), align_corners=False)
     return lambda x: nn.functional.grid_sample(x, grid, align_corners=False)
 
 
@@ -50,20 +50,20 @@ class MIFGSM(core.Attack):
         kernel: int = Field(0, ge=0, le=31, description="Width of the blur of gradients (TI); 0 for none.")
         stop_early: bool = Field(True, description="Leave an image alone once it is adversarial; not for transfer.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
-        state.momentum = torch.zeros_like(trial.x)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        state.x = run.x if run.start is run.x else run.threat.project(run.x, run.start)
+        state.momentum = torch.zeros_like(run.x)
         for number in range(config.steps):
-            through = resize_and_pad(trial, number, config.smallest, config.diversity) if config.diversity else None
-            _, gradient = trial.slope(state.x, through=through)
+            through = resize_and_pad(run, number, config.smallest, config.diversity) if config.diversity else None
+            _, gradient = run.value_and_grad(state.x, through=through)
             gradient = smooth(gradient, config.kernel | 1) if config.kernel else gradient
-            scale = wide(gradient.abs().flatten(1).sum(1).clamp_min(TINY), gradient)
+            scale = expand_to(gradient.abs().flatten(1).sum(1).clamp_min(TINY), gradient)
             state.momentum = config.momentum * state.momentum + gradient / scale
-            length = trial.radius / config.steps if config.step is None else torch.full_like(trial.radius, config.step)
-            state.x = trial.threat.project(trial.x, state.x + state.momentum.sign() * wide(length, state.x))
+            length = run.radius / config.steps if config.step is None else torch.full_like(run.radius, config.step)
+            state.x = run.threat.project(run.x, state.x + state.momentum.sign() * expand_to(length, state.x))
             yield
         if config.stop_early:
-            trial.look(state.x)
+            run.evaluate(state.x)
         else:
-            trial.propose(state.x)
+            run.set_result(state.x)

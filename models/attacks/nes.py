@@ -8,29 +8,29 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import wide
-from models.attacks.core.rng import Draws
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.rng import RowRNG
+from models.attacks.core.run import AttackRun
 
 
-def estimate(trial: Trial, x: Tensor, pairs: int, width: float, purpose: object, signs: bool) -> Tensor:
+def estimate(run: AttackRun, x: Tensor, pairs: int, width: float, purpose: object, signs: bool) -> Tensor:
     """The gradient of the margin, downhill, from `pairs` of opposite probes, normal ones or random signs (SPSA)."""
     shape = tuple(x.shape[1:])
 
     def directions(places: Tensor | slice) -> Tensor:
-        draws = Draws(trial.seeds[places])
+        draws = RowRNG(run.seeds[places])
         return draws.signs((pairs, *shape), purpose) if signs else draws.normal((pairs, *shape), purpose)
 
     def probes(places: Tensor) -> Tensor:
         u = width * directions(places)
         return (x[places][:, None] + torch.cat([u, -u], 1)).clamp(0, 1)
 
-    margins = trial.look_many(probes, 2 * pairs)
+    margins = run.evaluate_many(probes, 2 * pairs)
     rise = (margins[:, :pairs] - margins[:, pairs:]).nan_to_num(0, 0, 0) / (2 * width * pairs)
     gradient = torch.zeros_like(x)
-    for row in trial.active.nonzero()[:, 0].tolist():
+    for row in run.active.nonzero()[:, 0].tolist():
         gradient[row] = -(rise[row].view(-1, 1, 1, 1) * directions(slice(row, row + 1))[0]).sum(0)
-    return trial.threat.masked(gradient)
+    return run.threat.masked(gradient)
 
 
 class NES(core.Attack):
@@ -48,17 +48,17 @@ class NES(core.Attack):
         width: float = Field(0.001, gt=0, le=1, description="Size of the probes.")
         step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 0.01 for linf, else eps / 10.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        state.x = run.x if run.start is run.x else run.threat.project(run.x, run.start)
         for number in range(config.steps):
-            gradient = estimate(trial, state.x, config.samples // 2, config.width, ("nes", number), signs=False)
-            step = trial.threat.geometry.steepest(gradient) * wide(self._length(trial), state.x)
-            state.x = trial.threat.project(trial.x, state.x + step)
-            trial.look(state.x)
+            gradient = estimate(run, state.x, config.samples // 2, config.width, ("nes", number), signs=False)
+            step = run.threat.geometry.steepest(gradient) * expand_to(self._length(run), state.x)
+            state.x = run.threat.project(run.x, state.x + step)
+            run.evaluate(state.x)
             yield
 
-    def _length(self, trial: Trial) -> Tensor:
+    def _length(self, run: AttackRun) -> Tensor:
         if self.config.step is not None:
-            return torch.full_like(trial.radius, self.config.step)
-        return torch.full_like(trial.radius, 0.01) if trial.threat.norm == "linf" else trial.radius / 10
+            return torch.full_like(run.radius, self.config.step)
+        return torch.full_like(run.radius, 0.01) if run.threat.norm == "linf" else run.radius / 10

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 
 FACTOR = 0.5
 """Weight of the difference of two members in a child."""
@@ -32,41 +32,41 @@ class OnePixel(core.Attack):
     backwards = "0"
     access = "scores"
     default_eps = {**core.Attack.default_eps, "l0": 1.0}
-    warm = False
+    warm_start = False
 
     class Config(core.Config):
         steps: int = Field(100, ge=1, le=10_000, description="Generations.")
         population: int = Field(400, ge=4, le=10_000, description="Members of a generation, each a query.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, size, channels = trial.state, self.config.population, trial.x.shape[1]
-        pixels = max(1, int(trial.radius.max()))  # rows allowed fewer keep the first of their pixels
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, size, channels = run.state, self.config.population, run.x.shape[1]
+        pixels = max(1, int(run.radius.max()))  # rows allowed fewer keep the first of their pixels
         shape = (size, pixels, 2 + channels)
-        state.genes = trial.draws.uniform(shape, "first generation")
-        state.allowed = torch.arange(pixels, device=trial.x.device) < trial.radius[:, None]
-        state.fitness = self._ask(trial, state.genes)
+        state.genes = run.draws.uniform(shape, "first generation")
+        state.allowed = torch.arange(pixels, device=run.x.device) < run.radius[:, None]
+        state.fitness = self._ask(run, state.genes)
         yield
         for number in range(self.config.steps):
-            children = self._children(trial, state.genes, number)
-            fitness = self._ask(trial, children)
+            children = self._children(run, state.genes, number)
+            fitness = self._ask(run, children)
             better = fitness < state.fitness
             state.fitness = torch.where(better, fitness, state.fitness)
             state.genes = torch.where(better[:, :, None, None], children, state.genes)
             yield
 
-    def _ask(self, trial: Trial, genes: Tensor) -> Tensor:
+    def _ask(self, run: AttackRun, genes: Tensor) -> Tensor:
         def images(places: Tensor) -> Tensor:
-            count = trial.state.allowed[places].sum(1)
+            count = run.state.allowed[places].sum(1)
             first = genes[places][:, :, :1]
             kept = torch.arange(genes.shape[2], device=genes.device) < count[:, None]
-            return paint(trial.x[places], torch.where(kept[:, None, :, None], genes[places], first))
+            return paint(run.x[places], torch.where(kept[:, None, :, None], genes[places], first))
 
-        return trial.look_many(images, self.config.population)
+        return run.evaluate_many(images, self.config.population)
 
-    def _children(self, trial: Trial, genes: Tensor, number: int) -> Tensor:
+    def _children(self, run: AttackRun, genes: Tensor, number: int) -> Tensor:
         """Sums a + F (b - c) of three random members each, back inside the range."""
         size = self.config.population
-        draw = trial.draws.integers(size, (3, size), "parents", number)
+        draw = run.draws.integers(size, (3, size), "parents", number)
         rows = torch.arange(len(genes), device=genes.device)[:, None]
         a, b, c = (genes[rows, draw[:, k]] for k in range(3))
         return (a + FACTOR * (b - c)).clamp(0, 1)

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from models.attacks.core import descent
 from models.attacks.core.descent import random_start
-from models.attacks.core.run import Climb, Trial
+from models.attacks.core.run import AttackRun, LossFn
 
 
 class PGD(descent.Descent):
@@ -23,22 +23,22 @@ class PGD(descent.Descent):
         restarts: int = Field(1, ge=1, le=100, description="Runs from other starts for images that hold out.")
         loss: Literal["ce", "margin", "dlr"] = Field("ce", description="What the steps climb.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
+    def steps(self, run: AttackRun) -> Iterator[None]:
         for restart in range(self.config.restarts):
-            given = restart == 0 and trial.start is not trial.x
+            given = restart == 0 and run.start is not run.x
             # A random point of the L1 ball spends the budget on every pixel; the image itself is the better start.
-            plain = given or (restart == 0 and trial.threat.norm == "l1")
+            plain = given or (restart == 0 and run.threat.norm == "l1")
             at_random = self.config.random_start and not plain
             yield from self.descend(
-                trial, random_start(trial, restart) if at_random else self.first(trial), _climb(self, trial)
+                run, random_start(run, restart) if at_random else self.first(run), _loss_fn(self, run)
             )
 
 
-def _climb(attack: PGD, trial: Trial) -> Climb | None:
-    """The chosen loss. It asks the trial anew each time, because rows may have been put away."""
-    losses: dict[str, Climb | None] = {
+def _loss_fn(attack: PGD, run: AttackRun) -> LossFn | None:
+    """The chosen loss. It reads the run anew each time, because rows may have been put away."""
+    losses: dict[str, LossFn | None] = {
         "ce": None,
-        "margin": lambda logits: trial.criterion.rise(logits),
-        "dlr": lambda logits: trial.criterion.dlr(logits),
+        "margin": lambda logits: run.criterion.rise(logits),
+        "dlr": lambda logits: run.criterion.dlr(logits),
     }
     return losses[attack.config.loss]

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 
 from models.attacks.core import base as core
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 from models.attacks.cw import adam
 from models.attacks.nes import estimate
 
@@ -27,13 +27,13 @@ class SPSA(core.Attack):
         width: float = Field(0.01, gt=0, le=1, description="Size of the probes.")
         learning_rate: float = Field(0.01, gt=0, le=1, description="Step size of Adam.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, config = trial.state, self.config
-        state.x = trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
-        state.first = state.second = torch.zeros_like(trial.x)
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, config = run.state, self.config
+        state.x = run.x if run.start is run.x else run.threat.project(run.x, run.start)
+        state.first = state.second = torch.zeros_like(run.x)
         for number in range(config.steps):
-            gradient = estimate(trial, state.x, config.samples // 2, config.width, ("spsa", number), signs=True)
-            moved = state.x + adam(trial, gradient, number + 1, config.learning_rate)
-            state.x = trial.threat.project(trial.x, moved)
-            trial.look(state.x)
+            gradient = estimate(run, state.x, config.samples // 2, config.width, ("spsa", number), signs=True)
+            moved = state.x + adam(run, gradient, number + 1, config.learning_rate)
+            state.x = run.threat.project(run.x, moved)
+            run.evaluate(state.x)
             yield

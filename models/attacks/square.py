@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import NORMS, TINY, wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import NORMS, TINY, expand_to
+from models.attacks.core.run import AttackRun
 from models.attacks.core.square_batching import SPAN, Tries, search
 from models.attacks.core.square_patches import BLOCK, KINDS, ball, patches, plan
 from models.capabilities import Classifies, DetectsObjects, Segments
@@ -56,84 +56,84 @@ class Square(core.Attack):
         share: float = Field(0.8, gt=0, le=1, description="Share of the pixels in the first squares.")
         rescale: bool = Field(True, description="Fit the schedule, made for 10,000 queries, to their number.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        state, linf = trial.state, trial.threat.norm == "linf"
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        state, linf = run.state, run.threat.norm == "linf"
         if linf:
-            ball(trial)
-        state.x = self._stripes(trial) if linf else self._tiles(trial)
-        state.low = trial.look(state.x)
+            ball(run)
+        state.x = self._stripes(run) if linf else self._tiles(run)
+        state.low = run.evaluate(state.x)
         yield
-        if linf and trial.compact and trial.access.level == 2 and trial.budget is None:
-            kinds = trial.x[0, 0].numel() * 2 ** trial.x.shape[1]
+        if linf and run.compact and run.access.level == 2 and run.budget is None:
+            kinds = run.x[0, 0].numel() * 2 ** run.x.shape[1]
             known = kinds if kinds <= KINDS else 0
-            yield from search(trial, self.config.queries - 1, known, lambda *tries: self._tries(trial, *tries))
+            yield from search(run, self.config.queries - 1, known, lambda *tries: self._tries(run, *tries))
             return
         for number in range(self.config.queries - 1):
-            tried = self._recolour(trial, number) if linf else self._move(trial, number, self._side(trial, number))
-            margin = trial.look(tried)
+            tried = self._recolour(run, number) if linf else self._move(run, number, self._side(run, number))
+            margin = run.evaluate(tried)
             better = margin < state.low
             state.low = torch.where(better, margin, state.low)
-            state.x = torch.where(wide(better, tried), tried, state.x)
+            state.x = torch.where(expand_to(better, tried), tried, state.x)
             yield
 
-    def _side(self, trial: Trial, number: int) -> int:
+    def _side(self, run: AttackRun, number: int) -> int:
         turn = number * 10_000 // self.config.queries if self.config.rescale else number
         share = self.config.share / 2 ** sum(turn > limit for limit in HALVINGS)
-        height, width = trial.x.shape[2:]
-        side = max(round((share * height * width) ** 0.5), 1 if trial.threat.norm == "linf" else 3)
-        side += trial.threat.norm != "linf" and side % 2 == 0
+        height, width = run.x.shape[2:]
+        side = max(round((share * height * width) ** 0.5), 1 if run.threat.norm == "linf" else 3)
+        side += run.threat.norm != "linf" and side % 2 == 0
         return min(side, height, width)
 
-    def _stripes(self, trial: Trial) -> Tensor:
-        channels, _, width = trial.x.shape[1:]
-        return trial.threat.project(
-            trial.x, trial.x + trial.draws.signs((channels, 1, width), "stripes") * wide(trial.radius, trial.x)
+    def _stripes(self, run: AttackRun) -> Tensor:
+        channels, _, width = run.x.shape[1:]
+        return run.threat.project(
+            run.x, run.x + run.draws.signs((channels, 1, width), "stripes") * expand_to(run.radius, run.x)
         )
 
-    def _recolour(self, trial: Trial, number: int) -> Tensor:
+    def _recolour(self, run: AttackRun, number: int) -> Tensor:
         """One square of each channel to the edge of the ball."""
         if number % BLOCK == 0:
-            self._plan(trial, number, BLOCK)
-        rows = torch.arange(len(trial.x), device=trial.x.device)
-        return patches(trial, rows, torch.full_like(rows, number)).images(rows)
+            self._plan(run, number, BLOCK)
+        rows = torch.arange(len(run.x), device=run.x.device)
+        return patches(run, rows, torch.full_like(rows, number)).images(rows)
 
-    def _tries(self, trial: Trial, rows: Tensor, numbers: Tensor, start: int) -> Tries:
+    def _tries(self, run: AttackRun, rows: Tensor, numbers: Tensor, start: int) -> Tries:
         """Several of these for a row, all of the span that begins at `start`."""
-        state = trial.state
+        state = run.state
         if getattr(state, "start", None) != start:
-            self._plan(trial, start, SPAN)
-        found, tries = patches(trial, rows, numbers), numbers - start
-        kind = state.kind[rows, tries] if state.made.shape[1] else None
+            self._plan(run, start, SPAN)
+        found, tries = patches(run, rows, numbers), numbers - start
+        kind = state.kind[rows, tries] if state.tried.shape[1] else None
         return Tries(found.moves, kind, state.layout.since[tries], found.images)
 
-    def _plan(self, trial: Trial, start: int, count: int) -> None:
-        plan(trial, start, [self._side(trial, number) for number in range(start, start + count)])
+    def _plan(self, run: AttackRun, start: int, count: int) -> None:
+        plan(run, start, [self._side(run, number) for number in range(start, start + count)])
 
-    def _tiles(self, trial: Trial) -> Tensor:
+    def _tiles(self, run: AttackRun) -> Tensor:
         """Windows of a fifth of the image's side, all over it, with random signs."""
-        channels, height, width = trial.x.shape[1:]
-        side, delta = max(min(height, width) // 5, 1), torch.zeros_like(trial.x)
-        tile = window(side, trial.threat.norm).to(delta.device)
+        channels, height, width = run.x.shape[1:]
+        side, delta = max(min(height, width) // 5, 1), torch.zeros_like(run.x)
+        tile = window(side, run.threat.norm).to(delta.device)
         for top in range(height % side // 2, height - side + 1, side):
             for left in range(width % side // 2, width - side + 1, side):
-                sign = trial.draws.signs((channels, 1, 1), "tile", top, left)
-                flip = trial.draws.signs((1, 1, 1), "turn", top, left) > 0
+                sign = run.draws.signs((channels, 1, 1), "tile", top, left)
+                flip = run.draws.signs((1, 1, 1), "turn", top, left) > 0
                 delta[:, :, top : top + side, left : left + side] = sign * torch.where(flip, tile, tile.T)
-        return self._scaled(trial, delta)
+        return self._scaled(run, delta)
 
-    def _scaled(self, trial: Trial, delta: Tensor) -> Tensor:
-        if trial.threat.norm == "l2":
-            delta = delta * wide(trial.radius / trial.threat.geometry.size(delta).clamp_min(TINY), delta)
-        return trial.threat.project(trial.x, trial.x + trial.threat.masked(delta))
+    def _scaled(self, run: AttackRun, delta: Tensor) -> Tensor:
+        if run.threat.norm == "l2":
+            delta = delta * expand_to(run.radius / run.threat.geometry.size(delta).clamp_min(TINY), delta)
+        return run.threat.project(run.x, run.x + run.threat.masked(delta))
 
-    def _move(self, trial: Trial, number: int, side: int) -> Tensor:
+    def _move(self, run: AttackRun, number: int, side: int) -> Tensor:
         """What one window holds goes to another, reshaped, with what was left of the budget (algorithm 3)."""
-        norm, delta = NORMS[trial.threat.norm], trial.state.x - trial.x
-        channels, height, width = trial.x.shape[1:]
+        norm, delta = NORMS[run.threat.norm], run.state.x - run.x
+        channels, height, width = run.x.shape[1:]
         p = 2 if norm.name == "l2" else 1
         if number % BLOCK == 0:
-            trial.state.draws = trial.draws.uniform((BLOCK, 5 + channels), "windows", number)
-        draw = trial.state.draws[:, number % BLOCK]
+            run.state.draws = run.draws.uniform((BLOCK, 5 + channels), "windows", number)
+        draw = run.state.draws[:, number % BLOCK]
         corner = (draw[:, :4] * torch.tensor([height - side + 1, width - side + 1] * 2, device=draw.device)).long()
         here, there = self._window(corner[:, :2], channels, side), self._window(corner[:, 2:], channels, side)
         both = torch.zeros_like(delta)
@@ -143,12 +143,12 @@ class Square(core.Attack):
         tile = window(side, norm.name).to(delta.device)
         flip = draw[:, 4, None, None, None] > 0.5
         new = old + torch.where(flip, tile, tile.T) * (draw[:, 5:, None, None] - 0.5).sign()
-        left = (wide(trial.radius, delta) ** p - wide(norm.size(delta), delta) ** p).clamp_min(0)
+        left = (expand_to(run.radius, delta) ** p - expand_to(norm.size(delta), delta) ** p).clamp_min(0)
         length = (left / channels + held**2).sqrt() if p == 2 else left / channels + held
         delta = delta.clone()
         delta[there] = 0
         delta[here] = new / new.norm(p=p, dim=(2, 3), keepdim=True).clamp_min(1e-12) * length
-        return self._scaled(trial, delta)
+        return self._scaled(run, delta)
 
     def _window(self, corner: Tensor, channels: int, side: int) -> tuple[Tensor, ...]:
         """Index (N, C, side, side) of the window with its upper left at `corner` (N, 2)."""

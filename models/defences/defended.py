@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from models import registry
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.capabilities import Classifies, DetectsAdversarial
 from models.defences.detector import Detector
 from models.defences.randomized_smoothing import RandomlySmoothed
@@ -119,7 +119,7 @@ class Defended(Classifies, RandomlySmoothed, DetectsAdversarial, Family):
 
     def calibrate(self, images: Tensor) -> None:
         """Sets the detector's threshold from clean images (n, c, h, w)."""
-        self.detector.settle(is_line_art(images))
+        self.detector.adapt_to(is_line_art(images))
         parts = [self.adversarial_score(part.to(self.device)).cpu() for part in images.split(BATCH)]
         self.detector.calibrate(torch.cat(parts))
 
@@ -196,7 +196,7 @@ def detector_of(stage: Stage, data: DataSpec) -> Detector:
 
 def through(network, stages: nn.ModuleList, images: Tensor, draws: int) -> Tensor:
     """Logits of `network` behind `stages`."""
-    own = Draws(fingerprints(images))
+    own = RowRNG(fingerprints(images))
     if not any(stage.random for stage in stages):
         for stage in stages:
             images = stage(images, own)
@@ -211,12 +211,12 @@ STRIDE = 1_000_003
 
 def _answer(network, stages: nn.ModuleList, images: Tensor, seeds: Tensor) -> Tensor:
     for stage in stages:
-        images = stage(images, Draws(seeds))
+        images = stage(images, RowRNG(seeds))
     return network(images).log_softmax(1)
 
 
 def fingerprints(images: Tensor) -> Tensor:
     """(b,) int64: a number for each image, from its 8-bit levels alone."""
     levels = (images.detach() * 255).round().long().flatten(1)
-    weights = Draws(torch.zeros(1, dtype=torch.int64, device=images.device)).words((levels.shape[1],), "fingerprint")
+    weights = RowRNG(torch.zeros(1, dtype=torch.int64, device=images.device)).words((levels.shape[1],), "fingerprint")
     return (levels * weights).sum(1)

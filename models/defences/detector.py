@@ -49,7 +49,7 @@ class Detector(nn.Module, ABC):
     def forward(self, network: Network, images: Tensor) -> Tensor:
         """(b,) scores; `network` gives logits."""
 
-    def settle(self, line_art: bool) -> None:
+    def adapt_to(self, line_art: bool) -> None:
         """Adapt to the kind of images."""
 
     def learn(self, model: Family, network: Network, images: Tensor, seed: int) -> Iterator[tuple[int, int]]:

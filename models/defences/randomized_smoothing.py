@@ -11,7 +11,7 @@ from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
 from models import deadline as patience
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.family import Family
 
 SIGMA = 0.25
@@ -49,7 +49,7 @@ def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: i
     """
     votes = torch.zeros(classes, dtype=torch.int64, device=image.device)
     block = max(1, min(BLOCK, NUMBERS // image.numel()))
-    draws = Draws(seed[None])
+    draws = RowRNG(seed[None])
     for start in range(0, n, block):
         patience.ask()
         noise = draws.normal((block, *image.shape), what, start)[0]

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.family import Family
 from models.types import ConfigError
 
@@ -42,10 +42,10 @@ class Defence(nn.Module, ABC):
             self.model = model
 
     @abstractmethod
-    def apply_to(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
         """The images after this stage; `draws` belong to the rows."""
 
-    def forward(self, images: Tensor, draws: Draws) -> Tensor:
+    def forward(self, images: Tensor, draws: RowRNG) -> Tensor:
         found = self.apply_to(images, draws)
         return found if self.smooth else straight(images, found)
 

@@ -13,7 +13,7 @@ from models.attacks.core.access import Access, LabelOracle, ScoreOracle, WhiteBo
 from models.attacks.core.base import Attack, Eps
 from models.attacks.core.logits import Clean, as_logits
 from models.attacks.core.result import AttackResult
-from models.attacks.core.sweep import curve, noise, shuffled
+from models.attacks.core.sweep import epsilon_sweep, noise, shuffled
 from models.attacks.core.threat import check_eps
 from models.family import Family
 from models.nn.boxes import LIMIT
@@ -104,7 +104,7 @@ class AttackParams(Params):
             return self.sweep
         if not self.sweep:
             return []
-        count = COARSE if attack.warm and not attack.minimal else FINE
+        count = COARSE if attack.warm_start and not attack.minimal else FINE
         top = 2 * eps if attack.threat().norm != "linf" else min(1.0, 2 * eps)
         return [top * step / (count - 1) for step in range(count)]
 
@@ -188,13 +188,13 @@ class AttackOperation(Operation):
             criterion = victim.criterion(model, rows, clean.logits, params)
             threat = replace(attack.threat(LEVELS_8BIT), mask=rows.get("mask"))
             threat = threat.at(rows["eps"]) if threat.bounded else threat
-            rest = None if copies is None else copies != _places(x)
-            one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, rest=rest)
+            skip = None if copies is None else copies != _places(x)
+            one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, skip=skip)
             found = _found(one) | {"clean": victim.seen(one.clean_logits), "adversarial": victim.seen(one.logits)}
             if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
                 for name, images in {"clean": x, "adversarial": one.images}.items():
                     outputs = victim.outputs(model, images)
-                    found |= {name: victim.seen(outputs), "broken": found["broken"] | ~_finite(outputs)}
+                    found |= {name: victim.seen(outputs), "nonfinite": found["nonfinite"] | ~_finite(outputs)}
             if params.control:
                 size = threat.radius(x) if threat.bounded else one.distance
                 controls = {
@@ -206,15 +206,15 @@ class AttackOperation(Operation):
                     found |= {name: victim.seen(outputs), f"{name}_success": criterion.margin(as_logits(outputs)) < 0}
             if rows["sweep"].shape[1]:
                 radii = rows["sweep"]
-                how = {"compact": False, "clean": clean, "found": None if threat.bounded else one}
-                runs = curve(attack, access, x, criterion, threat, radii, seeds, **how)
+                how = {"compact": False, "clean": clean, "minimal_result": None if threat.bounded else one}
+                runs = epsilon_sweep(attack, access, x, criterion, threat, radii, seeds, **how)
                 found["sweep"] = torch.stack([victim.seen(run.logits) for run in runs], 1)
                 found["sweep_success"] = torch.stack([run.success for run in runs], 1)
         found |= victim.truth(criterion)
         return found if copies is None else {name: tensor[copies] for name, tensor in found.items()}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: AttackParams) -> Result:
-        if bool(found["broken"].any()):
+        if bool(found["nonfinite"].any()):
             raise InputError(
                 "the model's answer to this image is not a finite number, so nothing can be said of an attack on it",
                 field="model",
@@ -241,7 +241,7 @@ def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Ac
     victim = victim or victim_of(model)
     budget, outputs = attack.config.budget, victim.outputs
     if attack.access == "gradients":
-        return white_box(model, victim).within(budget)
+        return white_box(model, victim).with_budget(budget)
     return (ScoreOracle if attack.access == "scores" else LabelOracle)(lambda x: outputs(model, x), budget)
 
 
@@ -279,6 +279,16 @@ def _copies(rows: Rows) -> Tensor:
 
 
 def _found(one: AttackResult) -> Rows:
-    names = ("images", "success", "success_float", "queries", "gradients", "steps", "broken", "soft", "flat")
+    names = (
+        "images",
+        "success",
+        "success_float",
+        "queries",
+        "gradients",
+        "steps",
+        "nonfinite",
+        "probabilities",
+        "zero_gradient",
+    )
     rows = {name: getattr(one, name) for name in names}
     return rows | {"wrong": one.initially_wrong}

@@ -9,11 +9,11 @@ from torch import Tensor
 from models.attacks.apgd import APGD
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.base import Attack, Eps
-from models.attacks.core.norms import wide
+from models.attacks.core.norms import expand_to
 from models.attacks.core.sweep import noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
-from models.attacks.criteria.detector_evasion import Selective, Unsuspected
+from models.attacks.criteria.detector_evasion import SelectiveLoss, UndetectedMisclassification
 from models.attacks.cw import CW
 from models.attacks.ddn import DDN
 from models.attacks.deepfool import DeepFool
@@ -145,9 +145,9 @@ def evading(model: Defended, x: Tensor, labels: Tensor, attack: Attack, seeds: T
     """Images of an attack that knows the detector: the sum of both ends first, and where that fails both in turns."""
     box, threat = WhiteBox(model, with_suspicion), ThreatModel("linf", attack.config.eps, 256)
     ends = labels, model.threshold, model.detector.unit
-    first = attack.run(box, x, Unsuspected(*ends), threat, seeds)
-    second = attack.run(box, x, Selective(*ends), threat, seeds, rest=first.success)
-    return torch.where(wide(first.success, x), first.images, second.images)
+    first = attack.run(box, x, UndetectedMisclassification(*ends), threat, seeds)
+    second = attack.run(box, x, SelectiveLoss(*ends), threat, seeds, skip=first.success)
+    return torch.where(expand_to(first.success, x), first.images, second.images)
 
 
 def with_suspicion(model: Defended, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.bim import BIM
 from models.attacks.core.base import Attack, Eps
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.attacks.core.sweep import noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
@@ -153,7 +153,7 @@ def gallery(made: list[Family], images: Tensor, blind: Tensor) -> Tensor:
     columns, so that a sheet which is as square as can be keeps them."""
     picked = torch.linspace(0, len(images) - 1, min(len(images), len(made) + 1), device=images.device).long()
     images, blind = images[picked], blind[picked]
-    seeds = Draws(fingerprints(blind))
+    seeds = RowRNG(fingerprints(blind))
     columns = [images, blind]
     for model in made:
         if isinstance(model, Defended) and len(model.stages):

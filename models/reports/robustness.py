@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.core.access import Access, LabelOracle, ScoreOracle, WhiteBox
 from models.attacks.core.base import Attack, Eps
-from models.attacks.core.sweep import noise, trace
+from models.attacks.core.sweep import iterate_epsilon_sweep, noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.mifgsm import MIFGSM
@@ -137,7 +137,7 @@ class Study:
     def access(self, attack: Attack, model: Family | None = None) -> Access:
         budget = attack.config.budget
         if attack.access == "gradients":
-            return (self.box if model is None else WhiteBox(model, lambda net, x: net.logits(x))).within(budget)
+            return (self.box if model is None else WhiteBox(model, lambda net, x: net.logits(x))).with_budget(budget)
         return (ScoreOracle if attack.access == "scores" else LabelOracle)(self.model.logits, budget)
 
     def walk(self, chunk: int, name: str):
@@ -151,11 +151,13 @@ class Study:
         if name in self.others:
             return (yield from self.transferred(self.others[name], x, labels, threat, seeds))
         attack = self.attacks[name]
-        runs = yield from trace(attack, self.access(attack), x, Misclassified(labels), threat, radii, seeds)
+        runs = yield from iterate_epsilon_sweep(
+            attack, self.access(attack), x, Misclassified(labels), threat, radii, seeds
+        )
         hits = torch.stack([run.success for run in runs], 1)
         last = runs[-1]
         record = {"hits": packed(hits), "queries": last.queries.tolist(), "gradients": last.gradients.tolist()}
-        if not (attack.warm or attack.minimal):  # separate runs: each is paid for
+        if not (attack.warm_start or attack.minimal):  # separate runs: each is paid for
             for what in ("queries", "gradients"):
                 record[what] = sum(getattr(run, what) for run in runs).tolist()
         if attack.minimal:
@@ -203,8 +205,8 @@ class Study:
             attack = MIFGSM(eps=float(eps), stop_early=False)
             if threat.norm != "linf":
                 raise ConfigError("examples are made on other models under linf only", field="params/others")
-            made = yield from attack.walk(box, x, Misclassified(labels), limit, seeds)
-            hits.append(self.box.exact(limit.snap(x, made.images)).argmax(1) != labels)
+            made = yield from attack.iterate(box, x, Misclassified(labels), limit, seeds)
+            hits.append(self.box.exact(limit.quantise(x, made.images)).argmax(1) != labels)
         return {"hits": packed(torch.stack(hits, 1)), "queries": [0] * len(x), "gradients": [0] * len(x)}
 
 

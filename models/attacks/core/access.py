@@ -1,6 +1,6 @@
 """What an attacker can see of a model: its gradients, its scores, or only its labels.
 
-An access holds the model and the query budget per image; the counting of one run is the trial's (trial.py).
+An access holds the model and the query budget per image; the queries of one run are counted in run.py.
 """
 
 from abc import ABC
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models import deadline as patience
-from models.attacks.core.fast_first_conv import thinned
+from models.attacks.core.fast_first_conv import with_fast_first_conv
 from models.attacks.core.freeze import folded, frozen
 from models.types import ConfigError, InputError
 
@@ -45,7 +45,7 @@ class Access(ABC):
     def __init__(self, function: Function, budget: int | None = None):
         self.function, self.budget = function, checked(budget)
 
-    def within(self, budget: int | None) -> Self:
+    def with_budget(self, budget: int | None) -> Self:
         """The same access with another budget."""
         other = copy(self)
         other.budget = checked(budget)
@@ -88,7 +88,7 @@ class WhiteBox(Access):
     ):
         call = function or (lambda net, x: net(x))
         served = frozen(module)
-        attacked = thinned(folded(served, call, shape))
+        attacked = with_fast_first_conv(folded(served, call, shape))
         super().__init__(lambda x: call(attacked, x), budget)
         self.served = self.function if attacked is served else lambda x: call(served, x)
 
@@ -96,7 +96,7 @@ class WhiteBox(Access):
         with torch.no_grad():
             return in_full(self.served, x)
 
-    def trace(self, x: Tensor, through: Function | None = None) -> tuple[Tensor, Tensor]:
+    def outputs_with_graph(self, x: Tensor, through: Function | None = None) -> tuple[Tensor, Tensor]:
         """A leaf made of `x`, and the outputs with their graph, for the image itself or for `through` of it."""
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
@@ -104,7 +104,7 @@ class WhiteBox(Access):
 
     def differentiable(self, x: Tensor) -> bool:
         """Whether a gradient of what is said of `x` comes back to it: not from a network that another program runs."""
-        return self.trace(x)[1].grad_fn is not None
+        return self.outputs_with_graph(x)[1].grad_fn is not None
 
     @staticmethod
     def gradient(leaf: Tensor, value: Tensor, keep: bool = False) -> Tensor:

@@ -1,7 +1,7 @@
 """The base of every attack and the one way to run it: the run checks, counts, rounds and verifies; the attack steps.
 
 An attack is one file in this folder: a class with a `name`, its typed `Config`, and `steps`, a generator that moves the
-rows of a trial and yields after each step. Images are float32 (N, C, H, W) in [0, 1].
+rows of a run and yields after each step. Images are float32 (N, C, H, W) in [0, 1].
 """
 
 from abc import ABC, abstractmethod
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from models.attacks.core.access import LEVELS, Access
 from models.attacks.core.logits import Clean
-from models.attacks.core.result import AttackResult, settle
-from models.attacks.core.run import Spent, Trial
+from models.attacks.core.result import AttackResult, finalise
+from models.attacks.core.run import AttackRun, BudgetExhausted
 from models.attacks.core.threat import ThreatModel, check_eps
 from models.attacks.criteria.classification import Criterion, Targeted
 from models.capabilities import Classifies
 from models.types import ConfigError, InputError
 
-OnStep = Callable[[int, Trial], None]
+OnStep = Callable[[int, AttackRun], None]
 
 
 def fraction(value: Any) -> Any:
@@ -71,14 +71,13 @@ class Attack(ABC):
     """Seeks the smallest perturbation, rather than the smallest margin within eps."""
     victims: ClassVar[tuple[type, ...]] = (Classifies,)
     """Capabilities, any one of which makes a model one that can be attacked so."""
-    ranks: ClassVar[bool] = False
+    needs_class_scores: ClassVar[bool] = False
     """Plays classes off against each other, in their order: for models with one score per class."""
     targeted: ClassVar[bool] = True
     """Can aim at a class."""
-    early: ClassVar[bool] = True
-    quantise = False
+    quantise_inputs = False
     """Shows the model rounded images only (see combine.quantised)."""
-    warm: ClassVar[bool] = True
+    warm_start: ClassVar[bool] = True
     """Can go on from a result found at a smaller eps."""
     forwards: ClassVar[str] = "steps + 2"
     """Most forward passes of one image, repairs after rounding aside: an expression over the config, `classes` (of the
@@ -94,13 +93,13 @@ class Attack(ABC):
             raise _refusal(self.name, error) from None
 
     @property
-    def stops(self) -> bool:
+    def stop_on_success(self) -> bool:
         """Whether a row rests once it is adversarial within eps."""
         return getattr(self.config, "stop_early", True)
 
     @abstractmethod
-    def steps(self, trial: Trial) -> Iterator[None]:
-        """Move the rows of `trial`, yielding after each step. Row tensors that outlive a yield are in `trial.state`."""
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        """Move the rows of `run`, yielding after each step. Row tensors that outlive a yield are in `run.state`."""
 
     def threat(self, levels: int | None = None) -> ThreatModel:
         """The threat model that the config describes."""
@@ -120,17 +119,17 @@ class Attack(ABC):
         on_step: OnStep | None = None,
         **more: Any,
     ) -> AttackResult:
-        """Attack each image: `walk` to its end. `on_step` is called after each step and may raise to stop."""
-        with closing(self.walk(access, x, criterion, threat, seeds, **more)) as walk:
+        """Attack each image: `iterate` to its end. `on_step` is called after each step and may raise to stop."""
+        with closing(self.iterate(access, x, criterion, threat, seeds, **more)) as walk:
             for number in count():
                 try:
-                    trial = next(walk)
+                    run = next(walk)
                 except StopIteration as end:
                     return end.value
                 if on_step is not None:
-                    on_step(number, trial)
+                    on_step(number, run)
 
-    def walk(
+    def iterate(
         self,
         access: Access,
         x: Tensor,
@@ -141,13 +140,13 @@ class Attack(ABC):
         compact: bool = True,
         clean: Clean | None = None,
         start: Tensor | None = None,
-        rest: Tensor | None = None,
-    ) -> Generator[Trial, None, AttackResult]:
+        skip: Tensor | None = None,
+    ) -> Generator[AttackRun, None, AttackResult]:
         """Attack each image, step by step. The model, its gradients and every random stream stay as they were.
 
         `seeds` is one int64 per image, or a number from which they are counted. `start` is where an iterative attack
-        begins instead of at `x`; `rest` marks rows to skip. Rows already adversarial come back unchanged; rows without
-        a finite answer of the model are marked `broken`.
+        begins instead of at `x`; `skip` marks rows to skip. Rows already adversarial come back unchanged; rows without
+        a finite answer of the model are marked `nonfinite`.
         """
         threat = self.threat() if threat is None else threat
         self.check(access, x, criterion, threat)
@@ -155,19 +154,19 @@ class Attack(ABC):
             x = x.clone() if x.is_inference() else x.detach()
             if not isinstance(seeds, Tensor):
                 seeds = torch.arange(len(x), device=x.device) + seeds
-            trial = Trial(access, x, criterion, threat, seeds.to(x.device), clean, start, rest)
-            trial.minimal, trial.early, trial.compact = self.minimal, self.stops, compact
-            trial.quantise = self.quantise
-            with suppress(Spent):
-                yield from self._walk(trial)
-            return settle(trial)
+            run = AttackRun(access, x, criterion, threat, seeds.to(x.device), clean, start, skip)
+            run.minimal, run.stop_on_success, run.compact = self.minimal, self.stop_on_success, compact
+            run.quantise_inputs = self.quantise_inputs
+            with suppress(BudgetExhausted):
+                yield from self._iterate(run)
+            return finalise(run)
 
-    def _walk(self, trial: Trial) -> Iterator[Trial]:
-        if bool(trial.done.all()):
+    def _iterate(self, run: AttackRun) -> Iterator[AttackRun]:
+        if bool(run.done.all()):
             return
-        for _ in self.steps(trial):
-            left = trial.end_step()
-            yield trial
+        for _ in self.steps(run):
+            left = run.end_step()
+            yield run
             if not left:
                 return
 

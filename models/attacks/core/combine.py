@@ -11,7 +11,7 @@ from torch import Tensor
 from models.attacks.core.access import Access, WhiteBox
 from models.attacks.core.base import Attack
 from models.attacks.core.result import AttackResult
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 from models.attacks.core.sweep import merge
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Criterion
@@ -25,10 +25,10 @@ class Sequence(Attack):
     def parts(self) -> list[Attack]:
         """The attacks, in turn."""
 
-    def steps(self, trial: Trial) -> Iterator[None]:
+    def steps(self, run: AttackRun) -> Iterator[None]:
         for part in self.parts:
-            trial.state, trial.idle = SimpleNamespace(), torch.zeros_like(trial.idle)
-            yield from part.steps(trial)
+            run.state, run.paused = SimpleNamespace(), torch.zeros_like(run.paused)
+            yield from part.steps(run)
 
 
 class _Chain(Sequence):
@@ -46,11 +46,11 @@ def sequence(*parts: Attack) -> Attack:
 
 
 class _Restarts(_Chain):
-    def steps(self, trial: Trial) -> Iterator[None]:
+    def steps(self, run: AttackRun) -> Iterator[None]:
         for number, part in enumerate(self.parts):
-            trial.seeds = trial.seeds + number * 1_000_003
-            trial.state, trial.idle = SimpleNamespace(), torch.zeros_like(trial.idle)
-            yield from part.steps(trial)
+            run.seeds = run.seeds + number * 1_000_003
+            run.state, run.paused = SimpleNamespace(), torch.zeros_like(run.paused)
+            yield from part.steps(run)
 
 
 def restarts(attack: Attack, count: int) -> Attack:
@@ -63,7 +63,7 @@ def restarts(attack: Attack, count: int) -> Attack:
 def quantised(attack: Attack) -> Attack:
     """The attack with rounding inside: the model is shown 8-bit images only, so no success is lost at the end."""
     rounded = copy(attack)
-    rounded.quantise = True
+    rounded.quantise_inputs = True
     return rounded
 
 
@@ -103,7 +103,7 @@ def bisect(
     top = torch.where(best.success, best.distance.clamp_max(high), top)
     while bool((best.success & (top - low > tolerance)).any()):
         middle = (low + top) / 2
-        tried = attack.run(access, x, criterion, threat.at(middle), seeds, rest=~best.success)
+        tried = attack.run(access, x, criterion, threat.at(middle), seeds, skip=~best.success)
         closer = tried.success & best.success
         best = merge(tried, best, closer)
         top = torch.where(closer, torch.minimum(middle, tried.distance), top)

@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core import base as core
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Climb, Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun, LossFn
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 
@@ -22,22 +22,22 @@ def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
     count = max(1, round(share * size.shape[1]))
     least = size.topk(count, 1).values[:, -1]
     signs = gradient.sign() * ((size >= least[:, None]) & (size > 0)).view_as(x)
-    return signs / wide(signs.abs().flatten(1).sum(1).clamp_min(1), x)
+    return signs / expand_to(signs.abs().flatten(1).sum(1).clamp_min(1), x)
 
 
-def direction(trial: Trial, x: Tensor, gradient: Tensor) -> Tensor:
+def direction(run: AttackRun, x: Tensor, gradient: Tensor) -> Tensor:
     """The step of length 1 in the norm of the threat."""
-    if trial.threat.norm == "l1":
+    if run.threat.norm == "l1":
         return sparse_sign(x, gradient, 0.01)
-    return trial.threat.geometry.steepest(gradient)
+    return run.threat.geometry.steepest(gradient)
 
 
-def random_start(trial: Trial, purpose: object) -> Tensor:
+def random_start(run: AttackRun, purpose: object) -> Tensor:
     """A random point of the ball around each image."""
-    shape = tuple(trial.x.shape[1:])
-    normal, uniform = trial.draws.normal(shape, "start", purpose), trial.draws.uniform(shape, "start size", purpose)
-    delta = trial.threat.masked(trial.threat.geometry.scatter(normal, uniform, trial.radius))
-    return trial.threat.project(trial.x, trial.x + delta)
+    shape = tuple(run.x.shape[1:])
+    normal, uniform = run.draws.normal(shape, "start", purpose), run.draws.uniform(shape, "start size", purpose)
+    delta = run.threat.masked(run.threat.geometry.random_point(normal, uniform, run.radius))
+    return run.threat.project(run.x, run.x + delta)
 
 
 class Descent(core.Attack):
@@ -52,29 +52,29 @@ class Descent(core.Attack):
         step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 2.5 * eps / steps.")
         stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        yield from self.descend(trial, self.first(trial))
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        yield from self.descend(run, self.first(run))
 
-    def first(self, trial: Trial) -> Tensor:
+    def first(self, run: AttackRun) -> Tensor:
         """Where a run begins: where the caller said, else at the image."""
-        return trial.x if trial.start is trial.x else trial.threat.project(trial.x, trial.start)
+        return run.x if run.start is run.x else run.threat.project(run.x, run.start)
 
-    def descend(self, trial: Trial, first: Tensor, climb: Climb | None = None) -> Iterator[None]:
+    def descend(self, run: AttackRun, first: Tensor, loss_fn: LossFn | None = None) -> Iterator[None]:
         """One run; the forward pass of a step tests what the step before made."""
-        state = trial.state
+        state = run.state
         state.x = first
         for number in range(self.config.steps):
-            _, gradient = trial.slope(state.x, climb or self.climb(trial, number))
-            step = direction(trial, state.x, gradient) * wide(self.length(trial, number), state.x)
-            state.x = trial.threat.project(trial.x, state.x + step)
+            _, gradient = run.value_and_grad(state.x, loss_fn or self.loss_fn(run, number))
+            step = direction(run, state.x, gradient) * expand_to(self.length(run, number), state.x)
+            state.x = run.threat.project(run.x, state.x + step)
             yield
-        trial.look(state.x)
+        run.evaluate(state.x)
 
-    def climb(self, trial: Trial, number: int) -> Climb | None:
+    def loss_fn(self, run: AttackRun, number: int) -> LossFn | None:
         """What step `number` climbs; None: the criterion's loss."""
         return None
 
-    def length(self, trial: Trial, number: int) -> Tensor:
+    def length(self, run: AttackRun, number: int) -> Tensor:
         """(N,) length of step `number`."""
         step = self.config.step
-        return 2.5 * trial.radius / self.config.steps if step is None else trial.radius.new_full((len(trial.x),), step)
+        return 2.5 * run.radius / self.config.steps if step is None else run.radius.new_full((len(run.x),), step)

@@ -15,7 +15,7 @@ AT_ONCE = 1 << 24
 """Numbers held at once between the product and the fold."""
 
 
-class _Thin(torch.autograd.Function):
+class _FastFirstConvFunction(torch.autograd.Function):
     """A convolution whose weights are constants."""
 
     @staticmethod
@@ -38,7 +38,7 @@ class _Thin(torch.autograd.Function):
         return (parts[0] if len(parts) == 1 else torch.cat(parts), None, None, None, None)
 
 
-class Thin(nn.Module):
+class FastFirstConv(nn.Module):
     """Answers as `layer` does, to the bit."""
 
     def __init__(self, layer: nn.Conv2d):
@@ -49,10 +49,10 @@ class Thin(nn.Module):
         layer = self.layer
         if not (x.requires_grad and torch.is_grad_enabled()):
             return layer(x)
-        return _Thin.apply(x, layer.weight, layer.bias, layer.stride, layer.padding)
+        return _FastFirstConvFunction.apply(x, layer.weight, layer.bias, layer.stride, layer.padding)
 
 
-def suits(layer: nn.Module) -> bool:
+def is_supported(layer: nn.Module) -> bool:
     """Whether the layer is frozen, plain and of few channels, on a CPU."""
     return (
         type(layer) is nn.Conv2d
@@ -67,16 +67,16 @@ def suits(layer: nn.Module) -> bool:
     )
 
 
-def thinned(module: nn.Module) -> nn.Module:
+def with_fast_first_conv(module: nn.Module) -> nn.Module:
     """A frozen module with such layers replaced: a copy that shares all weights, or itself when there is none."""
-    if not any(suits(part) for part in module.modules()):
+    if not any(is_supported(part) for part in module.modules()):
         return module
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     twin = copy.deepcopy(module, shared)
-    if suits(twin):
-        return Thin(twin)
+    if is_supported(twin):
+        return FastFirstConv(twin)
     for parent in list(twin.modules()):
         for name, child in parent.named_children():
-            if suits(child):
-                setattr(parent, name, Thin(child))
+            if is_supported(child):
+                setattr(parent, name, FastFirstConv(child))
     return twin

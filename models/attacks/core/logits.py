@@ -8,7 +8,7 @@ from torch import Tensor
 from models.attacks.core.access import Access
 
 
-def probabilities(outputs: Tensor) -> Tensor:
+def look_like_probabilities(outputs: Tensor) -> Tensor:
     """(N,): the rows that a softmax seems to have gone over already."""
     if outputs.ndim != 2 or outputs.shape[1] < 2:
         return torch.zeros(len(outputs), dtype=torch.bool, device=outputs.device)
@@ -24,8 +24,8 @@ def logarithm(outputs: Tensor, rows: Tensor) -> Tensor:
 
 def as_logits(outputs: Tensor) -> Tensor:
     """Outputs, or their logarithm in rows that look like probabilities."""
-    soft = probabilities(outputs)
-    return logarithm(outputs, soft) if bool(soft.any()) else outputs
+    rows = look_like_probabilities(outputs)
+    return logarithm(outputs, rows) if bool(rows.any()) else outputs
 
 
 @dataclass
@@ -42,5 +42,5 @@ class Clean:
         """Asks the model, with a graph where gradients can be seen."""
         if access.level < 2:
             return cls(access.outputs(x))
-        leaf, graph = access.trace(x)
+        leaf, graph = access.outputs_with_graph(x)
         return cls(graph.detach(), leaf, graph)

@@ -1,4 +1,4 @@
-"""Geometry of a threat model, one class per norm: size, steepest step, projection, largest free start.
+"""Geometry of a threat model, one class per norm: size, steepest step, projection, random point.
 
 A perturbation `delta` is (N, C, H, W); every size, radius and length is (N,).
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 TINY = torch.finfo(torch.float32).tiny
 
 
-def wide(values: Tensor, like: Tensor) -> Tensor:
+def expand_to(values: Tensor, like: Tensor) -> Tensor:
     """(N,) -> (N, 1, 1, 1), to multiply images row by row."""
     return values.reshape(-1, *([1] * (like.ndim - 1)))
 
@@ -35,7 +35,7 @@ class Norm(ABC):
         """The perturbation inside the ball."""
 
     @abstractmethod
-    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+    def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         """A random point of the ball, from standard normal and uniform draws of the image's shape."""
 
 
@@ -49,11 +49,11 @@ class Linf(Norm):
         return gradient.sign()
 
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
-        radius = wide(radius, delta)
+        radius = expand_to(radius, delta)
         return torch.clamp(delta, -radius, radius)
 
-    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
-        return (2 * uniform - 1) * wide(radius, uniform)
+    def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+        return (2 * uniform - 1) * expand_to(radius, uniform)
 
 
 class L2(Norm):
@@ -64,15 +64,15 @@ class L2(Norm):
 
     def steepest(self, gradient: Tensor) -> Tensor:
         # Scaling by the largest entry first keeps the squares of tiny gradients from vanishing.
-        gradient = gradient / wide(gradient.abs().flatten(1).amax(1).clamp_min(TINY), gradient)
-        return gradient / wide(self.size(gradient).clamp_min(TINY), gradient)
+        gradient = gradient / expand_to(gradient.abs().flatten(1).amax(1).clamp_min(TINY), gradient)
+        return gradient / expand_to(self.size(gradient).clamp_min(TINY), gradient)
 
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
-        return delta * wide((radius / self.size(delta).clamp_min(TINY)).clamp_max(1), delta)
+        return delta * expand_to((radius / self.size(delta).clamp_min(TINY)).clamp_max(1), delta)
 
-    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+    def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         length = uniform.flatten(1)[:, 0] ** (1 / normal[0].numel()) if len(normal) else radius
-        return self.steepest(normal) * wide(radius * length, normal)
+        return self.steepest(normal) * expand_to(radius * length, normal)
 
 
 class L1(Norm):
@@ -110,9 +110,9 @@ class L1(Norm):
         kept = kept * (radius[:, None] / kept.sum(1, keepdim=True).clamp_min(TINY)).clamp_max(1)
         return delta.sign() * kept.view_as(delta)
 
-    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+    def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         laplace = normal.sign() * -torch.log(uniform.clamp_min(TINY))
-        return laplace * wide(radius / self.size(laplace).clamp_min(TINY), laplace)
+        return laplace * expand_to(radius / self.size(laplace).clamp_min(TINY), laplace)
 
 
 class L0(Norm):
@@ -133,7 +133,7 @@ class L0(Norm):
         kept = (order + 1 <= radius[:, None]).view(len(delta), 1, *delta.shape[2:])
         return delta * kept
 
-    def scatter(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
+    def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         return self.project(2 * uniform - 1, radius)
 
 

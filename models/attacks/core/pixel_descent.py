@@ -10,7 +10,7 @@ from torch import Tensor
 from models.attacks.core import base as core
 from models.attacks.core import descent
 from models.attacks.core.descent import random_start
-from models.attacks.core.run import Climb, Trial
+from models.attacks.core.run import AttackRun, LossFn
 from models.capabilities import Segments
 
 
@@ -31,19 +31,19 @@ class PixelDescent(descent.Descent):
         )
         random_start: bool = Field(True, description="Start at a random point of the ball.")
 
-    def steps(self, trial: Trial) -> Iterator[None]:
-        at_random = self.config.random_start and trial.start is trial.x and trial.threat.norm != "l1"
-        yield from self.descend(trial, random_start(trial, 0) if at_random else self.first(trial))
+    def steps(self, run: AttackRun) -> Iterator[None]:
+        at_random = self.config.random_start and run.start is run.x and run.threat.norm != "l1"
+        yield from self.descend(run, random_start(run, 0) if at_random else self.first(run))
 
-    def length(self, trial: Trial, number: int) -> Tensor:
+    def length(self, run: AttackRun, number: int) -> Tensor:
         if self.config.step is not None:
-            return super().length(trial, number)
-        return trial.radius * (1 + math.cos(math.pi * number / self.config.steps)) / 2
+            return super().length(run, number)
+        return run.radius * (1 + math.cos(math.pi * number / self.config.steps)) / 2
 
-    def climb(self, trial: Trial, number: int) -> Climb:
+    def loss_fn(self, run: AttackRun, number: int) -> LossFn:
         share = number / self.config.steps
-        return lambda logits: trial.criterion.weighted(logits, self.weights(trial, logits.detach(), share))
+        return lambda logits: run.criterion.weighted(logits, self.weights(run, logits.detach(), share))
 
     @abstractmethod
-    def weights(self, trial: Trial, logits: Tensor, share: float) -> Tensor:
+    def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
         """(N, H, W): the weight of each pixel's cross-entropy after a `share` of the steps."""

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from models.attacks.core.access import Access
-from models.attacks.core.run import Spent
+from models.attacks.core.run import BudgetExhausted
 
 Ask = Callable[[Tensor], Tensor]
-"""uint8 (n, C, H, W) -> scores float32 (n, K) or labels int64 (n,); raises `Silent`."""
+"""uint8 (n, C, H, W) -> scores float32 (n, K) or labels int64 (n,); raises `OracleUnavailable`."""
 
 
-class Silent(Exception):
+class OracleUnavailable(Exception):
     """The model does not answer any more; the sentence says why."""
 
 
-class Distant(Access):
+class RemoteOracle(Access):
     """Scores, or labels as one-hot scores. What was asked once is never asked again.
 
     When the answers stop, or `total` images have been asked about, a run ends as one whose budget is spent: its result
@@ -34,7 +34,7 @@ class Distant(Access):
         self.asked = 0
         self.ended: str | None = None
 
-    def within(self, budget: int | None) -> "Distant":
+    def with_budget(self, budget: int | None) -> "RemoteOracle":
         """The same memory under another budget per image."""
         self.budget = budget
         return self
@@ -43,7 +43,7 @@ class Distant(Access):
         """As `outputs`; not a number where nobody answers."""
         try:
             return self.outputs(x)
-        except Spent:
+        except BudgetExhausted:
             blank = torch.full((self.classes or 2,), torch.nan)
             return torch.stack([self.memory.get(key, blank) for key in keys(levels(x))])
 
@@ -64,13 +64,13 @@ class Distant(Access):
         if self.ended is None and left < len(names):
             self.ended = f"the budget of {self.total} queries is spent"
         if self.ended is not None:
-            raise Spent
+            raise BudgetExhausted
         self.asked += len(names)
         try:
             found = self.ask(images)
-        except Silent as reason:
+        except OracleUnavailable as reason:
             self.ended = str(reason)
-            raise Spent from None
+            raise BudgetExhausted from None
         if found.ndim == 1:
             found = torch.nn.functional.one_hot(found, self.classes).float()
         self.classes = self.classes or found.shape[1]

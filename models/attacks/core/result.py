@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from models.attacks.core.logits import as_logits, logarithm
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun
 from models.attacks.core.threat import SLACK, ThreatModel
 
 GROWTH, ROUNDS = 1.02, 40
@@ -33,20 +33,20 @@ class AttackResult:
     """Backward passes per image."""
     steps: Tensor
     initially_wrong: Tensor
-    broken: Tensor
+    nonfinite: Tensor
     """The model had no finite answer for the clean image."""
-    flat: Tensor
+    zero_gradient: Tensor
     """Gradients that were zero everywhere: a sign that gradients are masked, not that the model is robust."""
-    soft: Tensor
+    probabilities: Tensor
     """The model seems to give probabilities, not logits."""
 
 
 class _Judge:
-    """Tests images of a finished trial on the model as it is served, and counts it."""
+    """Tests images of a finished run on the model as it is served, and counts it."""
 
-    def __init__(self, trial: Trial, queries: Tensor):
-        self.access = trial.access
-        self.x, self.criterion, self.threat = trial.whole
+    def __init__(self, run: AttackRun, queries: Tensor):
+        self.access = run.access
+        self.x, self.criterion, self.threat = run.whole
         self.queries = queries
 
     def __call__(self, images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,14 +63,14 @@ def inside(threat: ThreatModel, x: Tensor, images: Tensor) -> Tensor:
     return threat.distance(x, images) <= threat.radius(x) * (1 + SLACK) + SLACK
 
 
-def settle(trial: Trial) -> AttackResult:
-    """The result of a trial whose steps are over."""
-    found = trial.found
-    judge = _Judge(trial, found["queries"])
+def finalise(run: AttackRun) -> AttackResult:
+    """The result of a run whose steps are over."""
+    found = run.found
+    judge = _Judge(run, found["queries"])
     x, threat = judge.x, judge.threat
     floats = threat.project(x, found["best"])
-    images = threat.snap(x, floats)
-    fixed = trial.wrong | trial.broken
+    images = threat.quantise(x, floats)
+    fixed = run.wrong | run.nonfinite
     margin, logits = judge(images, ~fixed)
     hit = (margin < 0) & ~fixed
     hit_float = _floats_hit(judge, found, floats, images, hit, fixed)
@@ -86,14 +86,16 @@ def settle(trial: Trial) -> AttackResult:
         distance=distance,
         margin=margin,
         logits=logits,
-        clean_logits=logarithm(trial.clean.logits, trial.clean_soft) if trial.has_soft else trial.clean.logits,
+        clean_logits=logarithm(run.clean.logits, run.clean_probabilities)
+        if run.any_probabilities
+        else run.clean.logits,
         queries=judge.queries,
         gradients=found["gradients"],
         steps=found["steps"],
-        initially_wrong=trial.wrong,
-        broken=trial.broken,
-        flat=found["flat"],
-        soft=trial.clean_soft,
+        initially_wrong=run.wrong,
+        nonfinite=run.nonfinite,
+        zero_gradient=found["zero_gradient"],
+        probabilities=run.clean_probabilities,
     )
 
 
@@ -121,11 +123,11 @@ def _repair(
         if not bool(undone.any()):
             break
         longer = judge.threat.project(judge.x, judge.x + (floats - judge.x) * GROWTH**turn)
-        longer = judge.threat.snap(judge.x, longer)
+        longer = judge.threat.quantise(judge.x, longer)
         again, scores = judge(longer, undone)
         mended = undone & (again < 0)
-        images = torch.where(wide(mended, images), longer, images)
+        images = torch.where(expand_to(mended, images), longer, images)
         margin = torch.where(mended, again, margin)
-        logits = torch.where(wide(mended, logits), scores, logits)
+        logits = torch.where(expand_to(mended, logits), scores, logits)
         undone = undone & ~mended
     return images, margin, logits

@@ -28,7 +28,7 @@ def _word(purpose: tuple[object, ...]) -> int:
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
-class Draws:
+class RowRNG:
     """Draws for rows with the given seeds (N,) int64. Name each draw by a purpose, such as ("start", restart)."""
 
     def __init__(self, seeds: Tensor):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attacks.core.run import Trial
+from models.attacks.core.run import AttackRun
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,27 @@ SPAN = 2048
 """Tries within which images may be at different ones."""
 
 
-def search(trial: Trial, total: int, keys: int, propose: Propose) -> Iterator[None]:
+def search(run: AttackRun, total: int, keys: int, propose: Propose) -> Iterator[None]:
     """Tries 0 .. total - 1 of every row, from `state.x` with the margin `state.low`. Yields after each pass.
 
     `keys` is how many numbers there are for what a try does; 0: no count is kept.
     """
-    state = trial.state
-    state.quiet, state.share = torch.zeros_like(trial.queries), [1.0]  # a list: not one entry a row
-    state.made = torch.full((len(trial.x), keys), -1, dtype=torch.int32, device=trial.x.device)
+    state = run.state
+    state.quiet, state.share = torch.zeros_like(run.queries), [1.0]  # a list: not one entry a row
+    state.tried = torch.full((len(run.x), keys), -1, dtype=torch.int32, device=run.x.device)
     for start in range(0, total, SPAN):
-        size, state.at = min(SPAN, total - start), torch.zeros_like(trial.queries)
+        size, state.at = min(SPAN, total - start), torch.zeros_like(run.queries)
         while True:
-            rows = (~trial.done & (state.at < size)).nonzero()[:, 0]
+            rows = (~run.done & (state.at < size)).nonzero()[:, 0]
             if not len(rows):
                 break
-            _advance(trial, rows, start, size, propose)
+            _advance(run, rows, start, size, propose)
             yield
 
 
-def _advance(trial: Trial, rows: Tensor, start: int, size: int, propose: Propose) -> None:
+def _advance(run: AttackRun, rows: Tensor, start: int, size: int, propose: Propose) -> None:
     """One pass: each of the rows goes on to the first of its next tries that is better, or past all of them."""
-    state, at = trial.state, trial.state.at[rows]
+    state, at = run.state, run.state.at[rows]
     least, limit = (max(1, count // len(rows)) for count in (WORTH, AT_ONCE))
     most = (least + state.quiet[rows] // CALM).clamp_max(min(AHEAD, limit))
     spans = (most / state.share[0]).long().minimum(size - at)
@@ -69,7 +69,7 @@ def _advance(trial: Trial, rows: Tensor, start: int, size: int, propose: Propose
     tries = propose(who, number, start)
     worth = tries.moves
     if tries.key is not None:
-        worth = worth & (state.made[who, tries.key] < tries.since)
+        worth = worth & (state.tried[who, tries.key] < tries.since)
     state.share[0] = max(float(worth.float().mean()), 1 / SIFT)
     before = worth.cumsum(0) - worth.long()
     rank = before - before[ends - spans][own]  # among the tries of the same row that are worth making
@@ -79,7 +79,7 @@ def _advance(trial: Trial, rows: Tensor, start: int, size: int, propose: Propose
     if len(chosen):
         own, who, place, number = own[chosen], who[chosen], place[chosen], number[chosen]
         images = tries.images(chosen)
-        margin = trial.margins_of(images, who)
+        margin = run.margins_of(images, who)
         none = torch.full_like(gone, size)
         first = none.scatter_reduce(0, own, torch.where(margin < state.low[who], place, size), "amin")
         taken = first < size
@@ -87,12 +87,12 @@ def _advance(trial: Trial, rows: Tensor, start: int, size: int, propose: Propose
         quiet = state.quiet[rows] + own.bincount(minlength=len(rows))
         state.quiet = state.quiet.index_copy(0, rows, torch.where(taken, 0, quiet))
         if tries.key is not None:
-            state.made[who, tries.key[chosen]] = number.int()
+            state.tried[who, tries.key[chosen]] = number.int()
         winners = rows[taken]
         if len(winners):
             best = place == first[own]
             state.x = state.x.index_copy(0, winners, images[best])
             state.low = state.low.index_copy(0, winners, margin[best])
-            state.made[winners] = -1
-            trial.offer(state.x, state.low)
+            state.tried[winners] = -1
+            run.update_best(state.x, state.low)
     state.at = state.at.index_add(0, rows, gone)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.attacks.core.norms import wide
-from models.attacks.core.run import Trial
+from models.attacks.core.norms import expand_to
+from models.attacks.core.run import AttackRun
 
 BLOCK = 64
 """Tries that are drawn together: drawing for each costs more than a pass."""
@@ -29,28 +29,28 @@ class Layout:
     pixels: Tensor
 
 
-def ball(trial: Trial) -> None:
+def ball(run: AttackRun) -> None:
     """Where each pixel may go: `state.floor` and `state.ceiling`."""
-    state, x, eps = trial.state, trial.x, wide(trial.radius, trial.x)
+    state, x, eps = run.state, run.x, expand_to(run.radius, run.x)
     state.floor, state.ceiling = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
-    if trial.threat.mask is not None:
-        free = trial.threat.mask.expand_as(x).bool()
+    if run.threat.mask is not None:
+        free = run.threat.mask.expand_as(x).bool()
         state.floor, state.ceiling = torch.where(free, state.floor, x), torch.where(free, state.ceiling, x)
 
 
-def plan(trial: Trial, start: int, sides: list[int]) -> None:
+def plan(run: AttackRun, start: int, sides: list[int]) -> None:
     """Draw the tries from `start` on, a multiple of BLOCK, whose squares have these sides."""
-    state, x, device = trial.state, trial.x, trial.x.device
+    state, x, device = run.state, run.x, run.x.device
     channels, height, width = x.shape[1:]
     blocks = range(start, start + len(sides), BLOCK)
-    drawn = [trial.draws.uniform((BLOCK, 2 + channels), "squares", number) for number in blocks]
+    drawn = [run.draws.uniform((BLOCK, 2 + channels), "squares", number) for number in blocks]
     draw = torch.cat(drawn, 1)[:, : len(sides)]
     side = torch.tensor(sides, device=device)
     room = torch.tensor([height, width], device=device) - side[:, None] + 1
     corner = (draw[..., :2] * room).long()
     state.corner = corner[..., 0] * width + corner[..., 1]
     signs = (draw[..., 2:] - 0.5).sign()
-    state.paint = signs * (2 * trial.radius)[:, None, None]
+    state.paint = signs * (2 * run.radius)[:, None, None]
     bits = (signs > 0) * 2 ** torch.arange(channels, device=device)
     state.kind = state.corner * 2**channels + bits.sum(2)
     state.start, state.layout = start, _layout(sides, start, getattr(state, "layout", None), width, device)
@@ -76,7 +76,7 @@ def _layout(sides: list[int], start: int, before: Layout | None, width: int, dev
 class Patches:
     """Squares on the present images of `rows` (p,): the places of their pixels (p, C, k) in an image, new values."""
 
-    trial: Trial
+    run: AttackRun
     rows: Tensor
     places: Tensor
     after: Tensor
@@ -85,15 +85,15 @@ class Patches:
 
     def images(self, some: Tensor) -> Tensor:
         """The images (n, C, H, W) of the patches at `some` (n,)."""
-        images = self.trial.state.x[self.rows[some]]
+        images = self.run.state.x[self.rows[some]]
         flat = images.flatten(1)
         flat.scatter_(1, self.places[some].flatten(1), self.after[some].flatten(1))
         return flat.view_as(images)
 
 
-def patches(trial: Trial, rows: Tensor, numbers: Tensor) -> Patches:
+def patches(run: AttackRun, rows: Tensor, numbers: Tensor) -> Patches:
     """The tries `numbers` (p,) of `rows` (p,), which `plan` has drawn."""
-    state, layout, x = trial.state, trial.state.layout, trial.x
+    state, layout, x = run.state, run.state.layout, run.x
     tries = numbers - state.start
     most = int(layout.sides[tries].max())
     pixels = layout.pixels[layout.kind[tries], : most**2] + state.corner[rows, tries][:, None]
@@ -104,4 +104,4 @@ def patches(trial: Trial, rows: Tensor, numbers: Tensor) -> Patches:
         values.reshape(-1).index_select(0, here).view_as(places) for values in (state.x, state.floor, state.ceiling)
     )
     after = torch.clamp(now + state.paint[rows, tries][..., None], floor, ceiling)
-    return Patches(trial, rows, places, after, (after != now).flatten(1).any(1))
+    return Patches(run, rows, places, after, (after != now).flatten(1).any(1))

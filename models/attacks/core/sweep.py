@@ -9,15 +9,15 @@ from torch import Tensor
 from models.attacks.core.access import Access
 from models.attacks.core.base import Attack
 from models.attacks.core.logits import Clean
-from models.attacks.core.norms import wide
+from models.attacks.core.norms import expand_to
 from models.attacks.core.result import AttackResult, inside
-from models.attacks.core.rng import Draws
-from models.attacks.core.run import COUNTS, Trial
+from models.attacks.core.rng import RowRNG
+from models.attacks.core.run import COUNTS, AttackRun
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Criterion
 
 
-def curve(
+def epsilon_sweep(
     attack: Attack,
     access: Access,
     x: Tensor,
@@ -28,22 +28,33 @@ def curve(
     *,
     compact: bool = True,
     clean: Clean | None = None,
-    found: AttackResult | None = None,
+    minimal_result: AttackResult | None = None,
 ) -> list[AttackResult]:
     """One result per column of `epsilons` (N, E), which ascends along each row.
 
-    A minimum-norm attack answers every radius from one run: `found`, when that has been made already. Others go on from
-    the image of the radius before, and rows that are fooled already keep it, so success can only grow with eps.
+    A minimum-norm attack answers every radius from one run: `minimal_result`, or a new one. Others continue from the
+    image of the previous radius, and rows that are fooled already keep it, so success can only grow with eps.
     """
-    along = trace(attack, access, x, criterion, threat, epsilons, seeds, compact=compact, clean=clean, found=found)
+    steps = iterate_epsilon_sweep(
+        attack,
+        access,
+        x,
+        criterion,
+        threat,
+        epsilons,
+        seeds,
+        compact=compact,
+        clean=clean,
+        minimal_result=minimal_result,
+    )
     while True:
         try:
-            next(along)
+            next(steps)
         except StopIteration as end:
             return end.value
 
 
-def trace(
+def iterate_epsilon_sweep(
     attack: Attack,
     access: Access,
     x: Tensor,
@@ -54,19 +65,19 @@ def trace(
     *,
     compact: bool = True,
     clean: Clean | None = None,
-    found: AttackResult | None = None,
-) -> Generator[Trial, None, list[AttackResult]]:
-    """`curve`, step by step."""
+    minimal_result: AttackResult | None = None,
+) -> Generator[AttackRun, None, list[AttackResult]]:
+    """`epsilon_sweep` as a generator that yields after each step."""
     how = {"compact": compact, "clean": clean}
     if attack.minimal:
-        one = found or (yield from attack.walk(access, x, criterion, threat.at(None), seeds, **how))
+        one = minimal_result or (yield from attack.iterate(access, x, criterion, threat.at(None), seeds, **how))
         return [_within(one, x, threat.at(eps)) for eps in epsilons.unbind(1)]
     runs: list[AttackResult] = []
     for eps in epsilons.unbind(1):
         before = runs[-1] if runs else None
-        start, rest = (before.floats if before else None), (before.success if before and attack.warm else None)
-        again = yield from attack.walk(access, x, criterion, threat.at(eps), seeds, **how, start=start, rest=rest)
-        runs.append(merge(before, again, before.success) if before and attack.warm else again)
+        start, skip = (before.floats if before else None), (before.success if before and attack.warm_start else None)
+        again = yield from attack.iterate(access, x, criterion, threat.at(eps), seeds, **how, start=start, skip=skip)
+        runs.append(merge(before, again, before.success) if before and attack.warm_start else again)
     return runs
 
 
@@ -75,7 +86,7 @@ def merge(first: AttackResult, second: AttackResult, keep: Tensor) -> AttackResu
     pairs = {name: (getattr(first, name), new) for name, new in vars(second).items()}
     counts = {name: old + new for name, (old, new) in pairs.items() if name in COUNTS}
     return AttackResult(
-        **({name: torch.where(wide(keep, new), old, new) for name, (old, new) in pairs.items()} | counts)
+        **({name: torch.where(expand_to(keep, new), old, new) for name, (old, new) in pairs.items()} | counts)
     )
 
 
@@ -86,22 +97,22 @@ def _within(result: AttackResult, x: Tensor, threat: ThreatModel) -> AttackResul
         result,
         success=fits,
         success_float=result.success_float & inside(threat, x, result.floats),
-        images=torch.where(wide(fits, x), result.images, x),
-        floats=torch.where(wide(fits, x), result.floats, x),
-        logits=torch.where(wide(fits, result.logits), result.logits, result.clean_logits),
+        images=torch.where(expand_to(fits, x), result.images, x),
+        floats=torch.where(expand_to(fits, x), result.floats, x),
+        logits=torch.where(expand_to(fits, result.logits), result.logits, result.clean_logits),
         distance=torch.where(fits, result.distance, 0),
     )
 
 
 def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
     """`x` with random signs of size eps on every pixel: the control that an attack has to beat by far."""
-    signs = threat.masked(Draws(seeds).signs(tuple(x.shape[1:]), "control"))
+    signs = threat.masked(RowRNG(seeds).signs(tuple(x.shape[1:]), "control"))
     if threat.norm == "l0":
-        signs = threat.geometry.project(signs * Draws(seeds).uniform(tuple(x.shape[1:]), "place"), threat.radius(x))
+        signs = threat.geometry.project(signs * RowRNG(seeds).uniform(tuple(x.shape[1:]), "place"), threat.radius(x))
         signs = signs.sign()
     else:
-        signs = signs * wide(threat.radius(x) / threat.geometry.size(signs).clamp_min(1e-12), x)
-    return threat.snap(x, threat.project(x, x + signs))
+        signs = signs * expand_to(threat.radius(x) / threat.geometry.size(signs).clamp_min(1e-12), x)
+    return threat.quantise(x, threat.project(x, x + signs))
 
 
 def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
@@ -109,7 +120,7 @@ def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> 
 
     Only pixels that may change take part (Xie et al. 2017 permute so; what leaves the range of pixels is cut off).
     """
-    order = Draws(seeds).uniform((x.shape[2] * x.shape[3],), "shuffle")
+    order = RowRNG(seeds).uniform((x.shape[2] * x.shape[3],), "shuffle")
     if threat.mask is None:
         free = torch.ones_like(order, dtype=torch.bool)
     else:
@@ -121,4 +132,4 @@ def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> 
     index = torch.empty_like(origin).scatter(1, place, origin)
     delta = (changed - x).flatten(2)
     moved = delta.gather(2, index[:, None].expand_as(delta)).view_as(x)
-    return threat.at(None).snap(x, (x + moved).clamp(0, 1))
+    return threat.at(None).quantise(x, (x + moved).clamp(0, 1))

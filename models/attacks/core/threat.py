@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from models.attacks.core.norms import L1, NORMS, Norm, wide
+from models.attacks.core.norms import L1, NORMS, Norm, expand_to
 from models.types import ConfigError
 
 SLACK = 1e-6
@@ -80,7 +80,7 @@ class ThreatModel:
         if not self.bounded:
             return y.clamp(0, 1)
         if self.norm == "linf":
-            eps = wide(self.radius(x), x)
+            eps = expand_to(self.radius(x), x)
             return torch.clamp(y, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
         if self.norm == "l1":
             room = torch.where(y > x, 1 - x, x)
@@ -88,13 +88,13 @@ class ThreatModel:
         # The box holds x, so clipping to it only shortens the perturbation.
         return (x + self.geometry.project(y - x, self.radius(x))).clamp(0, 1)
 
-    def snap(self, x: Tensor, y: Tensor) -> Tensor:
+    def quantise(self, x: Tensor, y: Tensor) -> Tensor:
         """`y` rounded to the levels without leaving the ball around `x`; the division is that of reading a PNG."""
         if self.levels is None:
             return y
         top = self.levels - 1
         if self.norm == "linf" and self.bounded:
-            eps = wide(self.radius(x), x)
+            eps = expand_to(self.radius(x), x)
             low = ((x - eps).clamp_min(0) * top - 1e-3).ceil()
             high = ((x + eps).clamp_max(1) * top + 1e-3).floor()
             snapped = torch.clamp((y * top).round(), low, torch.maximum(low, high)) / top
@@ -105,6 +105,6 @@ class ThreatModel:
                 if not bool(over.any()):
                     break
                 shorter = ((x + (y - x) * (1 - shrink / 64)) * top).round() / top
-                snapped = torch.where(wide(over, x), shorter, snapped)
-        still = wide((y == x).flatten(1).all(1), x) if self.mask is None else (y == x)
+                snapped = torch.where(expand_to(over, x), shorter, snapped)
+        still = expand_to((y == x).flatten(1).all(1), x) if self.mask is None else (y == x)
         return torch.where(still, x, snapped)

@@ -16,7 +16,7 @@ from models.attacks.core.access import Access, WhiteBox
 from models.attacks.core.base import Eps
 from models.attacks.core.logits import as_logits
 from models.attacks.core.norms import NORMS
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.deepfool import DeepFool
 from models.data import Columns
@@ -48,7 +48,7 @@ class UniversalConfig(BaseModel):
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitProgress:
     """Where a fit is: steps done of all, and the share of the last images that it fooled before the step."""
 
     step: int
@@ -92,18 +92,18 @@ class Universal:
         """Go on from what `state` gave."""
         self.raw, self.step, self.fooled = raw.clone().to(self.raw), step, fooled
 
-    def run(self) -> Iterator[Fitted]:
+    def run(self) -> Iterator[FitProgress]:
         """Step until the end."""
         with torch.inference_mode(False), torch.no_grad(), self.access.ready():
             yield from self._descend() if self.config.method == "sgd" else self._gather()
 
-    def _descend(self) -> Iterator[Fitted]:
+    def _descend(self) -> Iterator[FitProgress]:
         """v <- P(v + eps / 10 * sign of the summed gradient of min(loss, cap)) over mini-batches."""
         config = self.config
         while self.step < config.steps:
             x = self._images(self.step * config.batch_size, min(config.batch_size, len(self.train)))
             clean = as_logits(self.access.outputs(x)).argmax(1)
-            leaf, outputs = self.access.trace(self.raw[None], lambda delta, x=x: apply(delta, x))
+            leaf, outputs = self.access.outputs_with_graph(self.raw[None], lambda delta, x=x: apply(delta, x))
             with torch.enable_grad():
                 logits = as_logits(outputs)
                 loss = torch.nn.functional.cross_entropy(logits, self._aim(clean), reduction="none")
@@ -112,9 +112,9 @@ class Universal:
             fooled = self._fooled(logits, clean)
             self._move(self.norm.steepest(gradient)[0] * config.radius / 10)
             self.step += 1
-            yield Fitted(self.step, config.steps, fooled)
+            yield FitProgress(self.step, config.steps, fooled)
 
-    def _gather(self) -> Iterator[Fitted]:
+    def _gather(self) -> Iterator[FitProgress]:
         """Moosavi-Dezfooli et al. (2017), algorithm 1: for each image not yet fooled add the step that fools it."""
         config, count = self.config, len(self.train)
         attack = DeepFool(steps=10, norm=config.norm)
@@ -134,7 +134,7 @@ class Universal:
                 if self.fooled >= config.fooling * count:
                     self.step = config.passes * count
                 self.fooled = 0
-            yield Fitted(self.step, config.passes * count, share)
+            yield FitProgress(self.step, config.passes * count, share)
 
     def _images(self, start: int, size: int) -> Tensor:
         return self.train.batch(self.seed, start, size)["images"].to(self.raw.device)
@@ -154,14 +154,14 @@ class Universal:
 
 def random_signs(delta: Tensor, seed: int = 0) -> Tensor:
     """A control: random signs as large as `delta` everywhere (linf), which an attack has to beat by far."""
-    signs = Draws(torch.tensor([seed], device=delta.device)).signs(tuple(delta.shape), "control")[0]
+    signs = RowRNG(torch.tensor([seed], device=delta.device)).signs(tuple(delta.shape), "control")[0]
     return whole_levels(signs * delta.abs().amax())
 
 
 def permuted(delta: Tensor, seed: int = 0) -> Tensor:
     """A control: the same values in other places, each channel alike."""
     channels, height, width = delta.shape
-    draw = Draws(torch.tensor([seed], device=delta.device)).uniform((height * width,), "permutation")[0]
+    draw = RowRNG(torch.tensor([seed], device=delta.device)).uniform((height * width,), "permutation")[0]
     return delta.flatten(1)[:, draw.argsort()].view(channels, height, width)
 
 

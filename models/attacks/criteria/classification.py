@@ -58,7 +58,7 @@ class Criterion(ABC):
         """(N, at most `count`) functions; the image is adversarial when one of them is below 0."""
         return self.margin(logits)[:, None]
 
-    def faced(self, clean: Tensor) -> Self:
+    def given_clean_outputs(self, clean: Tensor) -> Self:
         """The criterion towards a model that answers the images as they are with `clean`: it may ask for less."""
         return self
 

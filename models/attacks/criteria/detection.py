@@ -130,7 +130,7 @@ class Mislabelled(OfBoxes):
 
     unseen: Tensor | None = None
 
-    def faced(self, clean: Tensor) -> Self:
+    def given_clean_outputs(self, clean: Tensor) -> Self:
         """Leaves out the objects that no cell of the clean image is about."""
         return replace(self, unseen=self.objects & ~self.near(clean).any(2))
 

@@ -12,7 +12,7 @@ BELOW = 0.1
 
 
 @dataclass(frozen=True)
-class Unsuspected(Criterion):
+class UndetectedMisclassification(Criterion):
     """Misclassified, and scored at most `threshold`: outputs are logits (N, K) and then the suspicion in a last column.
 
     `unit` is a distance of scores that means something. The loss adds both ends up (Carlini & Wagner 2017b).
@@ -41,7 +41,7 @@ class Unsuspected(Criterion):
         return Misclassified(self.labels)
 
 
-class Selective(Unsuspected):
+class SelectiveLoss(UndetectedMisclassification):
     """The two ends in turns (Bryniarski et al. 2022): away from the class while it stands, then under the threshold, so
     that neither gradient drowns the other.
     """

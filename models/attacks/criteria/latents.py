@@ -14,7 +14,7 @@ NUDGE = 1e-3
 """Share of the wanted distance by which the origin is moved for gradients: at the origin itself they all vanish."""
 
 
-def apart(one: Tensor, other: Tensor) -> Tensor:
+def rms_distance(one: Tensor, other: Tensor) -> Tensor:
     """(N,): root mean square difference; its gradient is finite where they are equal."""
     return ((one - other).flatten(1).square().mean(1) + 1e-14).sqrt()
 
@@ -26,40 +26,40 @@ def pattern(like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Away(Criterion):
+class FarFrom(Criterion):
     """The output is at least `radius` (N,) from `origin` (N, D, ...): margin = radius - distance."""
 
     origin: Tensor
     radius: Tensor
 
     def margin(self, logits: Tensor) -> Tensor:
-        return self.radius - apart(logits, self.origin)
+        return self.radius - rms_distance(logits, self.origin)
 
     def loss(self, logits: Tensor) -> Tensor:
         return -self.surfaces(logits, 1)[:, 0]
 
     def surfaces(self, logits: Tensor, count: int) -> Tensor:
         step = NUDGE * self.radius.view(-1, *[1] * (logits.ndim - 1)) * pattern(logits)
-        return (self.radius - apart(logits, self.origin - step))[:, None]
+        return (self.radius - rms_distance(logits, self.origin - step))[:, None]
 
-    def told(self, logits: Tensor) -> Tensor:
+    def facts(self, logits: Tensor) -> Tensor:
         """(N, 2): the distance, and the one that is wanted."""
-        return torch.stack([apart(logits, self.origin), self.radius], 1)
+        return torch.stack([rms_distance(logits, self.origin), self.radius], 1)
 
 
 @dataclass(frozen=True)
-class Nearer(Criterion):
+class CloserTo(Criterion):
     """The output is nearer to `target` than to `origin`: margin = distance to the target - distance to the origin."""
 
     target: Tensor
     origin: Tensor
 
     def margin(self, logits: Tensor) -> Tensor:
-        return apart(logits, self.target) - apart(logits, self.origin)
+        return rms_distance(logits, self.target) - rms_distance(logits, self.origin)
 
     def loss(self, logits: Tensor) -> Tensor:
-        return -apart(logits, self.target)
+        return -rms_distance(logits, self.target)
 
-    def told(self, logits: Tensor) -> Tensor:
+    def facts(self, logits: Tensor) -> Tensor:
         """(N, 2): the distance to the target, and to the origin."""
-        return torch.stack([apart(logits, self.target), apart(logits, self.origin)], 1)
+        return torch.stack([rms_distance(logits, self.target), rms_distance(logits, self.origin)], 1)

@@ -12,7 +12,7 @@ from models.attacks.criteria.classification import Criterion
 
 
 @dataclass(frozen=True)
-class Moved(Criterion):
+class Shifted(Criterion):
     """The number lies at least `radius` (N,) off `origin` (N,): above, below where `way` (N,) is -1, either for 0.
 
     margin = radius - (number - origin) * way.
@@ -32,7 +32,7 @@ class Moved(Criterion):
 
 
 @dataclass(frozen=True)
-class Reached(Criterion):
+class ReachesValue(Criterion):
     """The number lies within `radius` (N,) of `target` (N,): margin = distance - radius."""
 
     target: Tensor

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.defences.detector import Detector, Network, Quantile
 from models.defences.stages.simple import BitDepth, Median
 from models.types import DataSpec
@@ -29,11 +29,11 @@ class Squeezing(Detector):
         self.squeezers = squeezers()
         self.register_buffer("used", torch.ones(len(self.squeezers)))
 
-    def settle(self, line_art: bool) -> None:
+    def adapt_to(self, line_art: bool) -> None:
         self.used.copy_(torch.tensor([1.0, 0, 0, 1] if line_art else [0.0, 1, 1, 1]))
 
     def forward(self, network: Network, images: Tensor) -> Tensor:
-        draws = Draws(torch.zeros(len(images), dtype=torch.int64, device=images.device))
+        draws = RowRNG(torch.zeros(len(images), dtype=torch.int64, device=images.device))
         plain = network(images).softmax(1)
         moved = [(network(squeeze(images, draws)).softmax(1) - plain).abs().sum(1) for squeeze in self.squeezers]
         return (torch.stack(moved) * self.used[:, None]).amax(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.attacks.core.access import ScoreOracle, WhiteBox
 from models.attacks.core.base import Attack, Eps
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.attacks.core.sweep import noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
@@ -92,7 +92,7 @@ class Trained(Detector):
 
     def evidence(self, network: Network, images: Tensor) -> Tensor:
         """(b, d): log chances of the leading classes, for the image and each squeezed one, and how far they moved."""
-        draws = Draws(torch.zeros(len(images), dtype=torch.int64, device=images.device))
+        draws = RowRNG(torch.zeros(len(images), dtype=torch.int64, device=images.device))
         plain = network(images).log_softmax(1)
         order = plain.topk(self.leading, 1).indices
         moved = [network(squeeze(images, draws)).log_softmax(1) for squeeze in self.squeezers]

@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.capabilities import Decodes, Denoises, Encodes
 from models.defences import stage as core
 
@@ -26,7 +26,7 @@ class Purification(core.Defence):
     helper = (Denoises, Encodes)
     Config = Config
 
-    def apply_to(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
         return cleaned(self.model, images)
 
 

@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.defences import stage as core
 
 STEP = 0.25
@@ -24,7 +24,7 @@ class TotalVariation(core.Defence):
     smooth = True
     Config = Config
 
-    def apply_to(self, images: Tensor, draws: Draws) -> Tensor:
+    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
         dual = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
         for _ in range(self.config.steps):
             slope = gradient(divergence(dual) - images / self.config.weight)

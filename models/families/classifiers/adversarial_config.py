@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.attacks.core.base import Eps
-from models.attacks.core.norms import wide
+from models.attacks.core.norms import expand_to
 from models.attacks.core.threat import ThreatModel
 from models.data import Columns
 from models.evaluation.metrics import spread
@@ -129,7 +129,7 @@ class InnerAttack(NamedTuple):
             leaf = attacked.detach().requires_grad_()
             with torch.enable_grad():
                 (gradient,) = torch.autograd.grad(loss(leaf).sum(), leaf)
-            attacked = self.threat.project(x, attacked + wide(length, x) * self.threat.geometry.steepest(gradient))
+            attacked = self.threat.project(x, attacked + expand_to(length, x) * self.threat.geometry.steepest(gradient))
         return attacked
 
     def _start(self, x: Tensor, draws: torch.Generator) -> Tensor:
@@ -139,7 +139,7 @@ class InnerAttack(NamedTuple):
         if self.start == "near":
             return self.threat.project(x, x + 1e-3 * normal)
         uniform = torch.rand(x.shape, generator=draws, device=x.device)
-        return self.threat.project(x, x + self.threat.geometry.scatter(normal, uniform, self.threat.radius(x)))
+        return self.threat.project(x, x + self.threat.geometry.random_point(normal, uniform, self.threat.radius(x)))
 
 
 def divergence(logits: Tensor, reference: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.attacks.core.access import Live
-from models.attacks.core.norms import wide
+from models.attacks.core.norms import expand_to
 from models.context import StepContext
 from models.data import Columns
 from models.families.classifiers import robustness
@@ -189,7 +189,7 @@ class AdversarialTraining:
             loss = loss_fn(logits)
             model.descend(loss, optimisers)
             with torch.no_grad():
-                further = attacked + wide(radius, images) * threat.geometry.steepest(attacked.grad)
+                further = attacked + expand_to(radius, images) * threat.geometry.steepest(attacked.grad)
                 self.guard.carried.copy_(threat.project(images, further) - images)
         return {"loss": loss.detach(), "accuracy_attacked": accuracy(logits.detach(), labels)}
 

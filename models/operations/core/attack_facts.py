@@ -7,7 +7,7 @@ from models.family import Family
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims import Victim, victim_of
 
-KNOWN = ("success", "success_float", "queries", "gradients", "wrong", "flat", "soft")
+KNOWN = ("success", "success_float", "queries", "gradients", "wrong", "zero_gradient", "probabilities")
 """What was found of each image that is a number or a yes."""
 CONTROLS = ("control", "shuffled")
 """Perturbations of the same size that an attack has to beat by far."""
@@ -88,9 +88,9 @@ def _notes(victim: Victim, rows: Rows, said: dict, params: Params, row: int, ite
         notes.append(victim.presumed)
     if said["success_float"] and not said["success"]:
         notes.append("The attack succeeds before rounding to 8 bits only, and no repair was found within eps.")
-    if said["flat"]:
+    if said["zero_gradient"]:
         notes.append("The gradient vanished at least once: failure here is no sign of robustness.")
-    if said["soft"]:
+    if said["probabilities"]:
         notes.append("The model gives probabilities; their logarithms were attacked.")
     return notes
 

@@ -144,7 +144,7 @@ class DenseAttack(Report):
         seeds = seeds.to(images.device)
         with torch.no_grad():
             clean = Clean.of(access, images)
-        criterion = self.criterion(truth, params).faced(clean.logits)
+        criterion = self.criterion(truth, params).given_clean_outputs(clean.logits)
         return attack.run(access, images, criterion, threat, seeds, clean=clean), threat, seeds
 
     def _findings(self, subject, params, access, cells, state, count) -> Findings:

@@ -78,7 +78,7 @@ class Account:
         if part not in self.attacks:
             return "transfer"
         attack = self.attacks[part]
-        return "black" if attack.access != "gradients" else "walk" if attack.warm or attack.minimal else "step"
+        return "black" if attack.access != "gradients" else "walk" if attack.warm_start or attack.minimal else "step"
 
     @staticmethod
     def is_strong(attack: Attack) -> bool:

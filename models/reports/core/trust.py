@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attacks.core.access import WhiteBox
-from models.attacks.core.logits import as_logits, probabilities
+from models.attacks.core.logits import as_logits, look_like_probabilities
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import SURE, Misclassified
 from models.attacks.pgd import PGD
@@ -61,7 +61,7 @@ def of_model(model: nn.Module, access: WhiteBox, x: Tensor, labels: Tensor) -> l
     with torch.no_grad():
         once, again = access.exact(x), access.exact(x)
     spread = float((once - again).abs().max()) if len(x) else 0.0
-    soft = bool(probabilities(once).all()) if len(x) else False
+    soft = bool(look_like_probabilities(once).all()) if len(x) else False
     with _Counting() as counted, torch.enable_grad():
         access.exact(x)
     entropy, dead = slopes(access, x, labels)
@@ -82,7 +82,7 @@ def of_model(model: nn.Module, access: WhiteBox, x: Tensor, labels: Tensor) -> l
 
 def slopes(access: WhiteBox, x: Tensor, labels: Tensor) -> tuple[Tensor, float | None]:
     """Cross-entropy (N,), and the share of the images where its gradient is zero; None for a model that gives none."""
-    leaf, outputs = access.trace(x)
+    leaf, outputs = access.outputs_with_graph(x)
     with torch.enable_grad():
         entropy = nn.functional.cross_entropy(as_logits(outputs), labels, reduction="none")
     if entropy.grad_fn is None:
@@ -99,7 +99,7 @@ def of_attacks(access: WhiteBox, x: Tensor, labels: Tensor, threat: ThreatModel,
     everything = threat.at(EVERYTHING[norm])
     free = PGD(steps=40, norm=norm, eps=EVERYTHING[norm], step=0.05 if norm == "linf" else 0.5)
     won = free.run(access, x, criterion, everything, seeds)
-    some = ~(won.initially_wrong | won.broken)
+    some = ~(won.initially_wrong | won.nonfinite)
     reached = float(won.success[some].float().mean()) if bool(some.any()) else 1.0
     starts = PGD(steps=20, norm=norm, eps=float(threat.eps))
     hits = torch.stack([starts.run(access, x, criterion, threat, seeds + turn).success for turn in range(RESTARTS)])

@@ -217,7 +217,7 @@ def test_answers_that_are_no_numbers_are_neither_success_nor_robustness(name):
     if kind.access == "labels":
         pytest.skip("a label is always a label")
     result = run(name, kind.norms[0], x, Misclassified(y), net=Broken().eval())
-    assert result.broken.all()
+    assert result.nonfinite.all()
     assert not result.success.any()
     assert torch.equal(result.images, x)
 

@@ -115,16 +115,16 @@ def test_the_segmenter_stays_as_it_was(name):
 def test_weights_of_segpgd_and_cospgd_are_those_of_the_papers_on_a_hand_made_example():
     logits = torch.tensor([[[[2.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.5, 0.0]]]])  # (1, 2, 2, 2)
     labels = torch.tensor([[[0, 0], [1, 0]]])
-    trial = type("Trial", (), {"criterion": FractionOfPixels(labels)})()
+    rows = type("AttackRun", (), {"criterion": FractionOfPixels(labels)})()
     # right: (0,0), (1,0) and, with equal logits and the first class winning, (1,1); wrong: (0,1)
-    found = SegPGD(steps=4).weights(trial, logits, share=2 / 4)
+    found = SegPGD(steps=4).weights(rows, logits, share=2 / 4)
     assert found.tolist() == [[[0.75, 0.25], [0.75, 0.75]]]
     chances = logits.softmax(1)[0]
     wanted = torch.tensor(
         [[chances[labels[0, i, j], i, j] / chances[:, i, j].norm() for j in range(2)] for i in range(2)]
     )
-    assert torch.allclose(CosPGD().weights(trial, logits, 0.3)[0], wanted)
-    aimed = type("Trial", (), {"criterion": FractionOfPixels(labels, 1 - labels)})()
+    assert torch.allclose(CosPGD().weights(rows, logits, 0.3)[0], wanted)
+    aimed = type("AttackRun", (), {"criterion": FractionOfPixels(labels, 1 - labels)})()
     away = torch.tensor(
         [[1 - chances[1 - labels[0, i, j], i, j] / chances[:, i, j].norm() for j in range(2)] for i in range(2)]
     )
@@ -249,7 +249,7 @@ def test_an_object_whose_cells_moved_off_pulls_the_closest_one_back():
     (slope,) = torch.autograd.grad(criterion.loss(maps).sum(), maps)
     assert float(criterion.margin(maps.detach())) > 1e3 and not slope[..., 1].any()
     assert slope[0, 1, 0, 0] > 0 > slope[0, 0, 0, 0] and slope[0, 5, 0, 0] > 0  # the other class up, the box longer
-    kept = criterion.faced(maps.detach())
+    kept = criterion.given_clean_outputs(maps.detach())
     assert float(kept.margin(maps.detach())) < 0 and not kept.loss(maps).any()
 
 

@@ -56,7 +56,7 @@ def test_dag_takes_the_same_steps(targeted):
         x,
         criterion,
         attack.threat(),
-        on_step=lambda _, trial: last.update(x=trial.state.x),
+        on_step=lambda _, attack_run: last.update(x=attack_run.state.x),
         compact=False,
     )
     assert (theirs["x"] - x).abs().max() > 10 * gamma

@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from models.attacks.core.access import WhiteBox
-from models.attacks.core.fast_first_conv import Thin, thinned
+from models.attacks.core.fast_first_conv import FastFirstConv, with_fast_first_conv
 
 SHAPES = [
     (1, 5, 4, 2, 1, (9, 11)), (3, 4, 3, 1, 1, (8, 6)), (3, 6, (3, 5), (2, 1), (0, 2), (10, 7)), (2, 3, 3, 2, 0, (6, 6)),
 ]  # fmt: skip
 
 
-def slope(net, x):
+def value_and_grad(net, x):
     leaf = x.clone().requires_grad_()
     outputs = net(leaf)
     (found,) = torch.autograd.grad(outputs.square().sum(), leaf)
@@ -25,15 +25,15 @@ def test_value_to_the_bit_and_gradient_to_rounding(before, after, kernel, stride
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(before, after, kernel, stride, padding), nn.Tanh()).eval().requires_grad_(False)
         x = torch.rand(5, before, *size)
-    fast = thinned(net)
-    assert isinstance(fast[0], Thin)
-    (value, gradient), (wanted, truth) = slope(fast, x), slope(net, x)
+    fast = with_fast_first_conv(net)
+    assert isinstance(fast[0], FastFirstConv)
+    (value, gradient), (wanted, truth) = value_and_grad(fast, x), value_and_grad(net, x)
     assert torch.equal(value, wanted)
     assert torch.allclose(gradient, truth, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_has_the_same_gradient_in_any_batch():
-    layer = thinned(nn.Conv2d(3, 6, (3, 5), (2, 1), (0, 2)).eval().requires_grad_(False))
+    layer = with_fast_first_conv(nn.Conv2d(3, 6, (3, 5), (2, 1), (0, 2)).eval().requires_grad_(False))
     draws = torch.Generator().manual_seed(0)
     x, above = torch.rand(5, 3, 10, 7, generator=draws), torch.randn(5, 6, 4, 7, generator=draws)
 
@@ -50,12 +50,12 @@ def test_many_positions_are_folded_in_parts(monkeypatch):
     monkeypatch.setattr("models.attacks.core.fast_first_conv.AT_ONCE", 500)
     net = nn.Conv2d(1, 4, 3, padding=1).eval().requires_grad_(False)
     x = torch.rand(7, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(slope(thinned(net), x)[1], slope(net, x)[1], atol=1e-5)
+    assert torch.allclose(value_and_grad(with_fast_first_conv(net), x)[1], value_and_grad(net, x)[1], atol=1e-5)
 
 
 def test_the_copy_shares_weights_and_the_model_keeps_its_layers():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval().requires_grad_(False)
-    fast = thinned(net)
+    fast = with_fast_first_conv(net)
     assert type(net[0]) is nn.Conv2d
     assert type(fast[2]) is nn.Conv2d
     assert fast[0].layer.weight is net[0].weight
@@ -71,18 +71,18 @@ def test_the_copy_shares_weights_and_the_model_keeps_its_layers():
 )  # fmt: skip
 def test_other_layers_stay(layer):
     net = nn.Sequential(layer).eval().requires_grad_(False)
-    assert thinned(net) is net
+    assert with_fast_first_conv(net) is net
 
 
 def test_a_layer_that_is_being_trained_stays():
     net = nn.Sequential(nn.Conv2d(1, 4, 3))
-    assert thinned(net) is net
+    assert with_fast_first_conv(net) is net
 
 
 def test_an_attacked_model_has_the_fast_layer_and_no_gradient_of_weights():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
     box = WhiteBox(net)
-    leaf, outputs = box.trace(torch.rand(2, 1, 8, 8))
+    leaf, outputs = box.outputs_with_graph(torch.rand(2, 1, 8, 8))
     gradient = box.gradient(leaf, outputs[:, 0])
     assert gradient.abs().sum() > 0
     assert all(parameter.grad is None for parameter in net.parameters())

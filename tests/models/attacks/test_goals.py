@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.attacks.criteria.latents import Away, Nearer, apart
+from models.attacks.criteria.latents import CloserTo, FarFrom, rms_distance
 from models.capabilities import Decodes, Discriminates, Encodes, Translates
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
@@ -84,9 +84,9 @@ def truth(model: Maker, goal: str, sent: Tensor, x: Tensor, aim: Tensor | None, 
     own = x if goal == "reconstruction" else make(x)
     if aim is not None:
         wanted = aim if goal == "reconstruction" else make(aim)
-        return (apart(make(sent), wanted) < apart(make(sent), own)).tolist()
-    unit = 1.0 if goal == "translation" else apart(make(x.flip(2, 3) if goal == "latents" else x), own)
-    return (apart(make(sent), own) > reach * unit).tolist()
+        return (rms_distance(make(sent), wanted) < rms_distance(make(sent), own)).tolist()
+    unit = 1.0 if goal == "translation" else rms_distance(make(x.flip(2, 3) if goal == "latents" else x), own)
+    return (rms_distance(make(sent), own) > reach * unit).tolist()
 
 
 @pytest.mark.parametrize("method", ["fgsm", "pgd", "square"])
@@ -137,7 +137,7 @@ def test_minimum_norm_attacks_find_how_little_moves_a_code():
 
 def test_an_output_that_starts_where_it_shall_leave_from_still_has_a_gradient():
     origin = torch.zeros(2, 3, requires_grad=True)
-    for criterion in (Away(torch.zeros(2, 3), torch.ones(2)), Nearer(torch.ones(2, 3), torch.zeros(2, 3))):
+    for criterion in (FarFrom(torch.zeros(2, 3), torch.ones(2)), CloserTo(torch.ones(2, 3), torch.zeros(2, 3))):
         for value in (criterion.loss(origin), criterion.surfaces(origin, 1)[:, 0]):
             (slope,) = torch.autograd.grad(value.sum(), origin, retain_graph=True)
             assert torch.isfinite(slope).all() and (slope != 0).any()

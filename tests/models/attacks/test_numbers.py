@@ -100,6 +100,6 @@ def test_the_nearest_image_that_moves_the_estimate_is_that_of_the_formula():
 
 
 def test_attacks_that_play_classes_off_against_each_other_are_not_for_numbers():
-    ranking = next(name for name, kind in attacks().items() if kind.ranks)
+    ranking = next(name for name, kind in attacks().items() if kind.needs_class_scores)
     with pytest.raises(ConfigError, match="is not for a model that estimates a number"):
         attacked(method=ranking)

@@ -158,7 +158,7 @@ def test_the_gradient_of_the_loss_is_that_of_cross_entropy_by_finite_differences
         net = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Tanh(), nn.Linear(8, 3)).eval()
     x = images(2)
     box, y = WhiteBox(net), torch.tensor([0, 2])
-    leaf, logits = box.trace(x)
+    leaf, logits = box.outputs_with_graph(x)
     with torch.enable_grad():
         found = box.gradient(leaf, Misclassified(y).loss(logits)).flatten(1)
     double = net.double()

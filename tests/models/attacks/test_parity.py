@@ -49,7 +49,7 @@ def ours(name, x, y, *, net=None, target=None, access=WhiteBox, start=None, seed
     """The last iterate is what foolbox returns, so early stopping and best-so-far are set aside through `on_step`."""
     attack, last = attacks()[name](**config), {}
     criterion = Misclassified(y) if target is None else Targeted(target)
-    keep = lambda _, trial: last.update(x=getattr(trial.state, "x", trial.best).clone())  # noqa: E731
+    keep = lambda _, attack_run: last.update(x=getattr(attack_run.state, "x", attack_run.best).clone())  # noqa: E731
     result = attack.run(access(net or cnn()), x, criterion, seeds=seeds, start=start, on_step=keep, compact=False)
     return result, last["x"]
 
@@ -205,7 +205,7 @@ def test_apgd_walks_as_the_reference_does(norm, eps, loss):
     theirs, _, _, _ = walker.attack_single_run(x, y, x_init=start)
     best = {}
     attack = attacks()["apgd"](norm=norm, eps=eps, loss=loss, steps=20, stop_early=False)
-    keep = lambda _, trial: best.update(x=trial.state.best.clone())  # noqa: E731
+    keep = lambda _, attack_run: best.update(x=attack_run.state.best.clone())  # noqa: E731
     attack.run(WhiteBox(Soft()), x, Misclassified(y), start=start, on_step=keep, compact=False)
     off = (best["x"] - theirs).abs().flatten(1).amax(1)
     assert (off <= 1e-6 if norm == "linf" else off <= 1e-4).float().mean() >= 0.95, off.sort().values[-8:]

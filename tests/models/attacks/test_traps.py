@@ -7,8 +7,8 @@ from torch import nn
 from models.attacks.core import combine
 from models.attacks.core.access import LabelOracle, Live, ScoreOracle, WhiteBox
 from models.attacks.core.freeze import folded
-from models.attacks.core.rng import Draws
-from models.attacks.core.sweep import curve, noise
+from models.attacks.core.rng import RowRNG
+from models.attacks.core.sweep import epsilon_sweep, noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified, Targeted
 from models.attacks.criteria.segmentation import FractionOfPixels
@@ -41,7 +41,7 @@ def test_a_softmax_at_the_end_makes_no_model_robust_and_is_noticed():
     soft = Wrapped(cnn(), lambda z: (z / 10).softmax(1)).eval()
     plain = Wrapped(cnn(), lambda z: z / 10).eval()
     result = attacks()["pgd"](eps=0.1, steps=10).run(WhiteBox(soft), x, Misclassified(y))
-    assert result.soft.all()
+    assert result.probabilities.all()
     assert abs(int((~result.success).sum()) - robust(plain)) <= 1
 
 
@@ -49,7 +49,7 @@ def test_a_gradient_that_is_zero_everywhere_is_counted():
     x, y = victims(8)
     stairs = Wrapped(nn.Sequential(Wrapped(nn.Identity(), lambda x: (x * 8).round() / 8), cnn()), lambda z: z).eval()
     result = attacks()["pgd"](eps=0.1, steps=4).run(WhiteBox(stairs), x, Misclassified(y))
-    assert (result.flat[~result.success] == result.gradients[~result.success]).all()
+    assert (result.zero_gradient[~result.success] == result.gradients[~result.success]).all()
 
 
 def test_a_model_without_a_gradient_is_named_as_such():
@@ -147,7 +147,9 @@ def test_a_curve_only_rises_and_agrees_with_single_runs_or_beats_them():
     for name in ("pgd", "deepfool"):
         attack = attacks()[name](**({"steps": 10} if name == "pgd" else {"norm": "linf"}))
         threat = ThreatModel("linf", None if attack.minimal else 0.1)
-        runs = curve(attack, WhiteBox(cnn()), x, Misclassified(y), threat, radii.expand(48, -1), torch.arange(48))
+        runs = epsilon_sweep(
+            attack, WhiteBox(cnn()), x, Misclassified(y), threat, radii.expand(48, -1), torch.arange(48)
+        )
         hits = torch.stack([run.success for run in runs], 1)
         assert (hits[:, 1:] >= hits[:, :-1]).all()
         assert not hits[:, 0].any()
@@ -287,7 +289,7 @@ def test_segmentation_is_attacked_through_the_same_engine():
 
 
 def test_draws_are_uniform_normal_and_their_own():
-    draws = Draws(torch.arange(4))
+    draws = RowRNG(torch.arange(4))
     uniform = draws.uniform((50_000,), "u")
     normal = draws.normal((50_000,), "n")
     assert uniform.min() > 0
@@ -297,7 +299,7 @@ def test_draws_are_uniform_normal_and_their_own():
     assert normal.mean(1).abs().max() < 0.02
     assert (normal.var(1) - 1).abs().max() < 0.03
     assert torch.corrcoef(uniform).fill_diagonal_(0).abs().max() < 0.02
-    assert torch.equal(Draws(torch.tensor([2])).uniform((50_000,), "u")[0], uniform[2])
+    assert torch.equal(RowRNG(torch.tensor([2])).uniform((50_000,), "u")[0], uniform[2])
     assert not torch.equal(draws.uniform((8,), "u", 1), draws.uniform((8,), "u", 2))
     counts = draws.integers(7, (50_000,), "i").flatten().bincount(minlength=7)
     assert counts.min() > 0.97 * 200_000 / 7

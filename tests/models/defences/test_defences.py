@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from models import registry
-from models.attacks.core.rng import Draws
+from models.attacks.core.rng import RowRNG
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.pgd import PGD
 from models.defences.defended import Defended, defend, fingerprints
@@ -29,8 +29,8 @@ def stage(kind: str, **settings):
     return found(read_config(found, settings))
 
 
-def draws(count: int) -> Draws:
-    return Draws(torch.arange(count))
+def draws(count: int) -> RowRNG:
+    return RowRNG(torch.arange(count))
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -181,17 +181,17 @@ def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
 
 
 def test_what_a_detector_cannot_learn_from_is_named():
-    class Silent(Classifier):
+    class OracleUnavailable(Classifier):
         def logits(self, images):
             return super().logits(images).detach()
 
     made = behind(detector=TRAINED)
-    made.base.__class__ = Silent
+    made.base.__class__ = OracleUnavailable
     with pytest.raises(ConfigError, match="pgd") as caught:
         list(made.teach(smooth((64, 1, 12, 12))))
     assert caught.value.field == "detector/attacks" and "square" in caught.value.remedy
     made = behind(detector=TRAINED | {"attacks": ["square"]})
-    made.base.__class__ = Silent
+    made.base.__class__ = OracleUnavailable
     assert list(made.teach(smooth((64, 1, 12, 12))))  # what needs no gradient teaches it too
     made = behind(detector=TRAINED | {"eps": "0/255"})
     with pytest.raises(ConfigError, match="nothing to learn"):

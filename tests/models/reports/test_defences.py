@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from models.attacks.criteria.detector_evasion import Selective, Unsuspected
+from models.attacks.criteria.detector_evasion import SelectiveLoss, UndetectedMisclassification
 from models.families.classifiers.classifier import Classifier
 from models.reports.adversarial_detection import AdversarialDetectionParams, AdversarialDetectionReport, auroc
 from models.reports.core.base import Findings, Subject
@@ -121,13 +121,13 @@ def test_auroc_is_the_share_of_pairs_in_order():
 
 def test_unsuspected_is_both_misclassified_and_below_the_threshold():
     outputs = torch.tensor([[0.0, 1.0, 0.1], [0.0, 1.0, 0.9], [1.0, 0.0, 0.1]])
-    margin = Unsuspected(torch.tensor([0, 0, 0]), threshold=0.5, unit=0.5).margin(outputs)
+    margin = UndetectedMisclassification(torch.tensor([0, 0, 0]), threshold=0.5, unit=0.5).margin(outputs)
     assert (margin < 0).tolist() == [True, False, False]
 
 
 def test_the_two_ends_are_climbed_in_turns():
     outputs = torch.tensor([[0.0, 1.0, 0.9], [1.0, 0.0, 0.9]], requires_grad=True)
-    loss = Selective(torch.tensor([0, 0]), threshold=0.5, unit=0.5).loss(outputs)
+    loss = SelectiveLoss(torch.tensor([0, 0]), threshold=0.5, unit=0.5).loss(outputs)
     (slope,) = torch.autograd.grad(loss.sum(), outputs)
     assert slope[0].tolist() == [0, 0, -2]  # fooled already: what is left is the suspicion
     assert slope[1, 0] < 0 < slope[1, 1] and slope[1, 2] == 0

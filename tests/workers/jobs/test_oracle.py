@@ -14,7 +14,7 @@ from app.core.calls.messages import pack_inputs
 from app.core.errors import NotFound, OracleSilent
 from app.core.settings import settings
 from app.core.store import blobs
-from models.attacks.core.remote import Silent
+from models.attacks.core.remote import OracleUnavailable
 from tests.workers.trainings import attempt, finish, row_of, store_dataset
 from workers import codecs
 from workers.jobs.job import RunningJob, Stopped
@@ -204,7 +204,7 @@ def test_redirects_and_refusals_are_final_and_pressure_is_answered_with_patience
     server.lives, server.after = 0, after
     allow(server, retries=2)
     client = OracleClient(settings().oracles["clinic"])
-    with pytest.raises(Silent) as caught:
+    with pytest.raises(OracleUnavailable) as caught:
         client(torch.from_numpy(images()))
     assert str(after) in str(caught.value) and server.requests == requests
 
@@ -221,7 +221,7 @@ def test_answers_that_cannot_be_used_end_the_asking(server, allow, answers, monk
     monkeypatch.setattr(oracle_client, "MAX_ANSWER", 10_000)
     server.answers = answers
     allow(server)
-    with pytest.raises(Silent):
+    with pytest.raises(OracleUnavailable):
         OracleClient(settings().oracles["clinic"])(torch.from_numpy(images()))
     assert server.requests == 1
 
@@ -240,7 +240,7 @@ def test_answers_that_cannot_be_used_end_the_asking(server, allow, answers, monk
 )
 def test_odd_answers_are_no_crash(server, allow, body):
     allow(server)
-    with pytest.raises(Silent):
+    with pytest.raises(OracleUnavailable):
         read_answer(body, 1, settings().oracles["clinic"])
 
 

@@ -59,7 +59,7 @@ def test_a_graph_answers_in_torch_as_in_the_runtime_and_has_a_gradient():
     images = torch.rand(5, 1, 8, 8)
     wanted = runtime(network())(((images - 0.5) / 0.25).numpy())
     assert np.allclose(model.logits(images).numpy(), wanted, atol=1e-4)
-    leaf, outputs = WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape).trace(images)
+    leaf, outputs = WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape).outputs_with_graph(images)
     assert bool(WhiteBox.gradient(leaf, outputs.sum()).any())
 
 

@@ -11,9 +11,9 @@ from app.core.store import blobs
 from models.attacks.core.base import Attack
 from models.attacks.core.combine import quantised
 from models.attacks.core.logits import as_logits
-from models.attacks.core.remote import Distant
+from models.attacks.core.remote import RemoteOracle
 from models.attacks.core.result import AttackResult
-from models.attacks.core.run import Spent
+from models.attacks.core.run import BudgetExhausted
 from models.attacks.criteria.classification import Criterion, Misclassified, Targeted
 from models.data import Columns
 from models.registry import attacks
@@ -57,10 +57,12 @@ def run_oracle(job: RunningJob) -> Result:
     return Result(concluded(job, kept, len(images), access.ended))
 
 
-def distant(job: RunningJob, oracle: Oracle, asked: int) -> Distant:
+def distant(job: RunningJob, oracle: Oracle, asked: int) -> RemoteOracle:
     """The oracle as attacks see it, with what earlier attempts spent."""
     total = min(job.spec.get("total_budget") or oracle.max_queries, oracle.max_queries)
-    access = Distant(OracleClient(oracle, job.stop_if_asked), len(oracle.classes or ()) or None, oracle.answers, total)
+    access = RemoteOracle(
+        OracleClient(oracle, job.stop_if_asked), len(oracle.classes or ()) or None, oracle.answers, total
+    )
     access.asked = asked
     return access
 
@@ -101,13 +103,13 @@ def class_of(given: str | int | None, oracle: Oracle, field: str) -> int:
 
 
 def attacked(
-    attack: Attack, access: Distant, images: Tensor, labels: Tensor, spec: dict, start: int, oracle: Oracle
+    attack: Attack, access: RemoteOracle, images: Tensor, labels: Tensor, spec: dict, start: int, oracle: Oracle
 ) -> tuple[AttackResult, Tensor, Tensor] | None:
     """The result of a group, its images and what counted as right; None when the oracle said nothing of them at all."""
-    access.within(attack.config.budget)
+    access.with_budget(attack.config.budget)
     try:
         clean = as_logits(access.outputs(images))
-    except Spent:
+    except BudgetExhausted:
         known = access.known(images)
         images, labels = images[known], labels[known]
         if not len(images):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from app.core.oracles import Oracle
-from models.attacks.core.remote import Silent
+from models.attacks.core.remote import OracleUnavailable
 from workers import codecs
 
 MAX_ANSWER, MAX_CLASSES = 16 << 20, 100_000
@@ -21,7 +21,7 @@ PAUSE, LONGEST = 0.5, 60.0
 
 
 class OracleClient:
-    """Raises Silent, with the reason, when a batch cannot be answered for good."""
+    """Raises OracleUnavailable, with the reason, when a batch cannot be answered for good."""
 
     def __init__(self, oracle: Oracle, tick: Callable[[], None] = lambda: None):
         self.oracle, self.tick = oracle, tick
@@ -57,7 +57,7 @@ class OracleClient:
                 pause = max(pause, min(after, LONGEST))
             if attempt < self.oracle.retries:
                 self._sleep(pause)
-        raise Silent(f"the oracle gives no more answers: {why}")
+        raise OracleUnavailable(f"the oracle gives no more answers: {why}")
 
     def _post(self, images: Tensor) -> tuple[int, float, bytes]:
         """Status, seconds of Retry-After, and the body, which is read only as far as it may be long."""
@@ -66,7 +66,7 @@ class OracleClient:
             for piece in answer.iter_bytes():
                 body += piece
                 if len(body) > MAX_ANSWER:
-                    raise Silent(f"the oracle's answer is longer than {MAX_ANSWER} bytes")
+                    raise OracleUnavailable(f"the oracle's answer is longer than {MAX_ANSWER} bytes")
             after = answer.headers.get("retry-after", "")
             return answer.status_code, float(after) if after.isdecimal() else 0.0, bytes(body)
 
@@ -96,15 +96,22 @@ def outgoing(images: Tensor, send: str) -> dict[str, Any]:
 
 
 def read_answer(body: bytes, count: int, oracle: Oracle) -> Tensor:
-    """JSON {"scores": [[...]]}, {"labels": [...]}, or what this service's classify answers. Raises Silent."""
+    """JSON {"scores": [[...]]}, {"labels": [...]}, or what this service's classify answers.
+
+    Raises OracleUnavailable.
+    """
     try:
         found = _read(json.loads(body), oracle)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
         found = None
     if found is None or len(found) != count:
-        raise Silent(f"the oracle's answer is not understood: {oracle.answers} of {count} images were expected")
+        raise OracleUnavailable(
+            f"the oracle's answer is not understood: {oracle.answers} of {count} images were expected"
+        )
     if found.ndim == 2 and (found.shape[1] < 2 or (oracle.classes and found.shape[1] != len(oracle.classes))):
-        raise Silent(f"the oracle gives {found.shape[1]} scores for each image, which does not fit its classes")
+        raise OracleUnavailable(
+            f"the oracle gives {found.shape[1]} scores for each image, which does not fit its classes"
+        )
     return found
 
 

@@ -54,7 +54,7 @@ class BoxVictim(Victim):
     def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         own = detections(clean)[..., :5]
         boxes = torch.where(rows["given"][:, None, None], rows["boxes"], own)
-        return GOALS[params.goal or self.goals[0]](boxes, rows["targets"]).faced(clean)
+        return GOALS[params.goal or self.goals[0]](boxes, rows["targets"]).given_clean_outputs(clean)
 
     def seen(self, outputs: Tensor) -> Tensor:
         return detections(outputs)

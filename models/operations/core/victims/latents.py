@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.attacks.core.base import Attack
 from models.attacks.criteria.classification import Criterion
-from models.attacks.criteria.latents import Away, Nearer, apart
+from models.attacks.criteria.latents import CloserTo, FarFrom, rms_distance
 from models.capabilities import Classifies, Decodes, Encodes, Translates, takes_labels
 from models.family import Family
 from models.operations.core.base import Params, Rows
@@ -29,7 +29,7 @@ class PointVictim(Victim):
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
         """Whatever attacks classifiers by a margin alone, not by the order of their classes."""
-        return Classifies in attack.victims and not attack.ranks and attack.access != "labels"
+        return Classifies in attack.victims and not attack.needs_class_scores and attack.access != "labels"
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
         if params.target is not None:
@@ -50,8 +50,8 @@ class PointVictim(Victim):
         x = rows["inputs"]
         origin = self.origin(x, clean)
         if "aims" in rows:
-            return Nearer(self.aim(model, rows["aims"]), origin)
-        return Away(origin, (params.reach or self.reach) * self.unit(model, x, clean))
+            return CloserTo(self.aim(model, rows["aims"]), origin)
+        return FarFrom(origin, (params.reach or self.reach) * self.unit(model, x, clean))
 
     def origin(self, x: Tensor, clean: Tensor) -> Tensor:
         """Where the output is to leave from."""
@@ -73,7 +73,7 @@ class PointVictim(Victim):
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
         """Root mean square distances: the one reached and the one wanted, or to the aim and to where it was."""
-        far = {name: float(apart(seen[None], found[name][row : row + 1])) for name in ("origin", "target")
+        far = {name: float(rms_distance(seen[None], found[name][row : row + 1])) for name in ("origin", "target")
                if name in found}  # fmt: skip
         if "target" in far:
             return {"to_target": far["target"], "to_own": far["origin"]}
@@ -98,7 +98,7 @@ class CodeVictim(PointVictim):
         return model.encode(images).flatten(1)[:, :, None]  # a third axis: codes are no scores of classes
 
     def unit(self, model: Family, x: Tensor, clean: Tensor) -> Tensor:
-        return apart(self.outputs(model, x.flip(2, 3)), clean)
+        return rms_distance(self.outputs(model, x.flip(2, 3)), clean)
 
     def pictures(self, model: Family, found: Rows) -> dict[str, Tensor]:
         return {}
@@ -126,7 +126,7 @@ class ReconstructionVictim(PointVictim):
         return images
 
     def unit(self, model: Family, x: Tensor, clean: Tensor) -> Tensor:
-        return apart(clean, x)
+        return rms_distance(clean, x)
 
 
 class TranslationVictim(PointVictim):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.core.base import Attack
 from models.attacks.criteria.classification import Criterion
-from models.attacks.criteria.regression import Moved, Reached
+from models.attacks.criteria.regression import ReachesValue, Shifted
 from models.capabilities import Classifies, Regresses
 from models.family import Family
 from models.operations.core.base import Params, Rows
@@ -32,7 +32,7 @@ class NumberVictim(Victim):
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
         """Whatever attacks classifiers by a margin alone, not by the order of their classes."""
-        return Classifies in attack.victims and not attack.ranks and attack.access != "labels"
+        return Classifies in attack.victims and not attack.needs_class_scores and attack.access != "labels"
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
         return model.estimate(images)[:, None, None]  # a third axis: a number is no score of a class
@@ -56,8 +56,8 @@ class NumberVictim(Victim):
         origin = clean.flatten(1)[:, 0]
         unit = getattr(model, "deviation", torch.ones(())).to(origin)
         if "wanted" in rows:
-            return Reached(rows["wanted"].to(origin), origin, ((params.reach or NEAR) * unit).expand_as(origin))
-        return Moved(origin, ((params.reach or FAR) * unit).expand_as(origin), rows["way"].to(origin))
+            return ReachesValue(rows["wanted"].to(origin), origin, ((params.reach or NEAR) * unit).expand_as(origin))
+        return Shifted(origin, ((params.reach or FAR) * unit).expand_as(origin), rows["way"].to(origin))
 
     def seen(self, outputs: Tensor) -> Tensor:
         return outputs.flatten(1)[:, 0]
