@@ -11,6 +11,7 @@ from PIL import Image
 
 SIDE = 8
 ENVIRONMENT = {
+    "ANAMORPH_DEVICE": "cpu",
     "ANAMORPH_TRAIN_THREADS": "1",
     "ANAMORPH_INFER_THREADS": "1",
     "ANAMORPH_JOB_NICENESS": "0",

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 def main(names: list[str]) -> None:
     devices.use_threads = lambda wanted: None
     torch.set_num_threads(1)
+    os.environ["ANAMORPH_DEVICE"] = "cpu"
     for name in names or sorted(file.stem for file in FOLDER.glob("runs/*.json")):
         file = FOLDER / "runs" / f"{name}.json"
         with tempfile.TemporaryDirectory() as folder:
