@@ -1,6 +1,6 @@
-"""`anamorph demo`: the main job on real handwritten digits, over HTTP as any client would do it.
+"""`anamorph demo`: a tour on real handwritten digits, over HTTP as any client would do it.
 
-Starts the service (or finds it running), trains three models, removes noise, samples, attacks; measures and shows.
+Starts the service, or uses the one that is running; trains three models; denoises, samples, attacks; prints results.
 """
 
 import signal
@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from app.cli.client import Client
-from app.cli.demo_steps import EPS, attack_digits, denoise_digits, draw_samples
+from app.cli.demo_steps import EPS, attack_digits, denoise_digits, draw_samples, save_archive
 from app.cli.progress import bars, console, watch
 from app.cli.serve import Data, choose
 from app.cli.service_lock import CannotStart, listen_on, running
@@ -34,11 +34,11 @@ TRAININGS = {
 
 
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="Stop the service and leave when the demo is done.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Stop the service when the demo is done.")] = False,
     data: Data = None,
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo-output"),
+    output: Annotated[Path, typer.Option(help="Folder for the pictures and examples.")] = Path("demo-output"),
 ) -> None:
-    """Train on real digits, denoise, sample and attack; then keep serving until Ctrl-C."""
+    """Train three models on handwritten digits, use them, show the results; then serve until Ctrl-C."""
     choose(ANAMORPH_DATA_DIR=data)
     began = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -95,7 +95,7 @@ def wait_until_ready(started: subprocess.Popen | None = None) -> str:
 
 
 def train_models(client: Client) -> dict[str, dict]:
-    """The demo's models by name; those that an earlier run trained, or began to train, are taken as they are."""
+    """The demo's models by name. A model that exists, or is being trained, is not trained again."""
     jobs = {}
     for name, (family, config) in TRAININGS.items():
         try:
@@ -114,20 +114,21 @@ def train_models(client: Client) -> dict[str, dict]:
 
 
 def show(client: Client, models: dict[str, dict], folder: Path) -> None:
-    """Uses the three models on held-out digits; pictures into `folder`, numbers onto the terminal."""
+    """Uses the three models on held-out digits: pictures go to `folder`, numbers to the terminal."""
     folder.mkdir(parents=True, exist_ok=True)
     with console.status("Denoising, sampling, attacking ..."):
         denoised = denoise_digits(client, "demo-denoiser", folder / "denoised.png")
         draw_samples(client, "demo-vae", folder / "samples.png")
-        attacked = attack_digits(client, "demo-classifier", folder / "attack.png")
-    table = Table("measured on held-out digits", "value", title="What the demo measured", title_justify="left")
-    table.add_row("PSNR of the noisy digits", f"{denoised['noisy']:.2f} dB")
-    table.add_row("PSNR after denoising", f"{denoised['denoised']:.2f} dB")
-    table.add_row("VAE: -ELBO", f"{models['demo-vae']['metrics']['nelbo']:.1f} nats")
-    table.add_row("classifier: accuracy, clean", f"{attacked['clean']:.1%}")
-    table.add_row(f"... with random noise of size {EPS:.2f} (control)", f"{attacked['control']:.1%}")
-    table.add_row(f"... under FGSM of size {EPS:.2f}", f"{attacked['adversarial']:.1%}")
+        accuracy = attack_digits(client, "demo-classifier", folder / "attack.png")
+        save_archive(client, folder / "digits.zip")
+    table = Table("measure", "value", "better", title="Measured on digits not used in training", title_justify="left")
+    table.add_row("PSNR of noisy digits", f"{denoised['noisy']:.2f} dB", "higher")
+    table.add_row("PSNR after denoising", f"{denoised['denoised']:.2f} dB", "higher")
+    table.add_row("negative ELBO of the VAE", f"{models['demo-vae']['metrics']['nelbo']:.1f} nats", "lower")
+    table.add_row("accuracy of the classifier", f"{accuracy['clean']:.1%}", "higher")
+    table.add_row(f"... with random signs, ±{EPS:g} per pixel (control)", f"{accuracy['control']:.1%}", "higher")
+    table.add_row(f"... under FGSM, eps {EPS:g}", f"{accuracy['attacked']:.1%}", "higher")
     console.print(table)
-    console.print(
-        f"Pictures: {', '.join(str(folder / name) for name in ('denoised.png', 'samples.png', 'attack.png'))}"
-    )
+    pictures = ", ".join(str(folder / name) for name in ("denoised.png", "samples.png", "attack.png"))
+    console.print(f"Pictures: {pictures}")
+    console.print(f"Example files for the commands in README.md: {folder}/noisy.png, digit.png, digits.zip")

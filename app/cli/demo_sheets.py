@@ -7,11 +7,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 CELL, GAP, CAPTION, MARGIN = 84, 6, 15, 92
-INK, FADED, PAPER = (20, 20, 20), (110, 110, 110), (255, 255, 255)
+INK, FADED, RED, PAPER = (20, 20, 20), (110, 110, 110), (200, 0, 0), (255, 255, 255)
 
 
-def rows(path: Path, titles: Sequence[str], lines: Sequence[Sequence[np.ndarray]], captions: Sequence[Sequence[str]]):
-    """One line of images for each title; `captions` has a line of texts under each line of images, or none."""
+def rows(
+    path: Path,
+    titles: Sequence[str],
+    lines: Sequence[Sequence[np.ndarray]],
+    captions: Sequence[Sequence[str]] = (),
+    wrong: Sequence[Sequence[bool]] = (),
+) -> None:
+    """One line of images for each title, with its line of captions if there are any; those that are `wrong` in red."""
     height = CELL + GAP + (CAPTION if captions else 0)
     sheet = Image.new("RGB", (MARGIN + len(lines[0]) * (CELL + GAP), GAP + len(lines) * height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
@@ -21,8 +27,8 @@ def rows(path: Path, titles: Sequence[str], lines: Sequence[Sequence[np.ndarray]
         for column, image in enumerate(images):
             left = MARGIN + column * (CELL + GAP)
             sheet.paste(enlarged(image), (left, top))
-            if captions and captions[row]:
-                draw.text((left + 2, top + CELL), captions[row][column], FADED, font)
+            if captions:
+                draw.text((left + 2, top + CELL), captions[row][column], RED if wrong[row][column] else FADED, font)
     sheet.save(path)
 
 

@@ -1,7 +1,8 @@
-"""What the demo does with its models: each function asks the service, saves a picture sheet, returns measurements."""
+"""The steps of the demo: each calls the service, saves a picture sheet and returns what it measured."""
 
 import base64
 import io
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,22 @@ from app.cli import demo_sheets as sheets
 from app.cli.client import Client
 
 SHOWN, PAGE = 10, 100
-DENOISED, ATTACKED = 100, 200
+DENOISED, ATTACKED, ARCHIVED = 100, 200, 200
 NOISE = 0.4
+"""Standard deviation of the noise; pixels lie in [0, 1]."""
 EPS = 51 / 255
+"""Largest change of a pixel."""
 SEED = 0
 
 
 def denoise_digits(client: Client, model: str, picture: Path) -> dict[str, float]:
-    """Mean PSNR in dB against the clean digits, before and after."""
+    """Mean PSNR in dB against the clean digits, before and after. Saves the first noisy digit as noisy.png."""
     clean, _ = held_out(client, DENOISED)
     noise = np.random.default_rng(SEED).normal(0, NOISE, clean.shape)
     noisy = to_bytes(clean / 255 + noise)
     denoised = np.concatenate([denoise(client, model, part) for part in batches(noisy)])
-    sheets.rows(picture, ["clean", "noisy", "denoised"], [clean[:SHOWN], noisy[:SHOWN], denoised[:SHOWN]], [])
-    for name, images in (("digit.png", clean), ("noisy.png", noisy)):
-        picture.with_name(name).write_bytes(png(images[0]))  # to try the README's commands with
+    sheets.rows(picture, ["clean", "noisy", "denoised"], [clean[:SHOWN], noisy[:SHOWN], denoised[:SHOWN]])
+    picture.with_name("noisy.png").write_bytes(png(noisy[0]))
     return {"noisy": psnr(noisy, clean), "denoised": psnr(denoised, clean)}
 
 
@@ -37,34 +39,47 @@ def draw_samples(client: Client, model: str, picture: Path) -> None:
 
 
 def attack_digits(client: Client, model: str, picture: Path) -> dict[str, float]:
-    """Accuracy on clean digits, on digits with random signs of size EPS, and under FGSM of size EPS."""
+    """Accuracy on clean digits, with random signs of size EPS added (the control), and under FGSM of size EPS.
+
+    The sheet shows the first digit of each class in these three forms, whatever the model makes of it. Saves as
+    digit.png the first digit that the model gets right clean and with random signs, and wrong under FGSM.
+    """
     clean, labels = held_out(client, ATTACKED)
+    signs = np.random.default_rng(SEED).choice([-EPS, EPS], clean.shape)
+    control = to_bytes(clean / 255 + signs)
     answers = attack(client, model, clean, labels)
-    adversarial = np.stack([decoded(answer["image"]) for answer in answers])
-    _attack_sheet(picture, clean, adversarial, answers)
-    said = {name: [answer[name]["label"] for answer in answers] for name in ("clean", "control", "adversarial")}
-    return {name: float(np.mean(np.equal(words, labels))) for name, words in said.items()}
+    attacked = np.stack([decoded(answer["image"]) for answer in answers])
+    predictions = {
+        "clean": [answer["clean"] for answer in answers],
+        "control": classify(client, model, control),
+        "attacked": [answer["adversarial"] for answer in answers],
+    }
+    right = {name: np.equal([each["label"] for each in found], labels) for name, found in predictions.items()}
+    turned = np.flatnonzero(right["clean"] & right["control"] & ~right["attacked"])
+    picture.with_name("digit.png").write_bytes(png(clean[turned[0] if len(turned) else 0]))
+    sheets.rows(
+        picture,
+        ["clean", f"random signs\n±{EPS:g}", f"FGSM\neps {EPS:g}"],
+        [images[:SHOWN] for images in (clean, control, attacked)],
+        [[f"{each['label']}  {each['probability']:.0%}" for each in found[:SHOWN]] for found in predictions.values()],
+        [~hits[:SHOWN] for hits in right.values()],
+    )
+    return {name: float(hits.mean()) for name, hits in right.items()}
 
 
-def _attack_sheet(picture: Path, clean: np.ndarray, adversarial: np.ndarray, answers: list[dict[str, Any]]) -> None:
-    """The first digits that fooled it: clean, what was added (grey is nothing), adversarial; with the model's word."""
-    fooled = [index for index, answer in enumerate(answers) if answer["success"] and not answer["initially_wrong"]]
-    chosen = (fooled + list(range(SHOWN)))[:SHOWN]
-    change = (adversarial.astype(float) - clean)[chosen]
-    lines = [clean[chosen], to_bytes(0.5 + change / (2 * 255 * EPS)), adversarial[chosen]]
-    before, after = ([_says(answers[index][name]) for index in chosen] for name in ("clean", "adversarial"))
-    sheets.rows(picture, ["clean", "perturbation\n(enlarged)", "adversarial"], lines, [before, [], after])
+def save_archive(client: Client, file: Path) -> None:
+    """A zip of held-out digits, one folder for each class: an example of an upload."""
+    images, labels = held_out(client, ARCHIVED)
+    with zipfile.ZipFile(file, "w") as archive:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            archive.writestr(zipfile.ZipInfo(f"{label}/{number:03}.png"), png(image))
 
 
-def _says(prediction: dict[str, Any]) -> str:
-    return f"{prediction['label']}  {prediction['probability']:.0%}"
-
-
-# ---- asking
+# ---- calls
 
 
 def held_out(client: Client, count: int) -> tuple[np.ndarray, list[str]]:
-    """Digits that no training has seen, the classes in turn, and their labels."""
+    """Validation digits, which no training has seen, and their labels: 0, 1, ... 9, 0, 1, ..."""
     by_label: dict[str, list[str]] = {}
     start, total = 0, 1
     while start < total:
@@ -84,15 +99,21 @@ def denoise(client: Client, model: str, images: np.ndarray) -> np.ndarray:
     return np.stack([decoded(text) for text in answer["images"]])
 
 
+def classify(client: Client, model: str, images: np.ndarray) -> list[dict[str, Any]]:
+    """The most probable class of each image."""
+    body = {"images": [encoded(image) for image in images], "top": 1}
+    answer = client.ask("POST", f"/v1/models/{model}/classify", json=body).json()
+    return [each["predictions"][0] for each in answer["data"]]
+
+
 def attack(client: Client, model: str, images: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
-    """The answer for each image. One request for each class, because a request has one label."""
+    """The answer for each image, in order; one request for each class, because a request has one label."""
     answers: list[dict[str, Any]] = [{}] * len(images)
     for label in sorted(set(labels)):
         places = [index for index, other in enumerate(labels) if other == label]
-        body = {"method": "fgsm", "eps": EPS, "label": label, "control": True}
-        body["images"] = [encoded(images[index]) for index in places]
-        found = client.ask("POST", f"/v1/models/{model}/attack", json=body).json()["data"]
-        for index, answer in zip(places, found, strict=True):
+        body = {"method": "fgsm", "eps": EPS, "label": label, "images": [encoded(images[index]) for index in places]}
+        data = client.ask("POST", f"/v1/models/{model}/attack", json=body).json()["data"]
+        for index, answer in zip(places, data, strict=True):
             answers[index] = answer
     return answers
 

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from app.cli import demo
+from app.cli import demo, demo_steps
 from app.cli.client import Client
 from app.cli.commands import config_of
 
@@ -125,6 +126,18 @@ def test_the_demo_finds_its_models_measures_and_draws(service, demo_models, tmp_
     for name in ("denoised.png", "samples.png", "attack.png"):
         assert size(tmp_path / name)[0] > 600
     assert size(tmp_path / "noisy.png") == size(tmp_path / "digit.png") == (28, 28)
+    assert len({name.split("/")[0] for name in zipfile.ZipFile(tmp_path / "digits.zip").namelist()}) == 10
+
+
+def test_fgsm_turns_the_digit_that_the_demo_leaves_for_the_readme(service, demo_models, tmp_path):
+    with Client(service.url) as client:
+        demo_steps.attack_digits(client, "demo-classifier", tmp_path / "attack.png")
+        digit = (tmp_path / "digit.png").read_bytes()
+        headers = {"Content-Type": "image/png", "Accept": "application/json"}
+        path, query = "/v1/models/demo-classifier/attack", {"method": "fgsm", "eps": "0.2", "control": "true"}
+        answer = client.ask("POST", path, content=digit, params=query, headers=headers).json()
+    assert not answer["initially_wrong"]
+    assert answer["success"] and answer["adversarial"]["label"] != answer["clean"]["label"]
 
 
 def test_the_demo_trains_a_model_that_is_missing(service, demo_models, monkeypatch):
