@@ -10,8 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo up test lint catalog openapi bench install clean
+.PHONY: demo up test lint catalog docs openapi bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -28,10 +29,14 @@ lint: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# After adding a family, an attack or an operation: what the front end and the reference know of it.
+# After adding a family, an attack or an operation: what the front end knows of it.
 catalog: $(STAMP)
 	$(BIN)/python -m models.catalog
+
+# The reference, and everything in docs/ as a static site with search: site/index.html.
+docs: $(DOCS_STAMP)
 	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict --quiet
 
 # The description of the HTTP API, for generators of clients: build/openapi.json, or the file in ARGS.
 openapi: $(STAMP)
@@ -60,7 +65,12 @@ $(DEV_STAMP): $(STAMP)
 	@$(PIP) -c constraints.txt -e '.[worker,data,pretrained,dev]'
 	@touch $@
 
+$(DOCS_STAMP): $(STAMP)
+	@echo "Installing what the documentation needs ..."
+	@$(PIP) -c constraints.txt -e '.[worker,data,pretrained,docs]'
+	@touch $@
+
 # The models you trained (anamorph-data/) are not touched.
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo-output site build dist *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
 	find app workers models tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,9 @@
-"""Writes docs/reference.md from the program itself: `python docs/reference.py`. A test compares the two."""
+"""Writes docs/reference.md from the program itself: `python docs/reference.py`. `make docs` runs it; git ignores it."""
 
-import re
+import json
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,101 +22,132 @@ from app.core.settings import Settings
 from app.main import create_app
 
 FILE = Path(__file__).with_suffix(".md")
-BUILTIN_HEADS = ("dataset", "what it is", "layout", "size; other sizes", "images", "classes", "licence")
-DEFENCES, DETECTORS = load()["defences"], load()["detectors"]
-SECRET = re.compile("key|secret|password")
+SERVICE = "http://127.0.0.1:8000"
+
+INTRODUCTION = """# Reference
+
+Generated from the program by `make docs`. The running service has the same as an interactive page at `/docs` and as
+OpenAPI 3.1 at `/v1/openapi.json`; the guides show how the parts are used together.
+"""
 
 SETTINGS = {
-    "data_dir": "Folder of everything embedded: database, blobs, logs, the broker's socket.",
-    "database_url": "`postgresql://user:password@host/name` or `sqlite:////path`; empty: a file in the data folder.",
-    "broker_url": "`redis://host:6379/0` of a Valkey or Redis; empty: a private one on a socket in the data folder.",
-    "blobs_url": "`s3://bucket/prefix` (credentials from `AWS_*`) or `file:///folder`; empty: in the data folder.",
-    "blob_cache_bytes": "How much of an object store's blobs a worker keeps on its disk.",
-    "database_pool": "Connections a process keeps to the database.",
-    "host": "Address the web front listens on. Other than loopback needs an API key.",
+    "data_dir": "Folder of the embedded parts: database, blobs, logs, the broker's socket.",
+    "database_url": "`postgresql://user:password@host/name` or `sqlite:////path`. Default: a file in the data folder.",
+    "broker_url": "`redis://host:6379/0` of a Valkey or Redis. Default: a private Valkey in the data folder.",
+    "blobs_url": "`s3://bucket/prefix` (credentials from `AWS_*`) or `file:///folder`. Default: in the data folder.",
+    "blob_cache_bytes": "Maximum bytes of an object store's blobs that a worker caches on its disk.",
+    "database_pool": "Connections that a process keeps open to the database.",
+    "host": "Address the web front listens on. Any address but loopback requires API keys.",
     "port": "Port of the web front; 0 takes any free one.",
-    "public_url": "Address that clients see, where it differs (behind a proxy).",
-    "allowed_hosts": "JSON list of Host headers that are answered.",
-    "require_keys": "Whether every request needs an API key; always so off the loopback address.",
-    "bootstrap_key": "A key with every right, given from outside, for a service that has none yet.",
-    "log_level": "debug, info, warning or error.",
-    "log_json": "Log lines as JSON.",
-    "max_body_bytes": "Largest request body (uploads of datasets).",
-    "max_model_bytes": "Largest file of a model to import.",
-    "max_json_bytes": "Largest JSON body.",
-    "max_image_bytes": "Largest encoded image.",
-    "max_pixels": "Most pixels of an image.",
-    "max_side": "Longest side of an image.",
-    "max_archive_members": "Most files in an uploaded archive.",
-    "max_archive_bytes": "Most bytes an uploaded archive may unpack to.",
-    "rate_limit": "Requests per key or address, e.g. `100/second`.",
-    "max_jobs_per_tenant": "Queued and running jobs a tenant may have.",
-    "max_passes_per_job": "Passes through models that one report may cost, computed before it is accepted.",
-    "max_bytes_per_tenant": "Bytes of datasets and models a tenant may have.",
-    "idempotency_hours": "How long an `Idempotency-Key` is remembered.",
-    "lease_seconds": "How long a job stays with a worker that no longer reports.",
-    "sweep_seconds": "How often lost jobs are looked for.",
-    "max_failures": "Deaths of its worker that a job survives without progress between them.",
-    "cancel_grace_seconds": "How long a cancelled job may take to stop before it is killed.",
-    "release_grace_seconds": "How long a job may take to save itself when its worker stops.",
-    "checkpoint_seconds": "Time between checkpoints of a training.",
-    "checkpoint_bytes": "Most bytes of the checkpoints kept along a training to be forked from; the earliest go first.",
-    "checkpoint_days": "How long the checkpoints of a job that has ended stay; its model and snapshots stay longer.",
-    "job_niceness": "How much trainings give way to the calls on the same machine (0 to 19).",
-    "job_memory_bytes": "Address space of a job's process; empty: no limit.",
-    "call_timeout_seconds": "How long a client of a call waits.",
-    "call_queue_limit": "Images of calls that may wait; beyond, 503 with Retry-After.",
-    "call_batch": "Most images in a micro-batch.",
-    "calls_in_flight": "Micro-batches on their way at a time for each web front.",
+    "public_url": "URL that clients use, if it differs from host and port (behind a proxy).",
+    "allowed_hosts": "JSON list of the Host headers that are answered; `*` allows all.",
+    "require_keys": "Require an API key for every request. Always on if the host is not loopback.",
+    "bootstrap_key": "An API key with all scopes for a service that has no key in its database yet.",
+    "log_level": "`debug`, `info`, `warning` or `error`.",
+    "log_json": "Write log lines as JSON.",
+    "max_body_bytes": "Maximum bytes of a request body (uploads of datasets).",
+    "max_model_bytes": "Maximum bytes of the file of an imported model.",
+    "max_json_bytes": "Maximum bytes of a JSON body.",
+    "max_image_bytes": "Maximum bytes of an encoded image.",
+    "max_pixels": "Maximum pixels of an image.",
+    "max_side": "Maximum side of an image, in pixels.",
+    "max_archive_members": "Maximum files in an uploaded archive.",
+    "max_archive_bytes": "Maximum bytes of an uploaded archive after unpacking.",
+    "rate_limit": "Maximum requests for each key, or for each address without one, e.g. `100/second`.",
+    "max_jobs_per_tenant": "Maximum queued and running jobs of a tenant.",
+    "max_passes_per_job": "Maximum passes through models of one report; computed before the report is accepted.",
+    "max_bytes_per_tenant": "Maximum bytes of the datasets and models of a tenant.",
+    "idempotency_hours": "Hours for which an `Idempotency-Key` is remembered.",
+    "lease_seconds": "Seconds without a heartbeat after which a job is taken from its worker.",
+    "sweep_seconds": "Seconds between two searches for lost jobs.",
+    "max_failures": "Deaths of its worker, without progress between them, after which a job fails.",
+    "cancel_grace_seconds": "Seconds a cancelled job may take to stop before its process is killed.",
+    "release_grace_seconds": "Seconds a job may take to save a checkpoint when its worker stops.",
+    "checkpoint_seconds": "Seconds between two checkpoints of a training.",
+    "checkpoint_bytes": "Maximum bytes of the checkpoints of a training that can be forked; the earliest are deleted.",
+    "checkpoint_days": "Days for which checkpoints are kept after a job ends. Models and snapshots stay.",
+    "job_niceness": "Niceness of the processes of jobs (0 to 19); higher leaves more of the CPU to calls.",
+    "job_memory_bytes": "Maximum address space of a job's process. Default: no limit.",
+    "call_timeout_seconds": "Seconds after which a waiting call is answered with 504.",
+    "call_queue_limit": "Maximum images of waiting calls; beyond it calls are answered with 503 and Retry-After.",
+    "call_batch": "Maximum images in a micro-batch.",
+    "calls_in_flight": "Micro-batches that a web front may have under way at a time.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
-    "oracles": "Models elsewhere that may be attacked: JSON of name to URL or object; see Settings of an oracle.",
-    "executor": "What computes calls on the CPU where no gradient is asked for: torch, or onnx (ONNX Runtime: faster, "
-    "but slow to load a model the first time). Have it the same everywhere: the two differ in their last bits.",
-    "train_threads": "Threads of a training on the CPU; 0: the cores less one.",
-    "infer_threads": "Threads of an inference worker on the CPU; 0: the cores less one.",
-    "resident_bytes": "Memory of the models that an inference worker keeps loaded.",
+    "oracles": "Remote models that may be attacked: JSON, name to URL or to an object; see Settings of an oracle.",
+    "executor": "Computes calls without gradients on the CPU with `torch`, or with `onnx` (ONNX Runtime: faster, but "
+    "slow to load a model the first time). Use one for all workers: their answers differ in the last bits.",
+    "train_threads": "Threads of a training on the CPU; 0: all cores but one.",
+    "infer_threads": "Threads of an inference worker on the CPU; 0: all cores but one.",
+    "resident_bytes": "Maximum bytes of the models that an inference worker keeps loaded.",
 }
+
+INPUTS = {
+    "images": "an image as the body, several as a form or in JSON",
+    "latents": "latent codes, as npy or JSON",
+    "either": "images or latent codes",
+    "nothing": "none but the parameters",
+}
+OUTPUTS = {
+    "images": "images, as PNG, WebP, zip, npy or JSON",
+    "latents": "latent codes, as JSON or npy",
+    "facts": "JSON",
+    "pictured": "JSON with pictures as base64, or a zip",
+}
+SHOWN = 6
+"""Names in the title of a group of settings."""
+
+Rows = Iterable[tuple[str, ...]]
 
 
 def main() -> str:
-    return "\n".join(
-        [
-            "# Reference\n\nWritten by `make catalog` from the program itself; do not edit.\n",
-            *section("Commands", ("command", "what it does"), commands()),
-            *section("Settings", ("environment variable", "default", "meaning"), settings()),
-            *section("Routes", ("route", "what it does"), routes()),
-            *section("Built-in datasets", BUILTIN_HEADS, builtins()),
-            *section("Built-in models", ("model", "what it is", "size", "classes", "licence"), builtin_models()),
-            *section("Families", ("family", "what it is", "layouts", "operations"), families()),
-            *options("Settings of the families", {n: e["config"] for n, e in load()["families"].items()}),
-            *section("Attacks", ("method", "what it is", "norms", "on models that have"), attacks()),
-            *options("Settings of the attacks", {n: e["params"] for n, e in load()["attacks"].items()}),
-            *section("Defences", ("stage or detector", "what it does"), stages()),
-            *options("Settings of the defences", {n: e["params"] for n, e in (DEFENCES | DETECTORS).items()}),
-            *options("Settings of an oracle", {"ANAMORPH_ORACLES": Oracle.model_json_schema()}),
-            *section("Operations", ("operation", "what it does", "needs", "takes", "gives"), operations()),
-            *section("Errors", ("code", "status", "title"), errors()),
-        ]
-    )
+    catalog = load()
+    bodies = {
+        "Commands": table(("command", "what it does"), commands()),
+        "Environment variables": table(("variable", "default", "meaning"), settings()),
+        "HTTP routes": table(("route", "what it does"), routes()),
+        "Built-in datasets": table(
+            ("dataset", "what it is", "layout", "size; other sizes", "images", "classes", "licence"), builtins()
+        ),
+        "Built-in models": table(("model", "what it is", "size", "classes", "licence"), builtin_models()),
+        "Families": table(("family", "what it is", "layouts", "operations"), families(catalog["families"])),
+        "Settings of the families": shared_settings("family", schemas(catalog["families"], "config")),
+        "Attacks": table(("method", "what it is", "norms", "on models that have"), attacks(catalog["attacks"])),
+        "Settings of the attacks": shared_settings("attack", schemas(catalog["attacks"])),
+        "Defences": table(("stage or detector", "what it does"), stages(catalog)),
+        "Settings of the defences": all_settings("defence", schemas(catalog["defences"] | catalog["detectors"])),
+        "Reports": table(("report", "what it does", "on models that have"), reports(catalog["reports"])),
+        "Settings of the reports": all_settings("report", schemas(catalog["reports"])),
+        "Settings of an oracle": all_settings("variable", {"ANAMORPH_ORACLES": Oracle.model_json_schema()}),
+        "Operations": operations(catalog["operations"]),
+        "Errors": table(("code", "status", "title"), errors()),
+    }
+    contents = [f"- [{title}](#{anchor(title)})" for title in bodies]
+    parts = [line for title, lines in bodies.items() for line in (f"## {title}\n", *lines)]
+    return "\n".join([INTRODUCTION, *contents, "", *parts])
 
 
-def section(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    lines = [f"## {title}\n", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+def anchor(title: str) -> str:
+    """The fragment that GitHub and MkDocs give a heading."""
+    return title.lower().replace("`", "").replace(",", "").replace(" ", "-")
+
+
+def table(heads: tuple[str, ...], rows: Rows) -> list[str]:
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     return [*lines, *(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows), ""]
 
 
-def commands() -> list[tuple[str, ...]]:
-    found = []
+# ---- rows of the overviews
 
-    def walk(name: str, command: Any) -> None:
+
+def commands() -> Rows:
+    def walk(name: str, command: Any) -> Iterator[tuple[str, str]]:
         if hasattr(command, "commands"):
             for word, inner in command.commands.items():
-                walk(f"{name} {word}", inner)
+                yield from walk(f"{name} {word}", inner)
         else:
-            found.append((f"`{name}{usage(command)}`", command.help or ""))
+            yield f"`{name}{usage(command)}`", command.help or ""
 
-    walk("anamorph", typer.main.get_command(cli))
-    return found
+    return walk("anamorph", typer.main.get_command(cli))
 
 
 def usage(command: Any) -> str:
@@ -127,37 +160,28 @@ def usage(command: Any) -> str:
     return words
 
 
-def settings() -> list[tuple[str, ...]]:
-    rows = []
+def settings() -> Rows:
     for name, field in Settings.model_fields.items():
         default = "" if field.default in ("", None) else f"`{field.default}`"
-        variable = field.validation_alias or f"ANAMORPH_{name.upper()}"
-        rows.append((f"`{variable}`", default, SETTINGS[name]))
-    return rows
+        yield f"`{field.validation_alias or f'ANAMORPH_{name.upper()}'}`", default, SETTINGS[name]
 
 
-def routes() -> list[tuple[str, ...]]:
-    paths = create_app().openapi()["paths"]
-    return [
-        (f"`{method.upper()} {path}`", operation.get("summary", ""))
-        for path, methods in paths.items()
-        for method, operation in methods.items()
-    ]
+def routes() -> Rows:
+    for path, methods in create_app().openapi()["paths"].items():
+        for method, operation in methods.items():
+            yield f"`{method.upper()} {path}`", operation.get("summary", "")
 
 
-def builtins() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", about.title, about.layout, size(about), str(about.count), ", ".join(about.classes or ()),
-         about.licence)
-        for name, about in BUILTINS.items()
-    ]  # fmt: skip
+def builtins() -> Rows:
+    for name, about in BUILTINS.items():
+        classes = ", ".join(about.classes or ())
+        yield f"`{name}`", about.title, about.layout, size(about), str(about.count), classes, about.licence
 
 
-def builtin_models() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", about.title, f"{about.height}x{about.width}x{about.channels}", str(about.classes), about.licence)
-        for name, about in BUILTIN_MODELS.items()
-    ]
+def builtin_models() -> Rows:
+    for name, about in BUILTIN_MODELS.items():
+        shape = f"{about.height}x{about.width}x{about.channels}"
+        yield f"`{name}`", about.title, shape, str(about.classes), about.licence
 
 
 def size(about: Builtin) -> str:
@@ -166,53 +190,140 @@ def size(about: Builtin) -> str:
     return f"{usual}; {about.sizes[0]} to {about.sizes[1]}" if about.sizes else usual
 
 
-def families() -> list[tuple[str, ...]]:
+def families(entries: dict[str, dict]) -> Rows:
+    for name, entry in entries.items():
+        operations = ", ".join(f"[{each}](#{each})" for each in entry["operations"])
+        yield link("family", name), entry["summary"], ", ".join(entry["layouts"]), operations
+
+
+def attacks(entries: dict[str, dict]) -> Rows:
+    for name, entry in entries.items():
+        yield link("attack", name), entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"])
+
+
+def stages(catalog: dict[str, dict]) -> Rows:
+    for kind in ("defences", "detectors"):
+        for name, entry in catalog[kind].items():
+            yield link("defence", name) + (" (detector)" if kind == "detectors" else ""), entry["summary"]
+
+
+def reports(entries: dict[str, dict]) -> Rows:
+    for name, entry in entries.items():
+        yield link("report", name), entry["summary"], ", ".join(map(spoken, entry["needs"]))
+
+
+def errors() -> Rows:
+    return ((f"`{code}`", str(error.status), error.title) for code, error in CODES.items())
+
+
+def link(kind: str, name: str) -> str:
+    return f"[`{name}`](#{anchor(f'{kind} {name}')})"
+
+
+# ---- settings
+
+
+def schemas(entries: dict[str, dict], key: str = "params") -> dict[str, dict]:
+    return {name: entry[key] for name, entry in entries.items()}
+
+
+def all_settings(kind: str, entries: dict[str, dict]) -> list[str]:
+    """A table of settings for each entry."""
     return [
-        (f"`{name}`", entry["summary"], ", ".join(entry["layouts"]), ", ".join(entry["operations"]))
-        for name, entry in load()["families"].items()
+        line
+        for name, schema in entries.items()
+        for line in (f"### {kind} `{name}`\n", *settings_table(schema, schema.get("properties", {})))
     ]
 
 
-def attacks() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"]))
-        for name, entry in load()["attacks"].items()
-    ]
-
-
-def stages() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`" + (" (detector)" if name in DETECTORS else ""), entry["summary"])
-        for name, entry in (DEFENCES | DETECTORS).items()
-    ]
-
-
-def operations() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", entry["summary"], ", ".join(map(spoken, entry["needs"])), entry["takes"], entry["gives"])
-        for name, entry in load()["operations"].items()
-    ]
-
-
-def options(title: str, schemas: dict[str, dict]) -> list[str]:
-    lines = [f"## {title}\n"]
-    for name, schema in schemas.items():
-        rows = [
-            (f"`{field}`", describe(spec, schema), shown(spec), spec.get("description", ""))
-            for field, spec in schema.get("properties", {}).items()
-        ]
-        lines += [f"### {name}\n", *section("", ("setting", "takes", "default", "meaning"), rows)[1:]]
+def shared_settings(kind: str, entries: dict[str, dict]) -> list[str]:
+    """A table for each group of settings that several entries share word for word, and one of the rest for each."""
+    owners = defaultdict(list)
+    for name, schema in entries.items():
+        for field, spec in schema["properties"].items():
+            owners[field, json.dumps(spec, sort_keys=True)].append(name)
+    groups = defaultdict(list)
+    for (field, _), names in owners.items():
+        if len(names) > 1:
+            groups[tuple(names)].append(field)
+    groups = {names: fields for names, fields in groups.items() if len(fields) > 1}
+    titles = {names: shared_by(names, len(entries), kind) for names in groups}
+    lines = []
+    for names, fields in groups.items():
+        schema = entries[names[0]]
+        lines.append(f"### {titles[names].capitalize()}\n")
+        lines += settings_table(schema, {field: schema["properties"][field] for field in fields})
+    for name, schema in entries.items():
+        lines.append(f"### {kind} `{name}`\n")
+        mine = [names for names in groups if name in names]
+        lines += [f"- {quoted(groups[names])}: [{titles[names]}](#{anchor(titles[names])})" for names in mine]
+        inherited = {field for names in mine for field in groups[names]}
+        own = {field: spec for field, spec in schema["properties"].items() if field not in inherited}
+        lines += ["", *settings_table(schema, own)] if own else [""]
     return lines
 
 
-def shown(spec: dict) -> str:
+def shared_by(names: tuple[str, ...], total: int, kind: str) -> str:
+    kinds = {"family": "families", "attack": "attacks"}[kind]
+    if len(names) == total:
+        return f"shared by all {kinds}"
+    shown = ", ".join(names[:SHOWN])
+    return f"shared by {shown}" if len(names) <= SHOWN else f"shared by {len(names)} {kinds} such as {shown}"
+
+
+def quoted(fields: list[str]) -> str:
+    return ", ".join(f"`{field}`" for field in fields)
+
+
+def settings_table(schema: dict[str, Any], fields: dict[str, Any]) -> list[str]:
+    if not fields:
+        return ["No settings.\n"]
+    rows = [
+        (f"`{name}`", describe(without_null(spec), schema), default(spec), spec.get("description", ""))
+        for name, spec in fields.items()
+    ]
+    return table(("setting", "takes", "default", "meaning"), rows)
+
+
+def without_null(spec: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a value that is given; null is the default of such a setting."""
+    options = [option for option in spec.get("anyOf", ()) if option.get("type") != "null"]
+    return spec | {"anyOf": options} if options else spec
+
+
+def default(spec: dict[str, Any]) -> str:
     if "default" not in spec:
-        return "needed"
-    return "from the data" if spec["default"] is None else f"`{spec['default']}`"
+        return "required"
+    return "see meaning" if spec["default"] is None else f"`{json.dumps(spec['default'])}`"
 
 
-def errors() -> list[tuple[str, ...]]:
-    return [(f"`{code}`", str(error.status), error.title) for code, error in CODES.items()]
+# ---- operations
+
+
+def operations(entries: dict[str, dict]) -> list[str]:
+    lines = []
+    for name, entry in entries.items():
+        needs = ", ".join(map(spoken, entry["needs"]))
+        lines += [f"### {name}\n", f"{entry['summary']} For models with {needs}.\n"]
+        lines += ["```sh", example(name, entry), "```", ""]
+        lines += [f"Input: {INPUTS[entry['takes']]}. Answer: {OUTPUTS[entry['gives']]}.\n"]
+        if "branches" in entry["params"]:
+            lines.append("Parameters depend on the method: see [Settings of the attacks](#settings-of-the-attacks).\n")
+        else:
+            lines += settings_table(entry["params"], entry["params"].get("properties", {}))
+    return lines
+
+
+def example(name: str, entry: dict[str, Any]) -> str:
+    """A curl line; what stands in capitals is the client's."""
+    required = entry["params"].get("required", ())
+    query = "?" + "&".join(f"{field}={field.upper()}" for field in required) if required else ""
+    url = f'"{SERVICE}/v1/models/MODEL/{name}{query}"'
+    if entry["takes"] == "nothing":
+        return f"curl -f {url} -o OUTPUT"
+    if entry["takes"] == "latents":
+        return f'curl -f --data-binary @LATENTS.npy -H "Content-Type: application/x-npy" {url} -o OUTPUT'
+    return f'curl -f --data-binary @IMAGE.png -H "Content-Type: image/png" {url} -o OUTPUT'
 
 
 if __name__ == "__main__":
