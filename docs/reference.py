@@ -209,7 +209,8 @@ def stages(catalog: dict[str, dict]) -> Rows:
 
 def reports(entries: dict[str, dict]) -> Rows:
     for name, entry in entries.items():
-        yield link("report", name), entry["summary"], ", ".join(map(spoken, entry["needs"]))
+        summary = f"Deprecated: use `{entry['alias_of']}`." if "alias_of" in entry else entry["summary"]
+        yield link("report", name), summary, ", ".join(map(spoken, entry["needs"]))
 
 
 def errors() -> Rows:
@@ -303,6 +304,9 @@ def default(spec: dict[str, Any]) -> str:
 def operations(entries: dict[str, dict]) -> list[str]:
     lines = []
     for name, entry in entries.items():
+        if "alias_of" in entry:
+            lines += [f"### {name}\n", f"Deprecated: use [{entry['alias_of']}](#{entry['alias_of']}).\n"]
+            continue
         needs = ", ".join(map(spoken, entry["needs"]))
         lines += [f"### {name}\n", f"{entry['summary']} For models with {needs}.\n"]
         lines += ["```sh", example(name, entry), "```", ""]
