@@ -14,17 +14,17 @@ from models.types import DataError, DataSpec, InputError
 
 CHUNK = 256
 Split = Literal["all", "train", "validation"]
-Keep = Callable[[str, int, Callable[[], Tensor]], Tensor]
+Cache = Callable[[str, int, Callable[[], Tensor]], Tensor]
 """(name, numbers that go through the network, how to compute) -> rows, computed now or known from before."""
 
 
-def anew(name: str, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
+def uncached(name: str, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
     """Keeps nothing."""
     return compute()
 
 
 @dataclass(frozen=True)
-class Picks:
+class Selection:
     """Some images: `positions` (n,) count through all of them, the training images first."""
 
     split: str
@@ -34,23 +34,23 @@ class Picks:
         return len(self.positions)
 
 
-class Gallery:
+class DatasetView:
     """`classes` are those of the dataset, which need not be the model's.
 
     Raises DataError for a dataset without images, or with images of another size than the model's.
     """
 
     def __init__(
-        self, model: Family, name: str, data: DataSpec, sides: Mapping[str, Columns], keep: Keep = anew,
+        self, model: Family, name: str, data: DataSpec, sides: Mapping[str, Columns], cache: Cache = uncached,
         tick: Callable[[], None] = lambda: None,
     ):  # fmt: skip
-        self.model, self.name, self.data, self.keep, self.tick = model, name, data, keep, tick
+        self.model, self.name, self.data, self.cache, self.tick = model, name, data, cache, tick
         self.sides = {split: columns for split, columns in sides.items() if "images" in columns and len(columns)}
         if not self.sides:
             raise DataError(f"the dataset {name} has no column images to look at", "dataset")
         check_shape(model, data)
 
-    def pick(self, split: Split = "all", most: int | None = None) -> Picks:
+    def pick(self, split: Split = "all", most: int | None = None) -> Selection:
         """All images of a split, or `most` of them evenly spaced. Raises InputError for a split without images."""
         counts = {side: len(columns) for side, columns in self.sides.items()}
         if split != "all" and split not in counts:
@@ -58,8 +58,8 @@ class Gallery:
         start = counts["train"] if split == "validation" and "train" in counts else 0
         total = sum(counts.values()) if split == "all" else counts[split]
         if most is None or most >= total:
-            return Picks(split, torch.arange(start, start + total))
-        return Picks(split, start + torch.linspace(0, total - 1, most, dtype=torch.float64).long())
+            return Selection(split, torch.arange(start, start + total))
+        return Selection(split, start + torch.linspace(0, total - 1, most, dtype=torch.float64).long())
 
     def position(self, split: str, index: int) -> int:
         """Where row `index` of a split stands among all. Raises InputError when there is no such row."""
@@ -96,19 +96,19 @@ class Gallery:
             start += len(columns)
         return found
 
-    def codes(self, picks: Picks) -> Tensor:
+    def codes(self, selection: Selection) -> Tensor:
         """(n, latent_dim) codes, on the CPU. Raises InputError when the model does not encode."""
         if not isinstance(self.model, Encodes):
             raise InputError(f"a model of family {self.model.name} does not encode images", "dataset")
-        return self.measure("codes", picks, self.model.encode)
+        return self.measure("codes", selection, self.model.encode)
 
-    def measure(self, name: str, picks: Picks, function: Callable[[Tensor], Tensor]) -> Tensor:
+    def measure(self, name: str, selection: Selection, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows that `function`, known by `name`, gives for the images, on the CPU."""
 
         def compute() -> Tensor:
             parts = []
             with torch.no_grad():
-                for part in picks.positions.split(CHUNK):
+                for part in selection.positions.split(CHUNK):
                     self.tick()
                     parts.append(function(self.images(part).to(self.model.device)).cpu())
             found = torch.cat(parts)
@@ -116,7 +116,7 @@ class Gallery:
                 raise DataError(f"the model gives numbers that are not finite for images of {self.name}", "dataset")
             return found
 
-        return self.keep(f"{name}-{picks.split}-{len(picks)}", len(picks) * self.data.pixels, compute)
+        return self.cache(f"{name}-{selection.split}-{len(selection)}", len(selection) * self.data.pixels, compute)
 
     def _place(self, position: int) -> tuple[str, int]:
         first = len(self.sides.get("train", ()))

@@ -65,8 +65,8 @@ def coverage(points: Tensor, reference: Tensor) -> float:
 def interval(measure: Callable[[Tensor, Tensor], float], found: Tensor, wanted: Tensor) -> tuple[float, float]:
     """A 90 % bootstrap interval around the estimate; resampling adds a bias of its own, which is taken off."""
     draws = generator(0, "bootstrap")
-    picks = [resample(draws, found, wanted) for _ in range(ROUNDS)]
-    return spread_around(measure(found, wanted), [measure(found[mine], wanted[theirs]) for mine, theirs in picks])
+    selection = [resample(draws, found, wanted) for _ in range(ROUNDS)]
+    return spread_around(measure(found, wanted), [measure(found[mine], wanted[theirs]) for mine, theirs in selection])
 
 
 def kernel_interval(found: Tensor, wanted: Tensor) -> tuple[float, float]:
@@ -75,8 +75,8 @@ def kernel_interval(found: Tensor, wanted: Tensor) -> tuple[float, float]:
     first, second, across = (kernel(*rows) for rows in ((found, found), (wanted, wanted), (found, wanted)))
     draws, values = generator(0, "bootstrap"), []
     for _ in range(ROUNDS):
-        picks = zip(resample(draws, found, wanted), (n, m), strict=True)
-        f, w = (torch.bincount(rows, minlength=count).double() for rows, count in picks)
+        selection = zip(resample(draws, found, wanted), (n, m), strict=True)
+        f, w = (torch.bincount(rows, minlength=count).double() for rows, count in selection)
         inside = [(x @ k @ x - x @ k.diagonal()) / (c * (c - 1)) for x, k, c in ((f, first, n), (w, second, m))]
         values.append(float(inside[0] + inside[1] - 2 * (f @ across @ w) / (n * m)))
     return spread_around(kernel_distance(found, wanted), values)

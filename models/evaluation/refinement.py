@@ -42,7 +42,7 @@ class Domain:
         return Domain(torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels]))
 
 
-def own_noise(images: Tensor, width: int, seed: int = 0) -> Tensor:
+def image_noise(images: Tensor, width: int, seed: int = 0) -> Tensor:
     """(n, c, h, w) on the host -> (n, width): normal draws from `seed` and what each image shows, in 8 bits.
 
     An image is refined alike wherever it stands, and no two images of a dataset are refined by the same noise.
@@ -51,7 +51,7 @@ def own_noise(images: Tensor, width: int, seed: int = 0) -> Tensor:
     return normal_rows([derive(seed, "refine", hashlib.sha256(image.tobytes()).hexdigest()) for image in shown], width)
 
 
-def told_apart(one: Domain, other: Domain) -> Domain:
+def domain_labels(one: Domain, other: Domain) -> Domain:
     """Both together, the first labelled 0 and the second 1; the larger is thinned to the size of the smaller."""
     count = min(len(one.images), len(other.images))
     parts = [each.images[torch.linspace(0, len(each.images) - 1, count).long()] for each in (one, other)]
@@ -118,7 +118,7 @@ def refinement_report(
     refined, refined_unseen = raw.made(refine), raw_unseen.made(refine)
     found = {"moved_l1": float((refined_unseen.images - raw_unseen.images).abs().mean())}
     for name, seen, unseen in (("raw", raw, raw_unseen), ("refined", refined, refined_unseen)):
-        pair = told_apart(seen, real), told_apart(unseen, real_unseen)
+        pair = domain_labels(seen, real), domain_labels(unseen, real_unseen)
         found[f"domain_accuracy_{name}"] = linear_accuracy(*pair, 2)
         if classes and seen.labels is not None and real_unseen.labels is not None:
             found[f"accuracy_linear_{name}"] = linear_accuracy(seen, real_unseen, classes)

@@ -22,7 +22,7 @@ def shift(images: Tensor, most: int, draws: torch.Generator) -> Tensor:
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-def bent(images: Tensor, draws: torch.Generator, strength: float = 1.0) -> Tensor:
+def elastic_warp(images: Tensor, draws: torch.Generator, strength: float = 1.0) -> Tensor:
     """Each image (b, c, h, w) turned, leaned, stretched and moved a little, and bent along a smooth random field.
 
     At strength 1: turned by up to 0.2 rad, leaned by 0.3, scaled by up to exp(0.3) across and exp(0.15) along, moved by

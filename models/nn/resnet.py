@@ -1,4 +1,4 @@
-"""The convolutional trunk of models that judge an image: from pixels to a few thousand features."""
+"""Residual blocks and the residual trunk of classifiers: from pixels to a few thousand features."""
 
 import math
 from itertools import pairwise
@@ -6,10 +6,28 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.nn.encoders import Rescale, pyramid, stage_widths
-from models.nn.residual import Residual, norm
 
 
-class Trunk(nn.Module):
+def norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation: the statistics are those of the one image, at any batch size."""
+    return nn.GroupNorm(max(1, channels // 16), channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity, pre-activation (He et al. 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            norm(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1),
+            nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps + self.branch(maps)
+
+
+class ResNetTrunk(nn.Module):
     """(b, c, h, w) in [0, 1] -> (b, features): a stage per halving, down to about 4x4, so that places still count."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
@@ -23,7 +41,7 @@ class Trunk(nn.Module):
         for (before, after), stride in zip(pairwise(widths), strides, strict=True):
             if len(layers) > 1:
                 layers += [norm(before), nn.SiLU()]
-            layers += [nn.Conv2d(before, after, 3, stride, 1), Residual(after)]
+            layers += [nn.Conv2d(before, after, 3, stride, 1), ResidualBlock(after)]
         self.layers = nn.Sequential(*layers, norm(widths[-1]), nn.SiLU(), nn.Flatten())
         self.features = widths[-1] * math.prod(sizes[-1])
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nn.residual import Residual
+from models.nn.resnet import ResidualBlock
 
 
 class UNet(nn.Module):
@@ -19,11 +19,11 @@ class UNet(nn.Module):
         widths = [width * 2**level for level in range(levels + 1)]
         self.cell = 2 ** (levels + 1)
         self.enter = nn.Conv2d(4 * before, width, 3, 1, 1)
-        self.before = nn.ModuleList([Residual(channels) for channels in widths[:-1]])
+        self.before = nn.ModuleList([ResidualBlock(channels) for channels in widths[:-1]])
         self.down = nn.ModuleList([nn.Conv2d(fine, coarse, 3, 2, 1) for fine, coarse in pairwise(widths)])
-        self.bottom = Residual(widths[-1])
+        self.bottom = ResidualBlock(widths[-1])
         self.up = nn.ModuleList([nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths)])
-        self.after = nn.ModuleList([Residual(channels) for channels in widths[:-1]])
+        self.after = nn.ModuleList([ResidualBlock(channels) for channels in widths[:-1]])
         self.leave = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 4 * after, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:

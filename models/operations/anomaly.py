@@ -5,7 +5,7 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
-from models.evaluation.dataset_view import Gallery, Split
+from models.evaluation.dataset_view import DatasetView, Split
 from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
@@ -38,7 +38,7 @@ class Anomaly(Operation):
 
     def rows(self, model: Family, inputs: Tensor, params: AnomalyParams) -> Rows:
         if params.split is not None:
-            self.gallery.pick(params.split)
+            self.view.pick(params.split)
         return {"inputs": inputs}
 
     def agreement(self, params: AnomalyParams) -> tuple:
@@ -50,7 +50,7 @@ class Anomaly(Operation):
         return {"codes": codes, "drawn": drawn} | ({"bounds": bounded(rows["inputs"])} if bounded else {})
 
     def result(self, model: Family, rows: Rows, found: Rows, params: AnomalyParams) -> Result:
-        familiar, basis = at_home(self.gallery, params.split)
+        familiar, basis = at_home(self.view, params.split)
         images, drawn = rows["inputs"], found["drawn"]
         centred = images.flatten(1) - basis[0]
         left = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
@@ -70,23 +70,23 @@ class Anomaly(Operation):
                 zip(scores["model"].tolist(), familiar.standing(scores["model"]).tolist(), strict=True)
             )
         ]
-        facts = {"dataset": self.gallery.name, "familiar_images": len(familiar.home.errors), "items": items}
+        facts = {"dataset": self.view.name, "familiar_images": len(familiar.home.errors), "items": items}
         facts["thresholds"] = {name: familiar.thresholds(name) for name in scores}
         return Result(facts=facts, pictures={"heat_map": heat(images, drawn), "reconstruction": drawn})
 
 
-def at_home(gallery: Gallery, split: Split | None) -> tuple[Familiar, Tensor]:
+def at_home(view: DatasetView, split: Split | None) -> tuple[Familiar, Tensor]:
     """What is usual for the images of a dataset, and the PCA basis it was measured with."""
-    split = split or ("validation" if "validation" in gallery.sides else "all")
-    picks = gallery.pick(split, HOME)
-    if len(picks) < 2:
+    split = split or ("validation" if "validation" in view.sides else "all")
+    selection = view.pick(split, HOME)
+    if len(selection) < 2:
         raise InputError("one image does not say what is usual", "dataset", "name a dataset with more images")
-    learned = "train" if split == "validation" and "train" in gallery.sides else split
-    few = gallery.pick(learned, min(HOME, enough_for_pca(gallery.data.pixels)))
-    dimensions = gallery.model.latent_dim
+    learned = "train" if split == "validation" and "train" in view.sides else split
+    few = view.pick(learned, min(HOME, enough_for_pca(view.data.pixels)))
+    dimensions = view.model.latent_dim
     key = f"pca-{learned}-{len(few)}-{dimensions}"
-    basis = gallery.keep(key, 0, lambda: pca_basis(gallery.images(few.positions), dimensions))
-    rows = gallery.measure("errors", picks, measure(gallery.model, basis))
-    bounded = bound(gallery.model)
-    bounds = gallery.measure("bounds", gallery.pick(split, BOUNDED), bounded) if bounded else None
+    basis = view.cache(key, 0, lambda: pca_basis(view.images(few.positions), dimensions))
+    rows = view.measure("errors", selection, measure(view.model, basis))
+    bounded = bound(view.model)
+    bounds = view.measure("bounds", view.pick(split, BOUNDED), bounded) if bounded else None
     return Familiar(Measured.from_rows(rows, bounds)), basis

@@ -5,7 +5,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes
-from models.evaluation.dataset_view import Gallery, Split
+from models.evaluation.dataset_view import DatasetView, Split
 from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
@@ -47,8 +47,8 @@ class Directions(Operation):
 
     def rows(self, model: Family, inputs: Tensor, params: DirectionsParams) -> Rows:
         start = inputs if inputs.ndim == 4 else fitting_latents(model, inputs)
-        direction = class_mean(self.gallery, params.goal, "to", params.split)
-        direction = direction - class_mean(self.gallery, params.origin, "from", params.split)
+        direction = class_mean(self.view, params.goal, "to", params.split)
+        direction = direction - class_mean(self.view, params.origin, "from", params.split)
         shifts = torch.tensor(params.alphas)[:, None] * direction
         total = len(inputs) * len(shifts)
         return {
@@ -70,7 +70,7 @@ class Directions(Operation):
     def result(self, model: Family, rows: Rows, found: Rows, params: DirectionsParams) -> Result:
         count = len(params.alphas)
         items = [{"input": row // count, "alpha": params.alphas[row % count]} for row in range(len(found["images"]))]
-        facts = {"dataset": self.gallery.name, "from": params.origin, "to": params.goal, "items": items}
+        facts = {"dataset": self.view.name, "from": params.origin, "to": params.goal, "items": items}
         return Result(images=found["images"], latents=found["latents"], facts=facts, columns=count)
 
     def _labels(self, model: Family, inputs: Tensor, params: DirectionsParams, total: int) -> Rows:
@@ -80,17 +80,17 @@ class Directions(Operation):
         return label_rows(model, params.label, total)
 
 
-def class_mean(gallery: Gallery, label: int | str, field: str, split: Split) -> Tensor:
+def class_mean(view: DatasetView, label: int | str, field: str, split: Split) -> Tensor:
     """(latent_dim,): the mean code of a class. Raises InputError naming `field`."""
-    picks = gallery.pick(split, MEASURED)
-    labels = gallery.labels(picks.positions)
+    selection = view.pick(split, MEASURED)
+    labels = view.labels(selection.positions)
     if labels is None:
-        raise InputError(f"the dataset {gallery.name} has no labels", "dataset", "name a dataset with classes")
+        raise InputError(f"the dataset {view.name} has no labels", "dataset", "name a dataset with classes")
     try:
-        index = gallery.data.class_index(label)
+        index = view.data.class_index(label)
     except InputError as error:
         raise InputError(error.detail, field) from None
-    members = gallery.codes(picks)[labels == index]
+    members = view.codes(selection)[labels == index]
     if not len(members):
         raise InputError("there is no image of this class to take the mean of", field, "ask for split=all")
     return members.mean(0)

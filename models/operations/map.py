@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.capabilities import Decodes, Encodes, takes_labels
 from models.evaluation import embedding as neighbourhood
-from models.evaluation.dataset_view import Picks, Split
+from models.evaluation.dataset_view import Selection, Split
 from models.evaluation.metrics import nearest
 from models.family import Family
 from models.nn.plane import Plane
@@ -53,15 +53,15 @@ class Map(Operation):
     Params = MapParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: MapParams) -> Rows:
-        picks = self.gallery.pick(params.split, params.images)
+        selection = self.view.pick(params.split, params.images)
         if params.embedding != "none":
-            neighbourhood.check(params.embedding, len(picks), EMBEDDABLE)
-        codes = self.gallery.codes(picks)
+            neighbourhood.check(params.embedding, len(selection), EMBEDDABLE)
+        codes = self.view.codes(selection)
         plane = Plane.through(codes)
         x, y = (ticks(column, max(1, params.atlas)) for column in plane.place(codes).T)
         points = torch.cartesian_prod(y.flip(0), x).flip(1)  # row by row from the top, where y is greatest
         latents = model.project_to_code_space(plane.lift(points))
-        return {"inputs": latents, **self._labels(model, picks, codes, latents, params)}
+        return {"inputs": latents, **self._labels(model, selection, codes, latents, params)}
 
     def agreement(self, params: MapParams) -> tuple:
         return ()
@@ -70,17 +70,17 @@ class Map(Operation):
         return {"images": decode(model, rows["inputs"], rows)}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: MapParams) -> Result:
-        picks = self.gallery.pick(params.split, params.images)
-        codes, images = self.gallery.codes(picks), self.gallery.images(picks.positions)
+        selection = self.view.pick(params.split, params.images)
+        codes, images = self.view.codes(selection), self.view.images(selection.positions)
         plane = Plane.through(codes)
         places = plane.place(codes)
         items = [
             where | {"x": x, "y": y}
-            for where, (x, y) in zip(self.gallery.places(picks.positions), places.tolist(), strict=True)
+            for where, (x, y) in zip(self.view.places(selection.positions), places.tolist(), strict=True)
         ]
-        labels = self.gallery.labels(picks.positions)
+        labels = self.view.labels(selection.positions)
         facts = {
-            "dataset": self.gallery.name,
+            "dataset": self.view.name,
             "method": "code" if codes.shape[1] <= 2 else "pca",
             "explained": plane.explained,
             "centre": plane.centre.tolist(),
@@ -89,8 +89,8 @@ class Map(Operation):
             "items": items,
         }
         if params.embedding != "none":
-            key = f"{params.embedding}-{params.split}-{len(picks)}"
-            embedded = self.gallery.keep(key, 0, lambda: neighbourhood.embed(params.embedding, codes))
+            key = f"{params.embedding}-{params.split}-{len(selection)}"
+            embedded = self.view.cache(key, 0, lambda: neighbourhood.embed(params.embedding, codes))
             facts["embedding"] = looked_at(params.embedding, embedded, images, labels)
         sheets = {"sprites": tiled(thumbnails(images, params.thumbnail))}
         if params.atlas:
@@ -99,12 +99,12 @@ class Map(Operation):
             sheets["atlas"] = Sheet(found["images"], params.atlas)
         return Result(latents=codes if params.latents else None, facts=facts, sheets=sheets)
 
-    def _labels(self, model: Family, picks: Picks, codes: Tensor, latents: Tensor, params: MapParams) -> Rows:
+    def _labels(self, model: Family, selection: Selection, codes: Tensor, latents: Tensor, params: MapParams) -> Rows:
         """For a conditional model the label asked for, else that of the nearest image."""
         if not takes_labels(model) or params.label is not None:
             return label_rows(model, params.label, len(latents))
-        known = self.gallery.labels(picks.positions)
-        if known is None or self.gallery.data.classes != model.data.classes:
+        known = self.view.labels(selection.positions)
+        if known is None or self.view.data.classes != model.data.classes:
             raise InputError("this model decodes for a class, and the dataset has no such labels", "label")
         return {"labels": known[nearest(latents, codes)[1][:, 0]]}
 

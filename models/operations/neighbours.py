@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Decodes, HasPrior
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.family import Family
 from models.operations.core.base import DatasetParams, Result, Rows
 from models.operations.core.nearest import nearest
@@ -35,30 +35,30 @@ class Neighbours(Samples):
 
     def result(self, model: Family, rows: Rows, found: Rows, params: NeighboursParams) -> Result:
         drawn = super().result(model, rows, found, params)
-        picks = self.gallery.pick("train")
-        distances, positions = nearest(self.gallery, picks, drawn.images, "pixels", 1)
-        usual = usual_distance(self.gallery)
+        selection = self.view.pick("train")
+        distances, positions = nearest(self.view, selection, drawn.images, "pixels", 1)
+        usual = usual_distance(self.view)
         items = drawn.facts.get("items") or [{}] * len(drawn.images)
-        places = self.gallery.places(positions[:, 0])
+        places = self.view.places(positions[:, 0])
         items = [
             item | {"nearest": place | {"distance": distance}} | ({} if usual is None else {"copied": distance < usual})
             for item, place, distance in zip(items, places, distances[:, 0].tolist(), strict=True)
         ]
-        facts = drawn.facts | {"dataset": self.gallery.name, "items": items}
+        facts = drawn.facts | {"dataset": self.view.name, "items": items}
         if usual is not None:
             facts |= {"threshold": usual, "copied": sum(item["copied"] for item in items) / len(items)}
             facts |= {"copied_by_chance": USUAL}
-        pairs = torch.stack([drawn.images, self.gallery.images(positions[:, 0])], 1).flatten(0, 1)
+        pairs = torch.stack([drawn.images, self.view.images(positions[:, 0])], 1).flatten(0, 1)
         return Result(images=pairs, latents=drawn.latents, facts=facts, columns=2 * min(8, len(items)))
 
 
-def usual_distance(gallery: Gallery) -> float | None:
+def usual_distance(view: DatasetView) -> float | None:
     """What 5 % of unseen images fall below in their distance to the nearest training image; None without any."""
-    if "validation" not in gallery.sides:
+    if "validation" not in view.sides:
         return None
 
     def compute() -> Tensor:
-        unseen = gallery.images(gallery.pick("validation", UNSEEN).positions)
-        return nearest(gallery, gallery.pick("train"), unseen, "pixels", 1)[0][:, 0]
+        unseen = view.images(view.pick("validation", UNSEEN).positions)
+        return nearest(view, view.pick("train"), unseen, "pixels", 1)[0][:, 0]
 
-    return float(gallery.keep("usual-distances", 0, compute).quantile(USUAL))
+    return float(view.cache("usual-distances", 0, compute).quantile(USUAL))

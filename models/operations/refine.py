@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Refines
-from models.evaluation.refinement import own_noise
+from models.evaluation.refinement import image_noise
 from models.family import Family
 from models.nn.tiling import cut, join
 from models.operations.core.base import ImageParams, Operation, Result, Rows
@@ -37,7 +37,9 @@ class Refine(Operation):
         tiles, places = cut(inputs.repeat_interleave(params.n, 0), model.data.shape[1:])
         rows = {"inputs": tiles, "places": places}
         if model.noise_dim:
-            forms = [own_noise(inputs, model.noise_dim, derive(params.seed, "form", form)) for form in range(params.n)]
+            forms = [
+                image_noise(inputs, model.noise_dim, derive(params.seed, "form", form)) for form in range(params.n)
+            ]
             rows["noise"] = torch.stack(forms, 1).flatten(0, 1)[places[:, 0]]  # all tiles of an image get the same
         return rows
 

@@ -32,7 +32,7 @@ class Similar(Operation):
     Params = SimilarParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: SimilarParams) -> Rows:
-        return {"inputs": self.gallery.images(torch.tensor([self.gallery.position(params.of, params.index)]))}
+        return {"inputs": self.view.images(torch.tensor([self.view.position(params.of, params.index)]))}
 
     def agreement(self, params: SimilarParams) -> tuple:
         return ()
@@ -41,8 +41,8 @@ class Similar(Operation):
         return {"codes": model.encode(rows["inputs"])}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: SimilarParams) -> Result:
-        own, picks = self.gallery.position(params.of, params.index), self.gallery.pick(params.split, params.images)
+        own, selection = self.view.position(params.of, params.index), self.view.pick(params.split, params.images)
         queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
-        distances, positions = nearest(self.gallery, picks, queries, params.metric, params.neighbours + 1)
+        distances, positions = nearest(self.view, selection, queries, params.metric, params.neighbours + 1)
         others = (positions[0] != own).nonzero()[: params.neighbours, 0]
-        return matched(self.gallery, distances[:, others], positions[:, others])
+        return matched(self.view, distances[:, others], positions[:, others])

@@ -11,11 +11,11 @@ from torch import Tensor
 from models.capabilities import Decodes, Encodes
 from models.data import Columns
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
-from models.evaluation.dataset_view import Gallery, Picks
+from models.evaluation.dataset_view import DatasetView, Selection
 from models.evaluation.metrics import spread
 from models.evaluation.reconstruct import reconstruct
 from models.reports.core.base import Curve, Findings, Progress, Report, Run, Subject
-from models.reports.core.codes import BATCH, CodesParams, gallery_of, standardised
+from models.reports.core.codes import BATCH, CodesParams, standardised, view_of
 from models.types import DataError
 
 RANKED = 100
@@ -47,32 +47,32 @@ class AnomalyReport(Report):
     Params = AnomalyParams
 
     def run(self, subject: Subject, params: AnomalyParams, kept: Any = None) -> Run:
-        gallery = gallery_of(subject)
-        picks = gallery.pick(params.split, params.images)
-        if len(picks) < 2:
+        view = view_of(subject)
+        selection = view.pick(params.split, params.images)
+        if len(selection) < 2:
             raise DataError("one image cannot be ranked", "dataset", "look at split: all, or at a larger dataset")
         home = subject.home or subject.validation or subject.train
-        strange = anomalies(gallery, picks, subject, params)
+        strange = anomalies(view, selection, subject, params)
         if strange is not None and subject.home is None:
             raise DataError("the model's own dataset is gone, so nothing says what is normal", "model")
         rows = home_rows(subject, home, params)
-        total = len(rows) + 2 * len(picks)
+        total = len(rows) + 2 * len(selection)
         basis = fitted_basis(subject, home, rows)
         known = yield from measured(subject, basis, home, rows, 0, total)
-        found = yield from measured(subject, basis, gallery, picks.positions, len(rows), total)
+        found = yield from measured(subject, basis, view, selection.positions, len(rows), total)
         familiar = Familiar(known)
         scores = familiar.scores(found)
-        twins, alone = yield from neighbours(found.codes, len(rows) + len(picks), total)
-        facts: dict[str, Any] = {"images": len(picks), "home_images": len(rows)}
+        twins, alone = yield from neighbours(found.codes, len(rows) + len(selection), total)
+        facts: dict[str, Any] = {"images": len(selection), "home_images": len(rows)}
         for share, threshold in familiar.thresholds("model").items():
             above = float((scores["model"] > threshold).double().mean())
             facts |= {f"threshold_{share}": threshold, f"above_{share}": above}
         if strange is not None:
             facts |= {f"{k}_{name}": v for k, rival in scores.items() for name, v in judge(rival, strange).items()}
-        places = gallery.places(picks.positions)
+        places = view.places(selection.positions)
         order = scores["model"].argsort(descending=True, stable=True)[:RANKED].tolist()
         lonely = alone.argsort(descending=True, stable=True)[:RANKED].tolist()
-        pairs = near_duplicates(gallery, picks, places, *twins)
+        pairs = near_duplicates(view, selection, places, *twins)
         facts |= {"near_duplicates": len(pairs)}
         facts |= {"near_duplicates_across_splits": sum(row["split"] != row["other_split"] for row in pairs)}
         tables = {
@@ -86,22 +86,22 @@ class AnomalyReport(Report):
             "near_duplicates": pairs[:RANKED],
         }
         pictures = {
-            "most_unusual": gallery.images(picks.positions[order[:64]]),
-            "outliers": gallery.images(picks.positions[lonely[:64]]),
-            "heat_maps": explained(subject, gallery.images(picks.positions[order[:SHOWN]])),
+            "most_unusual": view.images(selection.positions[order[:64]]),
+            "outliers": view.images(selection.positions[lonely[:64]]),
+            "heat_maps": explained(subject, view.images(selection.positions[order[:SHOWN]])),
         }
         if pairs:
-            pictures["near_duplicates"] = gallery.images(
-                torch.tensor([p for row in pairs[:32] for p in _positions(gallery, row)])
+            pictures["near_duplicates"] = view.images(
+                torch.tensor([p for row in pairs[:32] for p in _positions(view, row)])
             )
         return Findings(facts, tables, [histogram(familiar.normal["model"], scores["model"])], pictures)
 
 
-def anomalies(gallery: Gallery, picks: Picks, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
+def anomalies(view: DatasetView, selection: Selection, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
     """Which of the images are anomalies, when `normal` says so."""
     if params.normal is None:
         return None
-    labels = gallery.labels(picks.positions)
+    labels = view.labels(selection.positions)
     if labels is None:
         raise DataError("`normal` names classes, and this dataset has no labels", "params/normal")
     wanted = {subject.data.class_index(label) for label in params.normal}
@@ -133,13 +133,13 @@ def fitted_basis(subject: Subject, home: Columns, rows: Tensor) -> Tensor:
 
 
 def measured(
-    subject: Subject, basis: Tensor, source: Columns | Gallery, rows: Tensor, done: int, total: int
+    subject: Subject, basis: Tensor, source: Columns | DatasetView, rows: Tensor, done: int, total: int
 ) -> Generator[Progress, None, Measured]:
     """Codes and errors of the images at `rows`, and their -ELBO where the model has one."""
     function, found = measure(subject.model, basis), []
     bounded, bounds = bound(subject.model), []
     for part in rows.split(BATCH):
-        images = source.images(part) if isinstance(source, Gallery) else source.rows(part, ["images"])["images"]
+        images = source.images(part) if isinstance(source, DatasetView) else source.rows(part, ["images"])["images"]
         images = images.to(subject.model.device)
         found.append(function(images).cpu())
         bounds += [bounded(images).cpu()] if bounded else []
@@ -169,14 +169,14 @@ def neighbours(
 
 
 def near_duplicates(
-    gallery: Gallery, picks: Picks, places: list[dict], gaps: Tensor, nearest: Tensor, usual: float
+    view: DatasetView, selection: Selection, places: list[dict], gaps: Tensor, nearest: Tensor, usual: float
 ) -> list[dict]:
     """Pairs of images, the closest first; `distance` is in units of the usual one, `pixels` the root mean square."""
     chosen = (gaps <= TWIN * usual).nonzero()[:, 0]
     pairs = sorted({tuple(sorted((i, int(nearest[i])))) for i in chosen[gaps[chosen].argsort(stable=True)].tolist()})
     found = []
     for one, other in pairs[: 10 * RANKED]:
-        images = gallery.images(picks.positions[[one, other]])
+        images = view.images(selection.positions[[one, other]])
         found.append(
             places[one]
             | {f"other_{name}": value for name, value in places[other].items()}
@@ -186,9 +186,9 @@ def near_duplicates(
     return sorted(found, key=lambda row: row["distance"])
 
 
-def _positions(gallery: Gallery, pair: dict) -> list[int]:
+def _positions(view: DatasetView, pair: dict) -> list[int]:
     return [
-        gallery.position(pair[f"{which}split"], pair[f"{which}index"]) for which in ("", "other_")
+        view.position(pair[f"{which}split"], pair[f"{which}index"]) for which in ("", "other_")
     ]  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from models.capabilities import Encodes
 from models.evaluation.clustering import Clustering, Method
-from models.evaluation.dataset_view import Gallery, Picks
+from models.evaluation.dataset_view import DatasetView, Selection
 from models.reports.core.base import Findings, Report, Run, Subject
-from models.reports.core.codes import CodesParams, encode_all, gallery_of
+from models.reports.core.codes import CodesParams, encode_all, view_of
 from models.types import DataError
 
 SHOWN = 16
@@ -37,26 +37,26 @@ class ClusterReport(Report):
     Params = ClusterParams
 
     def run(self, subject: Subject, params: ClusterParams, kept: Any = None) -> Run:
-        gallery = gallery_of(subject)
-        picks = gallery.pick(params.split, params.images)
+        view = view_of(subject)
+        selection = view.pick(params.split, params.images)
         count = params.clusters or len(subject.data.classes or ()) or 10
-        if count >= len(picks):
+        if count >= len(selection):
             raise DataError(
-                f"{count} clusters need more than {count} images; there are {len(picks)} to look at",
+                f"{count} clusters need more than {count} images; there are {len(selection)} to look at",
                 "params/clusters",
                 "ask for fewer clusters" + ("" if params.split == "all" else ", or for split: all"),
             )
-        codes = yield from encode_all(subject.model, gallery, picks)
+        codes = yield from encode_all(subject.model, view, selection)
         found = Clustering.fit(codes, count, params.method, subject.seed)
         groups = found.assign(codes)[0].numpy()
         facts = {"clusters": count, "images": len(codes), "method": params.method}
         facts |= shape_facts(found.standardised(codes).numpy().astype(np.float64), groups)
         table = [{"cluster": k, "images": int((groups == k).sum())} for k in range(len(found))]
-        labels = gallery.labels(picks.positions)
+        labels = view.labels(selection.positions)
         if labels is not None:
             facts |= label_facts(labels.numpy(), groups)
             name_majority(table, labels.numpy(), groups, subject.data.classes)
-        pictures = {"clusters": sheet(gallery, picks, found, codes)}
+        pictures = {"clusters": sheet(view, selection, found, codes)}
         notes = []
         if len(found) < count:
             notes = [
@@ -101,7 +101,7 @@ def name_majority(rows: list[dict[str, Any]], labels: np.ndarray, groups: np.nda
             row |= {"label": classes[best] if classes else str(best), "share": float((members == best).mean())}
 
 
-def sheet(gallery: Gallery, picks: Picks, found: Clustering, codes: Tensor) -> Tensor:
+def sheet(view: DatasetView, selection: Selection, found: Clustering, codes: Tensor) -> Tensor:
     """A row of images per group, those nearest its middle first; short groups are filled up with white."""
     groups, distances, _ = found.assign(codes)
     rows = []
@@ -110,6 +110,6 @@ def sheet(gallery: Gallery, picks: Picks, found: Clustering, codes: Tensor) -> T
         if not len(members):
             continue
         near = members[distances[members].argsort(stable=True)[:SHOWN]]
-        images = gallery.images(picks.positions[near])
+        images = view.images(selection.positions[near])
         rows.append(torch.cat([images, images.new_ones(SHOWN - len(images), *images.shape[1:])]))
     return torch.cat(rows)

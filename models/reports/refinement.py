@@ -14,10 +14,10 @@ from models.evaluation.refinement import (
     UPDATES,
     Domain,
     accuracy,
+    domain_labels,
+    image_noise,
     linear_accuracy,
-    own_noise,
     small_classifier,
-    told_apart,
 )
 from models.evaluation.translation import colour_transfer
 from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
@@ -63,7 +63,7 @@ class RefinementReport(Report):
         total = STEPS if labelled else 4
 
         def refine(images: Tensor) -> Tensor:
-            noise = own_noise(images, model.noise_dim, subject.seed)
+            noise = image_noise(images, model.noise_dim, subject.seed)
             return model.refine(images.to(model.device), noise.to(model.device)).cpu()
 
         refined, refined_unseen = raw.made(refine), raw_unseen.made(refine)
@@ -74,7 +74,7 @@ class RefinementReport(Report):
             "moved_l1": float((refined_unseen.images - raw_unseen.images).abs().mean()),
         }
         for name, seen, unseen in (("raw", raw, raw_unseen), ("refined", refined, refined_unseen)):
-            pair = told_apart(seen, real), told_apart(unseen, real_unseen)
+            pair = domain_labels(seen, real), domain_labels(unseen, real_unseen)
             net, _ = small_classifier(pair[0], 2, subject.seed, device=model.device, updates=params.updates)
             facts[f"domain_accuracy_{name}"] = accuracy(net, pair[1], model.device)
             facts[f"domain_accuracy_linear_{name}"] = linear_accuracy(*pair, 2)

@@ -13,7 +13,7 @@ from torch import Tensor, from_numpy
 from app.core.errors import InvalidRequest, NotFound
 from app.core.store import blobs
 from models.data import Columns
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.operations.core.base import Operation, Params
 from models.types import DataSpec, Fitted
 from workers import codecs
@@ -96,12 +96,12 @@ def attach_inputs(
     `tick` is called on the way and may raise to stop.
     """
     if operation.dataset:
-        operation.gallery = gallery(loaded, params.dataset, CALL_NUMBERS if most is None else most, tick)
+        operation.view = view(loaded, params.dataset, CALL_NUMBERS if most is None else most, tick)
     if operation.report is not None:
         operation.fitted = fitted(params.report)
 
 
-def gallery(loaded: LoadedModel, reference: str | None, most: int, tick: Callable[[], None]) -> Gallery:
+def view(loaded: LoadedModel, reference: str | None, most: int, tick: Callable[[], None]) -> DatasetView:
     """The dataset `name@digest`, or the one that the model learned from. Raises NotFound when its arrays are gone."""
     name, _, digest = (reference or training_dataset_of(loaded.digest)).partition("@")
     try:
@@ -112,7 +112,7 @@ def gallery(loaded: LoadedModel, reference: str | None, most: int, tick: Callabl
         ) from None
     sides = {"train": Columns(opened.train), "validation": Columns(opened.validation)}
     keep = partial(_keep, model_key(loaded.digest, f"beside/{digest}"), most)
-    return Gallery(loaded.model, name, DataSpec.from_facts(opened.facts), sides, keep, tick)
+    return DatasetView(loaded.model, name, DataSpec.from_facts(opened.facts), sides, keep, tick)
 
 
 def training_dataset_of(digest: str) -> str:

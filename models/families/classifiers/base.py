@@ -18,7 +18,7 @@ from models.families.autoencoders.base import (
 )
 from models.family import Config, Family, OneLoss
 from models.nn.augment import flip, shift
-from models.nn.resnet import Trunk
+from models.nn.resnet import ResNetTrunk
 from models.types import Batch, ConfigError, DataSpec
 
 
@@ -156,7 +156,7 @@ class ClassifierBase(OneLoss):
 def trunk(config: ClassifierBaseConfig, shape: tuple[int, int, int]) -> tuple[nn.Module, int]:
     """The trunk that the config asks for, and the number of its features."""
     if config.body == "residual":
-        network = Trunk(shape, config.width)
+        network = ResNetTrunk(shape, config.width)
         return network, network.features
     return nn.Sequential(build_encoder(config, shape, config.latent_dim), CODES[config.code]()), config.latent_dim
 

@@ -14,7 +14,7 @@ from models.data import Columns
 from models.evaluation.segmentation import hues
 from models.family import Config, OneLoss
 from models.nn.boxes import LIMIT, Precision, detections, draw
-from models.nn.residual import Residual, norm
+from models.nn.resnet import ResidualBlock, norm
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
@@ -71,10 +71,10 @@ class Detector(DetectsObjects, OneLoss):
         widths = [config.width * min(4, 2**level) for level in range(config.levels + 1)]
         self.cell = config.stride * 2**config.levels
         self.enter = nn.Conv2d(data.channels * config.stride**2, widths[0], 3, 1, 1)
-        self.first = Residual(widths[0])
+        self.first = ResidualBlock(widths[0])
         self.down = nn.ModuleList([stage(fine, coarse) for fine, coarse in pairwise(widths)])
         self.up = nn.ModuleList([nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths)])
-        self.after = nn.ModuleList([Residual(width) for width in widths[:-1]])
+        self.after = nn.ModuleList([ResidualBlock(width) for width in widths[:-1]])
         self.leave = nn.Sequential(norm(widths[0]), nn.SiLU())
         self.heat = head(widths[0], len(data.classes))
         self.edges = head(widths[0], 4)
@@ -196,7 +196,7 @@ class Detector(DetectsObjects, OneLoss):
 
 
 def stage(fine: int, coarse: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), Residual(coarse))
+    return nn.Sequential(nn.Conv2d(fine, coarse, 3, 2, 1), ResidualBlock(coarse))
 
 
 def head(width: int, outputs: int) -> nn.Sequential:

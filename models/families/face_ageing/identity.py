@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from models.families.classifiers.base import ClassifierBaseConfig, trunk
 from models.nn.augment import shift
-from models.nn.resnet import Trunk
+from models.nn.resnet import ResNetTrunk
 from models.types import DataSpec
 
 FEATURES = 64
@@ -28,7 +28,7 @@ class Sight(nn.Module):
         super().__init__()
         scale = min(1.0, LONGEST / max(shape[1:]))
         self.size = max(1, round(shape[1] * scale)), max(1, round(shape[2] * scale))
-        self.trunk = Trunk((shape[0], *self.size), width)
+        self.trunk = ResNetTrunk((shape[0], *self.size), width)
         self.last = nn.Linear(self.trunk.features, out)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from models.nn.encoders import ConvEncoder
 FEATURES = 128
 
 
-class LocalJudge(nn.Module):
+class PatchDiscriminator(nn.Module):
     """SimGAN's discriminator: a map of logits, one for each patch (section 2.2), told the label where there is one.
 
     The label enters by projection (Miyato & Koyama 2018), in every patch.
@@ -45,7 +45,7 @@ class LocalJudge(nn.Module):
         return logits + (features * self.named(shares)[:, :, None, None]).sum(1, keepdim=True)
 
 
-class WholeJudge(nn.Module):
+class ImageDiscriminator(nn.Module):
     """One logit for an image: sees how strokes lean and what goes together, which no patch shows."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int = 0):
@@ -66,13 +66,13 @@ class WholeJudge(nn.Module):
         return logits + (features * self.named(shares)).sum(1, keepdim=True)
 
 
-class Realism(nn.Module):
+class MultiScaleDiscriminator(nn.Module):
     """Both of them, or patches alone."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, whole: bool):
         super().__init__()
-        self.patches = LocalJudge(shape[0], classes)
-        self.whole = WholeJudge(shape, classes) if whole else None
+        self.patches = PatchDiscriminator(shape[0], classes)
+        self.whole = ImageDiscriminator(shape, classes) if whole else None
 
     def forward(self, images: Tensor, shares: Tensor | None = None) -> list[Tensor]:
         """(b, c, h, w) -> the logits of each judge; all count alike in a loss, however many they are."""

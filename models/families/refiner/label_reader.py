@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.families.face_ageing.identity import changed
-from models.nn.augment import bent
+from models.nn.augment import elastic_warp
 from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 
 SURE = 0.9  # probability from which a label read in a real image is taught
@@ -14,7 +14,7 @@ MEMORY = 0.98  # of the running shares of labels, for a batch
 MOST = 20.0  # times that a label seldom read is made more probable
 
 
-class Annotator(nn.Module):
+class LabelReader(nn.Module):
     """Learns from labelled simulated images, and in real ones to give bent views the label of the plain one.
 
     The second part is the consistency of Sohn et al. 2020 (FixMatch, eq. 4): it never sees a label of a real image.
@@ -55,7 +55,7 @@ class Annotator(nn.Module):
             self.read.lerp_(shares.mean(0), 1 - MEMORY)
             self.told.lerp_(F.one_hot(labels, len(self.told)).to(shares.dtype).mean(0), 1 - MEMORY)
             sure, read = self.corrected(shares).max(1)
-        views = changed(bent(torch.cat([simulated, real]), draws), draws)
+        views = changed(elastic_warp(torch.cat([simulated, real]), draws), draws)
         known, guessed = self(views).split([len(simulated), len(real)])
         unsure = F.cross_entropy(guessed, read, reduction="none") * (sure > SURE)
         return F.cross_entropy(known, labels) + min(1.0, progress / RISE) * unsure.mean()

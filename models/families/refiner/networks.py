@@ -20,7 +20,7 @@ def zeroed(layer: nn.Module) -> nn.Module:
     return layer
 
 
-class Pictured(torch.autograd.Function):
+class QuantiseStraightThrough(torch.autograd.Function):
     """Values as the 8 bits of a picture show them. Gradients pass, but never further beyond black or white.
 
     Without it a background that is a little off black gives every refined image away.

@@ -12,11 +12,11 @@ from torch import Tensor
 from models.capabilities import Discriminates, Refines
 from models.context import StepContext
 from models.data import Columns
-from models.evaluation.refinement import RATE, own_noise, refinement_report
+from models.evaluation.refinement import RATE, image_noise, refinement_report
 from models.evaluation.translation import ROWS
-from models.families.refiner.discriminators import Realism
-from models.families.refiner.label_reader import Annotator
-from models.families.refiner.networks import Pictured, RefinerNet
+from models.families.refiner.discriminators import MultiScaleDiscriminator
+from models.families.refiner.label_reader import LabelReader
+from models.families.refiner.networks import QuantiseStraightThrough, RefinerNet
 from models.family import Config, Family
 from models.losses.adversarial import frozen, update
 from models.losses.gradient_penalties import zero_centred
@@ -104,8 +104,8 @@ class Refiner(Refines, Discriminates, Family):
         self.noise_dim = config.noise
         self.refiner = RefinerNet(data.shape, config.width, config.blocks, config.warp, config.noise)
         self.served = Ema(self.refiner)
-        self.judge = Realism(data.shape, self.labels, config.whole)
-        self.annotator = Annotator(data.shape, self.labels, config.labels_alike) if self.labels else None
+        self.judge = MultiScaleDiscriminator(data.shape, self.labels, config.whole)
+        self.annotator = LabelReader(data.shape, self.labels, config.labels_alike) if self.labels else None
         self.pool = ImagePool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
 
     @classmethod
@@ -176,7 +176,7 @@ class Refiner(Refines, Discriminates, Family):
         noise = torch.randn(len(images), self.noise_dim, generator=draws, device=images.device)
         with frozen(self.judge, *readers), torch.set_grad_enabled(learns):
             values, moved = self.refiner.measured(images, noise)
-            refined, told = Pictured.apply(values), self._shares(batch)
+            refined, told = QuantiseStraightThrough.apply(values), self._shares(batch)
             fool = sum(F.softplus(-logits).mean() for logits in self.judge(refined, told))
             loss, found = fool + self.config.lambda_self * moved, {"fool": fool.detach(), "moved": moved.detach()}
             for reader in readers:
@@ -213,12 +213,12 @@ class Refiner(Refines, Discriminates, Family):
 
     def _on_device(self, images: Tensor) -> Tensor:
         """Refined images on the host, of images on the host, each with a noise of its own."""
-        noise = own_noise(images, self.noise_dim)
+        noise = image_noise(images, self.noise_dim)
         parts = zip(images.split(16), noise.split(16), strict=True)
         return torch.cat([self.refine(part.to(self.device), drawn.to(self.device)).cpu() for part, drawn in parts])
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
         """Simulated images, a row of refined ones under each."""
         images = probe["a"][:16]
-        noise = own_noise(images.cpu(), self.noise_dim).to(images)
+        noise = image_noise(images.cpu(), self.noise_dim).to(images)
         return torch.stack([images, self.refine(images, noise)], 1).flatten(0, 1)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from torch import Tensor
 
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.family import Family
 from models.types import Fitted
 
@@ -109,14 +109,14 @@ class Operation(ABC):
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
     dataset: ClassVar[bool] = False
-    """Looks at a dataset: `Params` is a DatasetParams, and `gallery` is there for `rows` and `result`."""
+    """Looks at a dataset: `Params` is a DatasetParams, and `view` is there for `rows` and `result`."""
     report: ClassVar[str | None] = None
     """Uses what a report of this kind fitted: `Params` names its job in `report`, and `fitted` is there likewise."""
     alone: ClassVar[bool] = False
     """`compute` asks the model very often about each row, in batches of its own: it is given one row at a time."""
     Params: ClassVar[type[Params]] = Params
 
-    gallery: Gallery
+    view: DatasetView
     fitted: Fitted
 
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Encodes
-from models.evaluation.dataset_view import Gallery, Picks, Split
+from models.evaluation.dataset_view import DatasetView, Selection, Split
 from models.reports.core.base import Params, Progress, Subject
 
 BATCH = 256
@@ -20,20 +20,20 @@ class CodesParams(Params):
     images: int = Field(10_000, ge=2, le=100_000, description="At most so many images, evenly spaced.")
 
 
-def gallery_of(subject: Subject) -> Gallery:
+def view_of(subject: Subject) -> DatasetView:
     """The dataset reported on."""
-    return Gallery(
+    return DatasetView(
         subject.model, "of this report", subject.data, {"train": subject.train, "validation": subject.validation}
     )
 
 
-def encode_all(model: Encodes, gallery: Gallery, picks: Picks) -> Generator[Progress, None, Tensor]:
+def encode_all(model: Encodes, view: DatasetView, selection: Selection) -> Generator[Progress, None, Tensor]:
     """Codes (n, latent_dim) of the picked images, on the CPU. Yields progress on the way."""
     found, done = [], 0
-    for part in picks.positions.split(BATCH):
-        found.append(model.encode(gallery.images(part).to(model.device)).cpu())
+    for part in selection.positions.split(BATCH):
+        found.append(model.encode(view.images(part).to(model.device)).cpu())
         done += len(part)
-        yield Progress(done, len(picks))
+        yield Progress(done, len(selection))
     return torch.cat(found)
 
 

@@ -11,7 +11,7 @@ from models.nn.augment import flip, shift
 from models.nn.ema import Ema
 from models.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, pyramid
 from models.nn.film import FiLMDecoder
-from models.nn.resnet import Trunk
+from models.nn.resnet import ResNetTrunk
 from models.nn.unet import UNet
 
 sides = st.integers(5, 70)
@@ -35,7 +35,7 @@ def test_bodies_take_and_give_any_size(height, width, channels):
     assert ConvDecoder(5, shape, width=4)(torch.rand(2, 5)).shape == images.shape
     assert MLPDecoder(5, shape, (6,))(MLPEncoder(shape, 5, (6,))(images)).shape == images.shape
     assert UNet(channels, channels, 4, 2)(images).shape == images.shape
-    trunk = Trunk(shape, 4)
+    trunk = ResNetTrunk(shape, 4)
     assert trunk(images).shape == (2, trunk.features)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.evaluation import embedding as neighbourhood
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.families.autoencoders.vae import VAE
 from models.nn.plane import Plane
 from models.operations.directions import Directions
@@ -125,15 +125,15 @@ def test_a_conditional_generator_shows_one_class_on_its_grid():
 def test_a_dataset_without_labels_or_images_is_refused_by_name():
     model, (plain, train, validation) = build(TinyAutoencoder), dataset("plain")
     sides = {"train": train, "validation": validation}
-    gallery = Gallery(model, "plain", plain, sides)
+    view = DatasetView(model, "plain", plain, sides)
     asked = Directions()
-    asked.gallery = gallery
+    asked.view = view
     with pytest.raises(InputError, match="no labels") as caught:
         asked.rows(model, torch.zeros(1, 3), Directions.Params(origin=0, goal=1))
     assert caught.value.field == "dataset"
     spec, train, validation = dataset("paired")
     with pytest.raises(DataError, match="no column images"):
-        Gallery(model, "pairs", spec, {"train": train, "validation": validation})
+        DatasetView(model, "pairs", spec, {"train": train, "validation": validation})
 
 
 @pytest.mark.parametrize("value", [0, 128])
@@ -142,7 +142,7 @@ def test_constant_images_have_a_map(value):
     for side in (train, validation):
         side.columns["images"] = side.columns["images"] * 0 + value
     model, asked = build(TinyAutoencoder), Map()
-    asked.gallery = Gallery(model, "flat", spec, {"train": train, "validation": validation})
+    asked.view = DatasetView(model, "flat", spec, {"train": train, "validation": validation})
     params = Map.Params(atlas=2)
     rows = asked.rows(model, None, params)
     with torch.inference_mode():

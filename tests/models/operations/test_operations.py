@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.capabilities import Decodes, Encodes
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.operations.classify import Classify
 from models.operations.core.base import Operation
 from models.operations.decode import Decode
@@ -52,7 +52,7 @@ def furnished(operation: type[Operation], model) -> Operation:
     asked = operation()
     if operation.dataset:
         spec, train, validation = dataset("labelled")
-        asked.gallery = Gallery(model, "small", spec, {"train": train, "validation": validation})
+        asked.view = DatasetView(model, "small", spec, {"train": train, "validation": validation})
     return asked
 
 

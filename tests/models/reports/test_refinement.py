@@ -6,7 +6,7 @@ import torch
 from models.capabilities import Refines
 from models.data import Columns
 from models.evaluation import refinement
-from models.evaluation.refinement import Domain, refinement_report, told_apart
+from models.evaluation.refinement import Domain, domain_labels, refinement_report
 from models.families.refiner.refiner import Refiner
 from models.reports.core.base import Subject
 from models.reports.refinement import RefinementReport
@@ -102,7 +102,7 @@ def test_the_plot_and_the_sheet_show_each_source():
 
 def test_two_domains_weigh_alike_however_many_images_they_have():
     images = torch.zeros(3, 1, 2, 2), torch.ones(7, 1, 2, 2)
-    pair = told_apart(Domain(images[0], None), Domain(images[1], None))
+    pair = domain_labels(Domain(images[0], None), Domain(images[1], None))
     assert pair.labels.tolist() == [0, 0, 0, 1, 1, 1] and pair.images.mean((1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1]
 
 

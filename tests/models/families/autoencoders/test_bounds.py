@@ -5,7 +5,7 @@ import torch
 
 from models.data import Columns
 from models.evaluation.anomaly import bound
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.families.autoencoders.vae import VAE
 from models.losses import reconstruction as losses
 from models.operations.anomaly import Anomaly, AnomalyParams
@@ -52,7 +52,7 @@ def test_an_anomaly_is_scored_by_the_bound_too():
     vae, home = model(), columns(1)
     images = torch.cat([columns(2).head(2)["images"], torch.eye(8)[None, None]])
     operation = Anomaly()
-    operation.gallery = Gallery(vae, "d", DATA, {"train": columns(0), "validation": home})
+    operation.view = DatasetView(vae, "d", DATA, {"train": columns(0), "validation": home})
     params = AnomalyParams()
     rows = operation.rows(vae, images, params)
     facts = operation.result(vae, rows, operation.compute(vae, rows, params), params).facts

@@ -5,7 +5,7 @@ import torch
 
 from models.catalog import capabilities
 from models.data import Columns
-from models.evaluation.dataset_view import Gallery
+from models.evaluation.dataset_view import DatasetView
 from models.families.autoencoders.vae import VAE
 from models.operations.encode import Encode
 from models.registry import families, operations
@@ -87,7 +87,7 @@ def test_every_operation_serves_it(name, trained, data):
     if operation.report is not None:
         return
     if operation.dataset:
-        operation.gallery = Gallery(model, "small", data[0], {"train": data[1], "validation": data[2]})
+        operation.view = DatasetView(model, "small", data[0], {"train": data[1], "validation": data[2]})
     inputs = {"nothing": None, "latents": torch.zeros(2, 2), "either": torch.zeros(2, 2), "images": images}
     extra = {"directions": {"origin": "a", "goal": "c"}, "similar": {"index": 2}, "project": {"steps": 2}}
     extra = extra.get(name, {}) | (

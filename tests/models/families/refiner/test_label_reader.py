@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from models.families.refiner.label_reader import Annotator
-from models.nn.augment import bent
+from models.families.refiner.label_reader import LabelReader
+from models.nn.augment import elastic_warp
 
 
 def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
     torch.manual_seed(0)
-    reader = Annotator((1, 12, 12), 2, alike=False)
+    reader = LabelReader((1, 12, 12), 2, alike=False)
     simulated, labels, real = torch.rand(4, 1, 12, 12), torch.tensor([0, 1, 0, 1]), torch.rand(6, 1, 12, 12)
 
     def loss(progress: float) -> float:
@@ -24,7 +24,7 @@ def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
 def test_a_class_that_swallows_its_neighbour_is_corrected_by_how_common_both_should_be():
     """A reader that finds 0 everywhere, a little less so in half of the real images: these are the ones of class 1."""
     torch.manual_seed(0)
-    reader, draws = Annotator((1, 12, 12), 2), torch.Generator().manual_seed(1)
+    reader, draws = LabelReader((1, 12, 12), 2), torch.Generator().manual_seed(1)
     real = torch.cat([torch.zeros(8, 1, 12, 12), torch.ones(8, 1, 12, 12)])
     reader.forward = lambda images: torch.stack([2 - images.mean((1, 2, 3)), 0 * images.sum((1, 2, 3))], 1)
     assert reader(real).argmax(1).sum() == 0
@@ -38,8 +38,8 @@ def test_a_class_that_swallows_its_neighbour_is_corrected_by_how_common_both_sho
 
 def test_bent_images_keep_their_size_and_follow_the_draws_row_by_row():
     images = torch.rand(3, 2, 9, 14)
-    one = bent(images, torch.Generator().manual_seed(0))
+    one = elastic_warp(images, torch.Generator().manual_seed(0))
     assert one.shape == images.shape and one.min() >= 0 and one.max() <= 1
-    assert torch.equal(one, bent(images, torch.Generator().manual_seed(0)))
+    assert torch.equal(one, elastic_warp(images, torch.Generator().manual_seed(0)))
     assert (one - images).abs().flatten(1).mean(1).min() > 0.01
-    torch.testing.assert_close(bent(images, torch.Generator().manual_seed(0), 0.0), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(elastic_warp(images, torch.Generator().manual_seed(0), 0.0), images, atol=1e-5, rtol=0)

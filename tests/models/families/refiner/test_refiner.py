@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from models.evaluation.refinement import own_noise
+from models.evaluation.refinement import image_noise
 from models.export import graph
-from models.families.refiner.discriminators import Realism
-from models.families.refiner.networks import Pictured, Warp
+from models.families.refiner.discriminators import MultiScaleDiscriminator
+from models.families.refiner.networks import QuantiseStraightThrough, Warp
 from models.families.refiner.refiner import Refiner, lambda_of_batch_sums, lambda_of_sums
 from models.operations.refine import Refine
 from models.training.loop import Training
@@ -76,9 +76,9 @@ def test_all_tiles_of_a_large_image_are_refined_by_one_noise():
 
 def test_the_noise_of_an_image_follows_from_what_it_shows():
     images = torch.rand(3, 2, 5, 5)
-    noise = own_noise(images, 4)
-    assert torch.equal(own_noise(images[[2, 0]] + 1e-4 / 255, 4), noise[[2, 0]]) and len(noise.unique()) == 12
-    assert not torch.equal(own_noise(images, 4, seed=1), noise) and own_noise(images, 0).shape == (3, 0)
+    noise = image_noise(images, 4)
+    assert torch.equal(image_noise(images[[2, 0]] + 1e-4 / 255, 4), noise[[2, 0]]) and len(noise.unique()) == 12
+    assert not torch.equal(image_noise(images, 4, seed=1), noise) and image_noise(images, 0).shape == (3, 0)
 
 
 def test_any_shape_is_bent_and_the_history_of_large_images_is_bounded():
@@ -160,7 +160,7 @@ def test_displacement_is_bounded_in_shares_of_the_side_and_moves_what_is_shown()
 
 def test_values_beyond_black_and_white_are_shown_in_8_bits_and_pushed_only_inwards():
     values = torch.tensor([-0.2, -0.2, 0.5004, 1.3, 1.3], requires_grad=True)
-    shown = Pictured.apply(values)
+    shown = QuantiseStraightThrough.apply(values)
     torch.testing.assert_close(shown.detach(), torch.tensor([0, 0, 128 / 255, 1, 1]))
     shown.backward(torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0]))
     assert values.grad.tolist() == [0, -1, 1, 1, 0]  # the step goes against the gradient
@@ -169,17 +169,17 @@ def test_values_beyond_black_and_white_are_shown_in_8_bits_and_pushed_only_inwar
 def test_the_discriminator_without_a_label_is_the_mean_of_what_it_says_of_all():
     """As probabilities: exp of the logits, where real ones are as common as made ones of every label."""
     torch.manual_seed(0)
-    judge, images = Realism((1, 12, 12), 3, whole=True).requires_grad_(False), torch.rand(2, 1, 12, 12)
+    judge, images = MultiScaleDiscriminator((1, 12, 12), 3, whole=True).requires_grad_(False), torch.rand(2, 1, 12, 12)
     shares = [judge(images, share.expand(2, -1)) for share in torch.eye(3)]
     for logits, *each in zip(judge(images), *shares, strict=True):
         torch.testing.assert_close(logits.exp(), torch.stack(each).exp().mean(0))
 
 
 def test_the_accuracy_of_two_judges_weighs_them_alike():
-    judge = Realism((1, 12, 12), 0, whole=True).requires_grad_(False)
+    judge = MultiScaleDiscriminator((1, 12, 12), 0, whole=True).requires_grad_(False)
     images = torch.rand(2, 1, 12, 12)
     for layer, bias in (judge.patches.last, 9.0), (judge.whole.last, -9.0):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.constant_(layer.bias, bias)
     assert judge.accuracy(images, real=True) == judge.accuracy(images, real=False) == 0.5
-    assert len(Realism((1, 12, 12), 0, whole=False)(images)) == 1
+    assert len(MultiScaleDiscriminator((1, 12, 12), 0, whole=False)(images)) == 1
