@@ -10,7 +10,7 @@ from pydantic import Field
 
 from models.capabilities import Decodes, Discriminates, HasPrior
 from models.evaluation.fidelity import Fidelity, fidelity_of, frechet
-from models.families.gans.presets import BodyConfig
+from models.families.gans.presets import NetworkConfig
 from models.family import Family
 from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
 from models.seeds import derive
@@ -72,7 +72,7 @@ class GanAblationReport(Report):
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
-        return super().fits(family) and issubclass(family.Config, BodyConfig)
+        return super().fits(family) and issubclass(family.Config, NetworkConfig)
 
     def run(self, subject: Subject, params: GanAblationParams, kept: Any = None) -> Run:
         plan = list(trials(params))
@@ -94,7 +94,7 @@ class GanAblationReport(Report):
         return findings(params, plan, distances, frechet(measure.floor, measure.wanted))
 
 
-def configured(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> BodyConfig:
+def configured(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> NetworkConfig:
     """The model's own config with the tricks on or off. Raises ConfigError when two of them clash."""
     family, config = type(subject.model), subject.model.config.model_dump()
     for name, sign in signs.items():
@@ -102,7 +102,7 @@ def configured(subject: Subject, signs: dict[str, int], params: GanAblationParam
     return family.resolve_config(family.Config(**(config | {"images": params.images})), subject.data)
 
 
-def started(subject: Subject, config: BodyConfig, repeat: int) -> Training:
+def started(subject: Subject, config: NetworkConfig, repeat: int) -> Training:
     """A training of a new model; repeats share nothing, combinations of one repeat the seed."""
     seed = derive(subject.seed, "hack lab", repeat) % 2**31
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ def distance(training: Training, measure: Fidelity) -> float:
     """FD of the trained model's samples."""
     model, context = training.family.eval(), training.context("evaluate")
     model.after_training(training.train, context)
-    return frechet(measure.rows(model.gallery(measure.count, context)), measure.wanted)
+    return frechet(measure.rows(model.sample_on_host(measure.count, context)), measure.wanted)
 
 
 def trials(params: GanAblationParams) -> Generator[tuple[dict[str, int], int], None, None]:

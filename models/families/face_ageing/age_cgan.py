@@ -22,7 +22,7 @@ from models.families.face_ageing.config import AgeCGANConfig, grouped, groups_as
 from models.families.face_ageing.identity import FEATURES, AdoptedSight, Sight, TrunkSpec, changed, contrast
 from models.families.face_ageing.latent_search import ageing_report
 from models.families.gans.conditional_gan import ConditionalGAN, ConditionalGANConfig
-from models.families.gans.conditioning import whole
+from models.families.gans.conditioning import as_tensor
 from models.families.gans.conv_networks import widths
 from models.family import Family
 from models.losses.adversarial import update
@@ -106,7 +106,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     def before_training(self, train: Columns) -> None:
         """Count the groups: a rare one is shown as often as the others."""
         self.gan.before_training(train)
-        labels = whole(self._columns(train).columns["labels"]).long()
+        labels = as_tensor(self._columns(train).columns["labels"]).long()
         counts = torch.bincount(labels, minlength=len(self.age_groups))
         self._rarity = 1 / counts.clamp_min(1).to(self.device, torch.float32)
 
@@ -150,12 +150,12 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
 
     def _finish_players(self, context: StepContext) -> None:
         """The averaged generator gets statistics of its own: from here on its pictures stay what they are."""
-        self.gan.settle(self.gan.ema.module, context)
+        self.gan.recalibrate_batch_norm(self.gan.ema.module, context)
 
     def _teach_encoder(self, optimiser: torch.optim.Optimizer, context: StepContext) -> Metrics:
         """|z - E(G(z, y))|^2 over pictures made on the fly, of all ages alike (eq. 2 of the paper)."""
         count, draws = self.config.batch_size, context.generator
-        latents = self.gan.codes(self.gan.noise(count, draws))
+        latents = self.gan.to_latents(self.gan.noise(count, draws))
         groups = torch.randint(len(self.age_groups), (count,), generator=draws, device=draws.device)
         with torch.no_grad():
             pictures = self.gan.decode(latents, groups)
@@ -199,7 +199,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
         if self.config.condition == "labels":
             labels = columns.columns["labels"]
         else:
-            labels = groups_of(whole(columns.columns["ages"]), self.config.boundaries)
+            labels = groups_of(as_tensor(columns.columns["ages"]), self.config.boundaries)
         return Columns({"images": columns.columns["images"], "labels": labels})
 
     def after_training(self, train: Columns, context: StepContext) -> None:

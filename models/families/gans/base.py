@@ -1,85 +1,89 @@
-"""The two players' turns: what each descends, what is traced, and what a family may change about them."""
+"""The base of the GAN families: a generator G and a discriminator D, trained in turns.
 
-import math
+A family says which networks it has and overrides single hooks: `d_adversarial_loss`, `d_penalties`,
+`g_adversarial_loss`, `g_penalties` (one term of an objective each), `generate`, `conditions`. Images inside are in
+[-1, 1]; at the border of a family they are in [0, 1].
+"""
+
+import copy
 from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from models.capabilities import Decodes, Discriminates, HasPrior
 from models.context import StepContext
 from models.data import Columns
+from models.diagnosis import Alarm, Inspection
+from models.evaluation.fidelity import Fidelity
+from models.evaluation.metrics import CHUNK
+from models.families.gans import diagnostics, evaluation
 from models.families.gans.augment import AdaptiveAugment, diff_augment
 from models.families.gans.auto_remedy import Remedies
-from models.families.gans.config import GameConfig
+from models.families.gans.config import GANConfig
+from models.families.gans.layers import recalibrate_batch_norm
+from models.families.gans.updates import (
+    DInput,
+    Penalties,
+    game_metrics,
+    new_optimiser,
+    optimizer_step,
+    saturation,
+)
 from models.family import Family
-from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss, value
+from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss
 from models.losses.gradient_penalties import one_centred, zero_centred
 from models.nn.ema import Ema
+from models.seeds import generator
 from models.types import Batch, DataSpec, Metrics
 
-BALANCE = -2 * math.log(2)
 COMPILER = "inductor"
-LOOK_EVERY = 16  # turns of G from one comparison of saturating and non-saturating gradients to the next
+SATURATION_EVERY = 16  # updates of G from one comparison of saturating and non-saturating gradients to the next
+NORM_BATCHES = 16  # batches that set the batch norm statistics of the averaged generator
+SNAPSHOT_BATCHES = 2  # the same for a snapshot, so that one costs less than an update
+SNAPSHOT_IMAGES = 64
+DIAGNOSED_FROM = 0.2  # share of the training before which samples are not inspected
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Images (b, c, h, w) in [-1, 1] as D meets them, and what it is told about them (b, k)."""
+class GANBase(HasPrior, Decodes, Discriminates, Family):
+    """G and D in turns. The average of G over training serves; D, calibrated at the end, scores how real images are."""
 
-    images: Tensor
-    told: Tensor | None = None
-
-
-def total_norm(tensors: Iterable[Tensor | None]) -> Tensor:
-    """The length of all tensors taken together."""
-    return torch.stack(torch._foreach_norm([tensor for tensor in tensors if tensor is not None])).norm()
-
-
-def descend(optimiser: Optimizer, loss: Tensor) -> tuple[Tensor, Tensor]:
-    """One step; returns the length of the gradient, and 1 if it was not finite, which leaves the step out.
-
-    The masks stay on the device: nothing waits.
-    """
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    slopes = [weight.grad for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None]
-    length = total_norm(slopes)
-    unfinite = ~torch.isfinite(length)
-    for slope in slopes:
-        slope.masked_fill_(unfinite, 0.0)
-    optimiser.step()
-    return length.masked_fill(unfinite, 0.0), unfinite.float()
-
-
-class Game(Family):
-    """A generator against a discriminator, and the average of the generator over training."""
-
-    Config = GameConfig
-    config: GameConfig
+    Config = GANConfig
+    config: GANConfig
     default_images = 300_000
     rewinds = True
-    """Whether the generator of an earlier moment can take the place of the present one."""
+    """Whether the weights of an earlier generator fit the present one."""
+    differentiates_generator_twice = False
+    """Whether a penalty differentiates G twice, so that G cannot be compiled."""
 
-    def __init__(self, config: GameConfig, data: DataSpec):
+    def __init__(self, config: GANConfig, data: DataSpec):
         super().__init__(config, data)
-        self.generator, self.discriminator = self.players()
+        self.generator, self.discriminator = self.build_networks()
         self.ema = Ema(self.generator, config.ema_half_life)
-        wanted = config.augment == "adaptive" or config.auto_remedy
-        self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if wanted else None
+        adapts = config.augment == "adaptive" or config.auto_remedy
+        self.adaptive = AdaptiveAugment(min(500_000, self.total // 2)) if adapts else None
         self.remedies = Remedies(self.ema.module, self.rewinds) if config.auto_remedy else None
+        self.latent_dim = config.latent_dim
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # scale and shift from logits to log-odds
+        self._train_rows: Tensor | None = None
+
+    @abstractmethod
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        """A new generator and discriminator."""
 
     def before_training(self, train: Columns) -> None:
-        """On CUDA: weights as its convolutions like them, and compiled calls of what is differentiated once."""
+        """On CUDA: channels-last weights, and with `compile` compiled forward passes of what is differentiated once."""
         super().before_training(train)
         if not self.accelerated:
             return
         self.to(memory_format=self.layout)
         if self.config.compile:
-            for player in (self.discriminator, *([] if self.bends else [self.generator])):
-                player.compile(backend=COMPILER)
+            for network in (self.discriminator, *([] if self.differentiates_generator_twice else [self.generator])):
+                network.compile(backend=COMPILER)
 
     @property
     def accelerated(self) -> bool:
@@ -89,163 +93,164 @@ class Game(Family):
     def layout(self) -> torch.memory_format:
         return torch.channels_last if self.accelerated else torch.contiguous_format
 
-    @property
-    def bends(self) -> bool:
-        """Whether a penalty differentiates the generator twice."""
-        return False
-
-    @abstractmethod
-    def players(self) -> tuple[nn.Module, nn.Module]:
-        """A new generator and discriminator."""
-
     @classmethod
     def default_epochs_for(cls, data: DataSpec) -> float:
         return max(cls.default_images / max(data.count, 1), 4.0)
 
     def schedule(self, progress: float) -> float:
-        """Constant for the first half, then linearly down to a tenth: the players should settle, not stop."""
+        """Constant for the first half, then linearly down to a tenth."""
         return min(1.0, 1.0 - 1.8 * (progress - 0.5))
 
     def optimisers(self) -> dict[str, Optimizer]:
-        config = self.config
+        config, betas = self.config, (self.config.beta1, self.config.beta2)
+        g_lr, d_lr = config.learning_rate, config.discriminator_learning_rate
         return {
-            "generator": self._optimiser(config.generator_optimiser, self.generator, config.learning_rate),
-            "discriminator": self._optimiser(
-                config.discriminator_optimiser, self.discriminator, config.discriminator_learning_rate
-            ),
+            "generator": new_optimiser(config.generator_optimiser, self.generator, g_lr, betas),
+            "discriminator": new_optimiser(config.discriminator_optimiser, self.discriminator, d_lr, betas),
         }
 
-    def _optimiser(self, kind: str, player: nn.Module, rate: float) -> Optimizer:
-        beta1, beta2 = self.config.beta1, self.config.beta2
-        if kind == "adam":
-            return torch.optim.Adam(player.parameters(), rate, (beta1, beta2), eps=1e-8, fused=True)
-        if kind == "sgd":
-            return torch.optim.SGD(player.parameters(), rate, momentum=beta1)
-        return torch.optim.RMSprop(player.parameters(), rate, alpha=beta2)
+    # Inputs of the two networks
 
-    # What a family may change
-
-    def reals(self, batch: Batch) -> Tensor:
-        """The images D is shown as real, in [-1, 1]."""
+    def real_images(self, batch: Batch) -> Tensor:
+        """The real images for D, in [-1, 1]."""
         return batch["images"] * 2 - 1
 
-    def asked(self, batch: Batch, context: StepContext) -> tuple[Tensor | None, Tensor | None]:
-        """What D is told about the real images (b, k), and what G is asked for."""
+    def conditions(self, batch: Batch, context: StepContext) -> tuple[Tensor | None, Tensor | None]:
+        """Conditions (b, k) of the real images, and those for which G makes fakes."""
         return None, None
 
-    def codes(self, noise: Tensor) -> Tensor:
+    def to_latents(self, noise: Tensor) -> Tensor:
         """Latents from standard normal noise (b, d), row by row."""
         return noise
 
-    def make(self, count: int, wanted: Tensor | None, context: StepContext) -> Tensor:
+    def generate(self, count: int, condition: Tensor | None, context: StepContext) -> Tensor:
         """Fakes in [-1, 1] from fresh latents."""
-        return self.generator(self.codes(self.noise(count, context.generator)), wanted)
+        return self.generator(self.to_latents(self.noise(count, context.generator)), condition)
 
     def noise(self, count: int, draws: torch.Generator) -> Tensor:
         """Standard normal (count, d)."""
         return torch.randn(count, self.config.latent_dim, generator=draws, device=draws.device)
 
-    def remembered(self, fakes: Shown, context: StepContext) -> Shown:
-        """The fakes D is shown for these."""
+    def replay_fakes(self, fakes: DInput, context: StepContext) -> DInput:
+        """The fakes that D learns from; with a replay pool half of them are older ones."""
         return fakes
 
-    has_pretext = False
+    # Objectives: what D and G minimise
 
-    def pretext(self, features: Tensor, reals: Tensor) -> Tensor:
-        """What D minimises besides the game, from its features of real images, where `has_pretext`."""
-        raise NotImplementedError
-
-    def generator_penalty(self, context: StepContext) -> Tensor | None:
-        """What G minimises besides the game."""
-        return None
-
-    # The turns
-
-    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        """D learns from every batch; G from every `critic_steps`-th, on the fakes D has just been shown."""
-        told, wanted = self.asked(batch, context)
-        reals = Shown(self.reals(batch), told)
-        turn = (context.step + 1) % self.config.critic_steps == 0
-        with torch.set_grad_enabled(turn), self._autocast():
-            made = Shown(self.make(len(reals.images), wanted, context).float(), wanted)
-        fakes = self._disguised(self.remembered(replace(made, images=made.images.detach()), context), context)
-        reals = self._disguised(reals, context)
-        traced = self._teach_discriminator(reals, fakes, optimisers["discriminator"], context)
-        if turn:
-            of_generator = self._teach_generator(made, reals, optimisers["generator"], context)
-            unfinite = torch.maximum(traced["gradient_nonfinite"], of_generator["gradient_nonfinite"])
-            traced |= of_generator | {"gradient_nonfinite": unfinite}
-            count = len(reals.images)
-            self.ema.update(self.generator, count * self.config.critic_steps, context.images + count)
-        return traced
-
-    def _teach_discriminator(self, reals: Shown, fakes: Shown, optimiser: Optimizer, context: StepContext) -> Metrics:
+    def d_loss(self, reals: DInput, fakes: DInput, context: StepContext) -> tuple[Tensor, Tensor, Metrics]:
+        """The scalar that D minimises, D's logits (n,) of the reals, and scalars to report. Inputs are augmented."""
         config = self.config
         due = context.step % config.penalty_every == 0
-        x = reals.images.detach().requires_grad_(due and config.r1 > 0)
-        y = fakes.images.detach().requires_grad_(due and config.r2 > 0)
-        with self._autocast(allowed=not (x.requires_grad or y.requires_grad)):
-            features, a, b = self._judged(Shown(x, reals.told), Shown(y, fakes.told))
-            loss = discriminator_loss(config.loss, a, b, 1 - config.label_smoothing, self._flips(len(a), context))
-            extra = {"pretext": (1.0, self.pretext(features, x.detach()) if self.has_pretext else None)}
-        traced = {"loss_discriminator": loss.detach(), **self._trace(a.detach(), b.detach())}
-        if config.drift:
-            extra["drift"] = config.drift, a.square().mean()
-        if x.requires_grad:
-            extra["r1"] = config.r1 / 2 * config.penalty_every, zero_centred(a, x)
-        if y.requires_grad:
-            extra["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, y)
-        if config.gradient_penalty:
-            slope = one_centred(lambda images: self.discriminator.forward(images, reals.told), x, y, context.generator)
-            extra["gradient_penalty"] = config.gradient_penalty, slope
-        for name, (weight, penalty) in extra.items():
-            if penalty is not None:
-                loss, traced[name] = loss + weight * penalty, penalty.detach()
-        if self.remedies is not None and (pace := self.remedies.value("pace")) < 1:
-            for group in optimiser.param_groups:  # set anew before every update
-                group["lr"] = group["lr"] * pace
-        traced["gradient_discriminator"], traced["gradient_nonfinite"] = descend(optimiser, loss)
-        if self.config.augment == "adaptive":
-            self.adaptive.observe(a, context.step)
-        if self.adaptive is not None:
-            traced["augment_p"] = self.adaptive.p.clone()
-        return traced
+        reals = replace(reals, images=reals.images.detach().requires_grad_(due and config.r1 > 0))
+        fakes = replace(fakes, images=fakes.images.detach().requires_grad_(due and config.r2 > 0))
+        with self._autocast(allowed=not (reals.images.requires_grad or fakes.images.requires_grad)):
+            a, b, penalties = self.d_forward(reals, fakes)
+            loss = self.d_adversarial_loss(a, b, context)
+        metrics = {"loss_discriminator": loss.detach(), **game_metrics(a.detach(), b.detach())}
+        for name, (weight, penalty) in (penalties | self.d_penalties(reals, fakes, a, b, context)).items():
+            loss, metrics[name] = loss + weight * penalty, penalty.detach()
+        return loss, a, metrics
 
-    def _teach_generator(self, made: Shown, reals: Shown, optimiser: Optimizer, context: StepContext) -> Metrics:
-        name = self.config.loss
-        with frozen(self.discriminator):
-            with self._autocast():
-                b = self.discriminator(self._disguised(made, context).images, made.told)
-                with torch.no_grad():
-                    a = self.discriminator(reals.images, reals.told) if name == PAIRED else None
-                loss = generator_loss(name, b, a)
-            traced = {"loss_generator": loss.detach()}
-            turns = (context.step + 1) // self.config.critic_steps
-            if name in ("minimax", "non_saturating") and turns % LOOK_EVERY == 0:
-                traced |= self._saturation(b)
-            penalty = self.generator_penalty(context)
-            if penalty is not None:
-                loss, traced["generator_penalty"] = loss + penalty, penalty.detach()
-            traced["gradient_generator"], unfinite = descend(optimiser, loss)
-        return traced | {"gradient_nonfinite": unfinite}
-
-    def _judged(self, reals: Shown, fakes: Shown) -> tuple[Tensor | None, Tensor, Tensor]:
-        """D's features of the reals where the pretext needs them, and the logits of both, in one batch or in two."""
-        player = self.discriminator
+    def d_forward(self, reals: DInput, fakes: DInput) -> tuple[Tensor, Tensor, Penalties]:
+        """D's logits of reals and fakes, in one batch or in two, and penalties on what D computes on the way."""
+        network = self.discriminator
         twice = reals.images.requires_grad or fakes.images.requires_grad
-        judge = player.forward if twice else player  # what is differentiated twice cannot be compiled
-        if self.has_pretext:
-            features = player.features(reals.images, reals.told)
-            return features, player.judge(features, reals.told), judge(fakes.images, fakes.told)
+        logits = network.forward if twice else network  # what is differentiated twice cannot be compiled
         if self.config.separate_batches:
-            return None, judge(reals.images, reals.told), judge(fakes.images, fakes.told)
-        told = None if reals.told is None else torch.cat([reals.told, fakes.told])
-        logits = judge(torch.cat([reals.images, fakes.images]), told)
-        return None, *logits.tensor_split([len(reals.images)])
+            return logits(reals.images, reals.condition), logits(fakes.images, fakes.condition), {}
+        condition = None if reals.condition is None else torch.cat([reals.condition, fakes.condition])
+        both = logits(torch.cat([reals.images, fakes.images]), condition)
+        return *both.tensor_split([len(reals.images)]), {}
 
-    def _disguised(self, shown: Shown, context: StepContext) -> Shown:
+    def d_adversarial_loss(self, a: Tensor, b: Tensor, context: StepContext) -> Tensor:
+        """The adversarial term of D from its logits of reals and fakes."""
+        flipped = self._flips(len(a), context)
+        return discriminator_loss(self.config.loss, a, b, 1 - self.config.label_smoothing, flipped)
+
+    def d_penalties(self, reals: DInput, fakes: DInput, a: Tensor, b: Tensor, context: StepContext) -> Penalties:
+        """The further terms of D that are due in this update, from its inputs and their logits."""
+        config, penalties = self.config, {}
+        if config.drift:
+            penalties["drift"] = config.drift, a.square().mean()  # E D(x)^2 (Karras et al. 2018, appendix A.1)
+        if reals.images.requires_grad:  # lazy: every k-th update, k times as much (Karras et al. 2020, section 3.1)
+            penalties["r1"] = config.r1 / 2 * config.penalty_every, zero_centred(a, reals.images)
+        if fakes.images.requires_grad:
+            penalties["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, fakes.images)
+        if config.gradient_penalty:
+            critic = partial(self.discriminator.forward, condition=reals.condition)
+            penalty = one_centred(critic, reals.images, fakes.images, context.generator)
+            penalties["gradient_penalty"] = config.gradient_penalty, penalty
+        return penalties
+
+    def g_loss(self, fakes: DInput, reals: DInput, context: StepContext) -> tuple[Tensor, Metrics]:
+        """The scalar that G minimises, and scalars to report. Fakes are not augmented yet, reals are."""
+        with self._autocast():
+            b = self.discriminator(self._augmented(fakes, context).images, fakes.condition)
+            loss = self.g_adversarial_loss(b, reals)
+        metrics = {"loss_generator": loss.detach()}
+        updates = (context.step + 1) // self.config.critic_steps
+        if self.config.loss in ("minimax", "non_saturating") and updates % SATURATION_EVERY == 0:
+            metrics |= saturation(self.generator, b)
+        for name, (weight, penalty) in self.g_penalties(context).items():
+            loss, metrics[name] = loss + weight * penalty, penalty.detach()
+        return loss, metrics
+
+    def g_adversarial_loss(self, b: Tensor, reals: DInput) -> Tensor:
+        """The adversarial term of G from D's logits of its images."""
+        with torch.no_grad():
+            a = self.discriminator(reals.images, reals.condition) if self.config.loss == PAIRED else None
+        return generator_loss(self.config.loss, b, a)
+
+    def g_penalties(self, context: StepContext) -> Penalties:
+        """The further terms of G that are due in this update."""
+        return {}
+
+    # Updates
+
+    def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
+        """One update of D; after every `critic_steps`-th also one of G, on the fakes that D has just learned from."""
+        condition, fake_condition = self.conditions(batch, context)
+        reals = DInput(self.real_images(batch), condition)
+        updates_generator = (context.step + 1) % self.config.critic_steps == 0
+        with torch.set_grad_enabled(updates_generator), self._autocast():
+            images = self.generate(len(reals.images), fake_condition, context).float()
+        generated = DInput(images, fake_condition)
+        fakes = self._augmented(self.replay_fakes(replace(generated, images=images.detach()), context), context)
+        reals = self._augmented(reals, context)
+        metrics = self._update_discriminator(reals, fakes, optimisers["discriminator"], context)
+        if updates_generator:
+            of_generator = self._update_generator(generated, reals, optimisers["generator"], context)
+            nonfinite = torch.maximum(metrics["gradient_nonfinite"], of_generator["gradient_nonfinite"])
+            metrics |= of_generator | {"gradient_nonfinite": nonfinite}
+            count = len(reals.images)
+            self.ema.update(self.generator, count * self.config.critic_steps, context.images + count)
+        return metrics
+
+    def _update_discriminator(
+        self, reals: DInput, fakes: DInput, optimiser: Optimizer, context: StepContext
+    ) -> Metrics:
+        loss, real_logits, metrics = self.d_loss(reals, fakes, context)
+        if self.remedies is not None and (d_lr_factor := self.remedies.value("pace")) < 1:
+            for group in optimiser.param_groups:  # the schedule sets the rate anew before every update
+                group["lr"] = group["lr"] * d_lr_factor
+        metrics["gradient_discriminator"], metrics["gradient_nonfinite"] = optimizer_step(optimiser, loss)
+        if self.config.augment == "adaptive":
+            self.adaptive.observe(real_logits, context.step)
+        if self.adaptive is not None:
+            metrics["augment_p"] = self.adaptive.p.clone()
+        return metrics
+
+    def _update_generator(
+        self, generated: DInput, reals: DInput, optimiser: Optimizer, context: StepContext
+    ) -> Metrics:
+        with frozen(self.discriminator):
+            loss, metrics = self.g_loss(generated, reals, context)
+            metrics["gradient_generator"], metrics["gradient_nonfinite"] = optimizer_step(optimiser, loss)
+        return metrics
+
+    def _augmented(self, inputs: DInput, context: StepContext) -> DInput:
         """Augmentation and instance noise, the same for reals and fakes."""
-        images, draws = shown.images, context.generator
+        images, draws = inputs.images, context.generator
         if self.config.augment == "diff":
             images = diff_augment(images, draws)
         if self.config.augment == "adaptive" or (self.remedies is not None and self.remedies.value("augment") > 0):
@@ -253,29 +258,111 @@ class Game(Family):
         strength = self.config.instance_noise * (1 - context.progress)
         if strength:
             images = images + strength * torch.randn(images.shape, generator=draws, device=images.device)
-        return replace(shown, images=images)
+        return replace(inputs, images=images)
 
     def _flips(self, count: int, context: StepContext) -> tuple[Tensor, Tensor] | None:
+        """Masks (n,) of the reals and of the fakes whose label is swapped."""
         if not self.config.label_flips:
             return None
-        draws = torch.rand(2, count, generator=context.generator, device=context.generator.device)
-        return tuple(draws < self.config.label_flips)
+        uniform = torch.rand(2, count, generator=context.generator, device=context.generator.device)
+        return tuple(uniform < self.config.label_flips)
 
     def _autocast(self, allowed: bool = True) -> torch.autocast:
-        """bfloat16 on CUDA; what is differentiated twice is left out of it."""
+        """bfloat16 on CUDA, except for what is differentiated twice."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=allowed and self.device.type == "cuda")
 
-    def _trace(self, a: Tensor, b: Tensor) -> Metrics:
-        """V(G, D) and how far it is above 2 log(1/2), where D cannot tell; D(x), D(G(z)), both 1/2 there; and the mean
-        sign of D's logits on reals: near 1, D knows them by heart."""
-        means = {"d_real": a.sigmoid().mean(), "d_fake": b.sigmoid().mean(), "d_real_sign": a.sign().mean()}
-        found = value(a, b)
-        return {"value": found, "value_excess": found - BALANCE, **means}
+    # Serving
 
-    def _saturation(self, b: Tensor) -> Metrics:
-        """Length of G's gradient under the saturating loss of the 2014 paper, and under its replacement."""
-        found, parameters = {}, [p for p in self.generator.parameters() if p.requires_grad]
-        for label, name in (("saturating", "minimax"), ("non_saturating", "non_saturating")):
-            slopes = torch.autograd.grad(generator_loss(name, b), parameters, retain_graph=True, allow_unused=True)
-            found[f"gradient_{label}"] = total_norm(slopes)
-        return found
+    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        return self.to_latents(noise)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.to_unit_range(self.ema(latents))
+
+    def to_unit_range(self, images: Tensor) -> Tensor:
+        """Output of a generator, in [-1, 1] -> [0, 1]."""
+        return ((images + 1) / 2).clamp(0, 1)
+
+    def real_log_odds(self, images: Tensor) -> Tensor:
+        scale, shift = self.calibration
+        return self.d_logits(images * 2 - 1) * scale + shift
+
+    def d_logits(self, images: Tensor) -> Tensor:
+        """D's logits (b,) of images in [-1, 1], whatever their condition."""
+        return self.discriminator(images)
+
+    def sample(self, network: nn.Module, count: int, context: StepContext) -> Tensor:
+        """`count` new images in [0, 1] from `network`, a generator."""
+        return self.to_unit_range(network(self.to_latents(self.noise(count, context.generator))))
+
+    def sample_on_host(self, count: int, context: StepContext, network: nn.Module | None = None) -> Tensor:
+        """`count` new images in [0, 1] from the averaged generator, or from `network`, in the host's memory."""
+        network = self.ema.module if network is None else network
+        sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
+        return torch.cat([self.sample(network, size, context).cpu() for size in sizes])
+
+    def recalibrate_batch_norm(self, network: nn.Module, context: StepContext, batches: int = NORM_BATCHES) -> None:
+        """Give an averaged generator batch norm statistics of its own activations."""
+        recalibrate_batch_norm(network, lambda: self.sample(network, self.config.batch_size, context), batches)
+
+    def serving_generator(self, context: StepContext) -> nn.Module:
+        """A copy of the averaged generator as it would serve now."""
+        averaged = copy.deepcopy(self.ema.module)
+        draws = generator(context.seed, "present", device=self.device)
+        self.recalibrate_batch_norm(averaged, replace(context, generator=draws), SNAPSHOT_BATCHES)
+        return averaged
+
+    def after_training(self, train: Columns, context: StepContext) -> None:
+        self.recalibrate_batch_norm(self.ema.module, context)
+
+    # Measures, snapshots, alarms
+
+    def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
+        return self.sample(self.serving_generator(context), SNAPSHOT_IMAGES, context)
+
+    def midway_points(self) -> list[int]:
+        return evaluation.midway_points(self)
+
+    def evaluate_midway(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
+        metrics = evaluation.evaluate_midway(self, train, validation, context)
+        if self.remedies is not None and "fd" in metrics:
+            self.remedies.remember(self.ema.module, metrics["fd"])
+        return metrics
+
+    def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
+        return evaluation.evaluate(self, train, validation, context)
+
+    def condition_agreement(
+        self, fidelity: Fidelity, train: Columns, validation: Columns, context: StepContext
+    ) -> dict[str, float]:
+        """Agreement between the requested condition and the samples, in a conditional GAN."""
+        return {}
+
+    def diagnose(self, inspection: Inspection) -> Iterator[Alarm]:
+        """Alarms from the curves at every inspection; from samples and D's logits after a fifth of the training."""
+        yield from diagnostics.from_scalars(self.config.loss, inspection.now, inspection.before)
+        if inspection.first or inspection.context.progress < DIAGNOSED_FROM:
+            return
+        reals = inspection.probe["images"]
+        samples = self.sample(self.generator, len(reals), inspection.context)
+        trained = inspection.train.spaced(len(reals))["images"].to(self.device)
+        yield from diagnostics.collapsed(samples, reals)
+        yield from diagnostics.overfitted(
+            *(self.d_logits(images * 2 - 1).float() for images in (trained, reals, samples))
+        )
+        if self._train_rows is None:
+            self._train_rows = diagnostics.training_rows(inspection.train, self.device)
+        yield from diagnostics.memorised(samples, reals, self._train_rows)
+
+    def auto_remedy(self, alarm: Alarm, inspection: Inspection) -> str | None:
+        match alarm.name:
+            case "discriminator-overfits" | "memorising":
+                sentence = self.remedies.augment_more()
+                if sentence:
+                    self.adaptive.p.copy_(torch.maximum(self.adaptive.p, self.remedies.augment))
+                return sentence
+            case "discriminator-too-strong":
+                return self.remedies.slow_discriminator()
+            case "mode-collapse" | "getting-worse" | "exploding-generator" | "exploding-discriminator":
+                return self.remedies.rewind(self.generator, self.ema)
+        return None

@@ -1,4 +1,4 @@
-"""Whether a conditional model does as it is told, by the judgement of the dataset's frozen network."""
+"""Agreement between the requested condition and the samples, according to the dataset's feature network."""
 
 import torch
 from torch import Tensor
@@ -10,40 +10,40 @@ from models.evaluation.metrics import gather, nearest, spread
 NEIGHBOURS = 5
 
 
-def class_agreement(measure: Fidelity, validation: Columns, found: Tensor, labels: Tensor) -> dict[str, float]:
-    """Share of images (n, c, h, w) the network takes for the class asked for (n,), beside its share on real images.
-
-    `label_entropy` is the mean over classes of the entropy of what their images are taken for, 1 for chance.
-    """
-    taken = measure.predicted(found).argmax(1)
-    truth = torch.cat(list(spread(validation, "labels", measure.count)))
-    classes = measure.net.content.out_features
-    table = torch.bincount(labels * classes + taken, minlength=classes**2).reshape(classes, classes).double()
+def class_agreement(fidelity: Fidelity, validation: Columns, samples: Tensor, labels: Tensor) -> dict[str, float]:
+    """Fraction of samples (n, c, h, w) that the network assigns to the requested class (n,), overall and for the worst
+    class; the same for real images; and `label_entropy`, the entropy of the assigned classes of the samples of one
+    requested class, averaged over classes (0 to 1, 1 for chance)."""
+    predicted = fidelity.predicted(samples).argmax(1)
+    truth = torch.cat(list(spread(validation, "labels", fidelity.count)))
+    classes = fidelity.net.content.out_features
+    table = torch.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes).double()
     shares = table[table.sum(1) > 0]
     shares = shares / shares.sum(1, keepdim=True)
     entropy = -torch.xlogy(shares, shares).sum(1) / torch.tensor(float(classes)).log()
     return {
-        "class_agreement": float((taken == labels).double().mean()),
+        "class_agreement": float((predicted == labels).double().mean()),
         "class_agreement_worst": float((table.diag()[table.sum(1) > 0] / table.sum(1)[table.sum(1) > 0]).min()),
-        "class_agreement_real": float((measure.predicted(measure.unseen).argmax(1) == truth).double().mean()),
+        "class_agreement_real": float((fidelity.predicted(fidelity.unseen).argmax(1) == truth).double().mean()),
         "label_entropy": float(entropy.mean()),
     }
 
 
 def number_agreement(
-    measure: Fidelity, train: Columns, validation: Columns, found: Tensor, wanted: Tensor
+    fidelity: Fidelity, train: Columns, validation: Columns, samples: Tensor, targets: Tensor
 ) -> dict[str, float]:
-    """Mean distance of the number asked for from that of the nearest real images, beside real images and the mean."""
-    known = torch.cat(list(spread(train, "targets", measure.count)))
-    reference = gather(train, lambda images: measure.rows(images), torch.device("cpu"), measure.count)
+    """Mean absolute difference between the requested numbers (n,) and those of the nearest training images, for samples
+    and for real images; and that of a constant answer, the mean."""
+    numbers = torch.cat(list(spread(train, "targets", fidelity.count)))
+    reference = gather(train, lambda images: fidelity.rows(images), torch.device("cpu"), fidelity.count)
 
-    def error(images: Tensor, numbers: Tensor) -> float:
-        read = known[nearest(measure.rows(images), reference, min(NEIGHBOURS, len(known)))[1]].mean(1)
-        return float((read - numbers).abs().mean())
+    def error(images: Tensor, requested: Tensor) -> float:
+        neighbours = nearest(fidelity.rows(images), reference, min(NEIGHBOURS, len(numbers)))[1]
+        return float((numbers[neighbours].mean(1) - requested).abs().mean())
 
-    truth = torch.cat(list(spread(validation, "targets", measure.count)))
+    truth = torch.cat(list(spread(validation, "targets", fidelity.count)))
     return {
-        "target_error": error(found, wanted),
-        "target_error_real": error(measure.unseen, truth),
-        "target_error_mean": float((known.mean() - wanted).abs().mean()),
+        "target_error": error(samples, targets),
+        "target_error_real": error(fidelity.unseen, truth),
+        "target_error_mean": float((numbers.mean() - targets).abs().mean()),
     }

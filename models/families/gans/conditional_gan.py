@@ -1,4 +1,4 @@
-"""A generator asked for a class, or a number, against a discriminator told which (Mirza & Osindero 2014)."""
+"""A GAN whose images are requested by class or by number; D is told the condition as well (Mirza & Osindero 2014)."""
 
 from typing import Literal
 
@@ -11,37 +11,46 @@ from models.context import StepContext
 from models.data import Columns
 from models.evaluation.fidelity import Fidelity
 from models.evaluation.metrics import CHUNK
-from models.families.gans.base import Shown
+from models.families.gans.base import SNAPSHOT_IMAGES, GANBase
 from models.families.gans.condition_agreement import class_agreement, number_agreement
 from models.families.gans.conditioning import ClassCondition, NumberCondition
-from models.families.gans.config import clash
+from models.families.gans.config import conflict
 from models.families.gans.conv_networks import ConvDiscriminator, ConvGenerator
 from models.families.gans.layers import latents_of
-from models.families.gans.mlp_networks import FlatDiscriminator, FlatGenerator
-from models.families.gans.presets import BodyConfig, resolve_bodies
-from models.families.gans.sampling import PICTURES, Generative
+from models.families.gans.mlp_networks import MLPDiscriminator, MLPGenerator
+from models.families.gans.presets import NetworkConfig, resolve_networks
+from models.families.gans.updates import DInput
 from models.nn.image_pool import ImagePool
 from models.types import Batch, DataError, DataSpec, InputError
 
-POINTS = 9  # numbers that show what there is
+EXAMPLE_NUMBERS = 9  # quantiles of the training numbers, as examples of labels
 
 
-class ConditionalGANConfig(BodyConfig):
-    """The tricks of `gan`, and how the condition enters."""
+class ConditionalGANConfig(NetworkConfig):
+    """The settings of `gan`, and how the condition enters the networks."""
 
     body: Literal["stable", "dcgan", "mlp"] | None = Field(
-        None, description="stable: the default; dcgan: the 2016 reference; mlp: the 2014 paper."
+        None,
+        description="Architecture of both networks. stable: convolutions; dcgan: Radford et al. 2016; mlp: fully "
+        "connected, Goodfellow et al. 2014. Default: chosen from the dataset (mlp below 8 pixels, else stable).",
     )
-    condition: Literal["labels", "targets"] | None = Field(None, description="Column that is asked for.")
+    condition: Literal["labels", "targets"] | None = Field(
+        None,
+        description="Column of the condition. Default: chosen from the dataset (labels with classes, else targets).",
+    )
     conditioning: Literal["projection", "concatenation"] | None = Field(
         None,
-        description="projection: gain and shift of G's norms, and a projection on D's features; "
-        "concatenation: beside the noise and the image, as in the paper.",
+        description="How the condition enters. projection: it sets scale and shift of G's batch norms and is projected "
+        "on D's features; concatenation: it is appended to the latents and to the image. Default: concatenation with "
+        "body=mlp, else projection.",
     )
-    balanced: bool = Field(False, description="Fakes are asked for all classes alike, not as common as in the data.")
+    balanced: bool = Field(
+        False,
+        description="Train G on all classes equally often (targets: evenly over their range), not as in the data.",
+    )
 
 
-class ConditionalGAN(Conditional, Generative):
+class ConditionalGAN(Conditional, GANBase):
     """Labels are class indices (int64), or numbers (float) with `condition=targets`."""
 
     name = "conditional_gan"
@@ -58,34 +67,34 @@ class ConditionalGAN(Conditional, Generative):
 
     @classmethod
     def resolve_config(cls, config: ConditionalGANConfig, data: DataSpec) -> ConditionalGANConfig:
-        config = resolve_bodies(super().resolve_config(config, data), data)
+        config = resolve_networks(super().resolve_config(config, data), data)
         columns = data.columns.get("train", {})
         condition = config.condition or ("labels" if data.classes else "targets")
         if (condition == "labels" and not data.classes) or (condition not in columns and columns):
             raise DataError(
-                f"conditional_gan needs {condition}, which this dataset lacks",
+                f"conditional_gan needs the column {condition}, which this dataset lacks",
                 field="dataset",
                 remedy="use a labelled dataset, an attributes dataset with targets, or the family gan",
             )
         conditioning = config.conditioning or ("concatenation" if config.body == "mlp" else "projection")
         if conditioning == "projection" and config.body == "mlp":
-            raise clash("body=mlp", "conditioning=projection", "there are no maps to project on")
+            raise conflict("body=mlp", "conditioning=projection", "this architecture has no feature maps to project on")
         if conditioning == "projection" and config.generator_norm != "batch":
-            why = "the label enters the generator through its batch norms"
-            raise clash(f"generator_norm={config.generator_norm}", "conditioning=projection", why)
+            why = "the condition enters the generator through its batch norms"
+            raise conflict(f"generator_norm={config.generator_norm}", "conditioning=projection", why)
         return config.model_copy(update={"condition": condition, "conditioning": conditioning})
 
-    def players(self) -> tuple[nn.Module, nn.Module]:
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
         config, shape = self.config, self.data.shape
-        classes = config.condition == "labels"
+        by_class = config.condition == "labels"
         self.condition = (
-            ClassCondition(len(self.data.classes), config.balanced) if classes else NumberCondition(config.balanced)
+            ClassCondition(len(self.data.classes), config.balanced) if by_class else NumberCondition(config.balanced)
         )
         width = self.condition.width
         if config.body == "mlp":
-            return FlatGenerator(config, shape, width), FlatDiscriminator(config, shape, width)
-        ways = (width, 0) if config.conditioning == "concatenation" else (0, width)
-        return ConvGenerator(config, shape, *ways), ConvDiscriminator(config, shape, *ways)
+            return MLPGenerator(config, shape, width), MLPDiscriminator(config, shape, width)
+        dims = (width, 0) if config.conditioning == "concatenation" else (0, width)
+        return ConvGenerator(config, shape, *dims), ConvDiscriminator(config, shape, *dims)
 
     # Training
 
@@ -93,74 +102,75 @@ class ConditionalGAN(Conditional, Generative):
     def spherical(self) -> bool:
         return self.config.latent == "sphere"
 
-    def codes(self, noise: Tensor) -> Tensor:
+    def to_latents(self, noise: Tensor) -> Tensor:
         return latents_of(noise, self.config.latent)
 
     def step(self, batch: Batch, optimisers: dict, context: StepContext) -> dict:
         self.condition.observe(batch[self.condition.column])
         return super().step(batch, optimisers, context)
 
-    def asked(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
+    def conditions(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor]:
         labels = batch[self.condition.column]
-        return self.condition(labels), self.condition(self.condition.others(labels, context.generator))
+        return self.condition(labels), self.condition(self.condition.for_fakes(labels, context.generator))
 
-    def remembered(self, fakes: Shown, context: StepContext) -> Shown:
+    def replay_fakes(self, fakes: DInput, context: StepContext) -> DInput:
         if self.replay is None:
             return fakes
-        rows = torch.cat([fakes.images.flatten(1), fakes.told], 1)[:, None, None]
-        images, told = self.replay.exchange(rows, context.generator)[:, 0, 0].tensor_split([self.data.pixels], 1)
-        return Shown(images.unflatten(1, self.data.shape), told)
+        rows = torch.cat([fakes.images.flatten(1), fakes.condition], 1)[:, None, None]
+        images, condition = self.replay.exchange(rows, context.generator)[:, 0, 0].tensor_split([self.data.pixels], 1)
+        return DInput(images.unflatten(1, self.data.shape), condition)
 
     # Serving
 
     def draw(self, noise: Tensor, uniform: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.codes(noise)
+        return self.to_latents(noise)
 
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
-        return self.pictures(self.ema(latents, self.condition(labels)))
+        return self.to_unit_range(self.ema(latents, self.condition(labels)))
 
-    def judgement(self, images: Tensor) -> Tensor:
-        """D's logits; as no label comes along, those of all labels there are, weighed by how common they are."""
-        player, logits = self.discriminator, []
-        labels, shares = self._candidates()
-        features = None if player.joined else player.features(images)
+    def d_logits(self, images: Tensor) -> Tensor:
+        """Logits without a label: log sum_y p(y) exp D(x, y), over all classes or over quantiles of the numbers."""
+        network, logits = self.discriminator, []
+        labels, weights = self._labels_and_weights()
+        features = None if network.concat_dim else network.features(images)
         for label in labels:
-            told = self.condition(label.expand(images.shape[0]))
-            logits.append(player.judge(player.features(images, told) if features is None else features, told))
-        return torch.logsumexp(torch.stack(logits, 1) + shares.log(), 1)
+            condition = self.condition(label.expand(images.shape[0]))
+            of_label = network.features(images, condition) if features is None else features
+            logits.append(network.logits_from(of_label, condition))
+        return torch.logsumexp(torch.stack(logits, 1) + weights.log(), 1)
 
-    def _candidates(self) -> tuple[Tensor, Tensor]:
-        """Labels (k,) and the share of each."""
+    def _labels_and_weights(self) -> tuple[Tensor, Tensor]:
+        """Labels (k,), and the probability p(y) of each."""
         if self.config.condition == "labels":
-            shares = self.condition.marginal.clamp_min(1e-6)
-            return torch.arange(len(shares), device=self.device), shares / shares.sum()
-        labels = self.example_labels(POINTS).to(self.device)
-        return labels, torch.full((POINTS,), 1 / POINTS, device=self.device)
+            weights = self.condition.marginal.clamp_min(1e-6)
+            return torch.arange(len(weights), device=self.device), weights / weights.sum()
+        labels = self.example_labels(EXAMPLE_NUMBERS).to(self.device)
+        return labels, torch.full((EXAMPLE_NUMBERS,), 1 / EXAMPLE_NUMBERS, device=self.device)
 
-    def specimens(self, generator: nn.Module, count: int, context: StepContext, labels: Tensor | None = None) -> Tensor:
+    def sample(self, network: nn.Module, count: int, context: StepContext, labels: Tensor | None = None) -> Tensor:
         draws = context.generator
-        latents = self.codes(self.noise(count, draws))
+        latents = self.to_latents(self.noise(count, draws))
         if labels is None:
-            labels = self.condition.drawn(torch.rand(count, generator=draws, device=draws.device))
-        return self.pictures(generator(latents, self.condition(labels)))
+            labels = self.condition.from_uniform(torch.rand(count, generator=draws, device=draws.device))
+        return self.to_unit_range(network(latents, self.condition(labels)))
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
-        labels = self.example_labels(PICTURES).to(self.device)
-        return self.specimens(self.present(context), PICTURES, context, labels)
+        labels = self.example_labels(SNAPSHOT_IMAGES).to(self.device)
+        return self.sample(self.serving_generator(context), SNAPSHOT_IMAGES, context, labels)
 
     def after_training(self, train: Columns, context: StepContext) -> None:
         self.condition.fit(train)
         super().after_training(train, context)
 
     def condition_agreement(
-        self, measure: Fidelity, train: Columns, validation: Columns, context: StepContext
+        self, fidelity: Fidelity, train: Columns, validation: Columns, context: StepContext
     ) -> dict[str, float]:
-        labels = self.example_labels(measure.count).to(self.device)
-        chunks = [self.specimens(self.ema.module, len(part), context, part).cpu() for part in labels.split(CHUNK)]
-        found, labels = torch.cat(chunks), labels.cpu()
+        labels = self.example_labels(fidelity.count).to(self.device)
+        chunks = [self.sample(self.ema.module, len(part), context, part).cpu() for part in labels.split(CHUNK)]
+        samples, labels = torch.cat(chunks), labels.cpu()
         if self.config.condition == "targets":
-            return number_agreement(measure, train, validation, found, labels)
-        return class_agreement(measure, validation, found, labels) if measure.labelled else {}
+            return number_agreement(fidelity, train, validation, samples, labels)
+        return class_agreement(fidelity, validation, samples, labels) if fidelity.labelled else {}
 
     def label(self, given: str | int) -> int | float:
         if self.config.condition == "labels":
@@ -169,15 +179,18 @@ class ConditionalGAN(Conditional, Generative):
             value = float(given)
         except ValueError:
             value = float("nan")
-        if abs(value) < 1e30:  # not for nan
+        if abs(value) < 1e30:  # false for nan
             return value
-        raise InputError("this model is asked for a number", field="label")
+        raise InputError(
+            f"label must be a number in (-1e30, 1e30), because this model was trained on targets; you sent {given!r}",
+            field="label",
+        )
 
     def example_labels(self, count: int) -> Tensor:
         if self.config.condition == "labels":
             return super().example_labels(count)
-        places = (torch.arange(count) % POINTS + 0.5) / POINTS
-        return self.condition.drawn(places.to(self.device)).cpu()
+        quantiles = (torch.arange(count) % EXAMPLE_NUMBERS + 0.5) / EXAMPLE_NUMBERS
+        return self.condition.from_uniform(quantiles.to(self.device)).cpu()
 
     def describe_labels(self, labels: Tensor) -> list[dict]:
         if self.config.condition == "labels":

@@ -1,4 +1,4 @@
-"""What a conditional game is told: classes as one-hot rows, numbers as Fourier features, and how often each occurs."""
+"""Conditions of a GAN: classes as one-hot rows, numbers as Fourier features, and the distribution of each."""
 
 import math
 
@@ -13,13 +13,13 @@ OCTAVES = 3
 QUANTILES = 257
 
 
-def whole(column: Tensor | np.ndarray) -> Tensor:
-    """A column as a tensor: where it is, or read from its file."""
+def as_tensor(column: Tensor | np.ndarray) -> Tensor:
+    """A column as a tensor: itself, or a copy of the (memory-mapped) array."""
     return column if isinstance(column, Tensor) else torch.from_numpy(np.array(column))
 
 
 class ClassCondition(nn.Module):
-    """Labels (b,) int64 -> (b, classes); as common as in the training data when drawn."""
+    """Labels (b,) int64 -> one-hot (b, classes). `marginal` holds the class frequencies, `seen` the count of labels."""
 
     column = "labels"
 
@@ -34,31 +34,31 @@ class ClassCondition(nn.Module):
 
     @torch.no_grad()
     def observe(self, labels: Tensor) -> None:
-        """Take the labels of one batch into account."""
+        """Update the class frequencies with the labels of one batch."""
         self.seen += len(labels)
-        self.marginal += (self._shares(labels) - self.marginal) * (len(labels) / self.seen)
+        self.marginal += (self._frequencies(labels) - self.marginal) * (len(labels) / self.seen)
 
-    def _shares(self, labels: Tensor) -> Tensor:
+    def _frequencies(self, labels: Tensor) -> Tensor:
         ones = torch.ones(len(labels), device=labels.device)  # counting by bincount would wait for the device
         return torch.zeros(self.width, device=labels.device).index_add_(0, labels, ones) / len(labels)
 
-    def others(self, labels: Tensor, draws: torch.Generator) -> Tensor:
-        """Labels for fakes beside a batch with `labels`: as common as there, or all alike."""
+    def for_fakes(self, labels: Tensor, draws: torch.Generator) -> Tensor:
+        """Labels for the fakes of a batch: its `labels` in random order, or uniform over the classes if `balanced`."""
         if self.balanced:
             return torch.randint(self.width, labels.shape, generator=draws, device=labels.device)
         return labels[torch.randperm(len(labels), generator=draws, device=labels.device)]
 
     def fit(self, train: Columns) -> None:
-        """Take over how common each class is."""
-        self.marginal.copy_(self._shares(whole(train.columns[self.column])))
+        """Set the class frequencies to those of the training data."""
+        self.marginal.copy_(self._frequencies(as_tensor(train.columns[self.column])))
 
-    def drawn(self, uniform: Tensor) -> Tensor:
-        """Labels (b,) from uniform numbers (b,) in [0, 1)."""
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """Labels (b,) from uniform numbers (b,) in [0, 1), with the class frequencies."""
         return torch.searchsorted(self.marginal.cumsum(0), uniform, right=True).clamp_max(self.width - 1)
 
 
 class NumberCondition(nn.Module):
-    """Numbers (b,) float -> (b, 7): standardised, with sines and cosines of three octaves (Tancik et al. 2020)."""
+    """Numbers (b,) float -> (b, 7): standardised, with sine and cosine of three octaves (Tancik et al. 2020)."""
 
     column = "targets"
     width = 1 + 2 * OCTAVES
@@ -78,7 +78,7 @@ class NumberCondition(nn.Module):
 
     @torch.no_grad()
     def observe(self, targets: Tensor) -> None:
-        """Take the numbers of one batch into account: running means of mean, mean square and quantiles."""
+        """Update mean, mean square and quantiles with the numbers of one batch (running means)."""
         targets, count = targets.float(), self.moments[0] + len(targets)
         share = len(targets) / count
         fresh = torch.stack([targets.mean(), targets.square().mean()])
@@ -88,24 +88,24 @@ class NumberCondition(nn.Module):
 
     def _quantiles(self, targets: Tensor) -> Tensor:
         ordered = targets.double().sort().values
-        at = torch.linspace(0, len(targets) - 1, QUANTILES, dtype=torch.float64, device=targets.device)
-        low = at.floor().long()
+        position = torch.linspace(0, len(targets) - 1, QUANTILES, dtype=torch.float64, device=targets.device)
+        low = position.floor().long()
         high = (low + 1).clamp_max(len(targets) - 1)
-        return torch.lerp(ordered[low], ordered[high], at - low).float()
+        return torch.lerp(ordered[low], ordered[high], position - low).float()
 
-    def others(self, targets: Tensor, draws: torch.Generator) -> Tensor:
-        """Numbers for fakes beside a batch with `targets`: the same in another order, or even between the extremes."""
+    def for_fakes(self, targets: Tensor, draws: torch.Generator) -> Tensor:
+        """Numbers for the fakes of a batch: its `targets` in random order; if `balanced`, uniform over their range."""
         if self.balanced:
             share = torch.rand(targets.shape, generator=draws, device=targets.device)
             return torch.lerp(targets.min(), targets.max(), share)
         return targets[torch.randperm(len(targets), generator=draws, device=targets.device)]
 
     def fit(self, train: Columns) -> None:
-        """Take over the distribution of the numbers."""
-        self.quantiles.copy_(self._quantiles(whole(train.columns[self.column])))
+        """Set the quantiles to those of the training data."""
+        self.quantiles.copy_(self._quantiles(as_tensor(train.columns[self.column])))
 
-    def drawn(self, uniform: Tensor) -> Tensor:
-        """Numbers (b,) from uniform ones in [0, 1), by the inverse of their distribution."""
-        at = uniform * (QUANTILES - 1)
-        low = at.floor().long()
-        return torch.lerp(self.quantiles[low], self.quantiles[(low + 1).clamp_max(QUANTILES - 1)], at - low)
+    def from_uniform(self, uniform: Tensor) -> Tensor:
+        """Numbers (b,) from uniform ones in [0, 1), by the inverse of their distribution function."""
+        position = uniform * (QUANTILES - 1)
+        low = position.floor().long()
+        return torch.lerp(self.quantiles[low], self.quantiles[(low + 1).clamp_max(QUANTILES - 1)], position - low)

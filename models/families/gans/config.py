@@ -1,4 +1,4 @@
-"""The config of adversarial families: the game, the tricks, and which of them exclude each other."""
+"""The settings that all GAN families share: optimisers, losses, penalties, tricks, and which exclude each other."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -12,82 +12,163 @@ from models.types import ConfigError
 Optimiser = Literal["adam", "sgd", "rmsprop"]
 
 
-class GameConfig(Config):
-    """How the two players train. Every trick is a field of its own; what is empty follows from the others."""
+class GANConfig(Config):
+    """How G and D are trained. An empty setting is filled in by `fill_training_settings`."""
 
-    learning_rate: float | None = Field(None, gt=0, le=1, description="Step size of both optimisers at the start.")
-    latent_dim: int | None = Field(None, ge=1, le=2048, description="Numbers of noise per image.")
-    width: int | None = Field(None, ge=4, le=2048, description="Channels (mlp: units) that scale both networks.")
-    loss: LossName | None = Field(None, description="What the players minimise; minimax is the one that saturates.")
-    r1: float | None = Field(None, ge=0, le=1000, description="Weight of the gradient penalty on real images.")
-    r2: float | None = Field(None, ge=0, le=1000, description="The same on generated images.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Initial learning rate of both optimisers. Default: chosen from the architecture."
+    )
+    latent_dim: int | None = Field(
+        None, ge=1, le=2048, description="Number of latent dimensions. Default: chosen from the architecture."
+    )
+    width: int | None = Field(
+        None,
+        ge=4,
+        le=2048,
+        description="Channels (units, for mlp) of the finest level; scales both networks. Default: chosen from the "
+        "architecture and the dataset.",
+    )
+    loss: LossName | None = Field(
+        None,
+        description="Adversarial loss of both networks. minimax is the loss of 2014, whose gradient vanishes for the "
+        "generator. Default: chosen from the architecture.",
+    )
+    r1: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the squared gradient norm of D at real images (R1). Default: chosen from the loss and "
+        "the architecture.",
+    )
+    r2: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the squared gradient norm of D at generated images (R2). Default: that of r1 with "
+        "loss=relativistic, else 0.",
+    )
     gradient_penalty: float | None = Field(
-        None, ge=0, le=1000, description="Weight of (|gradient| - 1)^2 between real and generated images."
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of (gradient norm - 1)^2 of D between real and generated images (WGAN-GP). Default: 10 "
+        "with loss=wasserstein, else 0.",
     )
-    drift: float | None = Field(None, ge=0, le=10, description="Weight of the squared logits of real images.")
-    penalty_every: int | None = Field(None, ge=1, le=256, description="Updates from one R1/R2 to the next (lazy).")
-    critic_steps: int | None = Field(None, ge=1, le=100, description="Updates of D for each one of G.")
+    drift: float | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="Weight of the mean squared logit of real images. Default: 0.001 for progressive_gan with "
+        "loss=wasserstein, else 0.",
+    )
+    penalty_every: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Updates of D from one R1 or R2 penalty to the next; the weight grows accordingly. Default: 1 with "
+        "loss=relativistic, else 16.",
+    )
+    critic_steps: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Updates of D for each update of G. Default: chosen from the loss (wasserstein: 5, or 1 for "
+        "progressive_gan and style_gan; else 1).",
+    )
     generator_optimiser: Optimiser = Field("adam", description="Optimiser of G.")
-    discriminator_optimiser: Optimiser = Field("adam", description="Optimiser of D; ganhacks pairs SGD with Adam.")
-    discriminator_learning_rate: float | None = Field(None, gt=0, le=1, description="Step size of D where it differs.")
-    beta1: float | None = Field(None, ge=0, lt=1, description="First-moment decay of Adam; momentum of SGD.")
-    beta2: float | None = Field(None, ge=0, lt=1, description="Second-moment decay of Adam and RMSprop.")
+    discriminator_optimiser: Optimiser = Field("adam", description="Optimiser of D.")
+    discriminator_learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Initial learning rate of D. Default: learning_rate."
+    )
+    beta1: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Decay of Adam's first moment; momentum of SGD. Default: chosen from the architecture.",
+    )
+    beta2: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Decay of the second moment of Adam and RMSprop. Default: chosen from the architecture.",
+    )
     ema_half_life: float | None = Field(
-        None, ge=0, le=10**8, description="Half-life in images of the averaged generator."
+        None,
+        ge=0,
+        le=10**8,
+        description="Half-life, in images, of the average over generator weights that is served. Default: 10,000 at "
+        "batch_size 32, proportional to batch_size.",
     )
-    label_smoothing: float = Field(0.0, ge=0, le=0.5, description="Real images count as 1 minus this (one-sided).")
-    label_flips: float = Field(0.0, ge=0, le=0.5, description="Share of labels swapped in D's lessons.")
+    label_smoothing: float = Field(
+        0.0, ge=0, le=0.5, description="Train D with the target 1 minus this for real images (one-sided smoothing)."
+    )
+    label_flips: float = Field(0.0, ge=0, le=0.5, description="Fraction of labels flipped when training D.")
     instance_noise: float = Field(
-        0.0, ge=0, le=2, description="Noise added to what D sees at the start, none at the end."
+        0.0,
+        ge=0,
+        le=2,
+        description="Standard deviation of the noise added to D's inputs in [-1, 1] at the start; falls linearly to 0.",
     )
-    separate_batches: bool = Field(True, description="D sees real and generated images in separate batches.")
+    separate_batches: bool = Field(
+        True, description="Pass real and generated images through D in separate batches (matters for batch norm)."
+    )
     augment: Literal["none", "diff", "adaptive"] | None = Field(
-        None, description="Augmentation of what D sees; on by default for small datasets."
+        None,
+        description="Augmentation of D's inputs: diff is DiffAugment, adaptive is ADA. Default: chosen from the "
+        "dataset (diff below 2,000 images or with body=fast, else none).",
     )
     measure_every: int | None = Field(
         None,
         ge=0,
         le=10**9,
-        description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end; "
-        "empty: eight along the way, of as many samples as a small part of the training pays for.",
+        description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end. "
+        "Default: eight measurements of few samples in a training of 8,192 images or more, else only at the end.",
     )
     compile: bool = Field(
         False,
-        description="Compile both networks on CUDA: takes minutes once, for long trainings; penalties stay eager.",
+        description="Compile both networks on CUDA. Takes minutes once; gradient penalties are not compiled.",
     )
     auto_remedy: bool = Field(
-        False, description="Alarms are answered: more augmentation, a slower D, or the best generator measured so far."
+        False,
+        description="Respond to alarms automatically: more augmentation, a lower learning rate of D, or a return to "
+        "the best generator measured.",
     )
 
 
-def clash(first: str, second: str, why: str) -> ConfigError:
+def conflict(first: str, second: str, why: str) -> ConfigError:
     """The error for two settings that exclude each other, each given as `field=value`."""
     field = second.split("=")[0]
-    return ConfigError(f"{first} and {second} clash: {why}", field=field, remedy=f"change {first} or {second}")
+    return ConfigError(
+        f"{first} and {second} exclude each other: {why}", field=field, remedy=f"change {first} or {second}"
+    )
 
 
-def game_clashes(config: GameConfig) -> Iterator[ConfigError]:
-    """What is wrong with a config whatever the networks are; empty fields clash with nothing."""
+def training_conflicts(config: GANConfig) -> Iterator[ConfigError]:
+    """Conflicts that do not depend on the networks; an empty setting conflicts with nothing."""
     loss = f"loss={config.loss}"
     if config.loss and not smooths(config.loss):
         for field in ("label_smoothing", "label_flips"):
             if getattr(config, field):
-                yield clash(loss, f"{field}={getattr(config, field)}", "this loss has no targets to change")
+                yield conflict(loss, f"{field}={getattr(config, field)}", "this loss has no targets to change")
     if config.loss and config.loss != "wasserstein" and config.gradient_penalty:
-        yield clash(loss, f"gradient_penalty={config.gradient_penalty}", "it holds a Wasserstein critic's slope at 1")
+        why = "the penalty holds the gradient norm of a Wasserstein critic at 1"
+        yield conflict(loss, f"gradient_penalty={config.gradient_penalty}", why)
     if config.loss == "wasserstein":
         if config.gradient_penalty == 0:
-            yield clash(loss, "gradient_penalty=0.0", "without it the critic's slope is unbounded")
+            yield conflict(loss, "gradient_penalty=0.0", "without it the critic's gradient is unbounded")
         for field in ("r1", "r2"):
             if getattr(config, field):
-                yield clash(loss, f"{field}={getattr(config, field)}", "a slope cannot be held at 1 and at 0")
+                why = "gradient_penalty holds the gradient norm at 1, this one at 0"
+                yield conflict(loss, f"{field}={getattr(config, field)}", why)
     if config.loss == "relativistic" and config.drift:
-        yield clash(loss, f"drift={config.drift}", "only differences of logits count, so none drifts alone")
+        yield conflict(
+            loss, f"drift={config.drift}", "this loss depends on differences of logits only, which do not drift"
+        )
 
 
-def resolve_game(config: GameConfig, count: int, preset: dict) -> dict:
-    """Values for the empty fields: from the loss where it decides, else from `preset`, else the common ones."""
-    chosen = {field: value for field, value in preset.items() if getattr(config, field) is None}
+def fill_training_settings(config: GANConfig, count: int, preset: dict) -> dict:
+    """Values for the empty settings: from the loss where it decides, else from `preset`, else the common ones."""
+    update = {field: value for field, value in preset.items() if getattr(config, field) is None}
     loss = config.loss or preset["loss"]
     paired, critic = loss == "relativistic", loss == "wasserstein"
     r1 = config.r1 if config.r1 is not None else 0.0 if critic else preset["r1"]
@@ -103,4 +184,4 @@ def resolve_game(config: GameConfig, count: int, preset: dict) -> dict:
         "ema_half_life": 10_000 * config.batch_size / 32,
         "augment": "diff" if count < 2000 else "none",
     }
-    return chosen | {field: value for field, value in common.items() if getattr(config, field) is None}
+    return update | {field: value for field, value in common.items() if getattr(config, field) is None}

@@ -1,4 +1,5 @@
-"""Layers whose weights are N(0, 1) and scaled when used, so that all learn at one pace (Karras et al. 2018, 4.1)."""
+"""Layers with equalized learning rate: weights start as N(0, 1) and are scaled at run time by He's constant, so that
+Adam moves all of them equally fast (Karras et al. 2018, section 4.1)."""
 
 import math
 
@@ -10,21 +11,23 @@ from models.families.gans.layers import doubling_conv, halving_conv
 from models.nn.encoders import Size
 
 
-class Equalised(nn.Module):
-    """Weight (out, in, ...) and bias; `scaled()` is the weight with He's constant."""
+class EqualizedLayer(nn.Module):
+    """Weight (out, in, ...) and bias. `lr_multiplier` < 1 slows learning without changing the initial function."""
 
-    def __init__(self, *shape: int, gain: float = math.sqrt(2), pace: float = 1.0):
+    def __init__(self, *shape: int, gain: float = math.sqrt(2), lr_multiplier: float = 1.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(shape) / pace)
+        self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
         self.bias = nn.Parameter(torch.zeros(shape[0]))
-        self.scale, self.pace = gain * pace / math.sqrt(math.prod(shape[1:])), pace
+        self.scale = gain * lr_multiplier / math.sqrt(math.prod(shape[1:]))  # gain / sqrt(fan in) is He's constant
+        self.lr_multiplier = lr_multiplier
 
     def scaled(self) -> Tensor:
+        """The weight as the layer uses it."""
         return self.weight * self.scale
 
 
-class EqualisedConv(Equalised):
-    """A convolution of odd width that keeps the grid."""
+class EqualizedConv(EqualizedLayer):
+    """A convolution with an odd kernel width that keeps the size."""
 
     def __init__(self, before: int, after: int, width: int = 3, gain: float = math.sqrt(2)):
         super().__init__(after, before, width, width, gain=gain)
@@ -33,8 +36,8 @@ class EqualisedConv(Equalised):
         return F.conv2d(features, self.scaled(), self.bias, padding=self.weight.shape[2] // 2)
 
 
-class EqualisedUpsample(Equalised):
-    """Doubled pixels, then a 3x3 convolution, onto the grid `size`."""
+class EqualizedUpsample(EqualizedLayer):
+    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution."""
 
     def __init__(self, before: int, after: int, size: Size):
         super().__init__(after, before, 3, 3)
@@ -44,8 +47,8 @@ class EqualisedUpsample(Equalised):
         return doubling_conv(features, self.scaled(), self.size, self.bias)
 
 
-class EqualisedDownsample(Equalised):
-    """A 3x3 convolution, then the mean of each block."""
+class EqualizedDownsample(EqualizedLayer):
+    """A 3x3 convolution, then the mean of each block of `factors` pixels."""
 
     def __init__(self, before: int, after: int, factors: Size):
         super().__init__(after, before, 3, 3)
@@ -55,12 +58,14 @@ class EqualisedDownsample(Equalised):
         return halving_conv(features, self.scaled(), self.factors, self.bias)
 
 
-class EqualisedLinear(Equalised):
-    """(b, in) -> (b, out); `pace` slows or speeds its learning, `start` is its bias at first."""
+class EqualizedLinear(EqualizedLayer):
+    """(b, in) -> (b, out); `bias` is the initial bias."""
 
-    def __init__(self, before: int, after: int, gain: float = math.sqrt(2), pace: float = 1.0, start: float = 0.0):
-        super().__init__(after, before, gain=gain, pace=pace)
-        nn.init.constant_(self.bias, start / pace)
+    def __init__(
+        self, before: int, after: int, gain: float = math.sqrt(2), lr_multiplier: float = 1.0, bias: float = 0.0
+    ):
+        super().__init__(after, before, gain=gain, lr_multiplier=lr_multiplier)
+        nn.init.constant_(self.bias, bias / lr_multiplier)
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.scaled(), self.bias * self.pace)
+        return F.linear(features, self.scaled(), self.bias * self.lr_multiplier)

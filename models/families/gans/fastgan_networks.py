@@ -1,6 +1,6 @@
-"""Players for few images, after Liu et al. 2021 (FastGAN): skip-layer excitation in G, a D that must also draw.
+"""Networks for few images, after Liu et al. 2021 (FastGAN): skip-layer excitation in G, an autoencoding D.
 
-D learns to rebuild the training images from its features, so that it keeps describing them and overfits later.
+D also learns to reconstruct the training images from its features, which delays overfitting.
 """
 
 import math
@@ -12,15 +12,15 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from models.families.gans.conv_networks import Shape, widths
 from models.families.gans.layers import Downsample, Upsample, halve, strides
-from models.families.gans.presets import BodyConfig
+from models.families.gans.presets import NetworkConfig
 from models.nn.encoders import Size, pyramid
 from models.seeds import generator
 
-REACH = 4  # levels from a map to the one it excites
+REACH = 4  # levels between a map and the one whose channels it scales
 
 
 class Noise(nn.Module):
-    """Adds noise at a learned strength, zero at first; a fixed map of it when sampling."""
+    """Adds noise times a learned strength, initially 0: fresh in training, one fixed map in eval mode."""
 
     def __init__(self, size: Size):
         super().__init__()
@@ -34,7 +34,7 @@ class Noise(nn.Module):
 
 
 class GatedUpsample(nn.Module):
-    """Repeat pixels, convolve to twice the channels, noise, norm, and let one half gate the other."""
+    """Upsampling, convolution to twice the channels, noise, norm, then a gated linear unit."""
 
     def __init__(self, before: int, after: int, size: Size):
         super().__init__()
@@ -46,7 +46,7 @@ class GatedUpsample(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Gains (b, after, 1, 1) for the channels of a late map from a map of the coarse grid."""
+    """Gains (b, after, 1, 1) of the channels of a later map, from a coarse map (skip-layer excitation, eq. 1)."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -63,9 +63,9 @@ class Excitation(nn.Module):
 
 
 class FastGenerator(nn.Module):
-    """From the smallest grid up; each map also scales the channels of the one `REACH` levels later."""
+    """From the smallest size up; each map also scales the channels of the one `REACH` levels later."""
 
-    def __init__(self, config: BodyConfig, shape: Shape):
+    def __init__(self, config: NetworkConfig, shape: Shape):
         super().__init__()
         sizes = pyramid(*shape[1:])
         channels = widths(len(sizes), config.width)[::-1]  # coarse to fine
@@ -92,7 +92,7 @@ class FastGenerator(nn.Module):
 
 
 class ResidualDownsample(nn.Module):
-    """The mean of a strided path and an averaged one."""
+    """The mean of a strided path and an average-pooled one."""
 
     def __init__(self, before: int, after: int, big: Size, small: Size):
         super().__init__()
@@ -107,9 +107,9 @@ class ResidualDownsample(nn.Module):
 
 
 class FastDiscriminator(nn.Module):
-    """Residual halvings under spectral norm, and a small decoder back to half the image's size."""
+    """Residual downsampling with spectral norm, and a small decoder back to half the image's size."""
 
-    def __init__(self, config: BodyConfig, shape: Shape):
+    def __init__(self, config: NetworkConfig, shape: Shape):
         super().__init__()
         sizes = pyramid(*shape[1:])
         channels = [config.width, *widths(len(sizes) - 1, config.width)]
@@ -128,21 +128,20 @@ class FastDiscriminator(nn.Module):
         )
 
     def features(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(b, f, h', w') at the smallest grid."""
+        """(b, f, h', w') at the smallest size."""
         features = F.leaky_relu(self.first(images), 0.2)
         for stage in self.stages:
             features = stage(features)
         return features
 
-    def judge(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+    def logits_from(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """(b,) logits."""
         return self.last(features.flatten(1))[:, 0]
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images))
+        return self.logits_from(self.features(images))
 
-    def redrawing_error(self, features: Tensor, images: Tensor) -> Tensor:
-        """Mean distance in value and in differences between neighbours from the halved images to their redrawing."""
-        drawn, wanted = self.drawing(features), halve(images, self.halving)
-        error = drawn - wanted
+    def reconstruction_error(self, features: Tensor, images: Tensor) -> Tensor:
+        """L1 distance of the reconstruction from the images at half size, plus the L1 distance of their gradients."""
+        error = self.drawing(features) - halve(images, self.halving)
         return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()

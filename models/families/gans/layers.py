@@ -1,6 +1,7 @@
-"""Layers of the adversarial bodies: resampling between grids, norms that may take a condition, dropout, stddev.
+"""Layers of the GANs: resampling between sizes, norms with an optional condition, dropout, minibatch stddev.
 
-Serving sees one row at a time: whatever looks across a batch while training uses stored statistics in eval mode.
+Layers that mix rows of a batch in training use stored statistics in eval mode, so that a served row depends on itself
+alone.
 """
 
 import math
@@ -17,24 +18,24 @@ Norm = Literal["none", "batch", "spectral", "pixel"]
 
 
 def strides(small: Size, big: Size) -> Size:
-    """How many times longer each side of `big` is: 1 or 2."""
+    """Factor from each side of `small` to that of `big`: 1 or 2."""
     return tuple(2 if long != short else 1 for long, short in zip(big, small, strict=True))
 
 
-def even(features: Tensor, factors: Size) -> Tensor:
-    """The last row and column repeated where a side to be halved is odd."""
+def pad_to_even(features: Tensor, factors: Size) -> Tensor:
+    """Repeats the last row or column where a side that will be halved is odd."""
     bottom = features.shape[2] % factors[0]
     right = features.shape[3] % factors[1]
     return F.pad(features, (0, right, 0, bottom), mode="replicate") if bottom or right else features
 
 
 def halve(images: Tensor, factors: Size = (2, 2)) -> Tensor:
-    """The mean of each 2x2 block; sides halve, rounding up."""
-    return F.avg_pool2d(even(images, factors), factors) if factors != (1, 1) else images
+    """The mean of each block of `factors` pixels; sides shrink accordingly, rounded up."""
+    return F.avg_pool2d(pad_to_even(images, factors), factors) if factors != (1, 1) else images
 
 
 def double(images: Tensor, size: Size) -> Tensor:
-    """Each pixel twice along the sides that grow, cropped to `size`."""
+    """Nearest-neighbour upsampling by 2 along the sides that grow, cropped to `size`."""
     rows, columns = strides(images.shape[2:], size)
     if rows == 2:
         images = images.repeat_interleave(2, 2)
@@ -43,10 +44,10 @@ def double(images: Tensor, size: Size) -> Tensor:
     return images[:, :, : size[0], : size[1]]
 
 
-def smeared(kernel: Tensor, factors: Size) -> Tensor:
-    """The kernel of a transposed convolution equal to doubling pixels and then convolving with `kernel` (o, i, 3, 3).
+def merged_kernel(kernel: Tensor, factors: Size) -> Tensor:
+    """The kernel of a strided convolution that equals upsampling by `factors`, then `kernel` (o, i, 3, 3).
 
-    Along a doubled side taps that meet the same pixel add up: 4 taps with stride 2, so 4/9 of the products.
+    Along a doubled side two taps read the same source pixel and are added: 4 taps with stride 2, 4/9 of the products.
     """
     if factors[0] == 2:
         kernel = F.pad(kernel, (0, 0, 0, 1)) + F.pad(kernel, (0, 0, 1, 0))
@@ -56,29 +57,29 @@ def smeared(kernel: Tensor, factors: Size) -> Tensor:
 
 
 def doubling_conv(features: Tensor, kernel: Tensor, size: Size, bias: Tensor | None = None) -> Tensor:
-    """conv2d(double(features, size), kernel, padding=1) with kernel (o, i, 3, 3), at the cost of the small grid."""
+    """conv2d(double(features, size), kernel, padding=1) with kernel (o, i, 3, 3), computed at the small size."""
     factors = strides(features.shape[2:], size)
     if factors == (1, 1):
         return F.conv2d(features, kernel, bias, padding=1)
-    kernel = smeared(kernel, factors).flip(2, 3).transpose(0, 1)
+    kernel = merged_kernel(kernel, factors).flip(2, 3).transpose(0, 1)
     rows, columns = (factor * side - out for factor, side, out in zip(factors, features.shape[2:], size, strict=True))
-    grown = F.conv_transpose2d(features, kernel, bias, factors, padding=1)
+    upsampled = F.conv_transpose2d(features, kernel, bias, factors, padding=1)
     if not (rows or columns):
-        return grown
-    return grown[:, :, : size[0], : size[1]]
+        return upsampled
+    return upsampled[:, :, : size[0], : size[1]]
 
 
 def halving_conv(features: Tensor, kernel: Tensor, factors: Size, bias: Tensor | None = None) -> Tensor:
-    """halve(conv2d(features, kernel, padding=1), factors) with kernel (o, i, 3, 3), at the cost of the small grid.
+    """halve(conv2d(features, kernel, padding=1), factors) with kernel (o, i, 3, 3), computed at the small size.
 
-    Odd sides are made even before the convolution.
+    Odd sides are padded to even before the convolution.
     """
-    kernel = smeared(kernel, factors) / (factors[0] * factors[1])
-    return F.conv2d(even(features, factors), kernel, bias, factors, padding=1)
+    kernel = merged_kernel(kernel, factors) / (factors[0] * factors[1])
+    return F.conv2d(pad_to_even(features, factors), kernel, bias, factors, padding=1)
 
 
 class Upsample(nn.Conv2d):
-    """Nearest neighbours, then a 3x3 convolution: no checkerboard (Odena et al. 2016)."""
+    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution: no checkerboard artefacts (Odena et al. 2016)."""
 
     def __init__(self, before: int, after: int, size: Size, bias: bool = True):
         super().__init__(before, after, 3, padding=1, bias=bias)
@@ -101,7 +102,7 @@ class Transposed(nn.ConvTranspose2d):
 
 
 class Downsample(nn.Module):
-    """A convolution that halves the sides which shrink, rounding up: by stride, or by averaging or the maximum."""
+    """A convolution that halves the sides that shrink, rounded up. `how`: stride, average or max pooling."""
 
     def __init__(self, before: int, after: int, big: Size, small: Size, how: str, norm: Norm, bias: bool = True):
         super().__init__()
@@ -114,27 +115,27 @@ class Downsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         if self.how == "stride":
-            return self.conv(even(features, self.factors))
+            return self.conv(pad_to_even(features, self.factors))
         pool = F.avg_pool2d if self.how == "average" else F.max_pool2d
-        return pool(even(self.conv(features), self.factors), self.factors)
+        return pool(pad_to_even(self.conv(features), self.factors), self.factors)
 
 
 class PixelNorm(nn.Module):
-    """Each pixel's feature vector brought to unit mean square (Karras et al. 2018, section 4.2)."""
+    """Scales the features of each pixel to unit mean square: x / sqrt(mean x^2) (Karras et al. 2018, section 4.2)."""
 
     def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return features * torch.rsqrt(features.square().mean(1, keepdim=True) + 1e-8)
 
 
-class Unnormalised(nn.Module):
-    """No norm, in the place of one."""
+class NoNorm(nn.Module):
+    """The identity, with the signature of a norm."""
 
     def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return features
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm of maps (b, c, h, w); with a condition (b, k) it decides gain and shift (de Vries et al. 2017)."""
+    """Batch norm of (b, c, h, w); a condition (b, k) sets gain and shift per channel (de Vries et al. 2017)."""
 
     def __init__(self, channels: int, condition_dim: int = 0):
         super().__init__(channels, affine=condition_dim == 0)
@@ -152,21 +153,21 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def norm_layer(kind: Norm, channels: int, condition_dim: int = 0) -> nn.Module:
-    """The layer after a convolution; spectral norm sits on the convolution itself."""
+    """The norm after a convolution; spectral norm is applied to the convolution itself."""
     if kind == "batch":
         return BatchNorm(channels, condition_dim)
-    return PixelNorm() if kind == "pixel" else Unnormalised()
+    return PixelNorm() if kind == "pixel" else NoNorm()
 
 
-def latents_of(noise: Tensor, law: Literal["normal", "sphere", "uniform"]) -> Tensor:
-    """Latents of a law from standard normal noise (b, d), row by row; the sphere has radius sqrt(d)."""
-    if law == "sphere":
+def latents_of(noise: Tensor, distribution: Literal["normal", "sphere", "uniform"]) -> Tensor:
+    """Standard normal noise (b, d) -> latents: unchanged, on the sphere of radius sqrt(d), or uniform in (-1, 1)."""
+    if distribution == "sphere":
         return noise * torch.rsqrt(noise.square().mean(1, keepdim=True) + 1e-8)
-    return torch.erf(noise / 2**0.5) if law == "uniform" else noise
+    return torch.erf(noise / 2**0.5) if distribution == "uniform" else noise
 
 
 class Maxout(nn.Module):
-    """The largest of `pieces` linear maps per unit (Goodfellow et al. 2013)."""
+    """Each unit is the maximum of `pieces` linear maps (Goodfellow et al. 2013)."""
 
     def __init__(self, before: int, after: int, pieces: int = 5):
         super().__init__()
@@ -177,10 +178,10 @@ class Maxout(nn.Module):
 
 
 class ChannelDropout(nn.Module):
-    """Dropout of whole channels in the generator, by choice also when sampling.
+    """Dropout of whole channels in the generator; with `when_sampling` also in eval mode.
 
-    Then the latents themselves decide the mask, through single products that no neighbour or batch size can round
-    otherwise: the same latents give the same image.
+    In eval mode the mask is a function of the latents: the same latents give the same image. Each mask entry comes
+    from one product, whose rounding does not depend on the batch.
     """
 
     def __init__(self, channels: int, rate: float, when_sampling: bool):
@@ -193,18 +194,18 @@ class ChannelDropout(nn.Module):
         if not self.rate or not (self.training or self.when_sampling):
             return features
         if self.training:
-            chance = torch.rand(features.shape[:2], device=features.device)
+            uniform = torch.rand(features.shape[:2], device=features.device)
         else:
             source = torch.arange(features.shape[1], device=latents.device) % latents.shape[1]
-            chance = (latents[:, source].abs() * self.keys).frac()  # (b, c)
-        kept = (chance >= self.rate).to(features) / (1 - self.rate)
-        return features * kept.reshape(*features.shape[:2], *[1] * (features.ndim - 2))
+            uniform = (latents[:, source].abs() * self.keys).frac()  # (b, c)
+        mask = (uniform >= self.rate).to(features) / (1 - self.rate)
+        return features * mask.reshape(*features.shape[:2], *[1] * (features.ndim - 2))
 
 
 class MinibatchStddev(nn.Module):
-    """Appends a map with the spread of a group of images (Karras et al. 2018, section 3).
+    """Appends a map with the standard deviation over a group of images, averaged over features and pixels.
 
-    In eval mode every image gets the running mean of that spread, so none sees its neighbours.
+    Karras et al. 2018, section 3. In eval mode every image gets the running mean of it, so rows are independent.
     """
 
     momentum = 0.05
@@ -221,22 +222,22 @@ class MinibatchStddev(nn.Module):
         group = next((size for size in range(min(self.group, b), 1, -1) if b % size == 0), b)
         grouped = features.reshape(group, b // group, c, h, w)
         variance = (grouped - grouped.mean(0)).square().mean(0)
-        spread = (variance + 1e-8).sqrt().mean((1, 2, 3))  # (b / group,)
+        stddev = (variance + 1e-8).sqrt().mean((1, 2, 3))  # (b / group,)
         with torch.no_grad():
-            self.mean.lerp_(spread.float().mean(), self.momentum)
-        return torch.cat([features, spread.repeat(group)[:, None, None, None].expand(b, 1, h, w)], 1)
+            self.mean.lerp_(stddev.float().mean(), self.momentum)
+        return torch.cat([features, stddev.repeat(group)[:, None, None, None].expand(b, 1, h, w)], 1)
 
 
-def settle(network: nn.Module, run: Callable[[], object], batches: int) -> None:
-    """Replace the statistics of the network's batch norms by their means over `batches` calls of `run`.
+def recalibrate_batch_norm(network: nn.Module, run: Callable[[], object], batches: int) -> None:
+    """Replace the batch norm statistics of `network` by their means over `batches` calls of `run`, which applies it.
 
-    An averaged network has other activations than the one whose statistics it inherited.
+    An averaged network needs its own: it has other activations than the network whose statistics it copied.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [layer.momentum for layer in norms]
     for layer in norms:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain mean
+        layer.momentum = None  # cumulative mean
         layer.train()
     with torch.no_grad():
         for _ in range(batches if norms else 0):

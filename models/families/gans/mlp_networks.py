@@ -1,4 +1,4 @@
-"""The fully connected players of the 2014 paper: rectifiers against maxout with dropout."""
+"""Fully connected generator (ReLU) and discriminator (maxout with dropout) (Goodfellow et al. 2014)."""
 
 import math
 
@@ -9,16 +9,16 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from models.families.gans.conv_networks import Shape
 from models.families.gans.layers import ChannelDropout, Maxout
-from models.families.gans.presets import BodyConfig
+from models.families.gans.presets import NetworkConfig
 
 
-class FlatGenerator(nn.Module):
-    """Two hidden layers of `width` rectifiers; a condition joins the latents (Mirza & Osindero 2014)."""
+class MLPGenerator(nn.Module):
+    """Two hidden layers of `width` ReLU units; a condition is appended to the latents (Mirza & Osindero 2014)."""
 
-    def __init__(self, config: BodyConfig, shape: Shape, joined: int = 0):
+    def __init__(self, config: NetworkConfig, shape: Shape, concat_dim: int = 0):
         super().__init__()
         self.shape = shape
-        inputs = config.latent_dim + joined
+        inputs = config.latent_dim + concat_dim
         self.hidden = nn.ModuleList([nn.Linear(inputs, config.width), nn.Linear(config.width, config.width)])
         self.dropouts = nn.ModuleList(
             ChannelDropout(config.width, config.generator_dropout, config.dropout_when_sampling) for _ in self.hidden
@@ -32,16 +32,16 @@ class FlatGenerator(nn.Module):
         return torch.tanh(self.last(features)).unflatten(1, self.shape)
 
 
-class FlatDiscriminator(nn.Module):
-    """Two hidden layers, maxout of five pieces by default, with dropout before each; a condition joins the image."""
+class MLPDiscriminator(nn.Module):
+    """Two hidden layers, by default maxout of five pieces, each after dropout; a condition is appended to the image."""
 
-    def __init__(self, config: BodyConfig, shape: Shape, joined: int = 0):
+    def __init__(self, config: NetworkConfig, shape: Shape, concat_dim: int = 0):
         super().__init__()
-        self.joined = joined
+        self.concat_dim = concat_dim
         spectral = spectral_norm if config.discriminator_norm == "spectral" else lambda layer: layer
         units = max(config.width // 5, 4) if config.activation == "maxout" else config.width
         layers: list[nn.Module] = [nn.Flatten()]
-        before, rate = math.prod(shape) + joined, 0.2
+        before, rate = math.prod(shape) + concat_dim, 0.2
         for _ in range(2):
             layers += [nn.Dropout(rate), *self._hidden(before, units, config.activation, spectral)]
             before, rate = units, 0.5
@@ -53,12 +53,12 @@ class FlatDiscriminator(nn.Module):
         flat = images.flatten(1)
         return self.hidden(flat if condition is None else torch.cat([flat, condition], 1))
 
-    def judge(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+    def logits_from(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """(b,) logits."""
         return self.last(features)[:, 0]
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images, condition), condition)
+        return self.logits_from(self.features(images, condition), condition)
 
     def _hidden(self, before: int, after: int, activation: str, spectral) -> list[nn.Module]:
         if activation == "maxout":

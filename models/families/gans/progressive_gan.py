@@ -1,4 +1,4 @@
-"""A GAN that learns small images first and grows to large ones (Karras et al. 2018)."""
+"""A GAN that learns images of 4x4 pixels first and gains a level of twice the size at a time (Karras et al. 2018)."""
 
 import copy
 
@@ -7,74 +7,83 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.context import StepContext
-from models.families.gans.config import GameConfig, game_clashes, resolve_game
+from models.families.gans.base import GANBase
+from models.families.gans.config import GANConfig, fill_training_settings, training_conflicts
 from models.families.gans.layers import double, halve, latents_of, strides
 from models.families.gans.progressive_networks import (
-    Growing,
     GrowingDiscriminator,
     GrowingGenerator,
+    GrowingNetwork,
     blend,
     level_widths,
 )
-from models.families.gans.sampling import Generative
 from models.family import Family
 from models.nn.encoders import pyramid
 from models.seeds import derive
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
-EARLY = 0.6  # share of the run before the last level is alone, where nobody says
+GROWTH_SHARE = 0.6  # share of the training until the last level is in, by default
 
 
-class ProgressiveGANConfig(GameConfig):
-    """Every level fades in over `fade_images`, then trains for `stabilise_images`; the last one to the end."""
+class ProgressiveGANConfig(GANConfig):
+    """A level fades in over `fade_images`, then trains for `stabilise_images`; the last one trains to the end."""
 
-    widest: int = Field(128, ge=4, le=2048, description="Most channels of a level; the finest has `width`.")
+    widest: int = Field(
+        128, ge=4, le=2048, description="Maximum number of channels of a level; the finest level has `width`."
+    )
     fade_images: int | None = Field(
-        None, ge=0, le=10**8, description="Images over which a level fades in; empty: from the length of the run."
+        None,
+        ge=0,
+        le=10**8,
+        description="Images over which a new level fades in. Default: chosen from the training length.",
     )
     stabilise_images: int | None = Field(
-        None, ge=0, le=10**8, description="Images a level trains before the next; empty: from the length of the run."
+        None,
+        ge=0,
+        le=10**8,
+        description="Images that a level trains before the next fades in. Default: chosen from the training length.",
     )
 
 
-class ProgressiveGAN(Generative):
-    """Level and alpha follow from the count of images; alpha is also a buffer, so a published model needs no clock."""
+class ProgressiveGAN(GANBase):
+    """Level and alpha follow from the count of images shown; alpha is also a buffer, which a published model keeps."""
 
     name = "progressive_gan"
     summary = "Draws new images; grows from 4x4 pixels to the full size while it trains."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
     spherical = True
-    rewinds = False  # an earlier generator may have had fewer layers
+    rewinds = False  # an earlier generator may have fewer layers
     config: ProgressiveGANConfig
 
     def __init__(self, config: ProgressiveGANConfig, data: DataSpec):
         super().__init__(config, data)
-        # growth draws its weights from here, so that a resumed run grows as the undisturbed one
+        # seeds the weights of grown layers, so that a resumed training grows as an unbroken one
         self.register_buffer("birth", torch.randint(2**62, ()))
 
     @classmethod
     def resolve_config(cls, config: ProgressiveGANConfig, data: DataSpec) -> ProgressiveGANConfig:
         config = super().resolve_config(config, data)
-        for problem in game_clashes(config):
+        for problem in training_conflicts(config):
             raise problem
         preset = {"loss": "wasserstein", "r1": 1.0, "critic_steps": 1, "drift": 0.001, "learning_rate": 1e-3}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
-        update = resolve_game(config, data.count, preset)
+        update = fill_training_settings(config, data.count, preset)
         growths = len(pyramid(data.height, data.width)) - 1
-        phase = int(EARLY * config.images / max(1, 2 * growths))
+        phase = int(GROWTH_SHARE * config.images / max(1, 2 * growths))
         fade = phase if config.fade_images is None else config.fade_images
         stabilise = phase if config.stabilise_images is None else config.stabilise_images
         if growths * (fade + stabilise) > config.images - config.batch_size:
             raise ConfigError(
-                f"the full size is reached after {growths * (fade + stabilise)} images, and must be so a batch of "
-                f"{config.batch_size} before training ends at {config.images}",
+                f"images is {config.images}, but the full size is reached only after {growths * (fade + stabilise)} "
+                f"images ({growths} levels of fade_images + stabilise_images); at least one batch of "
+                f"{config.batch_size} must follow",
                 field="images",
-                remedy="ask for more images, or lower fade_images and stabilise_images",
+                remedy="use more images, or lower fade_images and stabilise_images",
             )
         return config.model_copy(update=update | {"fade_images": fade, "stabilise_images": stabilise})
 
-    def players(self) -> tuple[nn.Module, nn.Module]:
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
         sizes = pyramid(self.data.height, self.data.width)[::-1]
         channels = level_widths(len(sizes), self.config.width, self.config.widest)
         colours = self.data.channels
@@ -85,8 +94,8 @@ class ProgressiveGAN(Generative):
 
     # Growth
 
-    def place(self, images: int) -> tuple[int, float]:
-        """The level after `images` images, and how far it is in."""
+    def level_and_alpha(self, images: int) -> tuple[int, float]:
+        """The newest level after `images` images, and its alpha: 0 as it begins to fade in, 1 from then on."""
         fade, stabilise = self.config.fade_images, self.config.stabilise_images
         past = images - stabilise
         growths = len(self.generator.sizes) - 1
@@ -98,61 +107,61 @@ class ProgressiveGAN(Generative):
         return level, min(1.0, into / fade) if fade else 1.0
 
     def grow_to(self, images: int) -> None:
-        level, alpha = self.place(images)
+        level, alpha = self.level_and_alpha(images)
         while self.generator.level < level:
             self._grow()
-        for player in (self.generator, self.discriminator, self.ema.module):
-            player.fade(alpha)
+        for network in (self.generator, self.discriminator, self.ema.module):
+            network.fade(alpha)
 
     def _grow(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(int(self.birth), "growth", self.generator.level))
-            for player in (self.generator, self.discriminator):
-                player.grow()
-                player.to(self.birth.device, memory_format=self.layout)
-        averaged: Growing = self.ema.module
+            for network in (self.generator, self.discriminator):
+                network.grow()
+                network.to(self.birth.device, memory_format=self.layout)
+        averaged: GrowingNetwork = self.ema.module
         averaged.blocks.append(copy.deepcopy(self.generator.blocks[-1]))
         averaged.heads.append(copy.deepcopy(self.generator.heads[-1]))
         averaged.requires_grad_(False).eval()
 
     def init_from(self, other: Family) -> None:
         raise ConfigError(
-            "a progressive GAN grows its layers while it trains, so it cannot start from one that has grown",
+            "init_from is not supported: a progressive GAN starts at the smallest size, and a trained one has grown",
             field="init_from",
             remedy="continue a training with fork_from",
         )
 
     # Training
 
-    def codes(self, noise: Tensor) -> Tensor:
+    def to_latents(self, noise: Tensor) -> Tensor:
         return latents_of(noise, "sphere")
 
-    def reals(self, batch: Batch) -> Tensor:
-        """Real images at the present grid, blended with the grid before as the fakes are."""
+    def real_images(self, batch: Batch) -> Tensor:
+        """Real images at the size of the present level, blended with the level before as the fakes are."""
         sizes, level = self.generator.sizes, self.generator.level
-        images = self.shrunk(super().reals(batch))
+        images = self.to_level(super().real_images(batch))
         if not self.generator.fading:
             return images
         factors = strides(sizes[level - 1], sizes[level])
         return blend(double(halve(images, factors), sizes[level]), images, self.generator.alpha)
 
-    def shrunk(self, images: Tensor) -> Tensor:
-        """Images of full size at the present grid."""
+    def to_level(self, images: Tensor) -> Tensor:
+        """Images of full size at the size of the present level."""
         sizes = self.generator.sizes
         for above in range(len(sizes) - 1, self.generator.level, -1):
             images = halve(images, strides(sizes[above - 1], sizes[above]))
         return images
 
     def step(self, batch: Batch, optimisers: dict, context: StepContext) -> Metrics:
-        traced = super().step(batch, optimisers, context)
+        metrics = super().step(batch, optimisers, context)
         side = torch.tensor(float(max(self.generator.sizes[self.generator.level])))
-        return traced | {"alpha": self.generator.alpha.clone(), "resolution": side}
+        return metrics | {"alpha": self.generator.alpha.clone(), "resolution": side}
 
-    def judgement(self, images: Tensor) -> Tensor:
-        return super().judgement(self.shrunk(images))
+    def d_logits(self, images: Tensor) -> Tensor:
+        return super().d_logits(self.to_level(images))
 
-    def pictures(self, made: Tensor) -> Tensor:
+    def to_unit_range(self, images: Tensor) -> Tensor:
         """In [0, 1] and at full size, whatever the level."""
         for size in self.generator.sizes[self.generator.level + 1 :]:
-            made = double(made, size)
-        return super().pictures(made)
+            images = double(images, size)
+        return super().to_unit_range(images)

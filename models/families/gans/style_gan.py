@@ -1,4 +1,4 @@
-"""A GAN whose noise becomes a style that steers every layer (Karras et al. 2019 and 2020)."""
+"""StyleGAN2: noise is mapped to a style that scales the features of every layer (Karras et al. 2019 and 2020)."""
 
 import torch
 from pydantic import Field
@@ -7,32 +7,45 @@ from torch import Tensor, nn
 from models.capabilities import StyleBased
 from models.context import StepContext
 from models.data import Columns
-from models.families.gans.config import GameConfig, game_clashes, resolve_game
+from models.families.gans.base import GANBase
+from models.families.gans.config import GANConfig, fill_training_settings, training_conflicts
 from models.families.gans.progressive_networks import level_widths
-from models.families.gans.sampling import Generative
 from models.families.gans.stylegan2_networks import StyleDiscriminator, StyleGenerator
+from models.families.gans.updates import Penalties
 from models.losses.gradient_penalties import path_lengths
 from models.nn.encoders import pyramid
 from models.types import DataSpec
 
-CENTRED = 10_000  # noise vectors whose mean style truncation pulls towards
+CENTRE_SAMPLES = 10_000  # noise vectors whose mean style is the centre of truncation
 
 
-class StyleGANConfig(GameConfig):
-    """The game with styles; `latent_dim` is the width of noise and style alike."""
+class StyleGANConfig(GANConfig):
+    """`latent_dim` is the width of both the noise and the style."""
 
-    widest: int = Field(128, ge=4, le=2048, description="Most channels of a level; the finest has `width`.")
-    mapping_layers: int = Field(2, ge=1, le=16, description="Layers from noise to style; 8 in the paper.")
-    noise: bool = Field(True, description="Every layer adds noise at a learned strength.")
-    mixing: float = Field(0.9, ge=0, le=1, description="Share of images made from two styles in training.")
-    path_length: float | None = Field(
-        None, ge=0, le=100, description="Weight of the path length penalty; empty: 2 from 128 pixels, else none."
+    widest: int = Field(
+        128, ge=4, le=2048, description="Maximum number of channels of a level; the finest level has `width`."
     )
-    path_every: int = Field(4, ge=1, le=256, description="Updates of G from one path length penalty to the next.")
+    mapping_layers: int = Field(
+        2, ge=1, le=16, description="Number of layers of the mapping from noise to style (8 in the paper)."
+    )
+    noise: bool = Field(True, description="Add noise with a learned strength after every layer of the generator.")
+    mixing: float = Field(
+        0.9, ge=0, le=1, description="Fraction of training images generated from two styles (style mixing)."
+    )
+    path_length: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="Weight of the path length penalty on G. Default: chosen from the dataset (2 from 128 "
+        "pixels, else 0).",
+    )
+    path_every: int = Field(
+        4, ge=1, le=256, description="Updates of the generator from one path length penalty to the next."
+    )
 
 
-class StyleGAN(StyleBased, Generative):
-    """Latents are styles: straight lines between them are good ways, and their mean is the typical image."""
+class StyleGAN(StyleBased, GANBase):
+    """Latents are styles w: interpolation is linear, and truncation moves them towards the mean style."""
 
     name = "style_gan"
     summary = "Draws new images from styles, which can be truncated, mixed and projected on."
@@ -42,20 +55,20 @@ class StyleGAN(StyleBased, Generative):
 
     def __init__(self, config: StyleGANConfig, data: DataSpec):
         super().__init__(config, data)
-        self.register_buffer("usual_length", torch.zeros(()))
+        self.register_buffer("usual_length", torch.zeros(()))  # running mean of the path lengths
 
     @classmethod
     def resolve_config(cls, config: StyleGANConfig, data: DataSpec) -> StyleGANConfig:
         config = super().resolve_config(config, data)
-        for problem in game_clashes(config):
+        for problem in training_conflicts(config):
             raise problem
         preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "learning_rate": 2.5e-3}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
-        if config.path_length is None:  # on small images its gradient drowns the game's
+        if config.path_length is None:  # on small images its gradient exceeds that of the adversarial loss
             preset["path_length"] = 2.0 if max(data.height, data.width) >= 128 else 0.0
-        return config.model_copy(update=resolve_game(config, data.count, preset))
+        return config.model_copy(update=fill_training_settings(config, data.count, preset))
 
-    def players(self) -> tuple[nn.Module, nn.Module]:
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
         config, colours = self.config, self.data.channels
         sizes = pyramid(self.data.height, self.data.width)[::-1]
         channels = level_widths(len(sizes), config.width, config.widest)
@@ -64,41 +77,42 @@ class StyleGAN(StyleBased, Generative):
 
     # Training
 
-    def make(self, count: int, wanted: Tensor | None, context: StepContext) -> Tensor:
+    def generate(self, count: int, condition: Tensor | None, context: StepContext) -> Tensor:
         return self.generator(self._styles(count, context))
 
     def _styles(self, count: int, context: StepContext) -> Tensor:
-        """Styles by layer, a share of them of two noises with a random crossing."""
-        player, draws = self.generator, context.generator
-        styles, others = player.mapping(self.noise(2 * count, draws)).split(count)
-        player.follow(styles)
-        crossing = torch.randint(1, player.depth, (count,), generator=draws, device=draws.device)
-        alone = torch.rand(count, generator=draws, device=draws.device) >= self.config.mixing
-        return player.mixed(styles, others, crossing.masked_fill(alone, player.depth))
+        """Styles (b, layers, w); a fraction `mixing` of the rows switches to another style at a random layer."""
+        network, draws = self.generator, context.generator
+        styles, others = network.mapping(self.noise(2 * count, draws)).split(count)
+        network.update_centre(styles)
+        crossing = torch.randint(1, network.depth, (count,), generator=draws, device=draws.device)
+        unmixed = torch.rand(count, generator=draws, device=draws.device) >= self.config.mixing
+        return network.mixed(styles, others, crossing.masked_fill(unmixed, network.depth))
 
     @property
-    def bends(self) -> bool:
+    def differentiates_generator_twice(self) -> bool:
         return self.config.path_length > 0
 
-    def generator_penalty(self, context: StepContext) -> Tensor | None:
-        """Lazily, how much the length of |J^T y| varies around its running mean (eq. 4)."""
-        turns = (context.step + 1) // self.config.critic_steps
-        if not self.config.path_length or turns % self.config.path_every:
-            return None
+    def g_penalties(self, context: StepContext) -> Penalties:
+        """Every `path_every`-th update: E (|J^T y| - a)^2, with a the running mean of |J^T y| (Karras 2020, eq. 4)."""
+        updates = (context.step + 1) // self.config.critic_steps
+        if not self.config.path_length or updates % self.config.path_every:
+            return {}
         styles = self._styles(max(1, self.config.batch_size // 2), context)
         lengths = path_lengths(self.generator(styles), styles, context.generator)
         with torch.no_grad():
             self.usual_length.lerp_(lengths.mean(), 0.01 if context.step > self.config.path_every else 1.0)
         penalty = (lengths - self.usual_length).square().mean()
-        return self.config.path_length * self.config.path_every * penalty
+        # reported as it is weighted
+        return {"generator_penalty": (1.0, self.config.path_length * self.config.path_every * penalty)}
 
     # Serving
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         return self.ema.module.mapping(noise)
 
-    def specimens(self, generator: StyleGenerator, count: int, context: StepContext) -> Tensor:
-        return self.pictures(generator(generator.mapping(self.noise(count, context.generator))))
+    def sample(self, network: StyleGenerator, count: int, context: StepContext) -> Tensor:
+        return self.to_unit_range(network(network.mapping(self.noise(count, context.generator))))
 
     def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
         return torch.lerp(self.ema.module.centre.expand_as(latents), latents, truncation)
@@ -108,9 +122,9 @@ class StyleGAN(StyleBased, Generative):
         return self.generator.depth - 1
 
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
-        return self.pictures(self.ema(self.ema.module.mixed(coarse, fine, crossing)))
+        return self.to_unit_range(self.ema(self.ema.module.mixed(coarse, fine, crossing)))
 
     def after_training(self, train: Columns, context: StepContext) -> None:
-        player = self.ema.module
-        player.centre.copy_(player.mapping(self.noise(CENTRED, context.generator)).mean(0))
+        network = self.ema.module
+        network.centre.copy_(network.mapping(self.noise(CENTRE_SAMPLES, context.generator)).mean(0))
         super().after_training(train, context)

@@ -1,7 +1,7 @@
-"""The players of StyleGAN2 in plain operations (Karras et al. 2020): a mapping to styles, and convolutions that obey.
+"""The networks of StyleGAN2 without custom kernels (Karras et al. 2020): mapping, modulated convolutions, D.
 
-A style (b, w) may differ by layer: (b, layers, w). Every layer adds noise, fresh in training and one fixed map when
-serving.
+Styles are (b, w), or (b, layers, w) where they differ by layer. Every layer adds noise: fresh in training, one fixed
+map in eval mode.
 """
 
 import math
@@ -11,34 +11,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.families.gans.equalized_lr import EqualisedConv, EqualisedDownsample, EqualisedLinear
+from models.families.gans.equalized_lr import EqualizedConv, EqualizedDownsample, EqualizedLinear
 from models.families.gans.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, strides
 from models.nn.encoders import Size
 from models.seeds import generator
 
-SLOPE, ROOT = 0.2, math.sqrt(2)
+SLOPE, ROOT = 0.2, math.sqrt(2)  # of leaky ReLU; gain that keeps its output at unit variance
 
 
 class Mapping(nn.Sequential):
-    """Noise (b, d) -> styles (b, d): fully connected layers that learn a hundred times slower."""
+    """Noise (b, d) -> styles (b, d): pixel norm, then linear layers with a learning rate multiplier of 0.01."""
 
     def __init__(self, width: int, layers: int):
         stack: list[nn.Module] = [PixelNorm()]
         for _ in range(layers):
-            stack += [EqualisedLinear(width, width, pace=0.01), nn.LeakyReLU(SLOPE)]
+            stack += [EqualizedLinear(width, width, lr_multiplier=0.01), nn.LeakyReLU(SLOPE)]
         super().__init__(*stack)
 
 
 class ModulatedConv(nn.Module):
-    """A convolution whose input channels the style scales, and whose output keeps unit scale (eq. 1 and 3).
+    """Modulated convolution: w'_ijk = s_i w_ijk (eq. 1), demodulated: w''_ijk = w'_ijk / sqrt(sum_ik w'_ijk^2) (eq. 3).
 
-    Scaling the features before and after equals scaling the kernel for each row, and needs no grouped convolution.
+    i is an input channel, j an output channel, k a tap. Scaling the features before and after the convolution equals
+    scaling the kernel of each row, and needs no grouped convolution.
     """
 
     def __init__(self, before: int, after: int, style_dim: int, size: Size, width: int = 3, demodulate: bool = True):
         super().__init__()
-        self.style = EqualisedLinear(style_dim, before, gain=1, start=1.0)
-        self.conv = EqualisedConv(before, after, width, gain=1)
+        self.style = EqualizedLinear(style_dim, before, gain=1, bias=1.0)
+        self.conv = EqualizedConv(before, after, width, gain=1)
         self.size, self.demodulate = size, demodulate
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
@@ -71,17 +72,17 @@ class StyledLayer(nn.Module):
 
 
 def enlarge(image: Tensor, size: Size) -> Tensor:
-    """Onto the next grid, bilinearly where the side doubles; an odd side loses its last row."""
+    """Bilinear upsampling to the next size; an odd side is cropped by one row or column."""
     factors = strides(image.shape[2:], size)
     grid = tuple(side * factor for side, factor in zip(image.shape[2:], factors, strict=True))
     return F.interpolate(image, grid, mode="bilinear", align_corners=False)[:, :, : size[0], : size[1]]
 
 
 class StyleGenerator(nn.Module):
-    """Styles -> images (b, c, h, w) in [-1, 1]: a learned constant, then two layers a level; pictures add up.
+    """Styles -> images (b, c, h, w) in [-1, 1]: a learned constant, two layers per level, images of all levels added.
 
-    The sum is squashed, unlike the paper's: drawings and digits are exactly black or white over most of their area,
-    a linear sum never is, and that alone tells the discriminator all it needs.
+    The sum passes a tanh, unlike the paper's: drawings and digits are exactly black or white over most of their area,
+    a linear sum never is, and the discriminator would need nothing else to tell them apart.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class StyleGenerator(nn.Module):
         super().__init__()
         self.sizes = list(sizes)
         self.mapping = Mapping(style_dim, mapping_layers)
-        self.register_buffer("centre", torch.zeros(style_dim))  # the mean style
+        self.register_buffer("centre", torch.zeros(style_dim))  # mean style
         self.start = nn.Parameter(torch.randn(1, channels[0], *sizes[0]))
         self.layers, self.heads = nn.ModuleList(), nn.ModuleList()
         before = channels[0]
@@ -109,7 +110,7 @@ class StyleGenerator(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Layers that take a style."""
+        """Number of layers that take a style."""
         return len(self.layers)
 
     def forward(self, styles: Tensor) -> Tensor:
@@ -125,23 +126,23 @@ class StyleGenerator(nn.Module):
         return torch.tanh(image)
 
     def mixed(self, coarse: Tensor, fine: Tensor, start: Tensor) -> Tensor:
-        """(b, layers, w): `coarse` (b, w) up to layer `start` (b,) and `fine` from there on."""
+        """(b, layers, w): the style `coarse` (b, w) in layers below `start` (b,), `fine` in the others."""
         layers = torch.arange(self.depth, device=start.device)
         return torch.where((layers < start[:, None])[:, :, None], coarse[:, None], fine[:, None])
 
     @torch.no_grad()
-    def follow(self, styles: Tensor, share: float = 0.005) -> None:
-        """Move the mean style towards that of a batch."""
-        self.centre.lerp_(styles.detach().mean(0).to(self.centre), share)
+    def update_centre(self, styles: Tensor, weight: float = 0.005) -> None:
+        """Move the mean style by `weight` of the way towards the mean of a batch (b, w)."""
+        self.centre.lerp_(styles.detach().mean(0).to(self.centre), weight)
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions and a halving, beside a plain way around; scaled so that the sum keeps its size."""
+class ResidualDownBlock(nn.Module):
+    """Two convolutions and downsampling, plus a skip connection; divided by sqrt(2), which keeps the variance."""
 
     def __init__(self, before: int, after: int, factors: Size):
         super().__init__()
-        self.conv, self.down = EqualisedConv(before, before), EqualisedDownsample(before, after, factors)
-        self.around, self.factors = EqualisedConv(before, after, 1, gain=1), factors
+        self.conv, self.down = EqualizedConv(before, before), EqualizedDownsample(before, after, factors)
+        self.around, self.factors = EqualizedConv(before, after, 1, gain=1), factors
 
     def forward(self, features: Tensor) -> Tensor:
         inside = F.leaky_relu(self.down(F.leaky_relu(self.conv(features), SLOPE)), SLOPE)
@@ -149,31 +150,31 @@ class ResidualBlock(nn.Module):
 
 
 class StyleDiscriminator(nn.Module):
-    """Images -> one logit each, through residual halvings and the spread of the batch."""
+    """Images -> one logit each: residual downsampling, minibatch stddev, linear layers."""
 
     def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
         super().__init__()
-        self.first = EqualisedConv(colours, channels[-1], 1)
+        self.first = EqualizedConv(colours, channels[-1], 1)
         self.blocks = nn.ModuleList(
-            ResidualBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]))
+            ResidualDownBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]))
             for level in range(len(sizes) - 1, 0, -1)
         )
         self.stddev = MinibatchStddev()
-        self.conv = EqualisedConv(channels[0] + 1, channels[0])
-        self.dense = EqualisedLinear(channels[0] * math.prod(sizes[0]), channels[0])
-        self.last = EqualisedLinear(channels[0], 1, gain=1)
+        self.conv = EqualizedConv(channels[0] + 1, channels[0])
+        self.dense = EqualizedLinear(channels[0] * math.prod(sizes[0]), channels[0])
+        self.last = EqualizedLinear(channels[0], 1, gain=1)
 
     def features(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        """(b, c, h, w) at the smallest grid."""
+        """(b, c, h, w) at the smallest size."""
         features = F.leaky_relu(self.first(images), SLOPE)
         for block in self.blocks:
             features = block(features)
         return features
 
-    def judge(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
+    def logits_from(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         """(b,) logits."""
         features = F.leaky_relu(self.conv(self.stddev(features)), SLOPE)
         return self.last(F.leaky_relu(self.dense(features.flatten(1)), SLOPE))[:, 0]
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.judge(self.features(images))
+        return self.logits_from(self.features(images))

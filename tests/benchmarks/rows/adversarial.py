@@ -151,7 +151,7 @@ def modes(subject: Subject) -> Found:
     with torch.enable_grad():
         run = stack.trained("gan", {"images": 2_000_000, "width": 16, "loss": "relativistic"})
     real = counted(stack.train.rows(torch.arange(SAMPLES))["images"])
-    found = counted(run.model.gallery(SAMPLES, run.training.context("modes")))
+    found = counted(run.model.sample_on_host(SAMPLES, run.training.context("modes")))
     note = f"{SAMPLES} samples, judged by a classifier right on {sure:.1%} of unseen digits, {run.note}"
     return Found(found, {"real stacks": real, "one digit repeated": 1}, note, run.short)
 

@@ -69,7 +69,7 @@ def test_switches_that_cannot_be_tried_are_named():
         list(trials(Params(switches=["soft_labels"])))
     with pytest.raises(ConfigError, match="named twice"):
         list(trials(Params(switches=["relu", "relu"])))
-    with pytest.raises(ConfigError, match="body=mlp and downsampling=max clash"):
+    with pytest.raises(ConfigError, match="body=mlp and downsampling=max exclude each other"):
         next(GanAblationReport().run(subject(body="mlp"), Params(switches=["max_pooling"], images=64)))
 
 

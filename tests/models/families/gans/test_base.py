@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from models.context import StepContext
-from models.families.gans.base import Shown
 from models.families.gans.gan import GAN
+from models.families.gans.updates import DInput, saturation
 from models.nn.ema import Ema
 from tests.models.families.gans.tiny import build, columns, spec, train
 
@@ -27,28 +27,28 @@ def same(first, second) -> bool:
 def logits_of_the_first_update(model) -> tuple[torch.Tensor, torch.Tensor]:
     """D's logits of reals and fakes before anything is learnt, found the way the step does."""
     seen = {}
-    judged = model._judged
+    d_forward = model.d_forward
 
     def spy(reals, fakes):
-        seen["found"] = judged(reals, fakes)
-        return seen["found"]
+        seen["logits"] = d_forward(reals, fakes)
+        return seen["logits"]
 
-    model._judged = spy
+    model.d_forward = spy
     metrics = model.step({"images": columns(model.data).head(4)["images"]}, model.optimisers(), context())
-    del model._judged
-    return seen["found"][1].detach(), seen["found"][2].detach(), metrics
+    del model.d_forward
+    return seen["logits"][0].detach(), seen["logits"][1].detach(), metrics
 
 
 def test_neither_player_learns_in_the_turn_of_the_other():
     model = build(GAN)
     optimisers = model.optimisers()
-    reals, made = Shown(torch.rand(4, 1, 8, 8)), Shown(model.make(4, None, context()))
+    reals, made = DInput(torch.rand(4, 1, 8, 8)), DInput(model.generate(4, None, context()))
     before = weights(model.generator)
-    model._teach_discriminator(reals, Shown(made.images.detach()), optimisers["discriminator"], context())
+    model._update_discriminator(reals, DInput(made.images.detach()), optimisers["discriminator"], context())
     assert same(before, weights(model.generator)) and all(p.grad is None for p in model.generator.parameters())
     left = [p.grad.clone() for p in model.discriminator.parameters()]
     before = weights(model.discriminator)
-    model._teach_generator(made, reals, optimisers["generator"], context())
+    model._update_generator(made, reals, optimisers["generator"], context())
     assert same(before, weights(model.discriminator))
     assert same(left, [p.grad for p in model.discriminator.parameters()])
     assert all(p.requires_grad and p.grad is not None for p in model.generator.parameters())
@@ -108,17 +108,17 @@ def test_flips_swap_the_share_asked_for():
 def test_instance_noise_fades_with_the_run_and_nothing_else_touches_the_images():
     images = torch.zeros(8, 1, 8, 8)
     noisy = build(GAN, instance_noise=0.5, augment="none")
-    assert noisy._disguised(Shown(images), context(0)).images.std() == pytest.approx(0.5, abs=0.05)
-    assert noisy._disguised(Shown(images), context(16)).images.std() == pytest.approx(0.25, abs=0.03)
-    assert noisy._disguised(Shown(images), context(32)).images is images
-    assert build(GAN, augment="none")._disguised(Shown(images), context(0)).images is images
+    assert noisy._augmented(DInput(images), context(0)).images.std() == pytest.approx(0.5, abs=0.05)
+    assert noisy._augmented(DInput(images), context(16)).images.std() == pytest.approx(0.25, abs=0.03)
+    assert noisy._augmented(DInput(images), context(32)).images is images
+    assert build(GAN, augment="none")._augmented(DInput(images), context(0)).images is images
 
 
 @pytest.mark.parametrize("augment", ["diff", "adaptive"])
 def test_augmentation_reaches_reals_and_fakes_before_d_and_the_fakes_of_both_turns(augment):
     model, calls = build(GAN, augment=augment), []
-    disguised = model._disguised
-    model._disguised = lambda shown, now: calls.append(shown.images) or disguised(shown, now)
+    disguised = model._augmented
+    model._augmented = lambda shown, now: calls.append(shown.images) or disguised(shown, now)
     model.step({"images": torch.rand(4, 1, 8, 8)}, model.optimisers(), context())
     assert len(calls) == 3 and torch.equal(calls[0], calls[2].detach()) and calls[2].requires_grad
 
@@ -126,19 +126,19 @@ def test_augmentation_reaches_reals_and_fakes_before_d_and_the_fakes_of_both_tur
 def test_half_of_the_fakes_d_sees_come_from_the_past():
     model = build(GAN, replay=64)
     for value in (0.1, 0.2, 0.3, 0.4):
-        model.remembered(Shown(torch.full((16, 1, 8, 8), value)), context())
-    shown = model.remembered(Shown(torch.full((40, 1, 8, 8), 0.9)), context()).images
+        model.replay_fakes(DInput(torch.full((16, 1, 8, 8), value)), context())
+    shown = model.replay_fakes(DInput(torch.full((40, 1, 8, 8), 0.9)), context()).images
     assert 10 <= int((shown[:, 0, 0, 0] < 0.5).sum()) <= 30
     assert any(name.startswith("replay") for name in model.state_dict())
     assert not any(name.startswith("replay") for name in model.serving_state())
 
 
 def test_one_batch_for_both_kinds_mixes_their_statistics_and_two_do_not():
-    reals, fakes = Shown(torch.rand(4, 1, 8, 8)), Shown(-torch.rand(4, 1, 8, 8))
+    reals, fakes = DInput(torch.rand(4, 1, 8, 8)), DInput(-torch.rand(4, 1, 8, 8))
     apart, joint = (build(GAN, discriminator_norm="batch", separate_batches=separate) for separate in (True, False))
     player = apart.discriminator
-    assert torch.equal(apart._judged(reals, fakes)[1], player(reals.images))
-    _, a, b = joint._judged(reals, fakes)
+    assert torch.equal(apart.d_forward(reals, fakes)[0], player(reals.images))
+    a, b, _ = joint.d_forward(reals, fakes)
     together = player(torch.cat([reals.images, fakes.images]))
     torch.testing.assert_close(torch.cat([a, b]), together)
     assert not torch.allclose(a, player(reals.images), atol=1e-4)
@@ -146,10 +146,10 @@ def test_one_batch_for_both_kinds_mixes_their_statistics_and_two_do_not():
 
 def test_latents_come_from_the_law_asked_for():
     noise = torch.randn(500, 16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(build(GAN, latent_dim=16).codes(noise), noise)
-    sphere = build(GAN, latent_dim=16, latent="sphere").codes(noise)
+    assert torch.equal(build(GAN, latent_dim=16).to_latents(noise), noise)
+    sphere = build(GAN, latent_dim=16, latent="sphere").to_latents(noise)
     torch.testing.assert_close(sphere.norm(dim=1), torch.full((500,), 4.0))
-    uniform = build(GAN, latent_dim=16, latent="uniform").codes(noise)
+    uniform = build(GAN, latent_dim=16, latent="uniform").to_latents(noise)
     assert uniform.abs().max() < 1 and uniform.square().mean() == pytest.approx(1 / 3, abs=0.02)
 
 
@@ -212,7 +212,7 @@ def test_the_saturating_gradient_is_traced_beside_the_other():
     assert {"gradient_saturating", "gradient_non_saturating"} <= found.keys()
     b = torch.full((4,), -12.0) + 0 * model.generator(torch.randn(4, 64)).mean((1, 2, 3))
     drawn = model.generator(torch.randn(4, 64)).mean((1, 2, 3))
-    found = model._saturation(b.detach() + drawn)
+    found = saturation(model.generator, b.detach() + drawn)
     assert found["gradient_saturating"] < 1e-3 * found["gradient_non_saturating"]
 
 
@@ -267,7 +267,7 @@ def test_every_body_takes_every_size_and_serves_row_by_row(body, size):
     made = served.decode(latents)
     assert made.shape == (5, size[2], size[0], size[1]) and made.min() >= 0 and made.max() <= 1
     torch.testing.assert_close(served.decode(latents[2:3]), made[2:3])
-    torch.testing.assert_close(served.real_log_odds(images[2:3]), served.real_log_odds(images)[2:3])
+    torch.testing.assert_close(served.d_logits(images[2:3]), served.d_logits(images)[2:3])
 
 
 def test_the_snapshot_shows_the_same_latents_each_time_and_leaves_the_run_alone():

@@ -6,10 +6,10 @@ import torch
 
 from models.context import StepContext
 from models.data import Columns
-from models.families.gans.base import Shown
 from models.families.gans.condition_agreement import class_agreement
 from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.conditioning import ClassCondition, NumberCondition
+from models.families.gans.updates import DInput
 from models.operations.decode import Decode
 from models.operations.samples import Samples
 from models.training.loop import Training
@@ -72,9 +72,9 @@ def test_a_gradient_reaches_what_hears_the_label():
 
 def test_fakes_are_asked_for_as_the_batch_is_or_evenly():
     labels = torch.tensor([0] * 90 + [1] * 10)
-    common = ClassCondition(2, balanced=False).others(labels, draws())
+    common = ClassCondition(2, balanced=False).for_fakes(labels, draws())
     assert torch.equal(common.bincount(), labels.bincount()) and not torch.equal(common, labels)
-    even = ClassCondition(2, balanced=True).others(labels, draws())
+    even = ClassCondition(2, balanced=True).for_fakes(labels, draws())
     assert 30 < int(even.sum()) < 70
 
 
@@ -82,7 +82,7 @@ def test_labels_are_drawn_as_common_as_they_are_in_the_training_data():
     condition = ClassCondition(3, balanced=False)
     condition.fit(Columns({"labels": np.array([0] * 60 + [2] * 40)}))
     assert condition.marginal.tolist() == pytest.approx([0.6, 0, 0.4])
-    drawn = condition.drawn(torch.arange(1000) / 1000)
+    drawn = condition.from_uniform(torch.arange(1000) / 1000)
     assert drawn.bincount(minlength=3).tolist() == [600, 0, 400]
 
 
@@ -106,7 +106,9 @@ def test_numbers_are_standardised_by_all_that_was_shown():
 def test_numbers_are_drawn_from_their_distribution():
     condition = NumberCondition(balanced=False)
     condition.fit(Columns({"targets": np.array([3.0, 1.0, 2.0, 4.0, 5.0])}))
-    assert condition.drawn(torch.tensor([0.0, 0.25, 0.5, 0.625])).tolist() == pytest.approx([1, 2, 3, 3.5], abs=1e-5)
+    assert condition.from_uniform(torch.tensor([0.0, 0.25, 0.5, 0.625])).tolist() == pytest.approx(
+        [1, 2, 3, 3.5], abs=1e-5
+    )
 
 
 def test_a_past_fake_keeps_the_label_it_was_made_for():
@@ -114,8 +116,8 @@ def test_a_past_fake_keeps_the_label_it_was_made_for():
     for _ in range(12):
         labels = torch.randint(3, (16,))
         images = (labels.float() / 4)[:, None, None, None].expand(16, 1, 8, 8)
-        shown = model.remembered(Shown(images, model.condition(labels)), StepContext(0, 1, 0, 0, draws()))
-        torch.testing.assert_close(shown.images[:, 0, 0, 0] * 4, shown.told.argmax(1).float())
+        shown = model.replay_fakes(DInput(images, model.condition(labels)), StepContext(0, 1, 0, 0, draws()))
+        torch.testing.assert_close(shown.images[:, 0, 0, 0] * 4, shown.condition.argmax(1).float())
     assert not torch.equal(shown.images, images)
 
 
@@ -126,7 +128,7 @@ def test_an_image_without_a_label_is_judged_over_all_labels():
         images = torch.rand(4, 1, 8, 8)
         each = [model.discriminator(images, model.condition(torch.full((4,), label))) for label in range(3)]
         odds = sum(share * logits.exp() for share, logits in zip((0.5, 0.25, 0.25), each, strict=True))
-        torch.testing.assert_close(model.judgement(images), odds.log())
+        torch.testing.assert_close(model.d_logits(images), odds.log())
 
 
 def test_samples_follow_label_and_labels():
@@ -189,7 +191,7 @@ def test_class_agreement_is_counted_by_class():
     ],
 )
 def test_ways_that_cannot_work_are_named(config, first, second):
-    with pytest.raises(ConfigError, match=f"{first} and {second} clash"):
+    with pytest.raises(ConfigError, match=f"{first} and {second} exclude each other"):
         build(ConditionalGAN, CLASSES, **config)
 
 

@@ -61,7 +61,7 @@ def test_what_one_setting_decides_gives_way_to_another_that_is_asked_for():
 def test_settings_that_exclude_each_other_are_named(config, first, second):
     with pytest.raises(ConfigError) as caught:
         build(GAN, **config)
-    assert f"{first} and {second} clash" in caught.value.detail
+    assert f"{first} and {second} exclude each other" in caught.value.detail
     assert caught.value.field == "config/" + second.split("=")[0] and caught.value.remedy
 
 

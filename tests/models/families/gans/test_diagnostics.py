@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from models.data import Columns
-from models.diagnosis import Reading
+from models.diagnosis import Alarm, Reading
 from models.families.gans import diagnostics as alarms
 from models.families.gans.gan import GAN
 from models.families.gans.progressive_gan import ProgressiveGAN
@@ -104,7 +104,7 @@ def test_a_discriminator_that_has_won_is_too_strong_and_is_slowed_down(small_dig
 
 def test_copies_of_training_images_are_told_from_likenesses(small_digits):
     _, train, validation = small_digits
-    known = alarms.known_rows(train, torch.device("cpu"))
+    known = alarms.training_rows(train, torch.device("cpu"))
     reals = validation.spaced(64)["images"]
     copied = (train.spaced(64)["images"] + 0.02 * torch.randn(64, 1, 10, 10)).clamp(0, 1)
     (alarm,) = alarms.memorised(copied, reals, known)
@@ -114,7 +114,7 @@ def test_copies_of_training_images_are_told_from_likenesses(small_digits):
 
 def test_a_generator_that_gives_training_images_away_memorises(small_digits):
     def parrot(model: GAN) -> None:
-        model.specimens = lambda generator, count, context: model._train_images[:count]
+        model.sample = lambda generator, count, context: model._train_images[:count]
         model._train_images = small_digits[1].spaced(128)["images"]
 
     assert "memorising" in names(run(small_digits, augment="none", images=640, change=parrot))
@@ -164,7 +164,7 @@ def test_the_best_generator_measured_so_far_comes_back_three_times_at_most():
     for weight in (*model.generator.parameters(), *model.ema.module.parameters()):
         weight.data.add_(1.0)
     model.remedies.remember(model.ema.module, 6.0)
-    collapse = alarms.Alarm("mode-collapse", "", "")
+    collapse = Alarm("mode-collapse", "", "")
     assert [bool(model.auto_remedy(collapse, None)) for _ in range(4)] == [True, True, True, False]
     for player in (model.generator, model.ema.module):
         assert all(torch.equal(tensor, best[name]) for name, tensor in player.state_dict().items())

@@ -14,7 +14,7 @@ from models.families.gans.layers import (
     doubling_conv,
     halve,
     halving_conv,
-    settle,
+    recalibrate_batch_norm,
 )
 
 
@@ -97,7 +97,7 @@ def test_dropout_in_training_is_drawn_anew():
 def test_settling_gives_batch_norm_the_plain_mean_of_the_batches():
     network = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).eval()
     batches = iter([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 10.0])])
-    settle(network, lambda: network(next(batches)[:, None, None, None]), 2)
+    recalibrate_batch_norm(network, lambda: network(next(batches)[:, None, None, None]), 2)
     assert float(network[0].running_mean) == pytest.approx((1 + 7) / 2)
     assert float(network[0].running_var) == pytest.approx((2 + 18) / 2)
     assert network[0].momentum == 0.1 and not network[0].training

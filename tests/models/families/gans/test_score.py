@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.families.gans.calibration import agreement, log_odds
+from models.families.gans.evaluation import balanced_accuracy, platt_scaling
 from models.families.gans.gan import GAN
 from models.operations.score import Score
 from models.registry import fitting
@@ -13,20 +13,20 @@ from tests.models.families.gans.tiny import build
 def test_log_odds_of_two_gaussians_are_their_likelihood_ratio():
     draws = torch.Generator().manual_seed(0)
     real, fake = torch.randn(20_000, generator=draws) + 1, torch.randn(20_000, generator=draws) - 1
-    scale, shift = log_odds(real, fake).tolist()
+    scale, shift = platt_scaling(real, fake).tolist()
     assert scale == pytest.approx(2, abs=0.06) and shift == pytest.approx(0, abs=0.04)  # log N(x; 1) / N(x; -1) = 2x
 
 
 def test_a_discriminator_that_cannot_tell_answers_even_odds():
     same = torch.randn(500, generator=torch.Generator().manual_seed(0))
-    scale, shift = log_odds(same, same).tolist()
+    scale, shift = platt_scaling(same, same).tolist()
     assert abs(scale) < 1e-6 and abs(shift) < 1e-6
-    assert log_odds(same - 3, same)[0] == 0  # and never turns round
-    assert agreement(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0])) == 0.75
+    assert platt_scaling(same - 3, same)[0] == 0  # and never turns round
+    assert balanced_accuracy(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0])) == 0.75
 
 
 def test_separable_logits_stay_finite():
-    scale, shift = log_odds(torch.tensor([5.0, 6.0]), torch.tensor([-5.0, -6.0]))
+    scale, shift = platt_scaling(torch.tensor([5.0, 6.0]), torch.tensor([-5.0, -6.0]))
     assert torch.isfinite(scale) and torch.isfinite(shift) and scale > 0
 
 

@@ -47,7 +47,7 @@ def test_demodulated_features_keep_their_scale_whatever_the_style():
 def test_the_mapping_forgets_the_length_of_noise_and_learns_slowly():
     mapping, noise = Mapping(16, 3), torch.randn(4, 16)
     torch.testing.assert_close(mapping(noise), mapping(5 * noise), atol=1e-5, rtol=1e-4)
-    assert mapping[1].weight.std().item() == pytest.approx(100, rel=0.2) and mapping[1].pace == 0.01
+    assert mapping[1].weight.std().item() == pytest.approx(100, rel=0.2) and mapping[1].lr_multiplier == 0.01
 
 
 def test_truncation_goes_from_the_typical_style_to_the_one_drawn():
@@ -123,10 +123,10 @@ def test_the_path_length_penalty_is_lazy_and_reaches_the_generator():
     training = train(model, 0)
     assert ["generator_penalty" in training.advance().metrics for _ in range(4)] == [False, True, False, True]
     assert model.usual_length > 0
-    penalty = model.generator_penalty(StepContext(0, 1, 1, 0, torch.Generator().manual_seed(0)))
+    _, penalty = model.g_penalties(StepContext(0, 1, 1, 0, torch.Generator().manual_seed(0)))["generator_penalty"]
     slopes = torch.autograd.grad(penalty, [model.generator.start, model.generator.mapping[1].weight])
     assert all(slope.abs().sum() > 0 for slope in slopes)
-    assert tiny(path_length=0).generator_penalty(StepContext(0, 1, 1, 0, torch.Generator())) is None
+    assert not tiny(path_length=0).g_penalties(StepContext(0, 1, 1, 0, torch.Generator()))
 
 
 def test_noise_is_fresh_in_training_and_fixed_when_serving():
