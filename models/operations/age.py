@@ -58,7 +58,7 @@ class Age(Operation):
         count = len(inputs)
         return {"inputs": inputs, "shown": torch.full((count,), shown), "wanted": wanted.expand(count, -1)}
 
-    def agreement(self, params: AgeParams) -> tuple:
+    def batch_key(self, params: AgeParams) -> tuple:
         return params.latents, params.steps, params.all
 
     def compute(self, model: Family, rows: Rows, params: AgeParams) -> Rows:

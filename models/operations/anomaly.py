@@ -41,7 +41,7 @@ class Anomaly(Operation):
             self.view.pick(params.split)
         return {"inputs": inputs}
 
-    def agreement(self, params: AnomalyParams) -> tuple:
+    def batch_key(self, params: AnomalyParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: AnomalyParams) -> Rows:

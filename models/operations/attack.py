@@ -132,7 +132,7 @@ class AttackOperation(Operation):
     summary = "Changes images a little so that the model errs: in classes, masks, objects or what it makes of them."
     needs = (ATTACKED,)
     gradients = True
-    facts_first = True
+    json_first = True
     Params = AttackParams
 
     def derivative(
@@ -170,7 +170,7 @@ class AttackOperation(Operation):
             "sweep": torch.tensor(epsilons, dtype=torch.float32).expand(count, -1),
         }
 
-    def agreement(self, params: AttackParams) -> tuple:
+    def batch_key(self, params: AttackParams) -> tuple:
         attack = params.attack()
         config = attack.config.model_dump_json(exclude={"eps"})
         aimed = params.target is not None, params.aim is not None

@@ -34,8 +34,8 @@ class Certify(Operation):
     name = "certify"
     summary = "Gives each image's answer under noise, with a radius inside which no attack can change it."
     needs = (Classifies,)
-    alone = True
-    counts = ()
+    one_row_per_batch = True
+    multiplies = ()
     gives = "facts"
     Params = CertifyParams
 
@@ -43,7 +43,7 @@ class Certify(Operation):
         seeds = [derive(params.seed, "certify", row) for row in range(len(inputs))]
         return {"inputs": inputs, "seeds": torch.tensor(seeds, dtype=torch.int64)}
 
-    def agreement(self, params: CertifyParams) -> tuple:
+    def batch_key(self, params: CertifyParams) -> tuple:
         return params.sigma, params.n, params.n0
 
     def compute(self, model: Family, rows: Rows, params: CertifyParams) -> Rows:

@@ -22,7 +22,7 @@ class Classify(Operation):
     gives = "facts"
     Params = ClassifyParams
 
-    def agreement(self, params: ClassifyParams) -> tuple:
+    def batch_key(self, params: ClassifyParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ClassifyParams) -> Rows:

@@ -30,7 +30,7 @@ class Cluster(Operation):
     def rows(self, model: Family, inputs: Tensor, params: ClusterParams) -> Rows:
         return {"inputs": inputs if inputs.ndim == 4 else fitting_latents(model, inputs)}
 
-    def agreement(self, params: ClusterParams) -> tuple:
+    def batch_key(self, params: ClusterParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ClusterParams) -> Rows:

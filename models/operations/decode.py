@@ -20,7 +20,7 @@ class Decode(Operation):
     def rows(self, model: Family, inputs: Tensor, params: LabelParams) -> Rows:
         return {"inputs": fitting_latents(model, inputs), **label_rows(model, params.label, len(inputs))}
 
-    def agreement(self, params: LabelParams) -> tuple:
+    def batch_key(self, params: LabelParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: LabelParams) -> Rows:

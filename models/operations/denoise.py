@@ -13,7 +13,7 @@ class Denoise(Operation):
     needs = (Denoises,)
     Params = ImageParams
 
-    def agreement(self, params: ImageParams) -> tuple:
+    def batch_key(self, params: ImageParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:

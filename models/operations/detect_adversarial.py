@@ -19,7 +19,7 @@ class DetectAdversarial(Operation):
     gives = "facts"
     Params = ImageParams
 
-    def agreement(self, params: ImageParams) -> tuple:
+    def batch_key(self, params: ImageParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:

@@ -25,10 +25,10 @@ class DetectObjects(Operation):
     aliases = ("locate",)
     summary = "Finds the objects in each image."
     needs = (DetectsObjects,)
-    facts_first = True
+    json_first = True
     Params = DetectObjectsParams
 
-    def agreement(self, params: DetectObjectsParams) -> tuple:
+    def batch_key(self, params: DetectObjectsParams) -> tuple:
         return params.score, params.overlap, params.most
 
     def compute(self, model: Family, rows: Rows, params: DetectObjectsParams) -> Rows:

@@ -41,7 +41,7 @@ class Directions(Operation):
     needs = (Encodes, Decodes)
     takes = "either"
     sheet = True
-    counts = ("alphas",)
+    multiplies = ("alphas",)
     dataset = True
     Params = DirectionsParams
 
@@ -57,7 +57,7 @@ class Directions(Operation):
             **self._labels(model, inputs, params, total),
         }
 
-    def agreement(self, params: DirectionsParams) -> tuple:
+    def batch_key(self, params: DirectionsParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: DirectionsParams) -> Rows:

@@ -34,7 +34,7 @@ class Encode(Operation):
         seeds = [derive(params.seed, "encode", row) for row in range(len(inputs))]
         return {"inputs": inputs, "noise": normal_rows(seeds, model.latent_dim)}
 
-    def agreement(self, params: EncodeParams) -> tuple:
+    def batch_key(self, params: EncodeParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: EncodeParams) -> Rows:

@@ -11,7 +11,7 @@ class Estimate(Operation):
     needs = (Regresses,)
     gives = "facts"
 
-    def agreement(self, params: Params) -> tuple:
+    def batch_key(self, params: Params) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:

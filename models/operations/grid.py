@@ -38,7 +38,7 @@ class Grid(Operation):
     takes = "nothing"
     method = "GET"
     sheet = True
-    counts = ("rows", "columns")
+    multiplies = ("rows", "columns")
     Params = GridParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: GridParams) -> Rows:
@@ -56,7 +56,7 @@ class Grid(Operation):
         points = torch.stack([across.repeat(params.rows), down.repeat_interleave(params.columns)], 1)
         return {"inputs": model.project_to_code_space(plane.lift(points * plane.spread)), "points": points, **labels}
 
-    def agreement(self, params: GridParams) -> tuple:
+    def batch_key(self, params: GridParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: GridParams) -> Rows:

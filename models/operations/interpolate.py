@@ -46,7 +46,7 @@ class Interpolate(Operation):
     needs = (Decodes,)
     takes = "either"
     sheet = True
-    counts = ("steps",)
+    multiplies = ("steps",)
     Params = InterpolateParams
 
     def rows(self, model: Family, inputs: Tensor, params: InterpolateParams) -> Rows:
@@ -65,7 +65,7 @@ class Interpolate(Operation):
         latents = torch.cat([*legs, anchors[-1:]]).float()
         return {"inputs": latents, **label_rows(model, params.label, total)}
 
-    def agreement(self, params: InterpolateParams) -> tuple:
+    def batch_key(self, params: InterpolateParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: InterpolateParams) -> Rows:

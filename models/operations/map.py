@@ -48,7 +48,7 @@ class Map(Operation):
     takes = "nothing"
     gives = "pictured"
     method = "GET"
-    counts = ()
+    multiplies = ()
     dataset = True
     Params = MapParams
 
@@ -63,7 +63,7 @@ class Map(Operation):
         latents = model.project_to_code_space(plane.lift(points))
         return {"inputs": latents, **self._labels(model, selection, codes, latents, params)}
 
-    def agreement(self, params: MapParams) -> tuple:
+    def batch_key(self, params: MapParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: MapParams) -> Rows:

@@ -47,7 +47,7 @@ class Mix(Operation):
             | {"crossing": torch.full((params.n,), crossing)}
         )
 
-    def agreement(self, params: MixParams) -> tuple:
+    def batch_key(self, params: MixParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: MixParams) -> Rows:

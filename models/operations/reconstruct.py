@@ -27,7 +27,7 @@ class Reconstruct(Operation):
         asked = {} if params.label is None else label_rows(model, params.label, len(inputs))
         return {"inputs": inputs, **asked}
 
-    def agreement(self, params: ReconstructParams) -> tuple:
+    def batch_key(self, params: ReconstructParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ReconstructParams) -> Rows:

@@ -43,7 +43,7 @@ class Refine(Operation):
             rows["noise"] = torch.stack(forms, 1).flatten(0, 1)[places[:, 0]]  # all tiles of an image get the same
         return rows
 
-    def agreement(self, params: RefineParams) -> tuple:
+    def batch_key(self, params: RefineParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: RefineParams) -> Rows:

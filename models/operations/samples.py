@@ -61,7 +61,7 @@ class Samples(Operation):
             drawn["noise"] = drawn["noise"] * factor
         return {**drawn, **truncated, **label_rows(model, label, params.n, cycle=True)}
 
-    def agreement(self, params: SamplesParams) -> tuple:
+    def batch_key(self, params: SamplesParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: SamplesParams) -> Rows:

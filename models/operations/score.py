@@ -26,7 +26,7 @@ class Score(Operation):
     summary = "Gives the probability that each image is real and not the model's own work."
     needs = (Discriminates,)
     gives = "facts"
-    shows = "map"
+    picture_param = "map"
     Params = ScoreParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: ScoreParams) -> Rows:
@@ -47,7 +47,7 @@ class Score(Operation):
             )
         return {"inputs": inputs[0::2], "made": inputs[1::2]}
 
-    def agreement(self, params: ScoreParams) -> tuple:
+    def batch_key(self, params: ScoreParams) -> tuple:
         return (params.domain,)
 
     def compute(self, model: Family, rows: Rows, params: ScoreParams) -> Rows:

@@ -27,7 +27,7 @@ class Search(Operation):
         self.view.pick(params.split, params.images)
         return {"inputs": inputs if inputs.ndim == 4 else fitting_latents(model, inputs)}
 
-    def agreement(self, params: SearchParams) -> tuple:
+    def batch_key(self, params: SearchParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: SearchParams) -> Rows:

@@ -34,7 +34,7 @@ class Segment(Operation):
         tiles, places = cut(inputs, model.data.shape[1:])
         return {"inputs": tiles, "places": places}
 
-    def agreement(self, params: SegmentParams) -> tuple:
+    def batch_key(self, params: SegmentParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: SegmentParams) -> Rows:

@@ -34,7 +34,7 @@ class Similar(Operation):
     def rows(self, model: Family, inputs: Tensor | None, params: SimilarParams) -> Rows:
         return {"inputs": self.view.images(torch.tensor([self.view.position(params.of, params.index)]))}
 
-    def agreement(self, params: SimilarParams) -> tuple:
+    def batch_key(self, params: SimilarParams) -> tuple:
         return ()
 
     def compute(self, model: Family, rows: Rows, params: SimilarParams) -> Rows:

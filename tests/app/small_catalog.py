@@ -12,7 +12,14 @@ def schema(**properties) -> dict:
 
 def operation(takes: str, gives: str, *needs: str, params: dict | None = None, **more) -> dict:
     about = {"summary": f"From {takes} to {gives}.", "needs": list(needs), "takes": takes, "gives": gives}
-    about |= {"method": "POST", "sheet": False, "any_size": False, "counts": ["n"], "dataset": False, "report": None}
+    about |= {
+        "method": "POST",
+        "sheet": False,
+        "any_size": False,
+        "multiplies": ["n"],
+        "dataset": False,
+        "report": None,
+    }
     return about | {"params": params or schema()} | more
 
 
@@ -99,7 +106,7 @@ CATALOG = {
             "images",
             "Classifies",
             params={"discriminator": "method", "branches": "attacks"},
-            facts_first=True,
+            json_first=True,
         ),
     },
     "defences": {

@@ -17,7 +17,7 @@ RENAMED = {
     "Appraised": "EvaluatesMidway",
 }  # fmt: skip
 """Capabilities renamed or merged since then."""
-ATTRIBUTES = {"shows", "counts", "facts_first", "passes_on"}
+ATTRIBUTES = {"shows", "counts", "facts_first", "passes_on", "picture_param", "multiplies", "json_first"}
 """Members of entries that no client reads, free to be renamed."""
 TEXTS = {"summary", "description", "lecture", "title"}
 SETS = {"capabilities", "needs", "victims", "operations"}

@@ -65,10 +65,10 @@ def compute(loaded: LoadedModel, operation: Operation, params: Params, requests:
 
 def plan_for(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows) -> BatchPlan:
     """The outcome of the trial for requests like this one, made at the first of them."""
-    if operation.alone:
+    if operation.one_row_per_batch:
         return BatchPlan((1,), shares=True)
     shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in rows.items())
-    key = (operation.name, operation.agreement(params), shapes)
+    key = (operation.name, operation.batch_key(params), shapes)
     if operation.gradients:
         key = (operation.name, getattr(params, "goal", None))
     if key not in loaded.plans:

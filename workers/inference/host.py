@@ -47,7 +47,7 @@ class Work:
     def group(self) -> tuple:
         """Calls of one group are computed together."""
         shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in self.rows.items())
-        return self.loaded.digest, self.operation.name, self.operation.agreement(self.params), shapes
+        return self.loaded.digest, self.operation.name, self.operation.batch_key(self.params), shapes
 
 
 class Host:

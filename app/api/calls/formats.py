@@ -26,7 +26,7 @@ def offers(operation: dict[str, Any], several: bool) -> list[str]:
         return [JSON, ZIP]
     if operation["gives"] == "latents":
         return [JSON, NPY]
-    if operation.get("facts_first"):  # what was found out weighs more than the picture
+    if operation.get("json_first"):  # what was found out weighs more than the picture
         return [JSON, ZIP, PNG, WEBP, NPY] if several else [JSON, PNG, WEBP, ZIP, NPY]
     if several and not operation["sheet"]:
         return [ZIP, PNG, WEBP, NPY, JSON]

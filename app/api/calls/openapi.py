@@ -150,7 +150,7 @@ def _example(takes: str) -> dict[str, Any]:
 
 
 def _contents(entry: dict[str, Any]) -> dict[str, Any]:
-    forms = [entry, entry | {"gives": "images"}] if entry.get("shows") else [entry]
+    forms = [entry, entry | {"gives": "images"}] if entry.get("picture_param") else [entry]
     kinds = dict.fromkeys(kind for form in forms for many in (False, True) for kind in formats.offers(form, many))
     shapes = {formats.JSON: {"type": "object"}}
     return {media: {"schema": shapes.get(media, BINARY)} for media in kinds}

@@ -55,7 +55,7 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
     inputs = await intake.read(request, entry["takes"], most)
     texts, values = parameters.given(request, inputs)
     params = parameters.completed(entries, operation, texts, values)
-    if entry.get("shows") and params[entry["shows"]]:
+    if entry.get("picture_param") and params[entry["picture_param"]]:
         entry = entry | {"gives": "images"}
     picked = "seed" in params and (params["seed"] is None or (request.method == "GET" and "seed" not in texts))
     if picked:
@@ -74,7 +74,7 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
         digest=found.digest,
         format=formats.pick(entry, request.headers.get("accept"), count > 1 or inputs.names is not None),
         listed=inputs.several or entry["takes"] == "nothing" or entry["sheet"],
-        picture_first=entry["gives"] == "images" and not entry.get("facts_first"),
+        picture_first=entry["gives"] == "images" and not entry.get("json_first"),
         seed=params.get("seed"),
         names=inputs.names,
         lasting=request.method == "GET",
@@ -86,6 +86,6 @@ async def prepare(request: Request, operation: str, found: Found, principal: Pri
 def expected(entry: dict[str, Any], inputs: intake.Inputs, params: dict[str, Any]) -> int:
     """How many images the answer will have, and costs."""
     count = 1 if entry["takes"] == "nothing" else max(1, inputs.rows)
-    for value in (params.get(name) for name in entry["counts"]):
+    for value in (params.get(name) for name in entry["multiplies"]):
         count *= len(value) if isinstance(value, list) else value or 1
     return count

@@ -21,7 +21,7 @@ from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import reading
 
 router = APIRouter(prefix="/v1/perturbations", tags=["perturbations"])
-APPLY = {"gives": "images", "params": {}, "sheet": False, "facts_first": False}
+APPLY = {"gives": "images", "params": {}, "sheet": False, "json_first": False}
 
 
 @router.post(

@@ -1,4 +1,4 @@
-"""What an operation is: rows in, rows out, one row independent of the next, with typed parameters.
+"""The base of operations: rows in, rows out, each row computed from itself alone, with typed parameters.
 
 An operation is one class in a file of models/operations. The host (workers/inference/host.py) runs `compute` on
 batches of one fixed shape that mix the rows of many requests, on the model's device; `rows` and `result` see one
@@ -18,46 +18,47 @@ from models.family import Family
 from models.types import Fitted
 
 Rows = dict[str, Tensor]
-"""Tensors with one common leading dimension: row i of all of them belongs together."""
-
+"""Tensors with one common leading dimension: row i of each belongs to the same image."""
 
 PLANE = {"type": "string", "contentEncoding": "base64", "minLength": 1, "maxLength": 2_000_000}
 Plane = Annotated[Any, WithJsonSchema({"anyOf": [PLANE, {"type": "null"}]})]
-"""A parameter with one number for each pixel: base64 of a PNG to a client, uint8 (H, W) here. See Params.planes."""
+"""A parameter with one number per pixel: base64 of a PNG over HTTP, uint8 (H, W) here. See `Params.planes`."""
 
 
 class Params(BaseModel):
-    """Parameters of an operation: query parameters of its endpoint."""
+    """Parameters of an operation: query parameters or JSON fields of its endpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     planes: ClassVar[tuple[str, ...]] = ()
-    """Parameters that are a Plane; the worker decodes them."""
+    """Names of the parameters that are a Plane; the worker decodes them."""
 
 
 class ImageParams(Params):
     """Parameters of an operation on images."""
 
-    resize: bool = Field(False, description="Scale and crop images of another size to the model's, not refuse them.")
+    resize: bool = Field(
+        False, description="Scale and crop images of another size to the model's size, instead of refusing them."
+    )
 
 
 class DatasetParams(Params):
-    """Parameters of an operation that looks at a dataset."""
+    """Parameters of an operation that reads a dataset."""
 
     dataset: str | None = Field(
         None,
         max_length=160,
-        description="Name of an imported dataset of the model's image size; empty: the one the model learned from.",
+        description="Name of an imported dataset with the model's image size. Default: the one the model was trained "
+        "on.",
     )
 
 
 @dataclass(frozen=True)
 class Result:
-    """The answer to one request: images (n, c, h, w) and latents (n, d), with facts for JSON.
+    """The answer to one request: images (N, C, H, W) in [0, 1], latents (N, D), and facts for JSON.
 
-    Images (n, h, w) of dtype uint8 are class indices. `facts["items"]` holds one dict per row where there is something
-    to say of each. `pictures` are further images by name, such as the perturbation of an attack, to be encoded like
-    `images`. `sheets` are pictures by name that belong to the answer as a whole.
+    Images (N, H, W) of dtype uint8 are class indices. `facts["items"]` holds one dict per row. `pictures` are further
+    images by name, such as a perturbation, encoded like `images`. `sheets` are single pictures by name.
     """
 
     images: Tensor | None = None
@@ -66,54 +67,54 @@ class Result:
     pictures: dict[str, Tensor] = field(default_factory=dict)
     sheets: dict[str, "Sheet"] = field(default_factory=dict)
     columns: int | None = None
-    """Images in a row of a contact sheet; None: as many as make it square."""
+    """Images per row of a contact sheet; None: as many as make it square."""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Tiles (k, c, h, w) side by side in one picture, without gaps, row by row."""
+    """Tiles (K, C, h, w) side by side in one picture, without gaps, row by row."""
 
     tiles: Tensor
     columns: int
 
     @property
     def layout(self) -> dict[str, int]:
-        """How a client finds a tile: number i begins at x = i % columns * width, y = i // columns * height."""
+        """For clients: tile number i begins at x = i % columns * width, y = i // columns * height."""
         return {"columns": self.columns, "width": self.tiles.shape[3], "height": self.tiles.shape[2]}
 
 
 class Operation(ABC):
-    """One thing a model can be asked to do."""
+    """One thing that a model can be asked to compute. A subclass with a `name` is served at `/v1/models/{m}/{name}`."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     """Deprecated names, which clients may still use."""
     summary: ClassVar[str]
     needs: ClassVar[tuple[type | tuple[type, ...], ...]]
-    """Capabilities, all of which a family must have; of those in a tuple, one."""
+    """Capabilities that a family must have; of those in an inner tuple, one."""
     takes: ClassVar[Literal["images", "latents", "either", "nothing"]] = "images"
-    """What a request brings; `either`: latents, or images of a model that encodes them."""
+    """Input of a request; `either`: latents, or images if the model encodes them."""
     gives: ClassVar[Literal["images", "latents", "facts", "pictured"]] = "images"
-    """What the answer is; `pictured`: facts, with pictures and sheets beside them."""
+    """Content of the answer; `pictured`: facts with pictures and sheets."""
     method: ClassVar[Literal["GET", "POST"]] = "POST"
     sheet: ClassVar[bool] = False
     """Several images are answered as one contact sheet by default, not as a zip."""
     any_size: ClassVar[bool] = False
-    """Images come at the size they have, not at the model's; `rows` cuts them into tiles (models/nn/tiling.py)."""
-    facts_first: ClassVar[bool] = False
-    """What was found out weighs more than the picture: JSON by default."""
-    counts: ClassVar[tuple[str, ...]] = ("n",)
-    """Parameters that multiply the images of the answer, by their value or the length of their list."""
-    shows: ClassVar[str | None] = None
-    """A parameter that turns facts into pictures: with it, the operation gives images."""
+    """Images keep their own size; `rows` cuts them into tiles of the model's size (models/nn/tiling.py)."""
+    json_first: ClassVar[bool] = False
+    """Answers with JSON by default, even where the answer has images."""
+    multiplies: ClassVar[tuple[str, ...]] = ("n",)
+    """Parameters whose value, or whose list's length, multiplies the number of images in the answer."""
+    picture_param: ClassVar[str | None] = None
+    """A parameter that, when set, makes the operation answer with images instead of facts."""
     gradients: ClassVar[bool] = False
     """`compute` differentiates with respect to its input."""
     dataset: ClassVar[bool] = False
-    """Looks at a dataset: `Params` is a DatasetParams, and `view` is there for `rows` and `result`."""
+    """Reads a dataset: `Params` is a DatasetParams, and `rows` and `result` may use `view`."""
     report: ClassVar[str | None] = None
-    """Uses what a report of this kind fitted: `Params` names its job in `report`, and `fitted` is there likewise."""
-    alone: ClassVar[bool] = False
-    """`compute` asks the model very often about each row, in batches of its own: it is given one row at a time."""
+    """Uses what a report of this kind fitted: `Params.report` names its job; `rows` and `result` may use `fitted`."""
+    one_row_per_batch: ClassVar[bool] = False
+    """`compute` runs the model many times per row, in batches of its own: it is given one row at a time."""
     Params: ClassVar[type[Params]] = Params
 
     view: DatasetView
@@ -121,25 +122,28 @@ class Operation(ABC):
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
-        """Whether models of `family` can do this."""
+        """Whether models of `family` support this operation."""
         return all(issubclass(family, capability) for capability in cls.needs)
 
     def derivative(self, model: Family, params: Params, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor] | None:
-        """What `compute` differentiates, and `count` rows to try that on; None when no trial could speak for it."""
+        """The function that `compute` differentiates and `count` inputs to try it on; None: no trial is possible.
+
+        The host tries at load which batch sizes give the same bits (workers/inference/batching.py).
+        """
         return None
 
     def rows(self, model: Family, inputs: Tensor | None, params: Params) -> Rows:
-        """The rows of one request. `inputs` are its images (n, c, h, w), its latents (n, d), or None."""
+        """The rows of one request. `inputs`: images (N, C, H, W), latents (N, D), or None. Raises InputError."""
         return {"inputs": inputs}
 
-    def agreement(self, params: Params) -> tuple:
-        """What requests must have in common to share a batch: every parameter that `compute` looks at."""
+    def batch_key(self, params: Params) -> tuple:
+        """Requests with equal keys may share a batch: every parameter that `compute` reads is in it."""
         return (params.model_dump_json(),)
 
     @abstractmethod
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
-        """The answer for each row, from that row alone. `params` are those of any request of the batch."""
+        """The output of each row, from that row alone. `params` are those of any request of the batch."""
 
     @abstractmethod
     def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
-        """The answer to one request, from its rows and what `compute` found for them."""
+        """The answer to one request, from its rows and what `compute` returned for them."""

@@ -88,7 +88,7 @@ def test_requests_with_other_planes_share_a_batch_without_a_trace():
     model = Fields().eval().requires_grad_(False)
     common = {"method": "segpgd", "steps": 4, "eps": 0.1}
     asked = [AttackParams(**common, truth=mask.byte(), seed=seed) for seed, mask in enumerate(masks)]
-    assert len({OPERATION.agreement(params) for params in asked}) == 1
+    assert len({OPERATION.batch_key(params) for params in asked}) == 1
     parts = [OPERATION.rows(model, images[row : row + 1], params) for row, params in enumerate(asked)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     together = OPERATION.compute(model, joined, asked[0])

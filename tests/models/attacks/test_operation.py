@@ -126,7 +126,7 @@ def test_rows_of_different_requests_share_a_batch_without_a_trace():
         AttackParams.model_validate({"method": "fgsm", "eps": eps, "seed": seed, "label": label})
         for seed, (eps, label) in enumerate([(0.1, None), (0.2, 3), (0.3, None)])
     ]
-    assert len({OPERATION.agreement(params) for params in requests}) == 1
+    assert len({OPERATION.batch_key(params) for params in requests}) == 1
     parts = [OPERATION.rows(model, images[i : i + 2], params) for i, params in enumerate(requests)]
     together = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     padded = {name: tensor[torch.arange(8).clamp(max=5)] for name, tensor in together.items()}
