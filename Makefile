@@ -36,7 +36,8 @@ catalog: $(STAMP)
 # The reference, and everything in docs/ as a static site with search: site/index.html.
 docs: $(DOCS_STAMP)
 	$(BIN)/python docs/reference.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/. To search it, serve it: python3 -m http.server -d site"
 
 # The description of the HTTP API, for generators of clients: build/openapi.json, or the file in ARGS.
 openapi: $(STAMP)

@@ -91,6 +91,14 @@ def test_the_quality_page_says_what_was_measured():
     assert measured <= rows().keys(), "a measurement of a row that is no more"
 
 
+def test_the_notice_names_all_data_and_weights():
+    notice = (ROOT / "NOTICE").read_text()
+    for name in {**BUILTINS, **BUILTIN_MODELS}:
+        assert re.search(rf"\b{re.escape(name)}\b(?!-)", notice), name
+    for picture in (DOCS / "pictures").iterdir():
+        assert picture.name in notice
+
+
 def test_the_site_has_every_page():
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     named = set(pages_of(config["nav"]))
