@@ -1,4 +1,4 @@
-"""Where a training is: what a step may know besides its batch."""
+"""The position in a training, and the random numbers of a step."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class StepContext:
-    """One point of a training run. `generator` is seeded from (seed, step) and lives on the model's device."""
+    """One point of a training. `generator` is seeded from (seed, step) and lives on the model's device."""
 
     images: int
     total: int
@@ -17,5 +17,5 @@ class StepContext:
 
     @property
     def progress(self) -> float:
-        """Share of the run behind us, in [0, 1]."""
+        """Images done as a share of the total, in [0, 1]."""
         return min(1.0, self.images / max(1, self.total))

@@ -1,4 +1,4 @@
-"""How long is a computation waited for? Whoever starts one says so; loops that may be long ask on their way."""
+"""Deadlines for long computations: the caller sets a check, long loops call `check()`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +11,14 @@ _CHECK: ContextVar[Check | None] = ContextVar("check", default=None)
 
 
 class Abandoned(ModelError):
-    """Nobody waits for the answer any longer."""
+    """The computation was stopped because nobody waits for the answer."""
 
     code = "deadline-exceeded"
 
 
 @contextmanager
-def watched(check: Check) -> Iterator[None]:
-    """What is computed inside asks `check` now and then, which raises to end it."""
+def checking(check: Check) -> Iterator[None]:
+    """Inside, `deadline.check()` calls `check`, which raises to stop the computation."""
     token = _CHECK.set(check)
     try:
         yield
@@ -26,7 +26,7 @@ def watched(check: Check) -> Iterator[None]:
         _CHECK.reset(token)
 
 
-def ask() -> None:
-    """Raises what the watcher raises, if there is one."""
-    if (check := _CHECK.get()) is not None:
-        check()
+def check() -> None:
+    """Call the check of the caller, if there is one. Raises what it raises."""
+    if (current := _CHECK.get()) is not None:
+        current()

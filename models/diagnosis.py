@@ -11,9 +11,9 @@ from models.types import Batch
 
 @dataclass(frozen=True)
 class Alarm:
-    """One thing wrong with a training: `cause` and `remedy` are sentences, `evidence` the numbers behind the cause.
+    """A problem of a training: `cause` and `remedy` are sentences, `evidence` the numbers that show it.
 
-    `name` is stable. An alarm that stands is not raised again; one that has cleared can return.
+    `name` is stable. An alarm that stands is not raised again; one that has cleared may be.
     """
 
     name: str
@@ -22,9 +22,9 @@ class Alarm:
     evidence: Mapping[str, float] = field(default_factory=dict)
     images: int = 0
     cleared: int | None = None
-    """Images shown when it had gone again."""
+    """Images trained on when it no longer held."""
     treated: str | None = None
-    """What the family did about it by itself, under `auto_remedy`."""
+    """What the family changed because of it, under `auto_remedy`."""
 
     @property
     def sentence(self) -> str:
@@ -33,7 +33,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Notice:
-    """A change to tell of: an alarm that came (`alarm`), was treated again, or cleared, after so many `images`."""
+    """A change of an alarm after `images` images: it was raised (`alarm`), treated once more, or cleared."""
 
     kind: Literal["alarm", "alarm_treated", "alarm_cleared"]
     alarm: Alarm
@@ -42,7 +42,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one look found: means of the step's scalars since the look before, and the loss on the probe."""
+    """Measurements of one inspection: means of the step's scalars since the last one, and the loss on the probe."""
 
     images: int
     metrics: Mapping[str, float]
@@ -51,11 +51,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a family may judge by: the present finding, those before it (oldest first), and a probe.
+    """What `Family.diagnose` may use: the present reading, earlier ones (oldest first), and the probe.
 
-    `probe` holds the same few validation rows at every look. The family is in eval mode and without gradients;
-    `context.generator` is the look's own. What `examine` computes beyond the probe, on `train` and `validation`, is the
-    family's to bound.
+    `probe` holds the same validation rows at every inspection. The family is in eval mode and without gradients;
+    `context.generator` is seeded for this inspection. If `diagnose` uses more than the probe, from `train` or
+    `validation`, it must bound the cost itself.
     """
 
     now: Reading

@@ -1,7 +1,14 @@
-"""The base of every model family. What a trained model can do is said by capabilities (models/capabilities.py).
+"""The base of every model family: its settings, its networks, and the update of one mini-batch.
 
-A family is one file in `models/families`: networks built in `__init__`, a flat typed `Config`, and the update of one
-mini-batch. Training, checkpoints, progress and reports are the engine's (models/training/loop.py).
+A family is one file in a folder of `models/families`; docs/extend/family.md has a complete example. What its models can
+do is said by the capabilities in its class line (models/capabilities.py). The training loop, checkpoints and alarms are
+in models/training.
+
+The hooks of a training, in the order in which they are called:
+  resolve_config, __init__, init_from, before_training, optimisers;
+  for each update grow_to, schedule, step; at inspections validation_loss, diagnose, auto_remedy; at midway_points
+  evaluate_midway;
+  after_training, evaluate, warnings, serving_state; to serve create, load_for_serving.
 """
 
 import math
@@ -21,52 +28,61 @@ from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, Model
 
 
 class Config(BaseModel):
-    """Fields every family shares. An empty (null) value is decided from the data by `Family.resolve_config`."""
+    """Fields of every family. `Family.resolve_config` replaces None by a value that suits the dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    images: int | None = Field(None, ge=1, le=10**9, description="Training length in images shown.")
-    epochs: float | None = Field(None, gt=0, le=10**5, description="The same in passes over the data.")
-    batch_size: int | None = Field(None, ge=2, le=4096, description="Images per update.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Step size of the optimiser at the start.")
+    images: int | None = Field(
+        None, ge=1, le=10**9, description="Training length in images. Default: epochs times the training images."
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        le=10**5,
+        description="Training length in epochs (instead of images). Default: from the dataset size.",
+    )
+    batch_size: int | None = Field(
+        None, ge=2, le=4096, description="Images per update. Default: chosen from the dataset size."
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Initial step size of the optimiser.")
 
 
 class Family(nn.Module, ABC):
-    """A kind of model: its networks are submodules, and every tensor of a checkpoint is theirs or a buffer."""
+    """A kind of model. All that a checkpoint or a published model keeps is parameters and buffers of the module."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     lecture: ClassVar[str] = ""
-    """The part of the lecture this family implements."""
+    """The part of the course that this family belongs to."""
     layouts: ClassVar[tuple[str, ...]] = ("plain", "labelled", "attributes", "segmentation", "detection")
     needs: ClassVar[tuple[str, ...]] = ("images",)
-    """Columns without which training cannot start."""
+    """Columns that the training split must have."""
     Config: ClassVar[type[Config]] = Config
 
     default_epochs: ClassVar[float] = 30
     default_batch: ClassVar[int] = 64
     warm_up: ClassVar[int] = 0
-    """Updates over which the learning rate rises to its full height, at most a tenth of the run."""
+    """Updates over which the learning rate rises from zero, at most a tenth of the training."""
 
     def __init__(self, config: Config, data: DataSpec):
         super().__init__()
         self.config, self.data = config, data
         self.initialised_from: type[Family] | None = None
-        """The family of the model whose weights were taken over before the first update."""
+        """The family of the model that `init_from` has taken weights from."""
 
     @classmethod
     def create(cls, config: dict, data: DataSpec) -> Self:
-        """A new model from a config with gaps. Raises ConfigError or DataError when config and data do not fit."""
+        """A new model; `config` may leave settings out. Raises ConfigError or DataError if it does not fit the data."""
         return cls(cls.complete_config(config, data), data)
 
     @classmethod
     def complete_config(cls, config: dict, data: DataSpec) -> Config:
-        """The config without gaps, found without building a network.
+        """Validate `config` and fill in what it leaves out, without building a network.
 
-        Raises ConfigError or DataError when config and data do not fit; a setting is named as `config/setting`.
+        Raises ConfigError or DataError when it does not fit the data; `field` of the error is `config/<setting>`.
         """
         try:
-            asked = cls.Config(**config)
+            validated = cls.Config(**config)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(first["msg"], field="/".join(["config", *map(str, first["loc"])])) from None
@@ -74,7 +90,7 @@ class Family(nn.Module, ABC):
         if missing:
             raise DataError(f"{cls.name} needs the column {missing[0]}, which this dataset lacks", field="dataset")
         try:
-            return cls.resolve_config(asked, data)
+            return cls.resolve_config(validated, data)
         except ModelError as error:
             if error.field in cls.Config.model_fields:
                 error.field = f"config/{error.field}"
@@ -82,7 +98,10 @@ class Family(nn.Module, ABC):
 
     @classmethod
     def resolve_config(cls, config: Config, data: DataSpec) -> Config:
-        """The config with all that the data decides filled in; families extend it. Resolving again changes nothing."""
+        """Fill in settings that depend on the data, and refuse those that cannot work (ConfigError, DataError).
+
+        Families extend it. It must be idempotent: a resolved config stays as it is.
+        """
         count = max(data.count, 1)
         batch = config.batch_size or min(cls.default_batch, max(8, count))
         length = config.images or round((config.epochs or cls.default_epochs_for(data)) * count)
@@ -90,22 +109,22 @@ class Family(nn.Module, ABC):
 
     @classmethod
     def default_epochs_for(cls, data: DataSpec) -> float:
-        """Epochs to train when nobody says: more for a small dataset, so that the count of updates stays sensible."""
+        """Default training length: `default_epochs`, fewer above 20,000 training images, more for small datasets."""
         return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
 
     def grow_to(self, images: int) -> None:
-        """Bring the structure to what it is after `images` images: grow layers, enter a stage. Does nothing twice.
+        """Bring the structure to its state after `images` images: add layers, enter a stage. Must be idempotent.
 
         Called before every update, before a checkpoint is loaded and before serving.
         """
 
     def init_from(self, other: "Family") -> None:
-        """Start from the weights of a trained model: every tensor of the same name and shape. Raises ConfigError."""
-        mine, theirs = self.state_dict(), other.state_dict()
-        common = {name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape}
+        """Copy every tensor of the same name and shape from a trained model. Raises ConfigError if there is none."""
+        own, theirs = self.state_dict(), other.state_dict()
+        common = {name: theirs[name] for name in own if name in theirs and theirs[name].shape == own[name].shape}
         if not any(name in common for name, _ in self.named_parameters()):
             raise ConfigError(
-                f"{self.name} shares no weights with this {other.name}",
+                f"{self.name} has no weights in common with this {other.name}",
                 field="init_from",
                 remedy="start from a model of the same family and layer sizes",
             )
@@ -113,67 +132,74 @@ class Family(nn.Module, ABC):
         self.initialised_from = type(other)
 
     def before_training(self, train: Columns) -> None:
-        """Before the first update or a resumed one: decide from the images what the config left open."""
+        """Called before the first update, and before a training is resumed: settle what depends on the images."""
 
     @abstractmethod
     def optimisers(self) -> dict[str, Optimizer]:
-        """New optimisers over the present parameters; moments carry over by parameter name."""
+        """New optimisers by name. After `grow_to` has added parameters they are made again and keep their moments."""
 
     @abstractmethod
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        """One update of all networks, in place. Returns scalars to report, without waiting for the device."""
+        """One update in place. Returns scalars for the curves, on the device: do not wait for them (`.item()`).
+
+        `batch` has the columns of the dataset, images as (B, C, H, W) in [0, 1]. Draw random numbers with
+        `context.generator` only.
+        """
 
     def schedule(self, progress: float) -> float:
-        """Factor on every learning rate at `progress` in [0, 1]: the warm-up, times a cosine from 1 to 0.01."""
+        """Factor on every learning rate at `progress` in [0, 1]: warm-up times a cosine from 1 to 0.01."""
         updates = self.total / self.config.batch_size
         rise = min(1.0, (progress * updates + 1) / max(1.0, min(self.warm_up, updates / 10)))
         return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def after_training(self, train: Columns, context: StepContext) -> None:
-        """After the last update: fit what is fitted on the trained networks (a mixture over codes, thresholds)."""
+        """After the last update: fit what depends on the trained networks (a mixture over codes, thresholds)."""
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Numbers for the result, on validation data, with the trivial baseline beside each."""
+        """Metrics of the trained model on the validation split, with a trivial baseline for each."""
         return {}
 
     def midway_points(self) -> Iterable[int]:
-        """Counts of images after which to call `evaluate_midway`; a function of the config alone."""
+        """Numbers of images after which to call `evaluate_midway`; depends on the config only."""
         return ()
 
     def evaluate_midway(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Measures that are too expensive for every update, shown beside the curves. In eval mode, without gradients.
+        """Metrics that are too expensive for every update. Called in eval mode, without gradients.
 
-        Changes nothing that training depends on, except in buffers.
+        Must not change what training depends on, except buffers.
         """
         return {}
 
     def warnings(self, measured: dict[str, float]) -> list[str]:
-        """What the numbers of `evaluate` should make a user wary of: cause and remedy, a sentence each."""
+        """Warnings drawn from the metrics of `evaluate`: a sentence of cause, one of remedy."""
         return []
 
     def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None:
-        """The loss (a scalar) on images that are not trained on, the same measure at every moment: less is better."""
+        """The objective (a scalar, lower is better) on validation rows, comparable from inspection to inspection.
+
+        In eval mode, without gradients. `keep: best` publishes the weights with the lowest value.
+        """
         return None
 
-    def diagnose(self, look: Inspection) -> Iterable[Alarm]:
-        """What is wrong now, at one of the doctor's looks: every alarm that holds, whether or not it did before."""
+    def diagnose(self, inspection: Inspection) -> Iterable[Alarm]:
+        """Every alarm that holds at this inspection, including those that held before."""
         return ()
 
-    def auto_remedy(self, alarm: Alarm, look: Inspection) -> str | None:
-        """A bounded remedy for an alarm, in place, and a sentence about it; None: nothing was changed.
+    def auto_remedy(self, alarm: Alarm, inspection: Inspection) -> str | None:
+        """Change the model because of an alarm, within bounds; returns a sentence about it, or None for no change.
 
-        Called at every look at which the alarm holds, when the config has a true `auto_remedy`. All that it changes
-        must be parameters or buffers, which the checkpoint carries; rates of learning follow from `schedule`.
+        Called at every inspection at which the alarm holds, if the config has `auto_remedy: true`. It may change
+        parameters and buffers only, which are in the checkpoint; learning rates follow from `schedule`.
         """
         return None
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor | None:
-        """Images (k, c, h, w) that show the state of training, the same inputs and latents every time."""
+        """Images (k, c, h, w) that show the state of the training, from the same inputs and latents every time."""
         return None
 
     @property
     def total(self) -> int:
-        """Images of a whole training: the configured length, in whole batches."""
+        """Images of the whole training: the configured length, rounded up to whole batches."""
         return -(-self.config.images // self.config.batch_size) * self.config.batch_size
 
     @property
@@ -181,39 +207,39 @@ class Family(nn.Module, ABC):
         return next(self.parameters()).device
 
     def serving_state(self) -> dict[str, Tensor]:
-        """What a published model keeps: the whole state, less modules marked `training_only` (history pools)."""
-        dropped = tuple(f"{name}." for name, module in self.named_modules() if getattr(module, "training_only", False))
-        return {key: value for key, value in self.state_dict().items() if not (dropped and key.startswith(dropped))}
+        """The tensors of a published model: all but those of modules with `training_only = True` (image pools)."""
+        excluded = tuple(f"{name}." for name, module in self.named_modules() if getattr(module, "training_only", False))
+        return {key: value for key, value in self.state_dict().items() if not (excluded and key.startswith(excluded))}
 
     def load_for_serving(self, state: dict[str, Tensor]) -> Self:
-        """Take over what `serving_state` of a finished training gave: frozen, in eval mode."""
+        """Load the `serving_state` of a finished training; the model is in eval mode, without gradients."""
         self.grow_to(self.total - self.config.batch_size)
         missing, unexpected = self.load_state_dict(state, strict=False)
         if unexpected or set(missing) & self.serving_state().keys():
-            raise ModelError("the weights do not belong to this family and config")
+            raise ModelError("the weights do not fit this family and config")
         return self.eval().requires_grad_(False)
 
 
 class OneLoss(Family):
-    """A family trained by descending one loss with Adam: it only says what the loss is."""
+    """A family with one loss, minimised by Adam: it defines `loss`."""
 
     clip: ClassVar[float | None] = None
-    """Longest gradient of an update, where the first updates of a family can be wild."""
+    """Maximum norm of the gradient of an update; None: not clipped."""
 
     @abstractmethod
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
-        """The scalar to descend, and scalars to report."""
+        """The scalar to minimise, and scalars for the curves."""
 
     def optimisers(self) -> dict[str, Optimizer]:
         return {"adam": torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)}
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
         loss, metrics = self.loss(batch, context)
-        self.descend(loss, optimisers)
+        self.minimise(loss, optimisers)
         return {"loss": loss.detach(), **metrics}
 
-    def descend(self, loss: Tensor, optimisers: dict[str, Optimizer]) -> None:
-        """One step down."""
+    def minimise(self, loss: Tensor, optimisers: dict[str, Optimizer]) -> None:
+        """One optimiser step."""
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()

@@ -10,7 +10,7 @@ import torch
 from scipy.special import betainc, betaincinv, ndtri
 from torch import Tensor
 
-from models import deadline as patience
+from models import deadline
 from models.attacks.core.rng import RowRNG
 from models.family import Family
 
@@ -51,7 +51,7 @@ def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: i
     block = max(1, min(BLOCK, NUMBERS // image.numel()))
     draws = RowRNG(seed[None])
     for start in range(0, n, block):
-        patience.ask()
+        deadline.check()
         noise = draws.normal((block, *image.shape), what, start)[0]
         answers = voter(image + sigma * noise).argmax(1)[: n - start]
         votes += torch.bincount(answers, minlength=classes)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import deadline as patience
+from models import deadline
 
 PULL = 1e-3  # of a drawn code towards the length that the prior gives it
 
@@ -24,7 +24,7 @@ def descend(
     least = torch.full((len(start),), math.inf, device=start.device)
     optimiser = torch.optim.Adam([latents], betas=(0.9, 0.999))
     for step in range(steps + 1):
-        patience.ask()
+        deadline.check()
         found = errors(latents)
         with torch.no_grad():
             better = found < least

@@ -1,62 +1,46 @@
-"""The training doctor: a cheap look at a training at points fixed by its length, and alarms with cause and remedy.
+"""The training monitor: inspections at fixed points of a training, and alarms with cause and remedy.
 
-A look is a function of the weights, the seed and the data, so a resumed run raises the same alarms at the same images.
-Families say what they are wary of in `Family.diagnose`; what can go wrong with any of them is here.
+An inspection depends on the weights, the seed and the data only, so a resumed training raises the same alarms at the
+same images. Alarms that any training can raise are here; `Family.diagnose` adds those of the family.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection, Notice, Reading
+from models.family import Family
 from models.types import Batch
 
-PROBE = 128
-SHARE = 0.015
-"""Of the cost of a training; showing an image without gradients costs about a third of training on it."""
-LOOKS = 8, 40
-"""A probe is made smaller until so many looks are affordable, and nobody looks oftener than the second number."""
-FEWEST = 4
-NARROW = 0.2
-"""Pixels that fill less than this part of [0, 1] were probably scaled for another range."""
+MAX_PROBE = 128  # validation rows in the probe
+COST_SHARE = 0.015  # of the cost of the training; a row without gradients costs about a third of one with
+INSPECTIONS = 8, 40  # the probe is made smaller until the first number is affordable; never more than the second
+MIN_INSPECTIONS = 4
+MIN_RANGE = 0.2  # of pixel values: images that use less of [0, 1] were probably scaled for another range
 RISEN, FALLEN = 1.15, 0.95
-"""Held-out loss over its best, training loss under what it was then: together, overfitting."""
+"""Overfitting: validation loss over this multiple of its best, training loss under this multiple of its value then."""
 
 
-def look_plan(total: int, batch: int, rows: int) -> tuple[set[int], int]:
-    """The updates after which to look (the first and the last among them), and the rows of the probe."""
-    probe = max(1, min(PROBE, rows, max(8, int(3 * SHARE * total / LOOKS[0]))))
-    looks = min(LOOKS[1], max(FEWEST, int(3 * SHARE * total / probe)))
+def inspection_plan(total: int, batch: int, rows: int) -> tuple[set[int], int]:
+    """The updates after which to inspect (the first and the last among them), and the rows of the probe."""
+    probe = max(1, min(MAX_PROBE, rows, max(8, int(3 * COST_SHARE * total / INSPECTIONS[0]))))
+    count = min(INSPECTIONS[1], max(MIN_INSPECTIONS, int(3 * COST_SHARE * total / probe)))
     steps = -(-total // batch)
-    return {1, *(-(-steps * look // looks) for look in range(1, looks + 1))}, probe
-
-
-class Patient(Protocol):
-    """What the doctor asks of the family that it looks at (models/family.py)."""
-
-    config: Any
-    device: torch.device
-
-    def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None: ...
-
-    def diagnose(self, look: Inspection) -> Iterable[Alarm]: ...
-
-    def auto_remedy(self, alarm: Alarm, look: Inspection) -> str | None: ...
+    return {1, *(-(-steps * number // count) for number in range(1, count + 1))}, probe
 
 
 class TrainingMonitor:
-    """Belongs to one training; what it knows is JSON and travels in the checkpoint."""
+    """Readings and alarms of one training. `state` is JSON and part of the checkpoint."""
 
     def __init__(self, total: int, batch: int, train: Columns, validation: Columns):
-        self.steps, rows = look_plan(total, batch, len(validation))
+        self.steps, rows = inspection_plan(total, batch, len(validation))
         self.train, self.validation, self.rows = train, validation, rows
-        self.findings: list[Reading] = []
+        self.readings: list[Reading] = []
         self.alarms: list[Alarm] = []
         self._probe: Batch | None = None
 
@@ -66,32 +50,35 @@ class TrainingMonitor:
         return [alarm for alarm in self.alarms if alarm.cleared is None]
 
     def probe(self, device: torch.device) -> Batch:
+        """The validation rows of every inspection, evenly spaced."""
         if self._probe is None:
             rows = self.validation.spaced(self.rows)
             self._probe = {name: column.to(device) for name, column in rows.items()}
         return self._probe
 
-    def look(self, family: Patient, metrics: Mapping[str, float], context: StepContext) -> list[Notice]:
-        """Examine `family`, which is in eval mode and without gradients. Returns what has changed."""
+    def inspect(self, family: Family, metrics: Mapping[str, float], context: StepContext) -> list[Notice]:
+        """Inspect `family`, which is in eval mode and without gradients. Returns the changes of alarms."""
         probe = self.probe(family.device)
         loss = family.validation_loss(probe, context)
-        known = loss is not None and bool(torch.isfinite(loss))
-        now = Reading(context.images, dict(metrics), float(loss) if known else None)
-        look = Inspection(now, tuple(self.findings), probe, context, self.train, self.validation)
-        found = {alarm.name: alarm for alarm in (*general(look, self._keeps(family)), *family.diagnose(look))}
-        self.findings.append(now)
-        cleared = [alarm for alarm in self.standing if alarm.name not in found]
+        finite = loss is not None and bool(torch.isfinite(loss))
+        now = Reading(context.images, dict(metrics), float(loss) if finite else None)
+        inspection = Inspection(now, tuple(self.readings), probe, context, self.train, self.validation)
+        raised = {
+            alarm.name: alarm for alarm in (*general(inspection, keeps_best(family)), *family.diagnose(inspection))
+        }
+        self.readings.append(now)
+        cleared = [alarm for alarm in self.standing if alarm.name not in raised]
         return [
             *(self._change("alarm_cleared", alarm, now.images, cleared=now.images) for alarm in cleared),
-            *(notice for alarm in found.values() if (notice := self._meet(alarm, family, look))),
+            *(notice for alarm in raised.values() if (notice := self._raise(alarm, family, inspection))),
         ]
 
-    def _meet(self, alarm: Alarm, family: Patient, look: Inspection) -> Notice | None:
-        """An alarm that holds: raised unless it stands already, and treated when the family does that by itself."""
-        treated = family.auto_remedy(alarm, look) if getattr(family.config, "auto_remedy", False) else None
-        images, stands = look.now.images, [known for known in self.standing if known.name == alarm.name]
-        if stands:
-            return self._change("alarm_treated", stands[0], images, treated=treated) if treated else None
+    def _raise(self, alarm: Alarm, family: Family, inspection: Inspection) -> Notice | None:
+        """Record an alarm unless it stands already, and treat it if the config says `auto_remedy`."""
+        treated = family.auto_remedy(alarm, inspection) if getattr(family.config, "auto_remedy", False) else None
+        images, same = inspection.now.images, [standing for standing in self.standing if standing.name == alarm.name]
+        if same:
+            return self._change("alarm_treated", same[0], images, treated=treated) if treated else None
         evidence = {name: float(value) for name, value in alarm.evidence.items() if math.isfinite(value)}
         self.alarms.append(replace(alarm, evidence=evidence, images=images, treated=treated))
         return Notice("alarm", self.alarms[-1], images)
@@ -102,29 +89,30 @@ class TrainingMonitor:
 
     @property
     def best(self) -> Reading | None:
-        """The look with the least held-out loss, the latest of equals; None where it is not measured."""
-        measured = [found for found in reversed(self.findings) if found.validation_loss is not None]
-        return min(measured, key=lambda found: found.validation_loss, default=None)
-
-    @staticmethod
-    def _keeps(family: Patient) -> bool:
-        return getattr(family.config, "keep", "last") == "best"
+        """The reading with the lowest validation loss, the latest of equals; None if the family has none."""
+        measured = [reading for reading in reversed(self.readings) if reading.validation_loss is not None]
+        return min(measured, key=lambda reading: reading.validation_loss, default=None)
 
     def state(self) -> dict[str, Any]:
-        return {name: [asdict(item) for item in getattr(self, name)] for name in ("findings", "alarms")}
+        return {"findings": [asdict(item) for item in self.readings], "alarms": [asdict(item) for item in self.alarms]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.findings = [
-            Reading(found["images"], found["metrics"], found.get("validation_loss", found.get("held_out")))
-            for found in state.get("findings", [])  # releases up to 0.1 wrote the loss as held_out
+        self.readings = [
+            Reading(saved["images"], saved["metrics"], saved.get("validation_loss", saved.get("held_out")))
+            for saved in state.get("findings", [])  # releases up to 0.1 wrote the loss as held_out
         ]
-        self.alarms = [Alarm(**found) for found in state.get("alarms", [])]
+        self.alarms = [Alarm(**saved) for saved in state.get("alarms", [])]
 
 
-def general(look: Inspection, keeps: bool = False) -> Iterator[Alarm]:
-    """What can be wrong with any training; `keeps` says that the best weights are kept anyway."""
-    yield from data_alarms(look.probe)
-    yield from overfitting(look, keeps)
+def keeps_best(family: Family) -> bool:
+    """Whether the weights with the lowest validation loss are published."""
+    return getattr(family.config, "keep", "last") == "best"
+
+
+def general(inspection: Inspection, keeps_best: bool = False) -> Iterator[Alarm]:
+    """Alarms that any training can raise."""
+    yield from data_alarms(inspection.probe)
+    yield from overfitting(inspection, keeps_best)
 
 
 def data_alarms(probe: Batch) -> Iterator[Alarm]:
@@ -134,16 +122,16 @@ def data_alarms(probe: Batch) -> Iterator[Alarm]:
             continue
         images = probe[name]
         low, high = float(images.amin()), float(images.amax())
-        differ = float((images - images[:1]).abs().amax())
-        evidence = {"lowest": low, "highest": high, "difference": differ}
-        if len(images) > 1 and differ == 0:
+        difference = float((images - images[:1]).abs().amax())
+        evidence = {"lowest": low, "highest": high, "difference": difference}
+        if len(images) > 1 and difference == 0:
             yield Alarm(
                 "constant-images",
-                f"All {len(images)} validation images looked at are the same: there is nothing to tell apart.",
-                "Look at the dataset; the import may have lost what the images show.",
+                f"All {len(images)} inspected validation images are identical, so there is nothing to learn.",
+                "Check the dataset; the import may have lost the content of the images.",
                 evidence,
             )
-        elif high - low < NARROW:
+        elif high - low < MIN_RANGE:
             yield Alarm(
                 "unscaled-input",
                 f"The pixels lie between {low:.3g} and {high:.3g}, a small part of the range from 0 to 1.",
@@ -152,31 +140,32 @@ def data_alarms(probe: Batch) -> Iterator[Alarm]:
             )
 
 
-def overfitting(look: Inspection, keeps: bool = False) -> Iterator[Alarm]:
-    """The held-out loss has left its best while the training loss went on falling, at this look and the one before."""
-    past = [found for found in look.before if found.validation_loss is not None and "loss" in found.metrics]
-    if len(past) < 3 or look.now.validation_loss is None or "loss" not in look.metrics:
+def overfitting(inspection: Inspection, keeps_best: bool = False) -> Iterator[Alarm]:
+    """The validation loss is well above its best, at this inspection and the last, while the training loss fell."""
+    past = [r for r in inspection.before if r.validation_loss is not None and "loss" in r.metrics]
+    if len(past) < 3 or inspection.now.validation_loss is None or "loss" not in inspection.metrics:
         return
-    best = min(past, key=lambda found: found.validation_loss)
-    # a part of the way down from the first look counts too: a density can be negative, and a small cross-entropy of a
-    # few rows goes up and down by half of itself in a training that is well
+    best = min(past, key=lambda reading: reading.validation_loss)
+    # also relative to the descent since the first inspection: the loss may be negative (a density), and a small
+    # cross-entropy of a few rows varies by half of its value in a healthy training
     scale = max(abs(best.validation_loss), 0.25 * abs(past[0].validation_loss - best.validation_loss), 1e-12)
-    worse = [(found.validation_loss - best.validation_loss) / scale > RISEN - 1 for found in (past[-1], look.now)]
-    fell = look.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])
+    last_two = (past[-1], inspection.now)
+    worse = [(reading.validation_loss - best.validation_loss) / scale > RISEN - 1 for reading in last_two]
+    fell = inspection.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])
     if all(worse) and fell:
         yield Alarm(
             "overfitting",
-            f"The loss on images held out was lowest ({best.validation_loss:.4g}) after {best.images} images and is "
-            f"{look.now.validation_loss:.4g} now, while the training loss went on falling.",
-            "The weights of that moment are the ones kept; "
-            f"{best.images} images are enough, more data or a smaller model may do better."
-            if keeps
+            f"The validation loss was lowest ({best.validation_loss:.4g}) after {best.images} images and is now "
+            f"{inspection.now.validation_loss:.4g}, while the training loss kept falling.",
+            f"The weights at {best.images} images are kept. Train for about that many images, use more data or a "
+            "smaller model."
+            if keeps_best
             else f"Train for about {best.images} images, use more data or a smaller model, or set keep to best.",
             {
-                "held_out": look.now.validation_loss,
+                "held_out": inspection.now.validation_loss,
                 "best_held_out": best.validation_loss,
                 "best_images": best.images,
-                "loss": look.metrics["loss"],
+                "loss": inspection.metrics["loss"],
                 "loss_at_best": best.metrics["loss"],
             },
         )

@@ -181,7 +181,7 @@ def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
     torch.manual_seed(0)
     ours, other = (families()[family].create(config, spec) for _ in range(2))
     training = Training(ours, Columns({"images": pixels}), Columns({"images": pixels[:8]}))
-    training.doctor.steps = set()  # its looks are bounded by share of the training, and are none of the step
+    training.monitor.steps = set()  # its looks are bounded by share of the training, and are none of the step
     ours.train()
     for model in (ours, other):
         model.grow_to(10**6 - batch)

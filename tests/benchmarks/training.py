@@ -32,7 +32,7 @@ def engine(training: Training, updates: int) -> float:
     meter, start = Meter(), time.process_time()
     for _ in range(updates):
         meter.add(training.advance().metrics)
-    meter.take()
+    meter.pop_means()
     return time.process_time() - start
 
 

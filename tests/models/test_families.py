@@ -60,7 +60,7 @@ def trained(family: type[Family], shape) -> tuple[Training, dict[str, float]]:
     meter = Meter()
     for step in training.run():
         meter.add(step.metrics)
-        assert all(math.isfinite(value) for value in meter.take().values())
+        assert all(math.isfinite(value) for value in meter.pop_means().values())
     assert step.images == step.total == training.family.total
     return training, training.finish()
 

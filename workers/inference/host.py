@@ -11,7 +11,7 @@ import structlog
 import torch
 
 from app.core.settings import settings
-from models import deadline as patience
+from models import deadline
 from models.deadline import Abandoned
 from models.operations.core.base import Operation, Params, Rows
 from workers import devices
@@ -116,7 +116,7 @@ def _outcomes(works: list[Work]) -> list[dict[str, Any]]:
 def _answers(works: list[Work]) -> list[dict[str, Any]]:
     """Calls that agree, computed and encoded together."""
     start, first = time.perf_counter(), works[0]
-    with patience.watched(partial(in_time, max(work.call.get("deadline") or inf for work in works))):
+    with deadline.checking(partial(in_time, max(work.call.get("deadline") or inf for work in works))):
         found = compute(first.loaded, first.operation, first.params, [work.rows for work in works])
     asked = []
     for work, part in zip(works, found, strict=True):
@@ -128,9 +128,9 @@ def _answers(works: list[Work]) -> list[dict[str, Any]]:
     return [answer | {"timings": work.timings | timings} for work, answer in zip(works, answers, strict=True)]
 
 
-def in_time(deadline: float) -> None:
+def in_time(expiry: float) -> None:
     """Raises Abandoned when the last client to wait has gone: the next one shall not wait for what nobody reads."""
-    if time.time() > deadline:
+    if time.time() > expiry:
         raise Abandoned("The answer took too long and was given up.")
 
 

@@ -67,7 +67,7 @@ class TrainingLog:
         self.measured |= step.measured
         number, now = self.training.step, time.monotonic()
         if number % self.window == 0 or step.images >= step.total:
-            self.latest, self.measured = self.meter.take() | self.measured, {}
+            self.latest, self.measured = self.meter.pop_means() | self.measured, {}
             self.pending.append((step.images, self.latest))
         for notice in step.notices:
             self.tell(notice)

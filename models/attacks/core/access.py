@@ -12,7 +12,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from models import deadline as patience
+from models import deadline
 from models.attacks.core.fast_first_conv import with_fast_first_conv
 from models.attacks.core.freeze import folded, frozen
 from models.types import ConfigError, InputError
@@ -66,7 +66,7 @@ class Access(ABC):
         yield
 
     def _forward(self, x: Tensor) -> Tensor:
-        patience.ask()
+        deadline.check()
         return in_full(self.function, x)
 
 
@@ -158,7 +158,7 @@ class LabelOracle(Access):
         self.classes = classes
 
     def _forward(self, x: Tensor) -> Tensor:
-        patience.ask()
+        deadline.check()
         found = self.function(x)
         labels, count = (found.argmax(1), found.shape[1]) if found.ndim == 2 else (found, self.classes)
         return torch.nn.functional.one_hot(labels.long(), count).float()

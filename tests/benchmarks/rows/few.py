@@ -80,7 +80,7 @@ LABELS = Row(
 
 def doctor_cost(subject: Subject) -> Found:
     """CPU time of the looks of a default VAE training as a share of the whole."""
-    spent, look = [], TrainingMonitor.look
+    spent, look = [], TrainingMonitor.inspect
 
     def timed(*given):
         start = time.process_time()
@@ -88,7 +88,7 @@ def doctor_cost(subject: Subject) -> Found:
         spent.append(time.process_time() - start)
         return found
 
-    with patch.object(TrainingMonitor, "look", timed):
+    with patch.object(TrainingMonitor, "inspect", timed):
         run = subject.trained("vae", {})
     return Found(sum(spent) / run.seconds, {}, f"{len(spent)} looks, {run.note}")
 

@@ -56,7 +56,7 @@ def epoch(subject: Subject, config: dict, images: np.ndarray) -> tuple[Training,
         meter = Meter()
         for _ in range(len(images) // training.batch_size):
             meter.add(training.advance().metrics)
-        meter.take()
+        meter.pop_means()
 
     return training, run
 

@@ -59,7 +59,7 @@ def run(family, data, stop: int | None = None, **config) -> Training:
 
 
 def names(training: Training) -> set[str]:
-    return {alarm.name for alarm in training.doctor.alarms}
+    return {alarm.name for alarm in training.monitor.alarms}
 
 
 CODERS = ("autoencoder", "sparse_autoencoder", "denoising_autoencoder", "contractive_autoencoder", "vae", "classifier")
@@ -68,14 +68,14 @@ CODERS = ("autoencoder", "sparse_autoencoder", "denoising_autoencoder", "contrac
 @pytest.mark.parametrize("name", CODERS)
 def test_a_healthy_training_is_silent(name):
     training = run(registry.families()[name], splits(600))
-    assert not names(training) and len(training.doctor.findings) >= 4
-    assert all(found.validation_loss is not None for found in training.doctor.findings)
+    assert not names(training) and len(training.monitor.readings) >= 4
+    assert all(found.validation_loss is not None for found in training.monitor.readings)
 
 
 def test_a_code_as_large_as_the_image_is_caught_copying_while_it_trains():
     data = splits(600, noise=0.3)  # of every direction there is something to copy
     training = run(Autoencoder, data, body="linear", latent_dim=128, images=12800)
-    (alarm,) = training.doctor.standing
+    (alarm,) = training.monitor.standing
     assert alarm.name == "identity" and alarm.images < 12800 and alarm.evidence["mse_noise"] < 2 * alarm.evidence["mse"]
     assert training.family.warnings(training.finish())  # and it is still so at the end
     penalised = run(Autoencoder, data, body="linear", latent_dim=128, l2_kernel=0.01)
@@ -84,7 +84,7 @@ def test_a_code_as_large_as_the_image_is_caught_copying_while_it_trains():
 
 def test_a_penalty_that_silences_all_units_is_seen():
     training = run(SparseAutoencoder, splits(200), weight=1000, learning_rate=0.1, revive_after=0)
-    (alarm,) = training.doctor.standing
+    (alarm,) = training.monitor.standing
     assert alarm.name == "dead-units" and alarm.evidence["dead_units"] > 0.5 * alarm.evidence["units"]
 
 
@@ -98,14 +98,14 @@ def test_a_collapsed_posterior_is_seen(beta, told):
     training = run(VAE, splits(600), beta=beta)
     assert names(training) == told
     if told:
-        assert training.doctor.alarms[0].evidence["kl"] < 1
+        assert training.monitor.alarms[0].evidence["kl"] < 1
 
 
 def test_eight_bits_taken_for_one_are_seen_at_the_first_look():
     spec, train, held = splits(64)
     dark = [Columns({"images": side.columns["images"] // 100}) for side in (train, held)]
     training = run(Autoencoder, (spec, *dark), images=160)
-    assert [(alarm.name, alarm.images) for alarm in training.doctor.alarms] == [("unscaled-input", 16)]
+    assert [(alarm.name, alarm.images) for alarm in training.monitor.alarms] == [("unscaled-input", 16)]
 
 
 OVERFIT = {"body": "mlp", "linear_path": "none", "latent_dim": 16, "images": 4800}
@@ -115,8 +115,8 @@ def test_a_model_that_learns_by_heart_is_seen_and_its_best_weights_are_kept():
     data = splits(12, noise=0.4)
     last, best = (run(Autoencoder, data, keep=keep, **OVERFIT) for keep in ("last", "best"))
     assert names(last) == names(best) == {"overfitting"}
-    assert "set keep to best" in last.doctor.standing[0].remedy
-    assert "ones kept" in best.doctor.standing[0].remedy
+    assert "set keep to best" in last.monitor.standing[0].remedy
+    assert "are kept" in best.monitor.standing[0].remedy
     worse, better = last.finish(), best.finish()
     assert better["mse"] < 0.95 * worse["mse"] and better["best_images"] < 4800 and "best_images" not in worse
 

@@ -10,7 +10,7 @@ from models.data import Columns
 from models.diagnosis import Alarm, Inspection, Reading
 from models.family import Config, OneLoss
 from models.training.loop import Training
-from models.training.monitor import general, look_plan
+from models.training.monitor import general, inspection_plan
 from models.types import DataSpec
 from tests.models.data import dataset
 
@@ -62,18 +62,18 @@ def notices(run: Training) -> list[tuple]:
 
 def test_an_alarm_is_raised_once_and_again_when_it_has_cleared():
     run = training(ill=(1, 2, 3))
-    told, looks = notices(run), sorted(run.doctor.steps)
+    told, looks = notices(run), sorted(run.monitor.steps)
     assert told == [("alarm", looks[1] * 4), ("alarm_cleared", looks[4] * 4)]
     again = training(ill=(0, 3))
     kinds = [kind for kind, _ in notices(again)]
     assert kinds == ["alarm", "alarm_cleared", "alarm", "alarm_cleared"]
-    assert [alarm.cleared is None for alarm in again.doctor.alarms] == [False, False]
+    assert [alarm.cleared is None for alarm in again.monitor.alarms] == [False, False]
 
 
 def test_a_standing_alarm_says_cause_and_remedy_with_numbers():
     run = training(ill=tuple(range(50)))
     notices(run)
-    (alarm,) = run.doctor.standing
+    (alarm,) = run.monitor.standing
     assert alarm.sentence == "It is queasy. Let it rest." and alarm.evidence == {"look": 0.0} and alarm.images == 4
 
 
@@ -82,7 +82,7 @@ def test_a_family_treats_itself_only_when_asked(asked):
     run = training(ill=(1, 2, 3), auto_remedy=asked)
     told = [kind for kind, _ in notices(run)]
     assert told == (["alarm", "alarm_treated", "alarm_cleared"] if asked else ["alarm", "alarm_cleared"])
-    assert int(run.family.doses) == 3 * asked and run.doctor.alarms[0].treated == ("dose 2" if asked else None)
+    assert int(run.family.doses) == 3 * asked and run.monitor.alarms[0].treated == ("dose 2" if asked else None)
 
 
 @pytest.mark.parametrize("stop", [3, 30, 60])
@@ -94,14 +94,14 @@ def test_a_resumed_training_has_the_same_alarms_findings_and_weights(stop):
     second = training(ill=(1, 2, 4), auto_remedy=True)
     second.restore(first.state())
     assert before + notices(second) == told
-    assert second.doctor.state() == whole.doctor.state()
+    assert second.monitor.state() == whole.monitor.state()
     assert torch.equal(second.family.last.weight, whole.family.last.weight)
     assert int(second.family.doses) == int(whole.family.doses)
 
 
 def test_looks_cost_at_most_a_fiftieth_of_long_trainings():
     for total, batch, rows in ((20_000, 32, 48), (80_000, 32, 1000), (1_200_000, 64, 10_000), (20_000, 8, 5)):
-        steps, probe = look_plan(total, batch, rows)
+        steps, probe = inspection_plan(total, batch, rows)
         assert -(-total // batch) in steps and 1 in steps and len(steps) >= 5 and probe <= rows
         assert len(steps) * probe / 3 < 0.02 * total, (total, rows)
 
@@ -141,7 +141,7 @@ def overfit(count: int) -> list[str]:
     torch.manual_seed(0)
     config = {"images": 8000, "batch_size": 8, "learning_rate": 0.01}
     run = Training(Guesses.create(config, spec), *map(Columns, splits))
-    return [alarm.name for step in run.run() for alarm in run.doctor.alarms if step.images == run.total]
+    return [alarm.name for step in run.run() for alarm in run.monitor.alarms if step.images == run.total]
 
 
 def test_overfitting_is_seen_on_few_images_and_not_on_many():

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from app.core.calls.messages import unpack_inputs
 from app.core.errors import InvalidRequest, TooLarge
 from app.core.store import blobs
-from models import deadline as patience
+from models import deadline
 from models.family import Family
 from models.operations.core.base import Result as Found
 from models.operations.core.base import Rows
@@ -47,7 +47,7 @@ def run_operation(job: RunningJob) -> Result:
     parts = []
     for part in slices(rows):
         job.stop_if_asked()
-        with patience.watched(job.stop_if_asked):
+        with deadline.checking(job.stop_if_asked):
             parts += compute(loaded, operation, params, [part])
         job.progress(sum(map(count, parts)), count(rows))
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -122,7 +122,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
     family, spec = training.family, job.spec
     measured = training.finish()
     metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
-    said = [alarm.sentence for alarm in training.doctor.standing]
+    said = [alarm.sentence for alarm in training.monitor.standing]
     said = list(dict.fromkeys([*said, *family.warnings(measured), *warnings(metrics)]))
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
@@ -148,7 +148,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "config": card["config"],
         "images": training.images,
         "warnings": said,
-        "alarms": [asdict(alarm) for alarm in training.doctor.alarms],
+        "alarms": [asdict(alarm) for alarm in training.monitor.alarms],
     }
     return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
 

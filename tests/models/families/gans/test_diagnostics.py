@@ -44,13 +44,13 @@ def run(small_digits, count: int | None = None, change=None, **config) -> Traini
 
 
 def names(training: Training) -> set[str]:
-    return {alarm.name for alarm in training.doctor.alarms}
+    return {alarm.name for alarm in training.monitor.alarms}
 
 
 def test_a_healthy_run_raises_no_alarm(small_digits):
     training = run(small_digits, augment="none", images=3840)
     assert names(training) == set()
-    assert training.doctor.findings[-1].metrics["gradient_nonfinite"] == 0
+    assert training.monitor.readings[-1].metrics["gradient_nonfinite"] == 0
 
 
 def silent(model: GAN) -> None:
@@ -59,7 +59,7 @@ def silent(model: GAN) -> None:
 
 def test_a_generator_that_makes_one_image_has_collapsed(small_digits):
     training = run(small_digits, augment="none", images=1280, change=silent)
-    (alarm,) = [alarm for alarm in training.doctor.alarms if alarm.name == "mode-collapse"]
+    (alarm,) = [alarm for alarm in training.monitor.alarms if alarm.name == "mode-collapse"]
     assert alarm.evidence["distance"] < 0.1 * alarm.evidence["real_distance"] and "few different" in alarm.cause
 
 
@@ -77,7 +77,7 @@ FEW = {"count": 16, "augment": "none", "r1": 0.0, "minibatch_stddev": False, "ba
 
 def test_a_discriminator_that_knows_few_images_by_heart_overfits_and_is_shown_augmented_ones(small_digits):
     training = run(small_digits, auto_remedy=True, **FEW)
-    alarm = next(alarm for alarm in training.doctor.alarms if alarm.name == "discriminator-overfits")
+    alarm = next(alarm for alarm in training.monitor.alarms if alarm.name == "discriminator-overfits")
     assert alarm.evidence["unseen"] < alarm.evidence["trained"] and "augmented" in alarm.treated
     assert training.family.remedies.value("augment") > 0
     assert float(training.family.adaptive.p) == pytest.approx(training.family.remedies.value("augment"))
@@ -127,7 +127,7 @@ def test_gradients_that_are_not_finite_are_left_out_and_told(small_digits):
         weight.register_hook(lambda slope: slope * (math.inf if next(turns) % 7 == 3 else 1.0))
 
     training = run(small_digits, augment="none", images=1280, change=burst)
-    alarm = next(alarm for alarm in training.doctor.alarms if alarm.name == "non-finite-gradients")
+    alarm = next(alarm for alarm in training.monitor.alarms if alarm.name == "non-finite-gradients")
     assert 0 < alarm.evidence["share"] < 0.5 and "learning_rate" in alarm.remedy
     training.state()  # raises when a weight is not finite
 

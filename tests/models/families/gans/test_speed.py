@@ -92,7 +92,7 @@ def test_no_number_is_read_in_a_step(name, monkeypatch):
 
     for how in ("item", "__bool__", "__float__", "__int__", "tolist", "nonzero"):
         monkeypatch.setattr(torch.Tensor, how, read)
-    training.doctor.steps = set()
+    training.monitor.steps = set()
     training.advance()
 
 
