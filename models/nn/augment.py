@@ -22,6 +22,12 @@ def shift(images: Tensor, most: int, draws: torch.Generator) -> Tensor:
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def jitter(images: Tensor, draws: torch.Generator, noise: float = 0.05) -> Tensor:
+    """Each image (b, c, h, w) in [0, 1] shifted by up to 1/16 of its side, plus Gaussian noise of deviation `noise`."""
+    shifted = shift(images, max(1, min(images.shape[2:]) // 16), draws)
+    return (shifted + noise * torch.randn(shifted.shape, generator=draws, device=shifted.device)).clamp(0, 1)
+
+
 def elastic_warp(images: Tensor, draws: torch.Generator, strength: float = 1.0) -> Tensor:
     """Each image (b, c, h, w) turned, leaned, stretched and moved a little, and bent along a smooth random field.
 

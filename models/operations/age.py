@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.capabilities import Ages, Conditional, Decodes
 from models.families.face_ageing.identity import identity_distance
-from models.families.face_ageing.latent_search import RATE, STEPS, at_ages, latents_of_faces
+from models.families.face_ageing.latent_search import RATE, STEPS, decode_at_ages, find_latents
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
@@ -66,9 +66,9 @@ class Age(Operation):
         with torch.no_grad():
             read = model.age_logits(images).argmax(1)
         shown = torch.where(rows["shown"] == UNREAD, read, rows["shown"])
-        latents = latents_of_faces(model, images, shown, params.latents, (params.steps, RATE))
+        latents = find_latents(model, images, shown, params.latents, (params.steps, RATE))
         with torch.no_grad():
-            faces = at_ages(model, latents, wanted)
+            faces = decode_at_ages(model, latents, wanted)
             person, flat = model.identity_features(images), faces.flatten(0, 1)
             apart = identity_distance(person.repeat_interleave(wanted.shape[1], 0), model.identity_features(flat))
             ages = model.age_logits(flat).softmax(1).max(1)

@@ -1,6 +1,6 @@
-"""Who is shown: a network whose features of one person are alike at every age, and what it learns from.
+"""Identity network: its features are similar for one person at every age. Trained with the supervised contrastive loss.
 
-It learns by contrast: two changed views of every image, and all images of one identity, belong together.
+Two augmented views of each image, and all images of one identity, are positive pairs.
 """
 
 import math
@@ -11,18 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.families.classifiers.base import ClassifierBaseConfig, trunk
-from models.nn.augment import shift
 from models.nn.resnet import ResNetTrunk
 from models.types import DataSpec
 
 FEATURES = 64
-LONGEST = 64  # sides beyond this are scaled down
+LONGEST = 64  # longer sides are scaled down
 TEMPERATURE = 0.2
-NOISE = 0.05
 
 
-class Sight(nn.Module):
-    """A trunk and one linear layer, behind a resize that gradients pass: (b, c, h, w) in [0, 1] -> (b, out)."""
+class SmallResNet(nn.Module):
+    """Differentiable resize, ResNet trunk, linear layer: (b, c, h, w) in [0, 1] -> (b, out)."""
 
     def __init__(self, shape: tuple[int, int, int], out: int, width: int = 16):
         super().__init__()
@@ -36,7 +34,7 @@ class Sight(nn.Module):
 
 
 class TrunkSpec(BaseModel):
-    """The body of a classifier that tells identities apart, and the images it reads."""
+    """The architecture of a classifier of identities, and the channels and size of its images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,8 +49,8 @@ class TrunkSpec(BaseModel):
         return cls(channels=data.channels, height=data.height, width=data.width, config=ClassifierBaseConfig(**fields))
 
 
-class AdoptedSight(nn.Module):
-    """The features below the last layer of a classifier, for images of another size or number of channels."""
+class ClassifierTrunk(nn.Module):
+    """Features below the last layer of a classifier, for images of any size and number of channels."""
 
     def __init__(self, spec: TrunkSpec):
         super().__init__()
@@ -66,33 +64,26 @@ class AdoptedSight(nn.Module):
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (b, c, h, w) at another size, without aliasing."""
+    """Images (b, c, h, w), bilinearly resized with antialiasing."""
     if images.shape[2:] == size:
         return images
     return F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def changed(images: Tensor, draws: torch.Generator) -> Tensor:
-    """Each image moved by up to a sixteenth of its side, under a little noise: still the same person."""
-    moved = shift(images, max(1, min(images.shape[2:]) // 16), draws)
-    noise = torch.randn(moved.shape, generator=draws, device=moved.device)
-    return (moved + NOISE * noise).clamp(0, 1)
+def supervised_contrastive_loss(features: Tensor, identities: Tensor) -> Tensor:
+    """Khosla et al. 2020, eq. 2, of features (n, f) with identities (n,), each of which occurs at least twice.
 
-
-def contrast(features: Tensor, identities: Tensor) -> Tensor:
-    """The supervised contrastive loss (Khosla et al. 2020, eq. 2) of features (n, f), each identity twice or more.
-
-    log n without any knowledge; only images of other identities push apart.
+    -1/|P(i)| sum_{p in P(i)} log(exp(z_i z_p / t) / sum_{a != i} exp(z_i z_a / t)), averaged over i; P(i) are the other
+    images of the identity of i, z unit features, t the temperature. About log n for random features.
     """
     unit = F.normalize(features, dim=1)
     logits = unit @ unit.T / TEMPERATURE
-    same = identities[:, None] == identities[None]
     itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    shares = logits.masked_fill(itself, -math.inf).log_softmax(1).masked_fill(itself, 0.0)
-    alike = same & ~itself
-    return -((shares * alike).sum(1) / alike.sum(1).clamp_min(1)).mean()
+    log_probability = logits.masked_fill(itself, -math.inf).log_softmax(1).masked_fill(itself, 0.0)
+    positive = (identities[:, None] == identities[None]) & ~itself
+    return -((log_probability * positive).sum(1) / positive.sum(1).clamp_min(1)).mean()
 
 
 def identity_distance(one: Tensor, other: Tensor) -> Tensor:
-    """1 - cosine of features (b, f): 0 for the same person, about 1 for strangers, at most 2."""
+    """1 - cosine similarity of features (b, f): 0 for the same person, about 1 for different ones, at most 2."""
     return 1 - F.cosine_similarity(one, other, dim=1, eps=1e-6)

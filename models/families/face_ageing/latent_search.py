@@ -1,4 +1,4 @@
-"""The latents of a face, found in three ways, and how well it stays the same person when its age is changed."""
+"""Search for the latents of a face, and measures of face ageing: is it the same person, and of the requested age?"""
 
 from typing import Literal
 
@@ -13,90 +13,91 @@ from models.families.face_ageing.identity import identity_distance
 
 Variant = Literal["z0", "pixel", "identity"]
 VARIANTS: tuple[Variant, ...] = ("z0", "pixel", "identity")
-PIXELS, PULL = 2.0, 1e-3
-"""Weight of mean |x - G| beside identity; with a tenth of a pixel's, pictures drift to what only the network likes."""
+PIXEL_WEIGHT = 2.0  # of mean |x - G|; with 0.2 images become adversarial examples of the identity network
+NORM_WEIGHT = 1e-3  # of the deviation of the latents' norm from that of the prior
 STEPS, RATE = 100, 0.1
-PEOPLE, NUMBERS = 32, 1 << 19  # faces that are measured, and the numbers in all of their images
+MOST_FACES, MOST_PIXELS = 32, 1 << 19  # that are measured
 
 
-def latents_of_faces(
-    model, images: Tensor, groups: Tensor, variant: Variant, pace: tuple[int, float] = (STEPS, RATE)
+def find_latents(
+    model, images: Tensor, groups: Tensor, variant: Variant, steps_and_rate: tuple[int, float] = (STEPS, RATE)
 ) -> Tensor:
-    """(b, d): latents whose picture at the age shown, `groups` (b,), is the face; the age itself is never changed.
+    """(b, d): latents that decode to the faces (b, c, h, w) at the ages that they show, `groups` (b,).
 
-    `z0` is the encoder's guess. `pixel` descends from it on the distance of pixels, `identity` on
-    |f(x) - f(G(z, y))|^2 of unit identity features (eq. 4 of Antipov et al. 2017) and on pixels.
+    `z0` are the encoder's latents. From there, `pixel` minimises the distance of pixels, and `identity`
+    |f(x) - f(G(z, y))|^2 with unit identity features f (Antipov et al. 2017, eq. 4) plus the distance of pixels.
     """
     with torch.no_grad():
         start = model.encode(images)
-        person = F.normalize(model.identity_features(images), dim=1)
+        identity = F.normalize(model.identity_features(images), dim=1)
 
-    def by_pixels(latents: Tensor) -> Tensor:
+    def pixel_loss(latents: Tensor) -> Tensor:
         return distance(model.decode(latents, groups), images)
 
-    def by_identity(latents: Tensor) -> Tensor:
-        made = model.decode(latents, groups)
-        apart = (person - F.normalize(model.identity_features(made), dim=1)).square().sum(1)
-        return apart + PIXELS * (made - images).abs().flatten(1).mean(1)
+    def identity_loss(latents: Tensor) -> Tensor:
+        decoded = model.decode(latents, groups)
+        error = (identity - F.normalize(model.identity_features(decoded), dim=1)).square().sum(1)
+        return error + PIXEL_WEIGHT * (decoded - images).abs().flatten(1).mean(1)
 
     if variant == "z0":
         return start
-    return descend(start, by_pixels if variant == "pixel" else by_identity, pace, PULL)
+    return descend(start, pixel_loss if variant == "pixel" else identity_loss, steps_and_rate, NORM_WEIGHT)
 
 
-def at_ages(model, latents: Tensor, groups: Tensor) -> Tensor:
-    """Latents (b, d) at the ages `groups` (b, k) -> pictures (b, k, c, h, w)."""
-    each = latents.repeat_interleave(groups.shape[1], 0)
-    return model.decode(each, groups.flatten()).unflatten(0, groups.shape)
+def decode_at_ages(model, latents: Tensor, groups: Tensor) -> Tensor:
+    """Latents (b, d) and ages `groups` (b, k) -> images (b, k, c, h, w)."""
+    repeated = latents.repeat_interleave(groups.shape[1], 0)
+    return model.decode(repeated, groups.flatten()).unflatten(0, groups.shape)
 
 
-def ageing_report(model, train: Columns, validation: Columns) -> dict[str, float]:
-    """Of unseen faces at every age: distances of identity by each way to find latents, and whether the age is right.
+def evaluate_ageing(model, train: Columns, validation: Columns) -> dict[str, float]:
+    """Unseen faces decoded at every age: identity distance and age agreement, by variant of the search.
 
-    The age is read by the model's own reader, which learned from real images after the generator was finished, so no
-    picture was made to please it; `age_accuracy` is its share of right answers on unseen real ones. `_same` is at the
-    age the face has. Baselines: the face itself, the nearest training image of the wanted age, the mean of that age.
+    `age_agreement` is the fraction of images of the requested age, as read by the age reader, which was trained on real
+    images only; `age_accuracy` is its accuracy on unseen real images. `_same` means at the age of the face. Baselines:
+    `_copy` is the face itself, `_nearest` the nearest training image of the requested age, `_mean` the mean of them.
     """
-    count = max(2, min(PEOPLE, NUMBERS // model.data.pixels))
+    count = max(2, min(MOST_FACES, MOST_PIXELS // model.data.pixels))
     images = torch.cat(list(spread(validation, limit=count))).to(model.device)
     truth = torch.cat(list(spread(validation, "labels", limit=count))).to(model.device)
-    wanted = torch.arange(len(model.age_groups), device=model.device).expand(len(images), -1)
-    found: dict[str, float] = {}
+    ages = torch.arange(len(model.age_groups), device=model.device).expand(len(images), -1)
+    metrics: dict[str, float] = {}
     for variant in VARIANTS:
         with torch.enable_grad():
-            latents = latents_of_faces(model, images, truth, variant).detach()
+            latents = find_latents(model, images, truth, variant).detach()
         same = model.decode(latents, truth)
-        found[f"identity_distance_{variant}_same"] = _apart(model, images, same[:, None])
-        found |= _judged(model, images, at_ages(model, latents, wanted), wanted, f"_{variant}")
-    found |= _judged(model, images, images[:, None].expand(-1, wanted.shape[1], -1, -1, -1), wanted, "_copy")
-    for name, faces in _baselines(images, wanted.shape[1], train).items():
-        found |= _judged(model, images, faces, wanted, f"_{name}")
-    read = torch.cat([model.age_logits(part) for part in images.split(CHUNK)]).argmax(1)
-    return found | {"age_accuracy": float((read == truth).double().mean())}
+        metrics[f"identity_distance_{variant}_same"] = _mean_identity_distance(model, images, same[:, None])
+        metrics |= _measures(model, images, decode_at_ages(model, latents, ages), ages, f"_{variant}")
+    metrics |= _measures(model, images, images[:, None].expand(-1, ages.shape[1], -1, -1, -1), ages, "_copy")
+    for name, faces in _baselines(images, ages.shape[1], train).items():
+        metrics |= _measures(model, images, faces, ages, f"_{name}")
+    predicted = torch.cat([model.age_logits(part) for part in images.split(CHUNK)]).argmax(1)
+    return metrics | {"age_accuracy": float((predicted == truth).double().mean())}
 
 
-def _judged(model, images: Tensor, faces: Tensor, wanted: Tensor, ending: str) -> dict[str, float]:
-    read = torch.cat([model.age_logits(part) for part in faces.flatten(0, 1).split(CHUNK)]).argmax(1)
+def _measures(model, images: Tensor, faces: Tensor, ages: Tensor, suffix: str) -> dict[str, float]:
+    """Of faces (b, k, c, h, w) of the people in images (b, c, h, w), requested at `ages` (b, k)."""
+    predicted = torch.cat([model.age_logits(part) for part in faces.flatten(0, 1).split(CHUNK)]).argmax(1)
     return {
-        f"identity_distance{ending}": _apart(model, images, faces),
-        f"age_agreement{ending}": float((read == wanted.flatten()).double().mean()),
+        f"identity_distance{suffix}": _mean_identity_distance(model, images, faces),
+        f"age_agreement{suffix}": float((predicted == ages.flatten()).double().mean()),
     }
 
 
-def _apart(model, images: Tensor, faces: Tensor) -> float:
-    """Mean identity distance of faces (b, k, c, h, w) from images (b, c, h, w)."""
-    mine = model.identity_features(images).repeat_interleave(faces.shape[1], 0)
-    theirs = torch.cat([model.identity_features(part) for part in faces.flatten(0, 1).split(CHUNK)])
-    return float(identity_distance(mine, theirs).mean())
+def _mean_identity_distance(model, images: Tensor, faces: Tensor) -> float:
+    """Between faces (b, k, c, h, w) and the images (b, c, h, w) of the same people."""
+    of_images = model.identity_features(images).repeat_interleave(faces.shape[1], 0)
+    of_faces = torch.cat([model.identity_features(part) for part in faces.flatten(0, 1).split(CHUNK)])
+    return float(identity_distance(of_images, of_faces).mean())
 
 
 def _baselines(images: Tensor, groups: int, train: Columns) -> dict[str, Tensor]:
-    """For each image and group (b, k, c, h, w): the nearest training image of the group, and the group's mean."""
-    known, labels = torch.cat(list(spread(train))), torch.cat(list(spread(train, "labels")))
+    """(b, k, c, h, w) each: for every image and group the nearest training image of the group, and the group's mean."""
+    candidates, labels = torch.cat(list(spread(train))), torch.cat(list(spread(train, "labels")))
     near, mean = [], []
     for group in range(groups):
-        mine = known[labels == group] if bool((labels == group).any()) else known
-        index = nearest(images.cpu().flatten(1), mine.flatten(1))[1][:, 0]
-        near.append(mine[index])
-        mean.append(mine.mean(0, keepdim=True).expand_as(near[-1]))
-    return {name: torch.stack(each, 1).to(images.device) for name, each in (("nearest", near), ("mean", mean))}
+        of_group = candidates[labels == group] if bool((labels == group).any()) else candidates
+        index = nearest(images.cpu().flatten(1), of_group.flatten(1))[1][:, 0]
+        near.append(of_group[index])
+        mean.append(of_group.mean(0, keepdim=True).expand_as(near[-1]))
+    return {name: torch.stack(faces, 1).to(images.device) for name, faces in (("nearest", near), ("mean", mean))}

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.families.face_ageing.identity import changed
-from models.nn.augment import elastic_warp
+from models.nn.augment import elastic_warp, jitter
 from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 
 SURE = 0.9  # probability from which a label read in a real image is taught
@@ -51,11 +50,11 @@ class LabelReader(nn.Module):
     def loss(self, simulated: Tensor, labels: Tensor, real: Tensor, progress: float, draws: torch.Generator) -> Tensor:
         """Cross-entropy of `labels` in bent simulated images, and of the labels it is sure of in bent real ones."""
         with torch.no_grad():
-            shares = self(changed(real, draws)).softmax(1)
+            shares = self(jitter(real, draws)).softmax(1)
             self.read.lerp_(shares.mean(0), 1 - MEMORY)
             self.told.lerp_(F.one_hot(labels, len(self.told)).to(shares.dtype).mean(0), 1 - MEMORY)
             sure, read = self.corrected(shares).max(1)
-        views = changed(elastic_warp(torch.cat([simulated, real]), draws), draws)
+        views = jitter(elastic_warp(torch.cat([simulated, real]), draws), draws)
         known, guessed = self(views).split([len(simulated), len(real)])
         unsure = F.cross_entropy(guessed, read, reduction="none") * (sure > SURE)
         return F.cross_entropy(known, labels) + min(1.0, progress / RISE) * unsure.mean()

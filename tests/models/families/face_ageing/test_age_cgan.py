@@ -11,8 +11,8 @@ from models.data import Columns
 from models.families.classifiers.classifier import Classifier
 from models.families.face_ageing.age_cgan import AgeCGAN
 from models.families.face_ageing.age_groups import boundaries_of, group_named, groups_of, names_of
-from models.families.face_ageing.identity import contrast, identity_distance
-from models.families.face_ageing.latent_search import latents_of_faces
+from models.families.face_ageing.identity import identity_distance, supervised_contrastive_loss
+from models.families.face_ageing.latent_search import find_latents
 from models.operations.age import Age
 from models.seeds import generator
 from models.training.loop import Training
@@ -67,7 +67,7 @@ def test_ages_that_no_usual_boundary_parts_are_cut_into_equal_parts():
 def test_one_age_alone_is_no_data_for_ageing():
     spec, _, _ = dataset("attributes")
     alone = DataSpec(spec.layout, 8, 8, 1, None, spec.columns, ages=(30.0, 30.0))
-    with pytest.raises(DataError, match="one age"):
+    with pytest.raises(DataError, match="same age"):
         AgeCGAN.create({}, alone)
 
 
@@ -107,8 +107,8 @@ def test_every_stage_teaches_its_own_networks_alone():
             name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
         }
         seen.append((model.stage, moved))
-    assert [stage for stage, _ in seen] == ["players"] * 7 + ["encoder"] + ["recognisers"] * 2
-    assert all(moved == {"gan"} for stage, moved in seen if stage == "players")
+    assert [stage for stage, _ in seen] == ["gan"] * 7 + ["encoder"] + ["recognisers"] * 2
+    assert all(moved == {"gan"} for stage, moved in seen if stage == "gan")
     assert seen[7][1] == {"gan", "encoder"}  # the averaged generator settles once
     assert seen[8][1] == seen[9][1] == {"reader", "identifier"}
 
@@ -127,8 +127,8 @@ def finished(training: Training) -> dict[str, float]:
 def test_the_contrast_is_that_of_the_paper_and_pulls_one_person_together():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     same = -math.log(math.exp(5) / (math.exp(5) + 2))  # cosine 1 at temperature .2 against twice cosine 0
-    assert contrast(features, torch.tensor([0, 1, 1, 0])).item() == pytest.approx(same, rel=1e-5)
-    assert contrast(features, torch.tensor([0, 0, 1, 1])).item() > 5
+    assert supervised_contrastive_loss(features, torch.tensor([0, 1, 1, 0])).item() == pytest.approx(same, rel=1e-5)
+    assert supervised_contrastive_loss(features, torch.tensor([0, 0, 1, 1])).item() > 5
     assert identity_distance(features[:2], features[2:]).tolist() == pytest.approx([1, 1])
 
 
@@ -149,8 +149,9 @@ def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it
 
 
 def test_identity_by_a_model_needs_one():
-    with pytest.raises(ConfigError, match="init_from"):
+    with pytest.raises(ConfigError, match="identity=model") as caught:
         finished(build(identity="model"))
+    assert "init_from" in caught.value.remedy
 
 
 def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
@@ -162,12 +163,12 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
     images = model.decode(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), groups)
     apart, pixels = {}, {}
     for variant in ("z0", "pixel", "identity"):
-        latents = latents_of_faces(model, images, groups, variant, (40, 0.1)).detach()
+        latents = find_latents(model, images, groups, variant, (40, 0.1)).detach()
         made = model.decode(latents, groups)
         apart[variant] = float(identity_distance(model.identity_features(images), model.identity_features(made)).mean())
         pixels[variant] = float((made - images).square().mean())
         company = torch.cat([1 - images[:1], images[1:2], images[:1]])
-        assert torch.equal(latents_of_faces(model, company, groups, variant, (40, 0.1))[1], latents[1])
+        assert torch.equal(find_latents(model, company, groups, variant, (40, 0.1))[1], latents[1])
     assert apart["identity"] < 0.5 * apart["z0"] and pixels["pixel"] < 0.5 * pixels["z0"]
 
 
@@ -243,5 +244,5 @@ def test_a_rare_age_is_shown_as_often_as_the_others():
     model = AgeCGAN.create(SHORT, spec)
     model.before_training(few)
     batch = {"images": torch.arange(40.0).reshape(40, 1, 1, 1), "labels": torch.tensor([0] * 36 + [1] * 4)}
-    shown = [model._evened(batch, StepContext(0, 40, 0, 0, generator(0, step)))["labels"] for step in range(50)]
+    shown = [model._balanced(batch, StepContext(0, 40, 0, 0, generator(0, step)))["labels"] for step in range(50)]
     assert torch.cat(shown).float().mean() == pytest.approx(0.5, abs=0.05)
