@@ -1,4 +1,4 @@
-"""A dataset beside a model: which of its images an operation looks at, and what the model makes of them."""
+"""A dataset as an operation reads it beside the model: selections of images, and what the model computes for them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from models.types import DataError, DataSpec, InputError
 CHUNK = 256
 Split = Literal["all", "train", "validation"]
 Cache = Callable[[str, int, Callable[[], Tensor]], Tensor]
-"""(name, numbers that go through the network, how to compute) -> rows, computed now or known from before."""
+"""(name, pixel values that go through the network, how to compute) -> rows, computed now or read from a cache."""
 
 
 def uncached(name: str, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
-    """Keeps nothing."""
+    """Computes every time."""
     return compute()
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Some images: `positions` (n,) count through all of them, the training images first."""
+    """Some images: `positions` (N,) count through the whole dataset, the training images first."""
 
     split: str
     positions: Tensor
@@ -35,9 +35,10 @@ class Selection:
 
 
 class DatasetView:
-    """`classes` are those of the dataset, which need not be the model's.
+    """The dataset `name` beside `model`; its classes need not be those of the model.
 
-    Raises DataError for a dataset without images, or with images of another size than the model's.
+    `cache` may store measures, `tick` is called before each batch and may raise to stop. Raises DataError for a
+    dataset without images, or with images of another size than the model's.
     """
 
     def __init__(
@@ -47,63 +48,67 @@ class DatasetView:
         self.model, self.name, self.data, self.cache, self.tick = model, name, data, cache, tick
         self.sides = {split: columns for split, columns in sides.items() if "images" in columns and len(columns)}
         if not self.sides:
-            raise DataError(f"the dataset {name} has no column images to look at", "dataset")
+            raise DataError(f"The dataset {name} has no column images.", "dataset")
         check_shape(model, data)
 
-    def pick(self, split: Split = "all", most: int | None = None) -> Selection:
-        """All images of a split, or `most` of them evenly spaced. Raises InputError for a split without images."""
+    def select(self, split: Split = "all", limit: int | None = None) -> Selection:
+        """All images of a split, or `limit` of them evenly spaced. Raises InputError for a split without images."""
         counts = {side: len(columns) for side, columns in self.sides.items()}
         if split != "all" and split not in counts:
-            raise InputError(f"the dataset {self.name} has no {split} images", "split", "ask for split=all")
+            raise InputError(f"The dataset {self.name} has no {split} images.", "split", "Use split=all.")
         start = counts["train"] if split == "validation" and "train" in counts else 0
         total = sum(counts.values()) if split == "all" else counts[split]
-        if most is None or most >= total:
+        if limit is None or limit >= total:
             return Selection(split, torch.arange(start, start + total))
-        return Selection(split, start + torch.linspace(0, total - 1, most, dtype=torch.float64).long())
+        return Selection(split, start + torch.linspace(0, total - 1, limit, dtype=torch.float64).long())
 
     def position(self, split: str, index: int) -> int:
-        """Where row `index` of a split stands among all. Raises InputError when there is no such row."""
+        """The position of row `index` of a split in the whole dataset. Raises InputError if there is no such row."""
         count = len(self.sides.get(split, ()))
         if not 0 <= index < count:
-            raise InputError(f"the dataset {self.name} has {count} {split} images, counted from 0", "index")
+            detail = f"The dataset {self.name} has {count} {split} images, with index from 0; you sent {index}."
+            raise InputError(detail, "index")
         return index + (len(self.sides["train"]) if split == "validation" and "train" in self.sides else 0)
 
-    def places(self, positions: Tensor) -> list[dict]:
-        """The split, index and, where there are labels, label of each position."""
-        found, labels = [], self.labels(positions)
+    def describe(self, positions: Tensor) -> list[dict]:
+        """For JSON: the split, index and, if the dataset is labelled, label of each position."""
+        items, labels = [], self.labels(positions)
         for row, position in enumerate(positions.tolist()):
             split, index = self._place(position)
-            found.append({"split": split, "index": index} | ({} if labels is None else self._label(int(labels[row]))))
-        return found
+            items.append({"split": split, "index": index} | ({} if labels is None else self._label(int(labels[row]))))
+        return items
 
     def images(self, positions: Tensor) -> Tensor:
-        """(n, c, h, w) in [0, 1], on the CPU."""
+        """(N, C, H, W) in [0, 1], on the CPU."""
         return self.column("images", positions)
 
     def labels(self, positions: Tensor) -> Tensor | None:
-        """(n,) class indices; None for a dataset without labels."""
+        """(N,) class indices; None for a dataset without labels."""
         labelled = all("labels" in columns for columns in self.sides.values())
         return self.column("labels", positions) if labelled else None
 
     def column(self, name: str, positions: Tensor) -> Tensor:
         """Rows of one column, in the order of `positions`."""
-        found, start = None, 0
+        values, start = None, 0
         for columns in self.sides.values():
             inside = (positions >= start) & (positions < start + len(columns))
             rows = columns.rows(positions[inside] - start, [name])[name].cpu()
-            found = rows.new_empty(len(positions), *rows.shape[1:]) if found is None else found
-            found[inside] = rows
+            values = rows.new_empty(len(positions), *rows.shape[1:]) if values is None else values
+            values[inside] = rows
             start += len(columns)
-        return found
+        return values
 
     def codes(self, selection: Selection) -> Tensor:
-        """(n, latent_dim) codes, on the CPU. Raises InputError when the model does not encode."""
+        """(N, latent_dim) codes, on the CPU. Raises InputError if the model does not encode."""
         if not isinstance(self.model, Encodes):
-            raise InputError(f"a model of family {self.model.name} does not encode images", "dataset")
+            raise InputError(f"A model of family {self.model.name} does not encode images.", "dataset")
         return self.measure("codes", selection, self.model.encode)
 
     def measure(self, name: str, selection: Selection, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Rows that `function`, known by `name`, gives for the images, on the CPU."""
+        """`function` of the selected images, in batches, on the CPU; cached under `name`.
+
+        Raises DataError for values that are not finite.
+        """
 
         def compute() -> Tensor:
             parts = []
@@ -111,10 +116,10 @@ class DatasetView:
                 for part in selection.positions.split(CHUNK):
                     self.tick()
                     parts.append(function(self.images(part).to(self.model.device)).cpu())
-            found = torch.cat(parts)
-            if not torch.isfinite(found).all():
-                raise DataError(f"the model gives numbers that are not finite for images of {self.name}", "dataset")
-            return found
+            values = torch.cat(parts)
+            if not torch.isfinite(values).all():
+                raise DataError(f"The model's output for images of {self.name} is not finite.", "dataset")
+            return values
 
         return self.cache(f"{name}-{selection.split}-{len(selection)}", len(selection) * self.data.pixels, compute)
 
@@ -127,13 +132,13 @@ class DatasetView:
 
 
 def check_shape(model: Family, data: DataSpec) -> None:
-    """Raises DataError when the dataset's images have another size than the model's."""
+    """Raises DataError if the dataset's images have another size than the model's."""
     if data.shape == model.data.shape:
         return
-    given, wanted = ("x".join(map(str, shape)) for shape in (data.shape, model.data.shape))
+    theirs, ours = ("x".join(map(str, shape)) for shape in (data.shape, model.data.shape))
     raise DataError(
-        f"the dataset's images are {given} (channels, height, width), the model's {wanted}",
+        f"The dataset's images are {theirs} (channels, height, width); the model takes {ours}.",
         "dataset",
-        f"import the dataset again with image_size={model.data.height}x{model.data.width}"
-        f"&channels={model.data.channels}",
+        f"Import the dataset again with image_size={model.data.height}x{model.data.width}"
+        f"&channels={model.data.channels}.",
     )

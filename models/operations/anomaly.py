@@ -38,7 +38,7 @@ class Anomaly(Operation):
 
     def rows(self, model: Family, inputs: Tensor, params: AnomalyParams) -> Rows:
         if params.split is not None:
-            self.view.pick(params.split)
+            self.view.select(params.split)
         return {"inputs": inputs}
 
     def batch_key(self, params: AnomalyParams) -> tuple:
@@ -78,15 +78,15 @@ class Anomaly(Operation):
 def at_home(view: DatasetView, split: Split | None) -> tuple[Familiar, Tensor]:
     """What is usual for the images of a dataset, and the PCA basis it was measured with."""
     split = split or ("validation" if "validation" in view.sides else "all")
-    selection = view.pick(split, HOME)
+    selection = view.select(split, HOME)
     if len(selection) < 2:
         raise InputError("one image does not say what is usual", "dataset", "name a dataset with more images")
     learned = "train" if split == "validation" and "train" in view.sides else split
-    few = view.pick(learned, min(HOME, enough_for_pca(view.data.pixels)))
+    few = view.select(learned, min(HOME, enough_for_pca(view.data.pixels)))
     dimensions = view.model.latent_dim
     key = f"pca-{learned}-{len(few)}-{dimensions}"
     basis = view.cache(key, 0, lambda: pca_basis(view.images(few.positions), dimensions))
     rows = view.measure("errors", selection, measure(view.model, basis))
     bounded = bound(view.model)
-    bounds = view.measure("bounds", view.pick(split, BOUNDED), bounded) if bounded else None
+    bounds = view.measure("bounds", view.select(split, BOUNDED), bounded) if bounded else None
     return Familiar(Measured.from_rows(rows, bounds)), basis

@@ -82,7 +82,7 @@ class Directions(Operation):
 
 def class_mean(view: DatasetView, label: int | str, field: str, split: Split) -> Tensor:
     """(latent_dim,): the mean code of a class. Raises InputError naming `field`."""
-    selection = view.pick(split, MEASURED)
+    selection = view.select(split, MEASURED)
     labels = view.labels(selection.positions)
     if labels is None:
         raise InputError(f"the dataset {view.name} has no labels", "dataset", "name a dataset with classes")

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Decodes, Encodes, takes_labels
-from models.evaluation import embedding as neighbourhood
+from models.evaluation import embedding
 from models.evaluation.dataset_view import Selection, Split
 from models.evaluation.metrics import nearest
 from models.family import Family
@@ -53,9 +53,9 @@ class Map(Operation):
     Params = MapParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: MapParams) -> Rows:
-        selection = self.view.pick(params.split, params.images)
+        selection = self.view.select(params.split, params.images)
         if params.embedding != "none":
-            neighbourhood.check(params.embedding, len(selection), EMBEDDABLE)
+            embedding.check(params.embedding, len(selection), EMBEDDABLE)
         codes = self.view.codes(selection)
         plane = Plane.through(codes)
         x, y = (ticks(column, max(1, params.atlas)) for column in plane.place(codes).T)
@@ -70,13 +70,13 @@ class Map(Operation):
         return {"images": decode(model, rows["inputs"], rows)}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: MapParams) -> Result:
-        selection = self.view.pick(params.split, params.images)
+        selection = self.view.select(params.split, params.images)
         codes, images = self.view.codes(selection), self.view.images(selection.positions)
         plane = Plane.through(codes)
         places = plane.place(codes)
         items = [
             where | {"x": x, "y": y}
-            for where, (x, y) in zip(self.view.places(selection.positions), places.tolist(), strict=True)
+            for where, (x, y) in zip(self.view.describe(selection.positions), places.tolist(), strict=True)
         ]
         labels = self.view.labels(selection.positions)
         facts = {
@@ -85,12 +85,12 @@ class Map(Operation):
             "explained": plane.explained,
             "centre": plane.centre.tolist(),
             "axes": plane.axes.tolist(),
-            "quality": neighbourhood.quality(images.flatten(1), codes, places, labels),
+            "quality": embedding.quality(images.flatten(1), codes, places, labels),
             "items": items,
         }
         if params.embedding != "none":
             key = f"{params.embedding}-{params.split}-{len(selection)}"
-            embedded = self.view.cache(key, 0, lambda: neighbourhood.embed(params.embedding, codes))
+            embedded = self.view.cache(key, 0, lambda: embedding.embed(params.embedding, codes))
             facts["embedding"] = looked_at(params.embedding, embedded, images, labels)
         sheets = {"sprites": tiled(thumbnails(images, params.thumbnail))}
         if params.atlas:
@@ -128,5 +128,5 @@ def looked_at(method: str, places: Tensor, images: Tensor, labels: Tensor | None
         "for_looking_only": True,
         "invertible": False,
         "points": places.tolist(),
-        "quality": neighbourhood.of_map(images.flatten(1), places, labels),
+        "quality": embedding.map_quality(images.flatten(1), places, labels),
     }

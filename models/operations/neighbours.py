@@ -35,11 +35,11 @@ class Neighbours(Samples):
 
     def result(self, model: Family, rows: Rows, found: Rows, params: NeighboursParams) -> Result:
         drawn = super().result(model, rows, found, params)
-        selection = self.view.pick("train")
+        selection = self.view.select("train")
         distances, positions = nearest(self.view, selection, drawn.images, "pixels", 1)
         usual = usual_distance(self.view)
         items = drawn.facts.get("items") or [{}] * len(drawn.images)
-        places = self.view.places(positions[:, 0])
+        places = self.view.describe(positions[:, 0])
         items = [
             item | {"nearest": place | {"distance": distance}} | ({} if usual is None else {"copied": distance < usual})
             for item, place, distance in zip(items, places, distances[:, 0].tolist(), strict=True)
@@ -58,7 +58,7 @@ def usual_distance(view: DatasetView) -> float | None:
         return None
 
     def compute() -> Tensor:
-        unseen = view.images(view.pick("validation", UNSEEN).positions)
-        return nearest(view, view.pick("train"), unseen, "pixels", 1)[0][:, 0]
+        unseen = view.images(view.select("validation", UNSEEN).positions)
+        return nearest(view, view.select("train"), unseen, "pixels", 1)[0][:, 0]
 
     return float(view.cache("usual-distances", 0, compute).quantile(USUAL))

@@ -24,7 +24,7 @@ class Search(Operation):
 
     def rows(self, model: Family, inputs, params: SearchParams) -> Rows:
         check_metric(params.metric, inputs)
-        self.view.pick(params.split, params.images)
+        self.view.select(params.split, params.images)
         return {"inputs": inputs if inputs.ndim == 4 else fitting_latents(model, inputs)}
 
     def batch_key(self, params: SearchParams) -> tuple:
@@ -34,6 +34,6 @@ class Search(Operation):
         return {"codes": model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: SearchParams) -> Result:
-        selection = self.view.pick(params.split, params.images)
+        selection = self.view.select(params.split, params.images)
         queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
         return matched(self.view, *nearest(self.view, selection, queries, params.metric, params.neighbours))

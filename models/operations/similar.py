@@ -41,7 +41,7 @@ class Similar(Operation):
         return {"codes": model.encode(rows["inputs"])}
 
     def result(self, model: Family, rows: Rows, found: Rows, params: SimilarParams) -> Result:
-        own, selection = self.view.position(params.of, params.index), self.view.pick(params.split, params.images)
+        own, selection = self.view.position(params.of, params.index), self.view.select(params.split, params.images)
         queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
         distances, positions = nearest(self.view, selection, queries, params.metric, params.neighbours + 1)
         others = (positions[0] != own).nonzero()[: params.neighbours, 0]

@@ -48,7 +48,7 @@ class AnomalyReport(Report):
 
     def run(self, subject: Subject, params: AnomalyParams, kept: Any = None) -> Run:
         view = view_of(subject)
-        selection = view.pick(params.split, params.images)
+        selection = view.select(params.split, params.images)
         if len(selection) < 2:
             raise DataError("one image cannot be ranked", "dataset", "look at split: all, or at a larger dataset")
         home = subject.home or subject.validation or subject.train
@@ -69,7 +69,7 @@ class AnomalyReport(Report):
             facts |= {f"threshold_{share}": threshold, f"above_{share}": above}
         if strange is not None:
             facts |= {f"{k}_{name}": v for k, rival in scores.items() for name, v in judge(rival, strange).items()}
-        places = view.places(selection.positions)
+        places = view.describe(selection.positions)
         order = scores["model"].argsort(descending=True, stable=True)[:RANKED].tolist()
         lonely = alone.argsort(descending=True, stable=True)[:RANKED].tolist()
         pairs = near_duplicates(view, selection, places, *twins)

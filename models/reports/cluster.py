@@ -38,7 +38,7 @@ class ClusterReport(Report):
 
     def run(self, subject: Subject, params: ClusterParams, kept: Any = None) -> Run:
         view = view_of(subject)
-        selection = view.pick(params.split, params.images)
+        selection = view.select(params.split, params.images)
         count = params.clusters or len(subject.data.classes or ()) or 10
         if count >= len(selection):
             raise DataError(

@@ -77,7 +77,7 @@ def _reference(view: DatasetView, selection: Selection, metric: Metric):
 
 def matched(view: DatasetView, distances: Tensor, positions: Tensor) -> Result:
     """For each query its matches, and one row of thumbnails."""
-    places = view.places(positions.flatten())
+    places = view.describe(positions.flatten())
     found = [
         place | {"distance": distance} for place, distance in zip(places, distances.flatten().tolist(), strict=True)
     ]

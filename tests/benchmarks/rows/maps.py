@@ -2,8 +2,7 @@
 
 import torch
 
-from models.evaluation import embedding as neighbourhood
-from models.evaluation import metrics
+from models.evaluation import embedding, metrics
 from models.evaluation.clustering import Clustering
 from models.nn.plane import Plane
 from models.reports.cluster import label_facts
@@ -21,9 +20,9 @@ def map_of_two(subject: Subject) -> Found:
     images, labels = with_labels(subject.validation, LOOKED_AT)
     pixels = images.flatten(1)
     rivals = {"PCA of pixels": Plane.through(pixels).place(pixels), "all pixels": pixels}
-    beside = {name: 100 * neighbourhood.leave_one_out(rows, labels) for name, rows in rivals.items()}
+    beside = {name: 100 * embedding.leave_one_out(rows, labels) for name, rows in rivals.items()}
     codes = metrics.gather(subject.validation, run.model.encode, torch.device("cpu"), LOOKED_AT)
-    return Found(100 * neighbourhood.leave_one_out(codes, labels), beside, run.note, run.short)
+    return Found(100 * embedding.leave_one_out(codes, labels), beside, run.note, run.short)
 
 
 def groups(subject: Subject) -> Found:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from models.evaluation import embedding as neighbourhood
+from models.evaluation import embedding
 from models.evaluation.dataset_view import DatasetView
 from models.families.autoencoders.vae import VAE
 from models.nn.plane import Plane
@@ -60,34 +60,34 @@ def test_trustworthiness_is_the_librarys():
 
     rows, places = codes(60, 6), codes(60, 2, seed=1)
     for mapped in (places, rows[:, :2]):
-        found = neighbourhood.trustworthiness(rows, mapped, neighbours=7)
+        found = embedding.trustworthiness(rows, mapped, neighbours=7)
         assert found == pytest.approx(trustworthiness(rows.numpy(), mapped.numpy(), n_neighbors=7))
-    assert neighbourhood.trustworthiness(rows, rows) == 1
-    assert neighbourhood.trustworthiness(rows[:10], rows[:10]) is None
+    assert embedding.trustworthiness(rows, rows) == 1
+    assert embedding.trustworthiness(rows[:10], rows[:10]) is None
 
 
 def test_neighbours_that_agree_vote_for_their_class():
     rows = torch.cat([torch.randn(10, 3), torch.randn(10, 3) + 50])
     labels = torch.arange(20) // 10
-    assert neighbourhood.leave_one_out(rows, labels) == 1
-    assert neighbourhood.leave_one_out(torch.arange(4.0)[:, None], torch.tensor([0, 1, 0, 1]), voters=1) == 0
+    assert embedding.leave_one_out(rows, labels) == 1
+    assert embedding.leave_one_out(torch.arange(4.0)[:, None], torch.tensor([0, 1, 0, 1]), k=1) == 0
 
 
 def test_a_map_to_look_at_keeps_groups_apart_and_comes_out_the_same():
     rows = torch.cat([codes(20, 5), codes(20, 5, 1) + 40])
-    places = neighbourhood.embed("tsne", rows)
-    assert torch.equal(places, neighbourhood.embed("tsne", rows))
-    assert neighbourhood.leave_one_out(places, torch.arange(40) // 20) == 1
-    assert neighbourhood.embed("tsne", torch.ones(8, 3)).abs().max() == 0
+    places = embedding.embed("tsne", rows)
+    assert torch.equal(places, embedding.embed("tsne", rows))
+    assert embedding.leave_one_out(places, torch.arange(40) // 20) == 1
+    assert embedding.embed("tsne", torch.ones(8, 3)).abs().max() == 0
 
 
 @pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="an optional extra: anamorph[umap]")
 def test_umap_keeps_groups_apart_and_repeats_itself():
     rows = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
     rows[:30] += 6
-    places = neighbourhood.embed("umap", rows)
-    assert torch.equal(places, neighbourhood.embed("umap", rows))
-    assert neighbourhood.leave_one_out(places, torch.arange(60) // 30) == 1
+    places = embedding.embed("umap", rows)
+    assert torch.equal(places, embedding.embed("umap", rows))
+    assert embedding.leave_one_out(places, torch.arange(60) // 30) == 1
 
 
 def test_a_grid_of_two_numbers_stands_at_gaussian_quantiles():
