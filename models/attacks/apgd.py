@@ -24,10 +24,10 @@ def start_on_sphere(run: AttackRun, purpose: object) -> Tensor:
     """A random point at the edge of the ball around each image."""
     shape = tuple(run.x.shape[1:])
     if run.threat.norm == "linf":
-        delta = 2 * run.draws.uniform(shape, "apgd", purpose) - 1
+        delta = 2 * run.rng.uniform(shape, "apgd", purpose) - 1
         delta = delta / expand_to(delta.abs().flatten(1).amax(1).clamp_min(TINY), delta)
     else:
-        delta = run.draws.normal(shape, "apgd", purpose)
+        delta = run.rng.normal(shape, "apgd", purpose)
         delta = run.threat.geometry.steepest(delta) if run.threat.norm == "l2" else delta
     scale = 1.0 if run.threat.norm == "l1" else expand_to(run.radius, delta)
     return run.threat.project(run.x, run.x + run.threat.masked(delta * scale))
@@ -122,7 +122,7 @@ def run_once(
         first = run.threat.project(run.x, run.start) if given else start_on_sphere(run, purpose)
         yield from ascend(run, steps, first, loss_fn, baseline)
         return
-    run.state.best = run.x + run.draws.normal(tuple(run.x.shape[1:]), "apgd", purpose)
+    run.state.best = run.x + run.rng.normal(tuple(run.x.shape[1:]), "apgd", purpose)
     third = -(-3 * steps // 10)
     for factor, share in ((3.0, third), (2.0, third), (1.0, max(steps - 2 * third, 1))):
         ball = run.threat.at(factor * run.radius)

@@ -62,7 +62,7 @@ class Boundary(core.Attack):
         state = run.state
         back = (run.x - state.x).flatten(1)
         far = back.norm(dim=1, keepdim=True).clamp_min(TINY)
-        noise = run.threat.masked(run.draws.normal(tuple(run.x.shape[1:]), "walk", number)).flatten(1)
+        noise = run.threat.masked(run.rng.normal(tuple(run.x.shape[1:]), "walk", number)).flatten(1)
         noise = noise - (noise * back).sum(1, keepdim=True) / far.square() * back
         noise = noise * (state.sideways[:, None] * far / noise.norm(dim=1, keepdim=True).clamp_min(TINY))
         sphere = (noise - back) / (state.sideways[:, None].square() + 1).sqrt()

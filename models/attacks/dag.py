@@ -30,7 +30,7 @@ class DAG(core.Attack):
         state = run.state
         state.x = run.x
         for _ in range(self.config.steps):
-            margin, gradient = run.value_and_grad(state.x, lambda logits: run.criterion.pull(logits))
+            margin, gradient = run.value_and_grad(state.x, lambda logits: run.criterion.dag_loss(logits))
             run.done = run.done | (margin < 0)
             size = gradient.abs().flatten(1).amax(1).clamp_min(TINY)
             step = gradient * expand_to(self.config.gamma / size, gradient)

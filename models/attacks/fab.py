@@ -93,5 +93,5 @@ class FAB(core.Attack):
         """Halfway to a random point as far away as the best one so far."""
         shape, norm = tuple(run.x.shape[1:]), run.threat.geometry
         radius = torch.minimum(run.distance, run.radius.clamp_max(core.Attack.default_eps[norm.name]))
-        uniform, normal = run.draws.uniform(shape, "fab", purpose), run.draws.normal(shape, "fab", purpose)
+        uniform, normal = run.rng.uniform(shape, "fab", purpose), run.rng.normal(shape, "fab", purpose)
         return (run.x + run.threat.masked(norm.random_point(normal, uniform, radius)) / 2).clamp(0, 1)

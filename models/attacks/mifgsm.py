@@ -15,7 +15,7 @@ from models.capabilities import Classifies, DetectsObjects, Segments
 
 def resize_and_pad(run: AttackRun, step: int, smallest: float, chance: float) -> Callable[[Tensor], Tensor]:
     """Shrinks each image to a random size and puts it at a random place on black; some images stay as they are."""
-    shrink, right, down, moved = run.draws.uniform((4,), "diversity", step).unbind(1)
+    shrink, right, down, moved = run.rng.uniform((4,), "diversity", step).unbind(1)
     size = torch.where(moved < chance, smallest + (1 - smallest) * shrink, 1.0)
     free = 1 / size - 1  # how far the window may slide, in units of the sampling grid
     rows = torch.stack([1 / size, torch.zeros_like(size), free * (2 * right - 1)], 1)

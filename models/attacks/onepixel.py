@@ -42,7 +42,7 @@ class OnePixel(core.Attack):
         state, size, channels = run.state, self.config.population, run.x.shape[1]
         pixels = max(1, int(run.radius.max()))  # rows allowed fewer keep the first of their pixels
         shape = (size, pixels, 2 + channels)
-        state.genes = run.draws.uniform(shape, "first generation")
+        state.genes = run.rng.uniform(shape, "first generation")
         state.allowed = torch.arange(pixels, device=run.x.device) < run.radius[:, None]
         state.fitness = self._ask(run, state.genes)
         yield
@@ -66,7 +66,7 @@ class OnePixel(core.Attack):
     def _children(self, run: AttackRun, genes: Tensor, number: int) -> Tensor:
         """Sums a + F (b - c) of three random members each, back inside the range."""
         size = self.config.population
-        draw = run.draws.integers(size, (3, size), "parents", number)
+        draw = run.rng.integers(size, (3, size), "parents", number)
         rows = torch.arange(len(genes), device=genes.device)[:, None]
         a, b, c = (genes[rows, draw[:, k]] for k in range(3))
         return (a + FACTOR * (b - c)).clamp(0, 1)

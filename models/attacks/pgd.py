@@ -38,7 +38,7 @@ def _loss_fn(attack: PGD, run: AttackRun) -> LossFn | None:
     """The chosen loss. It reads the run anew each time, because rows may have been put away."""
     losses: dict[str, LossFn | None] = {
         "ce": None,
-        "margin": lambda logits: run.criterion.rise(logits),
+        "margin": lambda logits: run.criterion.margin_loss(logits),
         "dlr": lambda logits: run.criterion.dlr(logits),
     }
     return losses[attack.config.loss]

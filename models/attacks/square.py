@@ -14,8 +14,8 @@ from torch import Tensor
 from models.attacks.core import base as core
 from models.attacks.core.norms import NORMS, TINY, expand_to
 from models.attacks.core.run import AttackRun
-from models.attacks.core.square_batching import SPAN, Tries, search
-from models.attacks.core.square_patches import BLOCK, KINDS, ball, patches, plan
+from models.attacks.core.square_batching import SPAN, Candidates, search
+from models.attacks.core.square_patches import BLOCK, MAX_KEYS, ball, patches, plan
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -65,8 +65,8 @@ class Square(core.Attack):
         yield
         if linf and run.compact and run.access.level == 2 and run.budget is None:
             kinds = run.x[0, 0].numel() * 2 ** run.x.shape[1]
-            known = kinds if kinds <= KINDS else 0
-            yield from search(run, self.config.queries - 1, known, lambda *tries: self._tries(run, *tries))
+            known = kinds if kinds <= MAX_KEYS else 0
+            yield from search(run, self.config.queries - 1, known, lambda *tries: self._candidates(run, *tries))
             return
         for number in range(self.config.queries - 1):
             tried = self._recolour(run, number) if linf else self._move(run, number, self._side(run, number))
@@ -87,7 +87,7 @@ class Square(core.Attack):
     def _stripes(self, run: AttackRun) -> Tensor:
         channels, _, width = run.x.shape[1:]
         return run.threat.project(
-            run.x, run.x + run.draws.signs((channels, 1, width), "stripes") * expand_to(run.radius, run.x)
+            run.x, run.x + run.rng.signs((channels, 1, width), "stripes") * expand_to(run.radius, run.x)
         )
 
     def _recolour(self, run: AttackRun, number: int) -> Tensor:
@@ -97,14 +97,14 @@ class Square(core.Attack):
         rows = torch.arange(len(run.x), device=run.x.device)
         return patches(run, rows, torch.full_like(rows, number)).images(rows)
 
-    def _tries(self, run: AttackRun, rows: Tensor, numbers: Tensor, start: int) -> Tries:
+    def _candidates(self, run: AttackRun, rows: Tensor, numbers: Tensor, start: int) -> Candidates:
         """Several of these for a row, all of the span that begins at `start`."""
         state = run.state
         if getattr(state, "start", None) != start:
             self._plan(run, start, SPAN)
         found, tries = patches(run, rows, numbers), numbers - start
         kind = state.kind[rows, tries] if state.tried.shape[1] else None
-        return Tries(found.moves, kind, state.layout.since[tries], found.images)
+        return Candidates(found.moves, kind, state.layout.since[tries], found.images)
 
     def _plan(self, run: AttackRun, start: int, count: int) -> None:
         plan(run, start, [self._side(run, number) for number in range(start, start + count)])
@@ -116,8 +116,8 @@ class Square(core.Attack):
         tile = window(side, run.threat.norm).to(delta.device)
         for top in range(height % side // 2, height - side + 1, side):
             for left in range(width % side // 2, width - side + 1, side):
-                sign = run.draws.signs((channels, 1, 1), "tile", top, left)
-                flip = run.draws.signs((1, 1, 1), "turn", top, left) > 0
+                sign = run.rng.signs((channels, 1, 1), "tile", top, left)
+                flip = run.rng.signs((1, 1, 1), "turn", top, left) > 0
                 delta[:, :, top : top + side, left : left + side] = sign * torch.where(flip, tile, tile.T)
         return self._scaled(run, delta)
 
@@ -132,8 +132,8 @@ class Square(core.Attack):
         channels, height, width = run.x.shape[1:]
         p = 2 if norm.name == "l2" else 1
         if number % BLOCK == 0:
-            run.state.draws = run.draws.uniform((BLOCK, 5 + channels), "windows", number)
-        draw = run.state.draws[:, number % BLOCK]
+            run.state.uniforms = run.rng.uniform((BLOCK, 5 + channels), "windows", number)
+        draw = run.state.uniforms[:, number % BLOCK]
         corner = (draw[:, :4] * torch.tensor([height - side + 1, width - side + 1] * 2, device=draw.device)).long()
         here, there = self._window(corner[:, :2], channels, side), self._window(corner[:, 2:], channels, side)
         both = torch.zeros_like(delta)

@@ -48,7 +48,7 @@ class ZOO(core.Attack):
     def _descend(self, run: AttackRun, count: int, purpose: tuple) -> None:
         state, width, size = run.state, self.config.width, run.x[0].numel()
         allowed = run.threat.masked(torch.ones_like(run.x)).flatten(1) > 0
-        order = torch.where(allowed, run.draws.uniform((size,), "zoo", *purpose), 2.0).argsort(dim=1, stable=True)
+        order = torch.where(allowed, run.rng.uniform((size,), "zoo", *purpose), 2.0).argsort(dim=1, stable=True)
         chosen = order[:, :count]
 
         def probes(places: Tensor) -> Tensor:

@@ -49,10 +49,10 @@ def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: i
     """
     votes = torch.zeros(classes, dtype=torch.int64, device=image.device)
     block = max(1, min(BLOCK, NUMBERS // image.numel()))
-    draws = RowRNG(seed[None])
+    rng = RowRNG(seed[None])
     for start in range(0, n, block):
         deadline.check()
-        noise = draws.normal((block, *image.shape), what, start)[0]
+        noise = rng.normal((block, *image.shape), what, start)[0]
         answers = voter(image + sigma * noise).argmax(1)[: n - start]
         votes += torch.bincount(answers, minlength=classes)
     return votes

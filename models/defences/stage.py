@@ -42,11 +42,11 @@ class Defence(nn.Module, ABC):
             self.model = model
 
     @abstractmethod
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
-        """The images after this stage; `draws` belong to the rows."""
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
+        """The images after this stage; `rng` gives each row its random numbers."""
 
-    def forward(self, images: Tensor, draws: RowRNG) -> Tensor:
-        found = self.apply_to(images, draws)
+    def forward(self, images: Tensor, rng: RowRNG) -> Tensor:
+        found = self.apply_to(images, rng)
         return found if self.smooth else straight(images, found)
 
 

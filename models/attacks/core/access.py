@@ -1,4 +1,4 @@
-"""What an attacker can see of a model: its gradients, its scores, or only its labels.
+"""What an attacker can see of a model: gradients (white box), scores or labels.
 
 An access holds the model and the query budget per image; the queries of one run are counted in run.py.
 """
@@ -14,21 +14,23 @@ from torch import Tensor, nn
 
 from models import deadline
 from models.attacks.core.fast_first_conv import with_fast_first_conv
-from models.attacks.core.freeze import folded, frozen
+from models.attacks.core.freeze import frozen_copy, with_folded_batch_norm
 from models.types import ConfigError, InputError
 
 Function = Callable[[Tensor], Tensor]
 
 
-def checked(budget: int | None) -> int | None:
-    """The budget. Raises ConfigError when nothing could be asked with it."""
+def check_budget(budget: int | None) -> int | None:
+    """The budget itself. Raises ConfigError when it is below 1."""
     if budget is not None and budget < 1:
-        raise ConfigError("a query budget must be at least 1", field="budget", remedy="raise it or leave it out")
+        raise ConfigError(
+            f"budget must be at least 1; you sent {budget}", field="budget", remedy="raise it or leave it out"
+        )
     return budget
 
 
-def in_full(function: Function, x: Tensor) -> Tensor:
-    """What a function answers, in float32 whatever the caller's autocast says."""
+def in_float32(function: Function, x: Tensor) -> Tensor:
+    """function(x) in float32, with autocast switched off."""
     if not torch.is_autocast_enabled(x.device.type):
         return function(x).float()
     with torch.autocast(x.device.type, enabled=False):
@@ -39,20 +41,20 @@ class Access(ABC):
     """Images (N, C, H, W) in [0, 1] in, float32 outputs (N, ...) out. `budget` caps the queries of one image."""
 
     level: ClassVar[int]
-    """How much is seen: 0 labels, 1 scores, 2 gradients."""
+    """0 labels, 1 scores, 2 gradients."""
     title: ClassVar[str]
 
     def __init__(self, function: Function, budget: int | None = None):
-        self.function, self.budget = function, checked(budget)
+        self.function, self.budget = function, check_budget(budget)
 
     def with_budget(self, budget: int | None) -> Self:
         """The same access with another budget."""
         other = copy(self)
-        other.budget = checked(budget)
+        other.budget = check_budget(budget)
         return other
 
     def outputs(self, x: Tensor) -> Tensor:
-        """One forward pass, float32 whatever the caller's autocast says."""
+        """One forward pass without gradients, in float32."""
         with torch.no_grad():
             return self._forward(x)
 
@@ -62,19 +64,19 @@ class Access(ABC):
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Around a run: the model in a state fit for being attacked, and afterwards as it was."""
+        """Context of a run: the model in eval mode, afterwards in its previous state."""
         yield
 
     def _forward(self, x: Tensor) -> Tensor:
         deadline.check()
-        return in_full(self.function, x)
+        return in_float32(self.function, x)
 
 
 class WhiteBox(Access):
-    """Full access to a differentiable model, of which it keeps a frozen copy in eval mode with batch norm folded.
+    """Full access to a differentiable model: a frozen copy in eval mode with batch norm folded into other layers.
 
-    `function` says how to ask the module, which it receives first; the default calls it. With the `shape` (C, H, W) of
-    an image batch norm can be folded. A model that is frozen already and has nothing to fold is used as it is.
+    `function` (module, images) -> outputs; default: call the module. Batch norm is folded only if the `shape`
+    (C, H, W) of an image is given. A model that is frozen already and has nothing to fold is used without a copy.
     """
 
     level, title = 2, "gradients"
@@ -87,40 +89,40 @@ class WhiteBox(Access):
         shape: tuple[int, int, int] | None = None,
     ):
         call = function or (lambda net, x: net(x))
-        served = frozen(module)
-        attacked = with_fast_first_conv(folded(served, call, shape))
+        served = frozen_copy(module)
+        attacked = with_fast_first_conv(with_folded_batch_norm(served, call, shape))
         super().__init__(lambda x: call(attacked, x), budget)
         self.served = self.function if attacked is served else lambda x: call(served, x)
 
     def exact(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            return in_full(self.served, x)
+            return in_float32(self.served, x)
 
     def outputs_with_graph(self, x: Tensor, through: Function | None = None) -> tuple[Tensor, Tensor]:
-        """A leaf made of `x`, and the outputs with their graph, for the image itself or for `through` of it."""
+        """A leaf with the values of `x`, and the outputs for the leaf, or for `through(leaf)`, with their graph."""
         with torch.enable_grad():
             leaf = x.detach().clone().requires_grad_()
             return leaf, self._forward(leaf if through is None else through(leaf))
 
     def differentiable(self, x: Tensor) -> bool:
-        """Whether a gradient of what is said of `x` comes back to it: not from a network that another program runs."""
+        """Whether outputs have a gradient with respect to `x`: false for a network that another program runs."""
         return self.outputs_with_graph(x)[1].grad_fn is not None
 
     @staticmethod
     def gradient(leaf: Tensor, value: Tensor, keep: bool = False) -> Tensor:
-        """d(sum of value) / d(leaf), and nothing else: no parameter's `.grad` is touched."""
+        """d(sum of value) / d(leaf). Leaves the `.grad` of every parameter untouched."""
         if value.grad_fn is None:
             raise InputError(
                 "the model gives no gradient with respect to its input",
                 field="method",
                 remedy="use an attack that needs scores or labels only, such as square or hopskipjump",
             )
-        (found,) = torch.autograd.grad(value, leaf, torch.ones_like(value), retain_graph=keep, allow_unused=True)
-        return torch.zeros_like(leaf) if found is None else found
+        (gradient,) = torch.autograd.grad(value, leaf, torch.ones_like(value), retain_graph=keep, allow_unused=True)
+        return torch.zeros_like(leaf) if gradient is None else gradient
 
 
 class Live(WhiteBox):
-    """The module itself, in the middle of its training: eval mode lasts for the run, then every flag is as before."""
+    """The module itself during its training: in eval mode for the run, then with its previous flags."""
 
     def __init__(self, module: nn.Module, function: Callable[[nn.Module, Tensor], Tensor] | None = None):
         call = function or (lambda net, x: net(x))
@@ -140,15 +142,15 @@ class Live(WhiteBox):
 
 
 class ScoreOracle(Access):
-    """A function that answers with one score per class."""
+    """A function that returns one score per class."""
 
     level, title = 1, "scores"
 
 
 class LabelOracle(Access):
-    """A function that answers with a label alone, presented as a score of 1 for it and 0 for all others.
+    """A function that returns a label only, converted to one-hot scores.
 
-    A function that gives scores (N, K) is narrowed to its label; one that gives labels (N,) needs `classes`, a count.
+    Of scores (N, K) only the argmax is used; a function that returns labels (N,) needs `classes`, their number.
     """
 
     level, title = 0, "labels"
@@ -159,8 +161,8 @@ class LabelOracle(Access):
 
     def _forward(self, x: Tensor) -> Tensor:
         deadline.check()
-        found = self.function(x)
-        labels, count = (found.argmax(1), found.shape[1]) if found.ndim == 2 else (found, self.classes)
+        answers = self.function(x)
+        labels, count = (answers.argmax(1), answers.shape[1]) if answers.ndim == 2 else (answers, self.classes)
         return torch.nn.functional.one_hot(labels.long(), count).float()
 
 

@@ -1,7 +1,7 @@
-"""The base of every attack and the one way to run it: the run checks, counts, rounds and verifies; the attack steps.
+"""The base of every attack: it checks, counts queries, rounds and verifies; a subclass implements the steps.
 
-An attack is one file in this folder: a class with a `name`, its typed `Config`, and `steps`, a generator that moves the
-rows of a run and yields after each step. Images are float32 (N, C, H, W) in [0, 1].
+An attack is one file in `models/attacks/`: a class with a `name`, a typed `Config`, and `steps`, a generator that
+yields after each step. Images are float32 (N, C, H, W) in [0, 1]. docs/extend/attack.md has a complete example.
 """
 
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ OnStep = Callable[[int, AttackRun], None]
 
 
 def fraction(value: Any) -> Any:
-    """ "8/255" -> 8 / 255; anything else as it is."""
+    """ "8/255" -> 8 / 255; any other value unchanged."""
     if isinstance(value, str) and value.endswith("/255"):
         return float(value.removesuffix("/255")) / 255
     return value
@@ -40,48 +40,53 @@ EPS_SCHEMA = {
     ]
 }
 Eps = Annotated[float, BeforeValidator(fraction), Field(ge=0, le=1000), WithJsonSchema(EPS_SCHEMA)]
-"""A size in pixel units: a number, or "k/255"."""
+"""A size in pixel units, where 1 is the whole range: a number or "k/255"."""
 
 
-def _refusal(name: str, error: ValidationError) -> ConfigError:
-    """The first fault of a config, as an error that names the field."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    field = str(fault["loc"][0]) if fault["loc"] else "config"
-    return ConfigError(f"{name}: {field}: {fault['msg']}", field=field)
+def _config_error(name: str, error: ValidationError) -> ConfigError:
+    """The first error of a config as a ConfigError that names the field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else "config"
+    return ConfigError(f"{name}: {field}: {first['msg']}", field=field)
 
 
 class Config(BaseModel):
-    """Settings every attack shares."""
+    """Settings of every attack."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    eps: Eps | None = Field(None, description="Largest perturbation: a number or k/255. Empty: see the attack.")
-    budget: int | None = Field(None, ge=1, le=10**6, description="Most queries of the model per image.")
+    eps: Eps | None = Field(
+        None,
+        description="Maximum size of the perturbation: a number or k/255. Default: depends on the attack and norm.",
+    )
+    budget: int | None = Field(
+        None, ge=1, le=10**6, description="Maximum queries of the model per image. Default: unlimited."
+    )
 
 
 class Attack(ABC):
-    """One way to make adversarial images. Subclasses implement `steps` and declare what they need."""
+    """One way to make adversarial images. Subclasses implement `steps` and declare the attributes below."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     norms: ClassVar[tuple[str, ...]]
-    """Norms it can be bounded by or minimise; the first is the default."""
+    """Norms that bound the perturbation or are minimised; the first is the default."""
     access: ClassVar[Literal["gradients", "scores", "labels"]] = "gradients"
     minimal: ClassVar[bool] = False
-    """Seeks the smallest perturbation, rather than the smallest margin within eps."""
+    """Seeks the smallest perturbation instead of the smallest margin within eps."""
     victims: ClassVar[tuple[type, ...]] = (Classifies,)
-    """Capabilities, any one of which makes a model one that can be attacked so."""
+    """Capabilities; the attack applies to models with at least one of them."""
     needs_class_scores: ClassVar[bool] = False
-    """Plays classes off against each other, in their order: for models with one score per class."""
+    """Compares the scores of classes, so it applies only to models with one score per class."""
     targeted: ClassVar[bool] = True
-    """Can aim at a class."""
+    """Can aim at a target class."""
     quantise_inputs = False
-    """Shows the model rounded images only (see combine.quantised)."""
+    """Shows the model 8-bit images only (see combine.quantised)."""
     warm_start: ClassVar[bool] = True
-    """Can go on from a result found at a smaller eps."""
+    """Can continue from the result for a smaller eps."""
     forwards: ClassVar[str] = "steps + 2"
-    """Most forward passes of one image, repairs after rounding aside: an expression over the config, `classes` (of the
-    model) and `pixels` (numbers per image), as app/core/catalog/cost.py reads it."""
+    """Maximum forward passes of an image, not counting repairs after rounding: an expression over the config, `classes`
+    (of the model) and `pixels` (values per image) that app/core/catalog/cost.py evaluates."""
     backwards: ClassVar[str] = "steps"
     default_eps: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 10.0}
     Config: ClassVar[type[Config]] = Config
@@ -90,19 +95,19 @@ class Attack(ABC):
         try:
             self.config = self.Config(**config)
         except ValidationError as error:
-            raise _refusal(self.name, error) from None
+            raise _config_error(self.name, error) from None
 
     @property
     def stop_on_success(self) -> bool:
-        """Whether a row rests once it is adversarial within eps."""
+        """Whether a row stops once it is adversarial within eps."""
         return getattr(self.config, "stop_early", True)
 
     @abstractmethod
     def steps(self, run: AttackRun) -> Iterator[None]:
-        """Move the rows of `run`, yielding after each step. Row tensors that outlive a yield are in `run.state`."""
+        """Improve the rows of `run`, yielding after each step. Tensors that outlive a yield belong in `run.state`."""
 
     def threat(self, levels: int | None = None) -> ThreatModel:
-        """The threat model that the config describes."""
+        """The threat model of the config, with the default eps if there is none."""
         norm = getattr(self.config, "norm", self.norms[0])
         eps = self.config.eps
         if eps is None and not self.minimal:
@@ -119,11 +124,11 @@ class Attack(ABC):
         on_step: OnStep | None = None,
         **more: Any,
     ) -> AttackResult:
-        """Attack each image: `iterate` to its end. `on_step` is called after each step and may raise to stop."""
-        with closing(self.iterate(access, x, criterion, threat, seeds, **more)) as walk:
+        """Attack each image to the end. `on_step(number, run)` is called after each step and may raise to stop."""
+        with closing(self.iterate(access, x, criterion, threat, seeds, **more)) as iterator:
             for number in count():
                 try:
-                    run = next(walk)
+                    run = next(iterator)
                 except StopIteration as end:
                     return end.value
                 if on_step is not None:
@@ -142,11 +147,11 @@ class Attack(ABC):
         start: Tensor | None = None,
         skip: Tensor | None = None,
     ) -> Generator[AttackRun, None, AttackResult]:
-        """Attack each image, step by step. The model, its gradients and every random stream stay as they were.
+        """Attack each image, step by step. Leaves the model, its gradients and all random streams unchanged.
 
-        `seeds` is one int64 per image, or a number from which they are counted. `start` is where an iterative attack
-        begins instead of at `x`; `skip` marks rows to skip. Rows already adversarial come back unchanged; rows without
-        a finite answer of the model are marked `nonfinite`.
+        `seeds` is one int64 per image, or the seed of the first image. `start` is where an iterative attack begins
+        instead of at `x`; rows in `skip` are not attacked. Rows that are adversarial already are returned unchanged;
+        rows for which the model's output is not finite are marked `nonfinite`.
         """
         threat = self.threat() if threat is None else threat
         self.check(access, x, criterion, threat)
@@ -165,29 +170,31 @@ class Attack(ABC):
         if bool(run.done.all()):
             return
         for _ in self.steps(run):
-            left = run.end_step()
+            going = run.end_step()
             yield run
-            if not left:
+            if not going:
                 return
 
     def check(self, access: Access, x: Tensor, criterion: Criterion, threat: ThreatModel) -> None:
-        """Raises ConfigError or InputError when attack, access, threat and images do not go together."""
+        """Raises ConfigError or InputError when attack, access, threat and images do not fit."""
         if access.level < LEVELS[self.access]:
             raise ConfigError(
-                f"{self.name} needs {self.access}, but only {access.title} of this model can be seen",
+                f"{self.name} needs {self.access}, but this model gives only {access.title}",
                 field="method",
-                remedy="choose an attack that needs less",
+                remedy=f"choose an attack that needs {access.title} only",
             )
         if threat.norm not in self.norms:
-            raise ConfigError(f"{self.name} knows the norm {' or '.join(self.norms)} only", field="norm")
+            raise ConfigError(
+                f"{self.name} supports norm {' or '.join(self.norms)}; you sent {threat.norm}", field="norm"
+            )
         if isinstance(criterion, Targeted) and not self.targeted:
-            raise ConfigError(f"{self.name} cannot aim at a class", field="target", remedy="leave target out")
+            raise ConfigError(f"{self.name} does not support a target class", field="target", remedy="remove target")
         if not self.minimal and not threat.bounded:
-            raise ConfigError(f"{self.name} needs a radius", field="eps", remedy="give eps, such as 8/255")
+            raise ConfigError(f"{self.name} needs eps", field="eps", remedy="set eps, such as 8/255")
         if isinstance(threat.eps, Tensor) and threat.eps.numel():
             check_eps(threat.norm, *(float(bound) for bound in threat.eps.aminmax()))
         if x.ndim != 4 or x.dtype != torch.float32:
-            raise InputError("images must be float32 (N, C, H, W)", field="images")
+            raise InputError("images must be float32 of shape (N, C, H, W)", field="images")
         low, high = x.aminmax() if x.numel() else (0, 0)
         if not (low >= 0 and high <= 1):
             raise InputError("pixels must lie in [0, 1]", field="images", remedy="normalise inside the model")

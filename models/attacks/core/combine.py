@@ -1,4 +1,4 @@
-"""Attacks made of attacks: sequences, restarts, rounding inside, smallest eps; models seen through transformations."""
+"""Attacks built from attacks: sequence, restarts, quantised, bisect (smallest eps); expectation over transformation."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -18,12 +18,12 @@ from models.attacks.criteria.classification import Criterion
 
 
 class Sequence(Attack):
-    """Several attacks on the same rows, each on the images that the ones before could not turn."""
+    """Several attacks in turn, each on the images on which the previous ones failed."""
 
     @property
     @abstractmethod
     def parts(self) -> list[Attack]:
-        """The attacks, in turn."""
+        """The attacks, in order."""
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         for part in self.parts:
@@ -36,7 +36,7 @@ class _Chain(Sequence):
 
 
 def sequence(*parts: Attack) -> Attack:
-    """The attacks in turn, under the threat model of the first and with the access of the most demanding."""
+    """The attacks in turn, with the threat model of the first and the access of the one that needs most."""
     chain = _Chain.__new__(_Chain)
     chain.config, chain.norms, chain.minimal = parts[0].config, parts[0].norms, parts[0].minimal
     chain.access = "gradients" if any(part.access == "gradients" for part in parts) else parts[0].access
@@ -54,23 +54,23 @@ class _Restarts(_Chain):
 
 
 def restarts(attack: Attack, count: int) -> Attack:
-    """The attack `count` times with other random numbers, each time on the images that hold out."""
+    """The attack `count` times with different random numbers, each time on the images not yet adversarial."""
     chain = sequence(*[attack] * count)
     chain.__class__ = _Restarts
     return chain
 
 
 def quantised(attack: Attack) -> Attack:
-    """The attack with rounding inside: the model is shown 8-bit images only, so no success is lost at the end."""
+    """The attack with rounding in every step: the model sees 8-bit images only, so no success is lost at the end."""
     rounded = copy(attack)
     rounded.quantise_inputs = True
     return rounded
 
 
 class Averaged(WhiteBox):
-    """Expectation over transformation (Athalye et al. 2018): outputs are means over `count` transformed images.
+    """Expectation over transformation (Athalye et al. 2018): outputs are means over `count` transformations.
 
-    `transform(images, k)` is the k-th draw, the same for all rows or a function of each row alone.
+    `transform(images, k)` is the k-th transformation, the same for all rows or a function of each row alone.
     """
 
     def __init__(self, access: WhiteBox, transform: Callable[[Tensor, int], Tensor], count: int):
@@ -82,7 +82,7 @@ class Averaged(WhiteBox):
 
 
 def eot(access: WhiteBox, count: int, transform: Callable[[Tensor, int], Tensor]) -> WhiteBox:
-    """The access as seen through `count` random transformations."""
+    """The access with outputs averaged over `count` random transformations."""
     return Averaged(access, transform, count)
 
 
@@ -97,15 +97,15 @@ def bisect(
     high: float = 1.0,
     tolerance: float = 1 / 255,
 ) -> AttackResult:
-    """A bounded attack made minimal: the smallest eps up to `high` at which it succeeds, per image, to `tolerance`."""
+    """The smallest eps up to `high` at which a bounded attack succeeds, per image, by bisection to `tolerance`."""
     low, top = torch.zeros(len(x), device=x.device), torch.full((len(x),), high, device=x.device)
     best = attack.run(access, x, criterion, threat.at(top), seeds)
     top = torch.where(best.success, best.distance.clamp_max(high), top)
     while bool((best.success & (top - low > tolerance)).any()):
         middle = (low + top) / 2
-        tried = attack.run(access, x, criterion, threat.at(middle), seeds, skip=~best.success)
-        closer = tried.success & best.success
-        best = merge(tried, best, closer)
-        top = torch.where(closer, torch.minimum(middle, tried.distance), top)
+        result = attack.run(access, x, criterion, threat.at(middle), seeds, skip=~best.success)
+        closer = result.success & best.success
+        best = merge(result, best, closer)
+        top = torch.where(closer, torch.minimum(middle, result.distance), top)
         low = torch.where(closer, low, middle)
     return best

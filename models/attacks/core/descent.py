@@ -1,4 +1,8 @@
-"""Projected gradient steps of fixed length, of which BIM and PGD are two settings."""
+"""Projected gradient descent with a fixed step: the base of BIM and PGD.
+
+x_t+1 = project(x_t + alpha * d), where d maximises <gradient, d> over ||d|| <= 1: sign(gradient) for linf,
+gradient / ||gradient||_2 for l2 (Madry et al. 2018).
+"""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -13,9 +17,9 @@ from models.capabilities import Classifies, DetectsObjects, Segments
 
 
 def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
-    """Signs of the `share` of pixels with the largest gradient that can still move, of length 1 (SLIDE, Tramer 2019).
+    """Signs of the `share` of values with the largest gradient that can still move, of L1 norm 1 (SLIDE, Tramer 2019).
 
-    With the gradient on one pixel alone, as the L1 geometry asks, progress would be far slower.
+    The steepest direction of the L1 ball changes a single value, with which progress is far slower.
     """
     stuck = ((x <= 0) & (gradient < 0)) | ((x >= 1) & (gradient > 0))
     size = gradient.abs().masked_fill(stuck, 0).flatten(1)
@@ -26,7 +30,7 @@ def sparse_sign(x: Tensor, gradient: Tensor, share: float) -> Tensor:
 
 
 def direction(run: AttackRun, x: Tensor, gradient: Tensor) -> Tensor:
-    """The step of length 1 in the norm of the threat."""
+    """The ascent direction of length 1 in the norm of the threat."""
     if run.threat.norm == "l1":
         return sparse_sign(x, gradient, 0.01)
     return run.threat.geometry.steepest(gradient)
@@ -35,13 +39,13 @@ def direction(run: AttackRun, x: Tensor, gradient: Tensor) -> Tensor:
 def random_start(run: AttackRun, purpose: object) -> Tensor:
     """A random point of the ball around each image."""
     shape = tuple(run.x.shape[1:])
-    normal, uniform = run.draws.normal(shape, "start", purpose), run.draws.uniform(shape, "start size", purpose)
+    normal, uniform = run.rng.normal(shape, "start", purpose), run.rng.uniform(shape, "start size", purpose)
     delta = run.threat.masked(run.threat.geometry.random_point(normal, uniform, run.radius))
     return run.threat.project(run.x, run.x + delta)
 
 
 class Descent(core.Attack):
-    """Steps along the gradient, each projected back into the ball."""
+    """Steps along the gradient, each projected into the ball."""
 
     norms = ("linf", "l2", "l1")
     victims = (Classifies, Segments, DetectsObjects)
@@ -49,18 +53,18 @@ class Descent(core.Attack):
     class Config(core.Config):
         norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
         steps: int = Field(10, ge=1, le=10_000, description="Gradient steps.")
-        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 2.5 * eps / steps.")
-        stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
+        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Default: 2.5 * eps / steps.")
+        stop_early: bool = Field(True, description="Stop on an image once it is adversarial.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         yield from self.descend(run, self.first(run))
 
     def first(self, run: AttackRun) -> Tensor:
-        """Where a run begins: where the caller said, else at the image."""
+        """The starting point: the caller's, projected into the ball, else the image."""
         return run.x if run.start is run.x else run.threat.project(run.x, run.start)
 
     def descend(self, run: AttackRun, first: Tensor, loss_fn: LossFn | None = None) -> Iterator[None]:
-        """One run; the forward pass of a step tests what the step before made."""
+        """One run from `first`. The forward pass of each step also evaluates the image of the previous step."""
         state = run.state
         state.x = first
         for number in range(self.config.steps):
@@ -71,7 +75,7 @@ class Descent(core.Attack):
         run.evaluate(state.x)
 
     def loss_fn(self, run: AttackRun, number: int) -> LossFn | None:
-        """What step `number` climbs; None: the criterion's loss."""
+        """The loss that step `number` increases; None: the criterion's loss."""
         return None
 
     def length(self, run: AttackRun, number: int) -> Tensor:

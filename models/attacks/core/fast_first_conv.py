@@ -1,7 +1,7 @@
-"""Convolutions of few input channels with a faster gradient: the first layer of nearly every network under attack.
+"""A faster input gradient on the CPU for convolutions of few input channels, the first layer of most networks.
 
-On a CPU the library's gradient with respect to one or three channels takes two to five times as long as one matrix
-product and a fold, and it is the first layer alone whose input gradient only an attack asks for.
+The library's gradient with respect to one or three channels takes two to five times as long as a matrix product and a
+fold. Training never computes the input gradient of a first layer, an attack does in every step.
 """
 
 import copy
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, fold
 
-FEW = 3
+MAX_CHANNELS = 3
 AT_ONCE = 1 << 24
-"""Numbers held at once between the product and the fold."""
+"""Maximum values in memory between the product and the fold."""
 
 
 class _FastFirstConvFunction(torch.autograd.Function):
@@ -29,17 +29,17 @@ class _FastFirstConvFunction(torch.autograd.Function):
         (weight,) = ctx.saved_tensors
         kernel = weight.flatten(1).t()
         flat = gradient.flatten(2)
-        held = len(kernel) * max(flat.shape[2], 1)
-        # one product per image: the bits of its gradient are then the same in every batch
+        size = len(kernel) * max(flat.shape[2], 1)
+        # one product per image, so that its gradient has the same bits in every batch
         parts = [
             fold(torch.bmm(kernel.expand(len(part), -1, -1), part), ctx.size, weight.shape[2:], **ctx.steps)
-            for part in flat.split(max(1, AT_ONCE // held))
+            for part in flat.split(max(1, AT_ONCE // size))
         ]
         return (parts[0] if len(parts) == 1 else torch.cat(parts), None, None, None, None)
 
 
 class FastFirstConv(nn.Module):
-    """Answers as `layer` does, to the bit."""
+    """Returns the same bits as `layer`; its gradient is computed by a matrix product and a fold."""
 
     def __init__(self, layer: nn.Conv2d):
         super().__init__()
@@ -53,10 +53,10 @@ class FastFirstConv(nn.Module):
 
 
 def is_supported(layer: nn.Module) -> bool:
-    """Whether the layer is frozen, plain and of few channels, on a CPU."""
+    """Whether the layer is a frozen, plain convolution of few channels on a CPU."""
     return (
         type(layer) is nn.Conv2d
-        and layer.in_channels <= FEW
+        and layer.in_channels <= MAX_CHANNELS
         and max(layer.kernel_size) > 1
         and layer.groups == 1
         and layer.dilation == (1, 1)
@@ -68,7 +68,7 @@ def is_supported(layer: nn.Module) -> bool:
 
 
 def with_fast_first_conv(module: nn.Module) -> nn.Module:
-    """A frozen module with such layers replaced: a copy that shares all weights, or itself when there is none."""
+    """The frozen module with supported layers replaced: a copy that shares all weights, or itself if there are none."""
     if not any(is_supported(part) for part in module.modules()):
         return module
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}

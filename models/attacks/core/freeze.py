@@ -1,4 +1,4 @@
-"""A frozen copy of a model, ready to be attacked: eval mode, no parameter gradients, batch norm folded into layers."""
+"""A frozen copy of a model to attack: eval mode, no parameter gradients, batch norm folded into linear layers."""
 
 import copy
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 LINEAR = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
-def frozen(module: nn.Module) -> nn.Module:
-    """The module itself when nothing in it can train, else a copy in eval mode without parameter gradients."""
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """The module itself if it is in eval mode and has no trainable parameters, else a copy that is."""
     still = not any(part.training for part in module.modules())
     if still and not any(parameter.requires_grad for parameter in module.parameters()):
         return module
     return copy.deepcopy(module).eval().requires_grad_(False)
 
 
-def folded(
+def with_folded_batch_norm(
     module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], shape: tuple[int, int, int] | None
 ) -> nn.Module:
-    """`frozen(module)` with batch norm folded, where a probe of `shape` (C, H, W) shows that this changes nothing."""
-    plain = frozen(module)
+    """`frozen_copy(module)` with batch norm folded, if outputs for a probe of `shape` (C, H, W) stay within 1e-4."""
+    plain = frozen_copy(module)
     if shape is None or not any(isinstance(part, _BatchNorm) for part in module.modules()):
         return plain
     device = next(plain.parameters()).device
@@ -41,24 +41,24 @@ def folded(
 def _pairs(
     module: nn.Module, call: Callable[[nn.Module, Tensor], Tensor], probe: Tensor
 ) -> list[tuple[nn.Module, nn.Module]]:
-    """Each linear layer whose very output, and only that, one batch norm receives: seen by watching a forward pass."""
-    made: dict[int, nn.Module] = {}
-    kept, found, calls = [], [], {}
+    """Each linear layer with the batch norm that follows it directly, found by hooks during a forward pass."""
+    sources: dict[int, nn.Module] = {}
+    outputs, pairs, calls = [], [], {}
 
     def watch(part: nn.Module, inputs: tuple, output: Tensor) -> None:
         calls[part] = calls.get(part, 0) + 1
         if isinstance(part, LINEAR):
-            made[id(output)] = part
-            kept.append(output)  # alive, so that ids stay unique
-        elif id(inputs[0]) in made:
-            found.append((made[id(inputs[0])], part))
+            sources[id(output)] = part
+            outputs.append(output)  # kept alive, so that ids stay unique
+        elif id(inputs[0]) in sources:
+            pairs.append((sources[id(inputs[0])], part))
 
     parts = [part for part in module.modules() if isinstance(part, (*LINEAR, _BatchNorm))]
     handles = [part.register_forward_hook(watch) for part in parts]
     call(module, probe)
     for handle in handles:
         handle.remove()
-    return [(layer, norm) for layer, norm in found if calls[layer] == calls[norm] == 1 and norm.running_var is not None]
+    return [(layer, norm) for layer, norm in pairs if calls[layer] == calls[norm] == 1 and norm.running_var is not None]
 
 
 def _merge(module: nn.Module, layer: nn.Module, norm: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""The shortest way to a hyperplane inside the pixel range, in each norm: the inner step of FAB.
+"""Projection onto a hyperplane inside the pixel range, in each norm: the inner step of FAB (Croce & Hein 2020).
 
-Masks are numbers: on a CPU a choice by booleans takes twenty times as long as a product.
+Masks are floats: on a CPU selecting by booleans takes twenty times as long as a product.
 """
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from models.attacks.core.norms import TINY
 
 
-def level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
-    """(N, 1): the level t at which the sum of weight * min(t, cap) reaches `total` (N,), infinite if it never does.
+def water_level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
+    """(N, 1): the t at which sum(weight * min(t, cap)) = `total` (N,), infinite if there is none.
 
-    The sum is concave and piecewise linear in t, so Newton's steps from 0 climb to t and end on its very piece.
+    The sum is concave and piecewise linear in t, so Newton's method from 0 increases monotonically and is exact once
+    it reaches the right piece.
     """
     t, total = torch.zeros_like(total)[:, None], total[:, None]
     full, mask, part = weight * cap, torch.empty_like(cap), torch.empty_like(cap)
@@ -29,7 +30,7 @@ def level(weight: Tensor, cap: Tensor, total: Tensor) -> Tensor:
 
 
 def greedy(weight: Tensor, room: Tensor, total: Tensor) -> Tensor:
-    """How far each pixel goes for the sum of weight * way to reach `total` in the least length: heaviest first."""
+    """(N, D): 0 <= d <= room with sum(weight * d) = `total` and the smallest sum of d: largest weights first."""
     order = weight.argsort(dim=1, descending=True, stable=True)
     gain = (weight * room).gather(1, order)
     before = gain.cumsum(1) - gain
@@ -38,9 +39,9 @@ def greedy(weight: Tensor, room: Tensor, total: Tensor) -> Tensor:
 
 
 def step_to(x: Tensor, normal: Tensor, value: Tensor, norm: str) -> Tensor:
-    """The shortest d with normal . d = -value and x + d in [0, 1]; all the way that there is, where that falls short.
+    """The smallest d in `norm` with <normal, d> = -value and x + d in [0, 1].
 
-    x and normal are (N, D), value (N,).
+    Where no d reaches the hyperplane, the d that comes closest. `x` and `normal` are (N, D), `value` (N,).
     """
     normal = normal * torch.where(value >= 0, 1.0, -1.0)[:, None]
     weight, total = normal.abs(), value.abs()
@@ -48,10 +49,12 @@ def step_to(x: Tensor, normal: Tensor, value: Tensor, norm: str) -> Tensor:
     weight = weight * torch.gt(weight, 1e-12 * weight.amax(1, keepdim=True), out=mask)
     room = torch.lerp(1 - x, x, torch.gt(normal, 0, out=mask)).clamp_min(0) * torch.gt(weight, 0, out=mask)
     if norm == "linf":
-        way = torch.minimum(level(weight, room, total), room)
+        # |d_i| = min(t, room_i)
+        size = torch.minimum(water_level(weight, room, total), room)
     elif norm == "l2":
-        t = level(weight.square(), room / weight.clamp_min(TINY), total)
-        way = torch.minimum((t * weight).nan_to_num(0, torch.inf), room)
+        # |d_i| = min(t * weight_i, room_i)
+        t = water_level(weight.square(), room / weight.clamp_min(TINY), total)
+        size = torch.minimum((t * weight).nan_to_num(0, torch.inf), room)
     else:
-        way = greedy(weight, room, total)
-    return -normal.sign() * way
+        size = greedy(weight, room, total)
+    return -normal.sign() * size

@@ -1,7 +1,7 @@
-"""Copies of rows side by side: several targets of an image in one pass, in place of many small ones in turn.
+"""Several target classes of an image in one forward pass: each row is copied once per target.
 
-What a copy does depends on its image alone. The best of an image's copies is the image's; once one copy has succeeded
-all of them rest.
+A copy depends on its image alone. The best copy is the result of the image; once one copy succeeds, all copies of that
+image stop.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ from models.attacks.core.run import AttackRun
 CopySteps = Callable[[AttackRun, Tensor], Iterator[None]]
 """Steps of a run whose rows are copies; the tensor (rows,) says which copy of its image a row is."""
 SMALL = 4096
-"""Numbers per image up to which a pass is the cheaper the more images it has."""
+"""Values per image up to which larger batches are cheaper per image."""
 AT_ONCE = 256
-"""Rows side by side: beyond this a pass gains nothing more."""
+"""Maximum rows of a batch: larger ones gain nothing."""
 
 
 def copies_pay(run: AttackRun) -> bool:
-    """Whether copies pay: small images, and shapes of batches and counts of queries that may vary."""
+    """Whether copies are faster: small images, and a run whose batch shapes and query counts may vary."""
     return run.compact and run.budget is None and run.x[0].numel() <= SMALL
 
 
@@ -35,41 +35,41 @@ def run_targets_together(run: AttackRun, count: int, steps: CopySteps) -> Iterat
         copies = _copies(run, rows, count)
         places = torch.arange(count, device=rows.device).repeat(len(rows))
         for _ in steps(copies, places):
-            _rest_together(copies, count)
+            _stop_together(copies, count)
             going = copies.end_step()
             yield
             if not going:
                 break
-        _collect(run, torch.searchsorted(run.index, part), copies.found, count)
+        _collect(run, torch.searchsorted(run.index, part), copies.results, count)
 
 
 def _copies(run: AttackRun, rows: Tensor, count: int) -> AttackRun:
-    """A run of its own, which knows what was found so far and has spent nothing."""
+    """A run of its own, which starts from the results so far with no cost."""
     copies = copy(run)
     copies.state, copies.archive = SimpleNamespace(), None
-    copies.clean = Clean(run.clean.logits)  # its graph is that of other rows
-    copies._take(rows.repeat_interleave(count))
+    copies.clean = Clean(run.clean.logits)  # the graph belongs to the rows of `run`
+    copies._select(rows.repeat_interleave(count))
     copies.index = torch.arange(len(copies.x), device=rows.device)
     for name in ("queries", "gradients", "steps", "zero_gradient"):
         setattr(copies, name, torch.zeros_like(getattr(copies, name)))
     return copies
 
 
-def _rest_together(copies: AttackRun, count: int) -> None:
+def _stop_together(copies: AttackRun, count: int) -> None:
     image = copies.index // count
     over = torch.zeros(int(image[-1]) + 1, dtype=torch.bool, device=image.device)
     over[image[copies.done]] = True
     copies.done = over[image]
 
 
-def _collect(run: AttackRun, rows: Tensor, found: dict[str, Tensor], count: int) -> None:
-    """The best copy becomes what was found for the row; what the copies cost adds up."""
-    margin, distance = (found[name].view(-1, count) for name in ("margin", "distance"))
+def _collect(run: AttackRun, rows: Tensor, results: dict[str, Tensor], count: int) -> None:
+    """The best copy becomes the result of the row; the costs of the copies are added."""
+    margin, distance = (results[name].view(-1, count) for name in ("margin", "distance"))
     rank = torch.where(margin < 0, distance, torch.inf) if run.minimal else margin
     best = torch.where(torch.isfinite(rank).any(1), rank.argmin(1), margin.argmin(1))
-    chosen = torch.arange(len(rows), device=rows.device) * count + best
+    winners = torch.arange(len(rows), device=rows.device) * count + best
     for name in ("best", "margin", "distance"):
-        setattr(run, name, getattr(run, name).index_copy(0, rows, found[name][chosen]))
+        setattr(run, name, getattr(run, name).index_copy(0, rows, results[name][winners]))
     for name in ("queries", "gradients", "zero_gradient"):
-        setattr(run, name, getattr(run, name).index_add(0, rows, found[name].view(-1, count).sum(1)))
-    run.rest_if_over()
+        setattr(run, name, getattr(run, name).index_add(0, rows, results[name].view(-1, count).sum(1)))
+    run.stop_successful()

@@ -1,4 +1,4 @@
-"""Geometry of a threat model, one class per norm: size, steepest step, projection, random point.
+"""Geometry of a threat model, one class per norm: size, steepest direction, projection, random point.
 
 A perturbation `delta` is (N, C, H, W); every size, radius and length is (N,).
 """
@@ -18,25 +18,25 @@ def expand_to(values: Tensor, like: Tensor) -> Tensor:
 
 
 class Norm(ABC):
-    """One way to measure a perturbation."""
+    """A norm of perturbations."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def size(self, delta: Tensor) -> Tensor:
-        """The length of each perturbation."""
+        """(N,): the norm of each perturbation."""
 
     @abstractmethod
     def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of length 1 that climbs fastest; zero where the gradient is zero."""
+        """argmax of <gradient, d> over ||d|| <= 1; zero where the gradient is zero."""
 
     @abstractmethod
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
-        """The perturbation inside the ball."""
+        """The perturbation projected into the ball."""
 
     @abstractmethod
     def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
-        """A random point of the ball, from standard normal and uniform draws of the image's shape."""
+        """A random point of the ball, from standard normal and uniform numbers (N, C, H, W)."""
 
 
 class Linf(Norm):
@@ -63,7 +63,7 @@ class L2(Norm):
         return delta.flatten(1).norm(dim=1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        # Scaling by the largest entry first keeps the squares of tiny gradients from vanishing.
+        # Dividing by the largest entry first avoids underflow of the squares of tiny gradients.
         gradient = gradient / expand_to(gradient.abs().flatten(1).amax(1).clamp_min(TINY), gradient)
         return gradient / expand_to(self.size(gradient).clamp_min(TINY), gradient)
 
@@ -82,7 +82,7 @@ class L1(Norm):
         return delta.abs().flatten(1).sum(1)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """All of the step on the largest entry."""
+        """The whole step on the largest entry."""
         flat = gradient.flatten(1)
         top = flat.abs().argmax(1, keepdim=True)
         return torch.zeros_like(flat).scatter(1, top, flat.gather(1, top).sign()).view_as(gradient)
@@ -91,24 +91,24 @@ class L1(Norm):
         return self.project_within(delta, radius, torch.full_like(delta, torch.inf))
 
     def project_within(self, delta: Tensor, radius: Tensor, room: Tensor) -> Tensor:
-        """Euclidean projection onto the ball and 0 <= |delta| <= room at once: one threshold shrinks all entries.
+        """Euclidean projection onto {||d||_1 <= radius, |d| <= room}: |d_i| = min(max(|delta_i| - t, 0), room_i).
 
-        The length left at threshold t is the sum of (|d| - t)+ - (|d| - room - t)+, piecewise linear in t with a bend
-        at each |d| and |d| - room, so sorting the bends gives t.
+        The norm at threshold t is sum((|delta| - t)+ - (|delta| - room - t)+), piecewise linear in t with kinks at
+        |delta| and |delta| - room. Sorting the kinks gives t (Croce & Hein 2021, prop. 2.1).
         """
         size, room = delta.abs().flatten(1), room.flatten(1)
-        bends = torch.cat([size, (size - room).clamp_min(-1e30)], 1)
+        kinks = torch.cat([size, (size - room).clamp_min(-1e30)], 1)
         weight = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1)
-        weight = torch.where(bends > 0, weight, 0)
-        order = bends.argsort(dim=1, descending=True, stable=True)
-        bends, weight = bends.gather(1, order), weight.gather(1, order)
-        count, total = weight.cumsum(1), (weight * bends.clamp_min(0)).cumsum(1)
-        length = total - count * bends
+        weight = torch.where(kinks > 0, weight, 0)
+        order = kinks.argsort(dim=1, descending=True, stable=True)
+        kinks, weight = kinks.gather(1, order), weight.gather(1, order)
+        count, total = weight.cumsum(1), (weight * kinks.clamp_min(0)).cumsum(1)
+        length = total - count * kinks
         last = (length <= radius[:, None]).sum(1, keepdim=True).clamp_min(1) - 1
         threshold = (total.gather(1, last) - radius[:, None]) / count.gather(1, last).clamp_min(1)
-        kept = torch.minimum((size - threshold.clamp_min(0)).clamp_min(0), room)
-        kept = kept * (radius[:, None] / kept.sum(1, keepdim=True).clamp_min(TINY)).clamp_max(1)
-        return delta.sign() * kept.view_as(delta)
+        shrunk = torch.minimum((size - threshold.clamp_min(0)).clamp_min(0), room)
+        shrunk = shrunk * (radius[:, None] / shrunk.sum(1, keepdim=True).clamp_min(TINY)).clamp_max(1)
+        return delta.sign() * shrunk.view_as(delta)
 
     def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         laplace = normal.sign() * -torch.log(uniform.clamp_min(TINY))
@@ -116,7 +116,7 @@ class L1(Norm):
 
 
 class L0(Norm):
-    """Counts pixels: a pixel is changed when any of its channels is."""
+    """Counts pixels. A pixel is changed when any of its channels is."""
 
     name = "l0"
 
@@ -127,11 +127,11 @@ class L0(Norm):
         return L1().steepest(gradient)
 
     def project(self, delta: Tensor, radius: Tensor) -> Tensor:
-        """Keep the pixels that move most."""
+        """Keeps the pixels with the largest change."""
         strength = delta.abs().sum(1).flatten(1)
         order = strength.argsort(dim=1, descending=True, stable=True).argsort(1)
-        kept = (order + 1 <= radius[:, None]).view(len(delta), 1, *delta.shape[2:])
-        return delta * kept
+        mask = (order + 1 <= radius[:, None]).view(len(delta), 1, *delta.shape[2:])
+        return delta * mask
 
     def random_point(self, normal: Tensor, uniform: Tensor, radius: Tensor) -> Tensor:
         return self.project(2 * uniform - 1, radius)

@@ -1,4 +1,4 @@
-"""A model far away: it is shown 8-bit images, every answer is remembered, and one day it may answer no more."""
+"""A model behind a remote interface: it receives 8-bit images, answers are cached, and it may become unavailable."""
 
 from collections.abc import Callable
 
@@ -13,14 +13,14 @@ Ask = Callable[[Tensor], Tensor]
 
 
 class OracleUnavailable(Exception):
-    """The model does not answer any more; the sentence says why."""
+    """The model does not answer any more; the message gives the reason."""
 
 
 class RemoteOracle(Access):
-    """Scores, or labels as one-hot scores. What was asked once is never asked again.
+    """Scores, or labels as one-hot scores. No image is sent twice.
 
-    When the answers stop, or `total` images have been asked about, a run ends as one whose budget is spent: its result
-    is what had been seen by then, and `ended` says why.
+    When the model becomes unavailable, or `total` images have been sent, a run ends as with an exhausted budget: its
+    result is the best so far, and `ended` gives the reason.
     """
 
     title = "scores or labels"
@@ -35,12 +35,12 @@ class RemoteOracle(Access):
         self.ended: str | None = None
 
     def with_budget(self, budget: int | None) -> "RemoteOracle":
-        """The same memory under another budget per image."""
+        """Itself, with the same cache and another budget per image."""
         self.budget = budget
         return self
 
     def exact(self, x: Tensor) -> Tensor:
-        """As `outputs`; not a number where nobody answers."""
+        """As `outputs`; NaN for images without an answer."""
         try:
             return self.outputs(x)
         except BudgetExhausted:
@@ -48,18 +48,18 @@ class RemoteOracle(Access):
             return torch.stack([self.memory.get(key, blank) for key in keys(levels(x))])
 
     def known(self, x: Tensor) -> Tensor:
-        """(N,): the images whose answer is remembered."""
+        """(N,): images whose answer is cached."""
         return torch.tensor([key in self.memory for key in keys(levels(x))], dtype=torch.bool)
 
     def _answers(self, x: Tensor) -> Tensor:
-        shown = levels(x)
-        names = keys(shown)
+        images = levels(x)
+        names = keys(images)
         new = {name: row for row, name in enumerate(names) if name not in self.memory}
         if new:
-            self._inquire(shown[list(new.values())], list(new))
+            self._send(images[list(new.values())], list(new))
         return torch.stack([self.memory[name] for name in names])
 
-    def _inquire(self, images: Tensor, names: list[bytes]) -> None:
+    def _send(self, images: Tensor, names: list[bytes]) -> None:
         left = len(names) if self.total is None else self.total - self.asked
         if self.ended is None and left < len(names):
             self.ended = f"the budget of {self.total} queries is spent"
@@ -67,21 +67,21 @@ class RemoteOracle(Access):
             raise BudgetExhausted
         self.asked += len(names)
         try:
-            found = self.ask(images)
+            answers = self.ask(images)
         except OracleUnavailable as reason:
             self.ended = str(reason)
             raise BudgetExhausted from None
-        if found.ndim == 1:
-            found = torch.nn.functional.one_hot(found, self.classes).float()
-        self.classes = self.classes or found.shape[1]
-        self.memory |= dict(zip(names, found.float(), strict=True))
+        if answers.ndim == 1:
+            answers = torch.nn.functional.one_hot(answers, self.classes).float()
+        self.classes = self.classes or answers.shape[1]
+        self.memory |= dict(zip(names, answers.float(), strict=True))
 
 
 def levels(x: Tensor) -> Tensor:
-    """uint8 (N, C, H, W): the images as a file holds them."""
+    """uint8 (N, C, H, W): the images as in a PNG file."""
     return (x.detach() * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def keys(images: Tensor) -> list[bytes]:
-    """What tells images apart."""
+    """The cache key of each image."""
     return [row.numpy().tobytes() for row in images.cpu()]

@@ -1,7 +1,7 @@
-"""Random numbers that belong to one image: a pure function of its seed, a purpose and a position.
+"""Random numbers of each image: a pure function of its seed, a purpose and a position.
 
-Counter-based (splitmix64), in integers, so a row draws the same bits alone, in any batch, in any order, on any device,
-and no global or shared generator moves.
+Counter-based (splitmix64) integer arithmetic: a row gets the same bits alone, in any batch, in any order and on any
+device. No global generator is used.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def _word(purpose: tuple[object, ...]) -> int:
 
 
 class RowRNG:
-    """Draws for rows with the given seeds (N,) int64. Name each draw by a purpose, such as ("start", restart)."""
+    """Random numbers for rows with seeds (N,) int64. A purpose names each draw, such as ("start", restart)."""
 
     def __init__(self, seeds: Tensor):
         self.seeds = seeds

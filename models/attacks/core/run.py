@@ -1,7 +1,7 @@
-"""One run of an attack as a table of rows: what is asked of the model, what it cost, the best image found so far.
+"""One run of an attack as a table of rows: queries and gradients of the model, their costs, the best images so far.
 
 Every tensor here has one row per image and no operation mixes rows, so an image's result is the same alone as in any
-batch. An attack keeps its own row tensors in `state`; finished rows may be taken out between two steps.
+batch. An attack keeps its own row tensors in `state`; finished rows may be removed between two steps.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,22 @@ from models.attacks.core.threat import SLACK, ThreatModel
 from models.attacks.criteria.classification import Criterion
 
 LossFn = Callable[[Tensor], Tensor]
-"""Logits (N, K) -> (N,), to be increased."""
+"""Logits (N, K) -> values (N,) to increase."""
 
 ROWS = (
     "x", "start", "seeds", "index", "done", "paused", "probabilities", "value", "last_logits", "clean_margin",
     "clean_logits",
 )  # fmt: skip
 COUNTS = ("queries", "gradients", "steps", "zero_gradient")
-KEPT = ("best", "margin", "distance", *COUNTS)
-KEEP = 0.9
-"""Finished rows are put away when at most this share is left: moving the rows costs far less than a pass."""
+RESULTS = ("best", "margin", "distance", *COUNTS)
+COMPACT_BELOW = 0.9
+"""Finished rows are removed once at most this fraction is left: moving rows costs far less than a forward pass."""
 AT_ONCE = 4096
-"""Images of one forward pass when an attack asks about many per row."""
+"""Maximum images of one forward pass when an attack evaluates many per row."""
 
 
 class BudgetExhausted(Exception):
-    """No image can pay for another query: the run is over."""
+    """No row has budget left for another query. Ends the run, whose result is the best image so far."""
 
 
 class AttackRun:
@@ -72,19 +72,19 @@ class AttackRun:
         for name in COUNTS:
             setattr(self, name, torch.zeros(len(x), dtype=torch.int64, device=x.device))
         self.state = SimpleNamespace()
-        # One query is kept back for the final test of the rounded image.
+        # One query is reserved for the final test of the rounded image.
         self.budget = None if access.budget is None else access.budget - 1
-        self._begin(clean)
+        self._evaluate_clean(clean)
         self.archive: dict[str, Tensor] | None = None
 
-    def _begin(self, clean: Clean | None) -> None:
-        """Ask about the clean images: rows wrong at the start, or without finite scores, are done."""
+    def _evaluate_clean(self, clean: Clean | None) -> None:
+        """Evaluate the clean images. Rows that are adversarial already, or whose outputs are not finite, are done."""
         self.queries += 1
         self.clean = clean = clean or Clean.of(self.access, self.x)
         self.criterion.check(clean.logits)
         self.probabilities = look_like_probabilities(clean.logits) if self.access.level else torch.zeros_like(self.done)
         self.any_probabilities = bool(self.probabilities.any())
-        self.clean_logits = self.read(clean.logits)
+        self.clean_logits = self.as_logits(clean.logits)
         self.clean_margin = self.margin_of(self.clean_logits)
         self.nonfinite = ~torch.isfinite(clean.logits).flatten(1).all(1)
         self.wrong = (self.clean_margin < 0) & ~self.nonfinite
@@ -95,8 +95,8 @@ class AttackRun:
         self.value, self.last_logits = self.clean_margin, self.clean_logits
 
     @property
-    def draws(self) -> RowRNG:
-        """Random numbers of these rows."""
+    def rng(self) -> RowRNG:
+        """Random numbers of these rows, each from its own seed."""
         return RowRNG(self.seeds)
 
     @property
@@ -106,19 +106,22 @@ class AttackRun:
 
     @property
     def active(self) -> Tensor:
-        """(N,): the rows that take part in the present step."""
+        """(N,): rows that take part in the current step."""
         return ~(self.done | self.paused)
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """Outputs as logits: where the model gives probabilities, their logarithm."""
+    def as_logits(self, outputs: Tensor) -> Tensor:
+        """Outputs as logits: the logarithm where the model gives probabilities."""
         return logarithm(outputs, self.probabilities) if self.any_probabilities else outputs
 
     def margin_of(self, logits: Tensor) -> Tensor:
-        """The criterion's margin; an answer that is no number counts as a failure."""
+        """(N,): the criterion's margin; NaN counts as a failure of the attack (infinity)."""
         return self.criterion.margin(logits).nan_to_num(torch.inf, torch.inf, -torch.inf)
 
     def charge(self, count: int = 1) -> None:
-        """Charge every active row; a row that cannot pay is done. Raises Spent when none is left."""
+        """Charge every active row `count` queries; a row without the budget is done.
+
+        Raises BudgetExhausted when every row is done.
+        """
         if self.budget is not None:
             self.done = self.done | (self.active & (self.queries + count > self.budget))
             if bool(self.done.all()):
@@ -126,42 +129,42 @@ class AttackRun:
         self.queries += count * self.active
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits of `x`, one query of each active row, without making `x` a candidate."""
+        """Logits of `x`, which does not become a candidate; one query of each active row."""
         self.charge()
-        return self.read(self._outputs(self.as_shown_to_model(x)))
+        return self.as_logits(self._outputs(self.as_shown_to_model(x)))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Margins of `x`, which becomes a candidate for the result; one query of each active row."""
+        """Margins (N,) of `x`, which becomes a candidate for the result; one query of each active row."""
         margin = self.margin_of(self.logits(x))
         self.update_best(x, margin)
         return margin
 
-    def margins_of(self, images: Tensor, places: Tensor) -> Tensor:
-        """Margins (P,) of images of the rows `places` (P,), one query each, none of them a candidate yet."""
-        self.queries = self.queries.index_add(0, places, torch.ones_like(places))
-        parts = [self.access.outputs(part) for part in self.as_shown_to_model(images, places).split(AT_ONCE)]
+    def margins_of(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Margins (P,) of images that belong to `rows` (P,); one query each, none becomes a candidate."""
+        self.queries = self.queries.index_add(0, rows, torch.ones_like(rows))
+        parts = [self.access.outputs(part) for part in self.as_shown_to_model(images, rows).split(AT_ONCE)]
         logits = parts[0] if len(parts) == 1 else torch.cat(parts)
-        logits = logarithm(logits, self.probabilities[places]) if self.any_probabilities else logits
-        return self.criterion.take(places).margin(logits).nan_to_num(torch.inf, torch.inf, -torch.inf)
+        logits = logarithm(logits, self.probabilities[rows]) if self.any_probabilities else logits
+        return self.criterion.take(rows).margin(logits).nan_to_num(torch.inf, torch.inf, -torch.inf)
 
     def evaluate_many(self, make: Callable[[Tensor], Tensor], count: int) -> Tensor:
-        """Margins (N, count) of many images per row, the best of which is a candidate; `count` queries a row.
+        """Margins (N, count) of `count` images per row, the best of which is a candidate; `count` queries of a row.
 
-        `make` gives the images (n, count, C, H, W) of the rows whose places (n,) it is handed.
+        `make` receives row numbers (n,) and returns their images (n, count, C, H, W).
         """
         self.charge(count)
         margins = torch.full((len(self.x), count), torch.inf, device=self.x.device)
-        places = self.active.nonzero()[:, 0]
+        rows = self.active.nonzero()[:, 0]
         best = self.x.clone()
-        # Row by row unless shapes may vary: what a forward pass sees then never depends on the other rows.
-        for group in places.split(max(1, AT_ONCE // count) if self.compact else 1) if len(places) else ():
+        # Row by row unless batch shapes may vary, so that a forward pass never depends on the other rows.
+        for group in rows.split(max(1, AT_ONCE // count) if self.compact else 1) if len(rows) else ():
             images = make(group)
             flat = self.as_shown_to_model(images.flatten(0, 1), group.repeat_interleave(count))
             logits = self.access.outputs(flat)
             if self.any_probabilities:
                 logits = logarithm(logits, self.probabilities[group].repeat_interleave(count))
-            found = self.criterion.take(group).repeat(count).margin(logits)
-            margins[group] = found.nan_to_num(torch.inf, torch.inf, -torch.inf).view(-1, count)
+            values = self.criterion.take(group).repeat(count).margin(logits)
+            margins[group] = values.nan_to_num(torch.inf, torch.inf, -torch.inf).view(-1, count)
             best[group] = images[torch.arange(len(group), device=group.device), margins[group].argmin(1)]
         self.update_best(best, margins.amin(1))
         return margins
@@ -173,7 +176,7 @@ class AttackRun:
         through: Callable[[Tensor], Tensor] | None = None,
         update_best: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Margins of `x` and the gradient of `loss_fn` (the criterion's loss): one forward pass, one backward.
+        """Margins (N,) of `x` and the gradient of `loss_fn` (default: the criterion's loss): one pass each way.
 
         `x` becomes a candidate for the result, unless `through` is given (the model then sees `through(x)`) or
         `update_best` is false. At the clean images the forward pass already made is used. The value of `loss_fn` is
@@ -189,7 +192,7 @@ class AttackRun:
             self.charge()
             leaf, outputs = self.access.outputs_with_graph(self.as_shown_to_model(x), through)
         with torch.enable_grad():
-            logits = self.read(outputs)
+            logits = self.as_logits(outputs)
             value = self.criterion.loss(logits) if loss_fn is None else loss_fn(logits)
         self.value = value.detach()
         gradient = self.threat.masked(self.access.gradient(leaf, value, keep=first).nan_to_num(0, 0, 0))
@@ -203,7 +206,7 @@ class AttackRun:
         return margin, gradient
 
     def jacobian(self, x: Tensor, surfaces: LossFn, update_best: bool = True) -> tuple[Tensor, Tensor]:
-        """Values (N, k) of `surfaces` at `x` and their gradients (N, k, C, H, W): one forward pass, k backward.
+        """Values (N, k) of `surfaces` at `x` and their gradients (N, k, C, H, W): one forward pass, k backward passes.
 
         The logits are left in `last_logits`.
         """
@@ -214,7 +217,7 @@ class AttackRun:
             self.charge()
             leaf, outputs = self.access.outputs_with_graph(self.as_shown_to_model(x))
         with torch.enable_grad():
-            logits = self.read(outputs)
+            logits = self.as_logits(outputs)
             values = surfaces(logits)
             columns = values.unbind(1)
         count = len(columns)
@@ -227,7 +230,7 @@ class AttackRun:
         return values.detach(), gradients
 
     def update_best(self, x: Tensor, margin: Tensor) -> None:
-        """Keep `x` where it beats the best image so far."""
+        """Keep `x` where it is better than the best image so far."""
         x = self.as_shown_to_model(x)
         if self.minimal:
             distance = self.measure(x)
@@ -243,59 +246,59 @@ class AttackRun:
             near = self.threat.distance(self.x, x) <= self.radius * (1 + SLACK) if self.minimal else True
             self.done = self.done | (better & (margin < 0) & near)
 
-    def rest_if_over(self) -> None:
-        """Done are the rows of which the best so far is all that is asked for."""
+    def stop_successful(self) -> None:
+        """Mark rows as done whose best image so far is a success that ends the row."""
         if self.stop_on_success and self.threat.bounded:
             near = self.distance <= self.radius * (1 + SLACK) if self.minimal else True
             self.done = self.done | ((self.margin < 0) & near)
 
     def measure(self, x: Tensor) -> Tensor:
-        """What a minimum-norm attack makes small: the norm of the threat."""
+        """(N,): what a minimum-norm attack minimises: the distance in the norm of the threat."""
         return self.threat.distance(self.x, x)
 
     def set_result(self, x: Tensor) -> None:
-        """Make `x` the result of every active row unseen: the final test will be its first."""
+        """Make `x` the result of every active row without a query; the final test evaluates it first."""
         self.best = torch.where(expand_to(self.active, x), x, self.best)
 
-    def as_shown_to_model(self, x: Tensor, places: Tensor | None = None) -> Tensor:
-        """`x` as the model is shown it. `places` are the rows that the images belong to, when not one to one."""
+    def as_shown_to_model(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """`x`, rounded if the attack shows 8-bit images only. Images (P, ...) belong to `rows` (P,), else to all."""
         if not self.quantise_inputs or self.threat.levels is None:
             return x
-        if places is None:
+        if rows is None:
             return self.threat.quantise(self.x, x)
-        return self.threat.take(places).quantise(self.x[places], x)
+        return self.threat.take(rows).quantise(self.x[rows], x)
 
     def end_step(self) -> bool:
-        """Between two steps: count, put finished rows away. False when no row is left."""
+        """Between two steps: count the step, remove finished rows. False when no row is left."""
         self.steps += self.active
         left = int((~self.done).sum())
         if left == 0:
             return False
-        if self.compact and left <= KEEP * len(self.done):
-            self.store()
-            self._take((~self.done).nonzero()[:, 0])
+        if self.compact and left <= COMPACT_BELOW * len(self.done):
+            self._store()
+            self._select((~self.done).nonzero()[:, 0])
         return True
 
-    def store(self) -> None:
-        """Write what was found into the archive of all rows, which is made when rows are put away first."""
+    def _store(self) -> None:
+        """Write the results of the current rows into the archive of all rows, made when rows are first removed."""
         if self.archive is None:
-            self.archive = {name: getattr(self, name).clone() for name in KEPT}
+            self.archive = {name: getattr(self, name).clone() for name in RESULTS}
         else:
-            for name in KEPT:
+            for name in RESULTS:
                 self.archive[name][self.index] = getattr(self, name)
 
     @property
-    def found(self) -> dict[str, Tensor]:
-        """What was found for all rows of the run, by the names in KEPT."""
+    def results(self) -> dict[str, Tensor]:
+        """The results of all rows of the run, by the names in RESULTS."""
         if self.archive is None:
-            return {name: getattr(self, name) for name in KEPT}
-        self.store()
+            return {name: getattr(self, name) for name in RESULTS}
+        self._store()
         return self.archive
 
-    def _take(self, index: Tensor) -> None:
-        """Go on with the rows at `index` alone."""
+    def _select(self, index: Tensor) -> None:
+        """Continue with the rows at `index` only."""
         self.criterion, self.threat = self.criterion.take(index), self.threat.take(index)
-        for name in (*ROWS, *KEPT):
+        for name in (*ROWS, *RESULTS):
             setattr(self, name, getattr(self, name)[index])
         for name, value in vars(self.state).items():
             if isinstance(value, Tensor) and value.ndim:
@@ -304,7 +307,7 @@ class AttackRun:
     def _outputs(self, x: Tensor) -> Tensor:
         if not self.compact or self.access.level == 2 or bool(self.active.all()):
             return self.access.outputs(x)
-        # An oracle may charge for every image it is shown: rows that rest are not shown to it.
-        places = self.active.nonzero()[:, 0]
+        # An oracle may charge for every image it is sent: paused rows are not sent.
+        rows = self.active.nonzero()[:, 0]
         outputs = torch.zeros_like(self.clean_logits)
-        return outputs.index_copy(0, places, self.access.outputs(x[places])) if len(places) else outputs
+        return outputs.index_copy(0, rows, self.access.outputs(x[rows])) if len(rows) else outputs

@@ -13,15 +13,18 @@ from models.attacks.core.norms import expand_to
 from models.attacks.core.run import AttackRun
 
 BLOCK = 64
-"""Tries that are drawn together: drawing for each costs more than a pass."""
-KINDS = 1 << 16
-"""Places and colours up to which it is noted which squares of one side were tried."""
+"""Tries whose random numbers are drawn together: drawing them one by one costs more than a forward pass."""
+MAX_KEYS = 1 << 16
+"""Maximum number of positions times colours for which tried squares are tracked."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the tries of all rows share: the side of each and since which try it has been that one, and, for each of the
-    sides, the pixels of such a square from its upper left one, the last one repeated up to the largest square."""
+    """What the tries of all rows share.
+
+    `sides`: the side of each try. `since`: the first try with the present side. `kind`: index of the side in `pixels`,
+    which holds the pixel offsets of a square of each side, the last one repeated up to the largest square.
+    """
 
     sides: Tensor
     since: Tensor
@@ -30,7 +33,7 @@ class Layout:
 
 
 def ball(run: AttackRun) -> None:
-    """Where each pixel may go: `state.floor` and `state.ceiling`."""
+    """The bounds of each pixel: `state.floor` and `state.ceiling`."""
     state, x, eps = run.state, run.x, expand_to(run.radius, run.x)
     state.floor, state.ceiling = (x - eps).clamp_min(0), (x + eps).clamp_max(1)
     if run.threat.mask is not None:
@@ -39,12 +42,12 @@ def ball(run: AttackRun) -> None:
 
 
 def plan(run: AttackRun, start: int, sides: list[int]) -> None:
-    """Draw the tries from `start` on, a multiple of BLOCK, whose squares have these sides."""
+    """Draw the tries from number `start`, a multiple of BLOCK, with squares of these sides."""
     state, x, device = run.state, run.x, run.x.device
     channels, height, width = x.shape[1:]
     blocks = range(start, start + len(sides), BLOCK)
-    drawn = [run.draws.uniform((BLOCK, 2 + channels), "squares", number) for number in blocks]
-    draw = torch.cat(drawn, 1)[:, : len(sides)]
+    parts = [run.rng.uniform((BLOCK, 2 + channels), "squares", number) for number in blocks]
+    draw = torch.cat(parts, 1)[:, : len(sides)]
     side = torch.tensor(sides, device=device)
     room = torch.tensor([height, width], device=device) - side[:, None] + 1
     corner = (draw[..., :2] * room).long()
@@ -74,14 +77,14 @@ def _layout(sides: list[int], start: int, before: Layout | None, width: int, dev
 
 @dataclass(frozen=True)
 class Patches:
-    """Squares on the present images of `rows` (p,): the places of their pixels (p, C, k) in an image, new values."""
+    """Squares on the current images of `rows` (p,): indices of their pixels (p, C, k) in an image, and new values."""
 
     run: AttackRun
     rows: Tensor
     places: Tensor
     after: Tensor
     moves: Tensor
-    """(p,): the squares that change anything."""
+    """(p,): squares that change the image."""
 
     def images(self, some: Tensor) -> Tensor:
         """The images (n, C, H, W) of the patches at `some` (n,)."""
@@ -92,7 +95,7 @@ class Patches:
 
 
 def patches(run: AttackRun, rows: Tensor, numbers: Tensor) -> Patches:
-    """The tries `numbers` (p,) of `rows` (p,), which `plan` has drawn."""
+    """The tries `numbers` (p,) of `rows` (p,), drawn by `plan`."""
     state, layout, x = run.state, run.state.layout, run.x
     tries = numbers - state.start
     most = int(layout.sides[tries].max())

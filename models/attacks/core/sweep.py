@@ -1,4 +1,4 @@
-"""Many radii at once: success of an attack as a function of eps, and random noise of equal size to hold against it."""
+"""Success of an attack as a function of eps, and controls of equal size: random noise, the perturbation shuffled."""
 
 from collections.abc import Generator
 from dataclasses import replace
@@ -82,7 +82,7 @@ def iterate_epsilon_sweep(
 
 
 def merge(first: AttackResult, second: AttackResult, keep: Tensor) -> AttackResult:
-    """Rows of `first` where `keep`, else of `second`; the counts add up."""
+    """Rows of `first` where `keep`, else of `second`; counts are added."""
     pairs = {name: (getattr(first, name), new) for name, new in vars(second).items()}
     counts = {name: old + new for name, (old, new) in pairs.items() if name in COUNTS}
     return AttackResult(
@@ -91,7 +91,7 @@ def merge(first: AttackResult, second: AttackResult, keep: Tensor) -> AttackResu
 
 
 def _within(result: AttackResult, x: Tensor, threat: ThreatModel) -> AttackResult:
-    """What a minimum-norm result says about one radius: its image where that fits in, else the clean one."""
+    """A minimum-norm result at one radius: its image where that lies within, else the clean image."""
     fits = result.success & inside(threat, x, result.images)
     return replace(
         result,
@@ -105,7 +105,7 @@ def _within(result: AttackResult, x: Tensor, threat: ThreatModel) -> AttackResul
 
 
 def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
-    """`x` with random signs of size eps on every pixel: the control that an attack has to beat by far."""
+    """A control: `x` with random signs on every pixel, scaled to eps. An attack should do far better."""
     signs = threat.masked(RowRNG(seeds).signs(tuple(x.shape[1:]), "control"))
     if threat.norm == "l0":
         signs = threat.geometry.project(signs * RowRNG(seeds).uniform(tuple(x.shape[1:]), "place"), threat.radius(x))
@@ -116,20 +116,20 @@ def noise(x: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
 
 
 def shuffled(x: Tensor, changed: Tensor, threat: ThreatModel, seeds: Tensor) -> Tensor:
-    """`x` with the very perturbation of `changed`, its pixels in another order: a control of equal size in any norm.
+    """A control of equal size in any norm: `x` plus the perturbation of `changed` with its pixels permuted.
 
-    Only pixels that may change take part (Xie et al. 2017 permute so; what leaves the range of pixels is cut off).
+    Only pixels that may change are permuted (as in Xie et al. 2017); values outside the pixel range are clipped.
     """
     order = RowRNG(seeds).uniform((x.shape[2] * x.shape[3],), "shuffle")
     if threat.mask is None:
         free = torch.ones_like(order, dtype=torch.bool)
     else:
         free = threat.mask.expand(len(x), -1, -1, -1).bool().any(1).flatten(1)
-    # pixels that may not change keep their places: they are sorted after all others, in order
+    # pixels that may not change keep their positions: they are sorted after all others, in order
     natural = torch.arange(order.shape[1], device=x.device).expand_as(order)
     origin = torch.where(free, order, 2.0 + natural).argsort(dim=1, stable=True)
     place = torch.where(free, 0, 1).argsort(dim=1, stable=True)
     index = torch.empty_like(origin).scatter(1, place, origin)
     delta = (changed - x).flatten(2)
-    moved = delta.gather(2, index[:, None].expand_as(delta)).view_as(x)
-    return threat.at(None).quantise(x, (x + moved).clamp(0, 1))
+    permuted = delta.gather(2, index[:, None].expand_as(delta)).view_as(x)
+    return threat.at(None).quantise(x, (x + permuted).clamp(0, 1))

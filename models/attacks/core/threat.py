@@ -1,4 +1,4 @@
-"""What an attacker may do to an image: a norm, a radius, the pixel range, 8-bit levels, a mask."""
+"""What an attacker may change: norm, eps, pixel range, 8-bit levels, mask."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,22 +10,26 @@ from models.attacks.core.norms import L1, NORMS, Norm, expand_to
 from models.types import ConfigError
 
 SLACK = 1e-6
-"""How far float rounding may carry a perturbation over its radius."""
+"""Tolerance for float rounding when a perturbation is compared with its radius."""
 
 
 def check_eps(norm: str, smallest: float, largest: float) -> None:
-    """Raises ConfigError unless radii between these make sense."""
+    """Raises ConfigError unless all radii from `smallest` to `largest` are valid."""
     if not 0 <= smallest <= largest < math.inf:
-        raise ConfigError("eps must be a finite number of at least 0", field="eps")
+        raise ConfigError(f"eps must be a finite number of at least 0; you sent {smallest:g}", field="eps")
     if norm == "linf" and largest > 1:
-        raise ConfigError("eps must be at most 1: pixels lie in [0, 1]", field="eps", remedy="try 8/255")
+        raise ConfigError(
+            f"eps must be at most 1 for linf, because pixels lie in [0, 1]; you sent {largest:g}",
+            field="eps",
+            remedy="try 8/255",
+        )
 
 
 @dataclass(frozen=True)
 class ThreatModel:
     """`eps` is a number, (N,) or None (no radius: the smallest perturbation is sought).
 
-    `levels` = 256 makes the result an 8-bit image whose success is tested after rounding; None leaves floats.
+    `levels` = 256: results are 8-bit images and success is tested after rounding; None: results are floats.
     `mask` (N or 1, C or 1, H, W) is 1 where pixels may change.
     """
 
@@ -36,7 +40,7 @@ class ThreatModel:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise ConfigError(f"the norm must be one of {', '.join(NORMS)}", field="norm")
+            raise ConfigError(f"norm must be one of {', '.join(NORMS)}; you sent {self.norm}", field="norm")
         if isinstance(self.eps, (int, float)):
             check_eps(self.norm, self.eps, self.eps)
 
@@ -49,7 +53,7 @@ class ThreatModel:
         return self.eps is not None
 
     def radius(self, x: Tensor) -> Tensor:
-        """(N,) radius for the images `x`; infinite without eps."""
+        """(N,): eps of the images `x`; infinite without eps."""
         eps = torch.inf if self.eps is None else self.eps
         return torch.as_tensor(eps, dtype=x.dtype, device=x.device).expand(len(x))
 
@@ -64,7 +68,7 @@ class ThreatModel:
         return replace(self, eps=eps)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """(N,) size of y - x."""
+        """(N,): the norm of y - x."""
         return self.geometry.size(y - x)
 
     def masked(self, values: Tensor) -> Tensor:
@@ -74,7 +78,7 @@ class ThreatModel:
         return values * (self.mask if values.ndim == 4 else self.mask[:, None])
 
     def project(self, x: Tensor, y: Tensor) -> Tensor:
-        """The image nearest to `y` that this threat allows to be made of `x` (nearly so for l2 and l0)."""
+        """The allowed image closest to `y` (approximately for l2 and l0): within eps of `x`, in [0, 1] and the mask."""
         if self.mask is not None:
             y = torch.where(self.mask.bool(), y, x)
         if not self.bounded:
@@ -85,11 +89,11 @@ class ThreatModel:
         if self.norm == "l1":
             room = torch.where(y > x, 1 - x, x)
             return (x + L1().project_within(y - x, self.radius(x), room)).clamp(0, 1)
-        # The box holds x, so clipping to it only shortens the perturbation.
+        # x lies in the box, so clipping to it only shortens the perturbation.
         return (x + self.geometry.project(y - x, self.radius(x))).clamp(0, 1)
 
     def quantise(self, x: Tensor, y: Tensor) -> Tensor:
-        """`y` rounded to the levels without leaving the ball around `x`; the division is that of reading a PNG."""
+        """`y` rounded to the levels, inside the ball around `x`; the division gives the floats of a decoded PNG."""
         if self.levels is None:
             return y
         top = self.levels - 1
@@ -97,14 +101,14 @@ class ThreatModel:
             eps = expand_to(self.radius(x), x)
             low = ((x - eps).clamp_min(0) * top - 1e-3).ceil()
             high = ((x + eps).clamp_max(1) * top + 1e-3).floor()
-            snapped = torch.clamp((y * top).round(), low, torch.maximum(low, high)) / top
+            rounded = torch.clamp((y * top).round(), low, torch.maximum(low, high)) / top
         else:
-            snapped = (y * top).round() / top
+            rounded = (y * top).round() / top
             for shrink in range(1, 65) if self.bounded else ():
-                over = self.distance(x, snapped) > self.radius(x) * (1 + SLACK)
+                over = self.distance(x, rounded) > self.radius(x) * (1 + SLACK)
                 if not bool(over.any()):
                     break
                 shorter = ((x + (y - x) * (1 - shrink / 64)) * top).round() / top
-                snapped = torch.where(expand_to(over, x), shorter, snapped)
-        still = expand_to((y == x).flatten(1).all(1), x) if self.mask is None else (y == x)
-        return torch.where(still, x, snapped)
+                rounded = torch.where(expand_to(over, x), shorter, rounded)
+        unchanged = expand_to((y == x).flatten(1).all(1), x) if self.mask is None else (y == x)
+        return torch.where(unchanged, x, rounded)

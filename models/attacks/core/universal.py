@@ -1,7 +1,7 @@
-"""Universal perturbations: one change that fools a model on most images, fitted to many of them.
+"""Universal perturbations (Moosavi-Dezfooli et al. 2017): one perturbation that fools a model on most images.
 
-Fooling means that the model's answer changes, whatever the truth is. Images are changed inside the pixel range and the
-perturbation is a whole number of levels, so that what is measured is what can be sent.
+An image is fooled when the predicted class changes, whatever the true class. The perturbation is a whole number of
+8-bit levels and images are clipped to the pixel range, so that the measured images are those that can be sent.
 """
 
 from collections.abc import Iterator
@@ -31,16 +31,16 @@ class UniversalConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: Literal["sgd", "deepfool"] = Field("sgd", description="Sign gradient steps (Shafahi 2020) or DeepFool.")
-    norm: Literal["linf", "l2"] = Field("linf", description="How the perturbation is measured.")
-    eps: Eps | None = Field(None, gt=0, description="Its largest size. Empty: 10/255 for linf, 2000/255 for l2.")
-    batch_size: int = Field(64, ge=1, le=4096, description="Images of one step of sgd.")
+    norm: Literal["linf", "l2"] = Field("linf", description="Norm of the perturbation.")
+    eps: Eps | None = Field(None, gt=0, description="Maximum size. Default: 10/255 for linf, 2000/255 for l2.")
+    batch_size: int = Field(64, ge=1, le=4096, description="Images per step of sgd.")
     steps: int = Field(100, ge=1, le=100_000, description="Steps of sgd.")
-    passes: int = Field(10, ge=1, le=1000, description="Most passes of deepfool over the images.")
-    fooling: float = Field(0.8, gt=0, le=1, description="Share of fooled training images at which deepfool stops.")
-    cap: float = Field(9.0, gt=0, le=1000, description="Largest loss one image may contribute in sgd.")
-    target: int | str | None = Field(None, description="Class to be taken for, by name or index. Empty: any other.")
-    images: int = Field(2000, ge=1, le=100_000, description="Training images to fit it to, drawn by the seed.")
-    held_out: int = Field(2000, ge=1, le=100_000, description="Validation images to measure it on.")
+    passes: int = Field(10, ge=1, le=1000, description="Maximum passes of deepfool over the images.")
+    fooling: float = Field(0.8, gt=0, le=1, description="Fraction of fooled training images at which deepfool stops.")
+    cap: float = Field(9.0, gt=0, le=1000, description="Maximum loss of one image in sgd.")
+    target: int | str | None = Field(None, description="Target class, by name or index. Default: any other class.")
+    images: int = Field(2000, ge=1, le=100_000, description="Number of training images, drawn by the seed.")
+    held_out: int = Field(2000, ge=1, le=100_000, description="Number of validation images to measure it on.")
 
     @property
     def radius(self) -> float:
@@ -49,7 +49,7 @@ class UniversalConfig(BaseModel):
 
 @dataclass(frozen=True)
 class FitProgress:
-    """Where a fit is: steps done of all, and the share of the last images that it fooled before the step."""
+    """Progress of a fit: steps done, all steps, and the fraction of the last images fooled before the step."""
 
     step: int
     total: int
@@ -57,48 +57,50 @@ class FitProgress:
 
 
 def apply(delta: Tensor, images: Tensor) -> Tensor:
-    """Images (N, C, H, W) with the perturbation (C, H, W), inside the pixel range."""
+    """Images (N, C, H, W) plus the perturbation (C, H, W), clipped to [0, 1]."""
     return (images + delta).clamp(0, 1)
 
 
 def whole_levels(delta: Tensor) -> Tensor:
-    """The perturbation in whole levels, rounded towards zero so that it does not grow."""
+    """The perturbation in whole levels of 1/255, rounded towards zero so that it does not grow."""
     return (delta * LEVELS + 1e-3 * delta.sign()).trunc() / LEVELS
 
 
 class Universal:
-    """A fit as a generator of steps; leaving the loop stops it, and `state` is all that a resumed one needs."""
+    """A fit as a generator of steps. It can be left at any step and resumed from `state`."""
 
     def __init__(self, access: WhiteBox, train: Columns, config: UniversalConfig, seed: int = 0):
         self.access, self.train, self.config, self.seed = access, train, config, seed
         if isinstance(config.target, str):
-            raise ConfigError("the target of a fit is the index of a class", field="target")
+            raise ConfigError(
+                f"target must be the index of a class here; you sent the name {config.target}", field="target"
+            )
         if config.method == "deepfool" and config.target is not None:
-            raise ConfigError("deepfool fits no target", field="target", remedy="use method sgd")
+            raise ConfigError("target cannot be set with method deepfool", field="target", remedy="use method sgd")
         self.step, self.fooled, self.norm = 0, 0, NORMS[config.norm]
         first = train.head(1)["images"]
         self.raw = torch.zeros_like(first[0])
 
     @property
     def delta(self) -> Tensor:
-        """The perturbation (C, H, W) found so far, in whole levels."""
+        """The current perturbation (C, H, W) in whole levels."""
         return whole_levels(self.raw)
 
     def state(self) -> tuple[Tensor, int, int]:
-        """The perturbation, the steps done, and the images already fooled in the present pass of deepfool."""
+        """The perturbation, the steps done, and the images fooled in the current pass of deepfool."""
         return self.raw.clone(), self.step, self.fooled
 
     def restore(self, raw: Tensor, step: int, fooled: int = 0) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a `state`."""
         self.raw, self.step, self.fooled = raw.clone().to(self.raw), step, fooled
 
     def run(self) -> Iterator[FitProgress]:
-        """Step until the end."""
+        """Yields after each step until the end."""
         with torch.inference_mode(False), torch.no_grad(), self.access.ready():
-            yield from self._descend() if self.config.method == "sgd" else self._gather()
+            yield from self._fit_by_sgd() if self.config.method == "sgd" else self._fit_by_deepfool()
 
-    def _descend(self) -> Iterator[FitProgress]:
-        """v <- P(v + eps / 10 * sign of the summed gradient of min(loss, cap)) over mini-batches."""
+    def _fit_by_sgd(self) -> Iterator[FitProgress]:
+        """v <- P(v + eps / 10 * sign(sum of gradients of min(loss, cap))) over mini-batches (Shafahi et al. 2020)."""
         config = self.config
         while self.step < config.steps:
             x = self._images(self.step * config.batch_size, min(config.batch_size, len(self.train)))
@@ -114,8 +116,8 @@ class Universal:
             self.step += 1
             yield FitProgress(self.step, config.steps, fooled)
 
-    def _gather(self) -> Iterator[FitProgress]:
-        """Moosavi-Dezfooli et al. (2017), algorithm 1: for each image not yet fooled add the step that fools it."""
+    def _fit_by_deepfool(self) -> Iterator[FitProgress]:
+        """v <- P(v + DeepFool(x_i + v)) for each image x_i that v does not fool yet (Moosavi-Dezfooli 2017, alg. 1)."""
         config, count = self.config, len(self.train)
         attack = DeepFool(steps=10, norm=config.norm)
         while self.step < config.passes * count:
@@ -124,7 +126,7 @@ class Universal:
             if bool((as_logits(self.access.outputs(apply(self.raw, x))).argmax(1) == clean).all()):
                 start = apply(self.raw, x)
                 result = attack.run(self.access, start, Misclassified(clean))
-                if bool(result.success.all()):  # a step that did not arrive would only add noise
+                if bool(result.success.all()):  # an unsuccessful step would only add noise
                     self._move((result.images - start)[0])
             else:
                 self.fooled += 1
@@ -153,32 +155,32 @@ class Universal:
 
 
 def random_signs(delta: Tensor, seed: int = 0) -> Tensor:
-    """A control: random signs as large as `delta` everywhere (linf), which an attack has to beat by far."""
+    """A control: random signs of the linf size of `delta` everywhere. An attack should do far better."""
     signs = RowRNG(torch.tensor([seed], device=delta.device)).signs(tuple(delta.shape), "control")[0]
     return whole_levels(signs * delta.abs().amax())
 
 
 def permuted(delta: Tensor, seed: int = 0) -> Tensor:
-    """A control: the same values in other places, each channel alike."""
+    """A control: the pixels of `delta` permuted, all channels alike."""
     channels, height, width = delta.shape
     draw = RowRNG(torch.tensor([seed], device=delta.device)).uniform((height * width,), "permutation")[0]
     return delta.flatten(1)[:, draw.argsort()].view(channels, height, width)
 
 
 def fooling_rate(access: Access, images: Columns, delta: Tensor, limit: int = 10_000, batch_size: int = 250) -> float:
-    """Share of the first `limit` images whose answer changes."""
+    """Fraction of the first `limit` images whose predicted class changes."""
     return measure(access, images, {"": delta}, limit, batch_size)[""].rate
 
 
 @dataclass
 class Fooling:
-    """What a perturbation does to a model: answers changed of `total`, and how often each class is the answer."""
+    """Effect of a perturbation: predictions changed of `total`, and how often each class is predicted (K,)."""
 
     changed: int
     total: int
     answers: Tensor
     right: int | None = None
-    """Answers that agree with the label, where there are labels."""
+    """Predictions equal to the label; None without labels."""
 
     @property
     def rate(self) -> float:
@@ -193,11 +195,11 @@ def measure(
     batch_size: int = 250,
     names: dict[int, int] | None = None,
 ) -> dict[str, Fooling]:
-    """What each of several perturbations does to the first `limit` images, which the model sees clean once.
+    """The effect of several perturbations on the first `limit` images; the clean images are evaluated once.
 
     `names` maps the labels of the data to the model's classes, where they differ.
     """
-    found: dict[str, Fooling] = {}
+    results: dict[str, Fooling] = {}
     with torch.no_grad(), access.ready():
         for rows in images.batches(batch_size, limit):
             x = rows["images"].to(next(iter(deltas.values())).device)
@@ -207,18 +209,18 @@ def measure(
                 truth = torch.tensor([names.get(label, -1) for label in truth.tolist()], device=x.device)
             for name, delta in deltas.items():
                 answers = access.exact(apply(delta, x)).argmax(1)
-                known = found.setdefault(name, Fooling(0, 0, torch.zeros(clean.shape[1], dtype=torch.int64)))
-                known.changed += int((answers != clean.argmax(1)).sum())
-                known.total += len(x)
-                known.answers += torch.bincount(answers.cpu(), minlength=clean.shape[1])
+                result = results.setdefault(name, Fooling(0, 0, torch.zeros(clean.shape[1], dtype=torch.int64)))
+                result.changed += int((answers != clean.argmax(1)).sum())
+                result.total += len(x)
+                result.answers += torch.bincount(answers.cpu(), minlength=clean.shape[1])
                 if truth is not None:
-                    known.right = (known.right or 0) + int((answers == truth).sum())
-    return found
+                    result.right = (result.right or 0) + int((answers == truth).sum())
+    return results
 
 
 def fooling_matrix(
     models: dict[str, Access], deltas: dict[str, Tensor], images: Columns
 ) -> dict[str, dict[str, float]]:
-    """How often each perturbation (rows) fools each model (columns)."""
+    """The fooling rate of each perturbation (rows) on each model (columns)."""
     columns = {model: measure(access, images, deltas) for model, access in models.items()}
-    return {name: {model: found[name].rate for model, found in columns.items()} for name in deltas}
+    return {name: {model: results[name].rate for model, results in columns.items()} for name in deltas}

@@ -46,13 +46,13 @@ class Criterion(ABC):
     def loss(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed."""
 
-    def rise(self, logits: Tensor) -> Tensor:
+    def margin_loss(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed: the margin itself or, where it only counts, differences of logits in its place."""
         return -self.margin(logits)
 
     def dlr(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed: the margin, made independent of the scale of the logits where that can be done."""
-        return self.rise(logits)
+        return self.margin_loss(logits)
 
     def surfaces(self, logits: Tensor, count: int) -> Tensor:
         """(N, at most `count`) functions; the image is adversarial when one of them is below 0."""

@@ -55,10 +55,10 @@ class OfBoxes(Criterion):
     @abstractmethod
     def loss(self, logits: Tensor) -> Tensor: ...
 
-    def rise(self, logits: Tensor) -> Tensor:
+    def margin_loss(self, logits: Tensor) -> Tensor:
         return self.loss(logits)
 
-    def pull(self, logits: Tensor) -> Tensor:
+    def dag_loss(self, logits: Tensor) -> Tensor:
         """What DAG climbs: the losses count only what is not yet as wanted."""
         return self.loss(logits)
 
@@ -79,7 +79,7 @@ class NoDetection(OfBoxes):
         """
         return -self._over(logits).pow(3).flatten(1).sum(1)
 
-    def pull(self, logits: Tensor) -> Tensor:
+    def dag_loss(self, logits: Tensor) -> Tensor:
         """All alike, or else the largest entry of the gradient, which DAG divides by, outgrows the others."""
         return -self._over(logits).flatten(1).sum(1)
 

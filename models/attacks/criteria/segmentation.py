@@ -48,10 +48,10 @@ class FractionOfPixels(Criterion):
         """(N,): the loss with a weight for each pixel (N, H, W)."""
         return (self.entropy(logits) * weights).flatten(1).sum(1) * (1 if self.targets is None else -1)
 
-    def rise(self, logits: Tensor) -> Tensor:
-        return self.pull(logits)
+    def margin_loss(self, logits: Tensor) -> Tensor:
+        return self.dag_loss(logits)
 
-    def pull(self, logits: Tensor) -> Tensor:
+    def dag_loss(self, logits: Tensor) -> Tensor:
         """(N,), to be climbed: over the pixels still right, the wanted logit less the right one (Xie et al. 2017).
 
         Wanted is the target or, without one, the strongest of the other classes.

@@ -57,7 +57,7 @@ class JPEG(core.Defence):
         self.register_buffer("chroma", table(CHROMA, config.quality), persistent=False)
         self.register_buffer("ycc", torch.tensor(TO_YCC), persistent=False)
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         levels = images * 255
         if images.shape[1] != 3:
             return self._written(self.plane(levels - 128, self.luma) + 128)

@@ -26,7 +26,7 @@ class Purification(core.Defence):
     helper = (Denoises, Encodes)
     Config = Config
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         return cleaned(self.model, images)
 
 

@@ -17,7 +17,7 @@ class BitDepth(core.Defence):
     class Config(core.Config):
         bits: int = Field(3, ge=1, le=8, description="Bits left of the eight of each number.")
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         top = 2**self.config.bits - 1
         return (images * top).round() / top
 
@@ -32,7 +32,7 @@ class Median(core.Defence):
     class Config(core.Config):
         size: int = Field(3, ge=2, le=9, description="Side of the neighbourhood in pixels.")
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         size = self.config.size
         before, after = (size - 1) // 2, size // 2
         mode = "reflect" if after <= min(images.shape[2:]) - 1 else "replicate"
@@ -55,5 +55,5 @@ class Noise(core.Defence):
     class Config(core.Config):
         sigma: float = Field(0.25, gt=0, le=4, description="Standard deviation of the noise; pixels are in [0, 1].")
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
-        return images + self.config.sigma * draws.normal(tuple(images.shape[1:]), "defence")
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
+        return images + self.config.sigma * rng.normal(tuple(images.shape[1:]), "defence")

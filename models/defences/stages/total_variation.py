@@ -24,7 +24,7 @@ class TotalVariation(core.Defence):
     smooth = True
     Config = Config
 
-    def apply_to(self, images: Tensor, draws: RowRNG) -> Tensor:
+    def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         dual = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
         for _ in range(self.config.steps):
             slope = gradient(divergence(dual) - images / self.config.weight)

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.attacks.core import combine
 from models.attacks.core.access import LabelOracle, Live, ScoreOracle, WhiteBox
-from models.attacks.core.freeze import folded
+from models.attacks.core.freeze import with_folded_batch_norm
 from models.attacks.core.rng import RowRNG
 from models.attacks.core.sweep import epsilon_sweep, noise
 from models.attacks.core.threat import ThreatModel
@@ -76,7 +76,7 @@ def test_dropout_and_batch_norm_of_a_model_in_training_are_asked_in_eval_mode_an
 
 def test_folding_batch_norm_changes_no_logit_and_removes_it():
     call = lambda net, x: net(x)  # noqa: E731
-    merged = folded(cnn(), call, (1, 8, 8))
+    merged = with_folded_batch_norm(cnn(), call, (1, 8, 8))
     x, _ = victims(32)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in merged.modules())
     assert any(isinstance(part, nn.BatchNorm2d) for part in cnn().modules())
@@ -85,7 +85,9 @@ def test_folding_batch_norm_changes_no_logit_and_removes_it():
 
 def test_batch_norm_that_does_not_follow_a_layer_directly_stays():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 3)).eval()
-    assert any(isinstance(part, nn.BatchNorm2d) for part in folded(net, lambda n, x: n(x), (1, 8, 8)).modules())
+    assert any(
+        isinstance(part, nn.BatchNorm2d) for part in with_folded_batch_norm(net, lambda n, x: n(x), (1, 8, 8)).modules()
+    )
 
 
 @pytest.mark.parametrize(("name", "factor"), [("deepfool", 1.05), ("ddn", 1.01)])
@@ -248,7 +250,7 @@ def test_attack_access_threat_and_images_have_to_go_together():
         pgd.run(ScoreOracle(cnn()), x, Misclassified(y))
     with pytest.raises(ConfigError, match="norm"):
         attacks()["ddn"]().run(WhiteBox(cnn()), x, Misclassified(y), ThreatModel("linf"))
-    with pytest.raises(ConfigError, match="radius"):
+    with pytest.raises(ConfigError, match="needs eps"):
         pgd.run(WhiteBox(cnn()), x, Misclassified(y), ThreatModel("linf"))
     with pytest.raises(InputError, match="0 to 9"):
         pgd.run(WhiteBox(cnn()), x, Misclassified(y + 10))
