@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models.attacks.core.access import WhiteBox
-from models.attacks.core.hyperplane import level
+from models.attacks.core.hyperplane import water_level
 from models.attacks.criteria.classification import Misclassified
 from models.registry import attacks
 from tests.models.attacks.nets import cnn, victims
@@ -85,7 +85,7 @@ def test_level_is_the_crossing_of_the_sum():
     weight, cap = torch.rand(40, 30, generator=draws), torch.rand(40, 30, generator=draws)
     weight = weight * (torch.rand(40, 30, generator=draws) > 0.2)
     total = (weight * cap).sum(1) * torch.linspace(0.01, 1.2, 40)
-    found = level(weight, cap, total)[:, 0]
+    found = water_level(weight, cap, total)[:, 0]
     wanted = torch.tensor([by_sorting(w.tolist(), c.tolist(), float(t)) for w, c, t in zip(weight, cap, total)])  # noqa: B905
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6)
     assert torch.isinf(found).sum() == torch.isinf(wanted).sum() > 3
