@@ -1,4 +1,4 @@
-"""Which tricks help here? A small factorial experiment over switches of a GAN, with effects and intervals."""
+"""A factorial experiment over GAN tricks: the effect of each on FD, with confidence intervals."""
 
 import math
 from collections.abc import Generator
@@ -40,33 +40,34 @@ SWITCHES: dict[str, tuple[dict, dict]] = {
     "minibatch_stddev": ({"minibatch_stddev": False}, {"minibatch_stddev": True}),
     "diff_augment": ({"augment": "none"}, {"augment": "diff"}),
 }
-CHUNK = 25  # updates from one sign of life to the next
-# Student's t, two-sided 90 %, by degrees of freedom; beyond 30 the normal's
+PROGRESS_EVERY = 25  # updates
+# Student's t, two-sided 90 %, for 1 to 15 degrees of freedom; 1.7 from there on
 T90 = (6.31, 2.92, 2.35, 2.13, 2.02, 1.94, 1.89, 1.86, 1.83, 1.81, 1.8, 1.78, 1.77, 1.76, 1.75)
 
 
 class GanAblationParams(Params):
-    """What to try, and how long."""
+    """The tricks, and the length and number of trainings."""
 
     switches: list[str] = Field(
         ["label_smoothing", "instance_noise", "replay"],
         min_length=1,
         max_length=7,
-        description=f"Tricks to turn on and off: {', '.join(SWITCHES)}.",
+        description=f"Tricks to compare, on and off: {', '.join(SWITCHES)}.",
     )
-    images: int = Field(12_800, ge=64, le=10**7, description="Length of each training.")
-    repeats: int = Field(2, ge=1, le=16, description="Trainings of each combination, with different seeds.")
+    images: int = Field(12_800, ge=64, le=10**7, description="Length of each training, in images.")
+    repeats: int = Field(2, ge=1, le=16, description="Number of trainings of each combination, with different seeds.")
 
 
 class GanAblationReport(Report):
-    """The model gives the config; fresh models are trained on the dataset, a quarter to all of the combinations.
+    """New models with the config of the given one are trained on the dataset, with combinations of the tricks.
 
-    Effects are ratios of the distance (FD) with a trick to that without, over all else; below 1 the trick helps.
+    The combinations are a fractional factorial design. The effect of a trick is the ratio of FD with it to FD without,
+    averaged over the combinations; below 1 the trick helps.
     """
 
     name = "gan_ablation"
     aliases = ("hack_lab",)
-    summary = "Trains small GANs with tricks on and off, and says which of them helped."
+    summary = "Trains small GANs with tricks on and off, and measures which of them help."
     needs = (HasPrior, Decodes, Discriminates)
     Params = GanAblationParams
 
@@ -77,33 +78,33 @@ class GanAblationReport(Report):
     def run(self, subject: Subject, params: GanAblationParams, kept: Any = None) -> Run:
         plan = list(trials(params))
         for signs, _ in plan:
-            configured(subject, signs, params)  # a clash is found before the first training
-        measure = fidelity_of(subject.train, subject.validation, subject.model.device, subject.data)
+            config_with(subject, signs, params)  # raises before the first training if two settings conflict
+        fidelity = fidelity_of(subject.train, subject.validation, subject.model.device, subject.data)
         distances: list[float] = list(kept or [])
         while len(distances) < len(plan):
             signs, repeat = plan[len(distances)]
-            training = started(subject, configured(subject, signs, params), repeat)
+            training = new_training(subject, config_with(subject, signs, params), repeat)
             updates = training.total // training.batch_size
             while training.images < training.total:
                 with torch.enable_grad():
                     training.advance()
-                if training.step % CHUNK == 0:
+                if training.step % PROGRESS_EVERY == 0:
                     yield Progress(len(distances) * updates + training.step, len(plan) * updates)
-            distances.append(distance(training, measure))
+            distances.append(distance(training, fidelity))
             yield Progress(len(distances) * updates, len(plan) * updates, list(distances))
-        return findings(params, plan, distances, frechet(measure.floor, measure.wanted))
+        return summarise(params, plan, distances, frechet(fidelity.floor, fidelity.wanted))
 
 
-def configured(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> NetworkConfig:
-    """The model's own config with the tricks on or off. Raises ConfigError when two of them clash."""
+def config_with(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> NetworkConfig:
+    """The model's config with each trick on (1) or off (-1). Raises ConfigError when two settings conflict."""
     family, config = type(subject.model), subject.model.config.model_dump()
     for name, sign in signs.items():
         config |= SWITCHES[name][sign > 0]
     return family.resolve_config(family.Config(**(config | {"images": params.images})), subject.data)
 
 
-def started(subject: Subject, config: NetworkConfig, repeat: int) -> Training:
-    """A training of a new model; repeats share nothing, combinations of one repeat the seed."""
+def new_training(subject: Subject, config: NetworkConfig, repeat: int) -> Training:
+    """A training of a new model. The combinations of one repeat have the same seed, repeats have different ones."""
     seed = derive(subject.seed, "hack lab", repeat) % 2**31
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -113,19 +114,21 @@ def started(subject: Subject, config: NetworkConfig, repeat: int) -> Training:
     return training
 
 
-def distance(training: Training, measure: Fidelity) -> float:
-    """FD of the trained model's samples."""
+def distance(training: Training, fidelity: Fidelity) -> float:
+    """FD of the samples of a finished training."""
     model, context = training.family.eval(), training.context("evaluate")
     model.after_training(training.train, context)
-    return frechet(measure.rows(model.sample_on_host(measure.count, context)), measure.wanted)
+    return frechet(fidelity.rows(model.sample_on_host(fidelity.count, context)), fidelity.wanted)
 
 
 def trials(params: GanAblationParams) -> Generator[tuple[dict[str, int], int], None, None]:
-    """(sign of each switch, repeat) of every training."""
+    """For every training: the sign of each switch (1 is on, -1 is off), and the number of the repeat."""
     unknown = [name for name in params.switches if name not in SWITCHES]
     if unknown or len(set(params.switches)) < len(params.switches):
         raise ConfigError(
-            f"{unknown[0]} is no switch; there is {', '.join(SWITCHES)}" if unknown else "a switch is named twice",
+            f"unknown switch {unknown[0]!r}; choose from {', '.join(SWITCHES)}"
+            if unknown
+            else "switches must be different; you sent one twice",
             field="params/switches",
         )
     table = design(len(params.switches))
@@ -135,41 +138,40 @@ def trials(params: GanAblationParams) -> Generator[tuple[dict[str, int], int], N
 
 
 def design(count: int) -> np.ndarray:
-    """(runs, count) of -1 and 1: orthogonal columns, each half on, of the smallest Hadamard matrix with room."""
+    """(runs, count) of -1 and 1: orthogonal, balanced columns of the smallest Hadamard matrix that has enough."""
     matrix = np.ones((1, 1), dtype=np.int64)
     while len(matrix) <= count:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    # single factors first, products of two after them: main effects are told apart, interactions are not
+    # columns of single factors first, then products of two: main effects are separable, interactions are not
     order = sorted(range(1, len(matrix)), key=lambda column: (bin(column).count("1"), column))
     return matrix[:, order[:count]]
 
 
 def effects(signs: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, float]:
-    """(k,) slopes of log distance in signs (n, k) of -1 and 1, and the half width of their 90 % interval.
+    """(k,) least-squares slopes of log distances (n,) in signs (n, k), and the half width of their 90 % interval.
 
-    The columns are orthogonal, so each slope is a plain mean; what they and the mean leave over is the noise.
+    The columns are orthogonal, so each slope is a mean; the noise is estimated from the residuals.
     """
     count, width = signs.shape
     slopes = signs.T @ logs / count
-    rest = logs - logs.mean() - signs @ slopes
+    residuals = logs - logs.mean() - signs @ slopes
     freedom = count - width - 1
     if freedom < 1:
         return slopes, math.inf
-    spread = math.sqrt(float(rest @ rest) / freedom / count)
-    return slopes, spread * (T90[freedom - 1] if freedom <= len(T90) else 1.7)
+    error = math.sqrt(float(residuals @ residuals) / freedom / count)
+    return slopes, error * (T90[freedom - 1] if freedom <= len(T90) else 1.7)
 
 
-def findings(
+def summarise(
     params: GanAblationParams, plan: list[tuple[dict[str, int], int]], distances: list[float], floor: float
 ) -> Findings:
-    """The effects as ratios, each with its interval, and every training that was made."""
+    """The effects as ratios with their intervals, and all trainings."""
     signs = np.array([list(row.values()) for row, _ in plan], dtype=np.float64)
     slopes, half = effects(signs, np.log(np.maximum(distances, 1e-9)))
     table = []
     for name, slope in zip(params.switches, slopes.tolist(), strict=True):
         low, high = (math.exp(2 * (slope + side * half)) if math.isfinite(half) else None for side in (-1, 1))
-        known = low is not None
-        verdict = "unclear" if not known or low <= 1 <= high else "helps" if slope < 0 else "harms"
+        verdict = "unclear" if low is None or low <= 1 <= high else "helps" if slope < 0 else "harms"
         table.append({"switch": name, "ratio": math.exp(2 * slope), "low": low, "high": high, "verdict": verdict})
     runs = [
         {name: "on" if sign > 0 else "off" for name, sign in row.items()} | {"repeat": repeat, "fd": fd}
@@ -181,5 +183,5 @@ def findings(
         "fd_floor": floor,
         "fd_median": float(np.median(distances)),
     }
-    note = "Ratios hold for this dataset, these networks and this length of training; early effects may turn round."
+    note = "The ratios hold for this dataset, architecture and training length; in longer trainings they may reverse."
     return Findings(facts, {"effects": table, "trainings": runs}, notes=[note])

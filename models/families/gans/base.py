@@ -36,7 +36,7 @@ from models.families.gans.updates import (
 )
 from models.family import Family
 from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss
-from models.losses.gradient_penalties import one_centred, zero_centred
+from models.losses.gradient_penalties import one_centred_penalty, zero_centred_penalty
 from models.nn.ema import Ema
 from models.seeds import generator
 from models.types import Batch, DataSpec, Metrics
@@ -173,12 +173,12 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
         if config.drift:
             penalties["drift"] = config.drift, a.square().mean()  # E D(x)^2 (Karras et al. 2018, appendix A.1)
         if reals.images.requires_grad:  # lazy: every k-th update, k times as much (Karras et al. 2020, section 3.1)
-            penalties["r1"] = config.r1 / 2 * config.penalty_every, zero_centred(a, reals.images)
+            penalties["r1"] = config.r1 / 2 * config.penalty_every, zero_centred_penalty(a, reals.images)
         if fakes.images.requires_grad:
-            penalties["r2"] = config.r2 / 2 * config.penalty_every, zero_centred(b, fakes.images)
+            penalties["r2"] = config.r2 / 2 * config.penalty_every, zero_centred_penalty(b, fakes.images)
         if config.gradient_penalty:
             critic = partial(self.discriminator.forward, condition=reals.condition)
-            penalty = one_centred(critic, reals.images, fakes.images, context.generator)
+            penalty = one_centred_penalty(critic, reals.images, fakes.images, context.generator)
             penalties["gradient_penalty"] = config.gradient_penalty, penalty
         return penalties
 

@@ -19,7 +19,7 @@ from models.families.refiner.label_reader import LabelReader
 from models.families.refiner.networks import QuantiseStraightThrough, RefinerNet
 from models.family import Config, Family
 from models.losses.adversarial import frozen, update
-from models.losses.gradient_penalties import zero_centred
+from models.losses.gradient_penalties import zero_centred_penalty
 from models.nn.ema import Ema
 from models.nn.image_pool import ImagePool
 from models.types import Batch, DataError, DataSpec, Metrics
@@ -158,7 +158,7 @@ class Refiner(Refines, Discriminates, Family):
         fake = self.judge(shown.unflatten(1, self.data.shape), told)
         loss = sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(real, fake, strict=True))
         if due:
-            slope = zero_centred(sum(logits.flatten(1).mean(1) for logits in real), images)
+            slope = zero_centred_penalty(sum(logits.flatten(1).mean(1) for logits in real), images)
             return update(optimiser, loss + self.config.r1 / 2 * PENALTY_EVERY * slope)
         return update(optimiser, loss)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.losses.gradient_penalties import one_centred, path_lengths, zero_centred
+from models.losses.gradient_penalties import one_centred_penalty, path_lengths, zero_centred_penalty
 
 SHAPE = (6, 2, 5, 4)
 WEIGHT = torch.randn(SHAPE[1:], generator=torch.Generator().manual_seed(1))
@@ -16,7 +16,7 @@ def linear(weight):
 def test_r1_of_a_linear_critic_is_its_squared_weight():
     weight = WEIGHT.clone().requires_grad_()
     images = torch.randn(SHAPE, requires_grad=True)
-    penalty = zero_centred(linear(weight)(images), images)
+    penalty = zero_centred_penalty(linear(weight)(images), images)
     assert penalty.item() == pytest.approx(float(WEIGHT.square().sum()), rel=1e-6)
     penalty.backward()
     torch.testing.assert_close(weight.grad, 2 * WEIGHT)  # it reaches the parameters
@@ -25,13 +25,15 @@ def test_r1_of_a_linear_critic_is_its_squared_weight():
 def test_r1_sums_over_pixels_and_averages_over_images():
     images = torch.full((2, 1, 1, 1), 0.0, requires_grad=True)
     logits = images[:, 0, 0, 0] * torch.tensor([1.0, 3.0])
-    assert zero_centred(logits, images).item() == pytest.approx((1 + 9) / 2)
+    assert zero_centred_penalty(logits, images).item() == pytest.approx((1 + 9) / 2)
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
 def test_the_wasserstein_penalty_of_a_linear_critic_is_its_distance_from_slope_one(scale):
     weight = (WEIGHT / WEIGHT.norm() * scale).requires_grad_()
-    penalty = one_centred(linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0))
+    penalty = one_centred_penalty(
+        linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0)
+    )
     assert penalty.item() == pytest.approx((scale - 1) ** 2, abs=1e-6)
     penalty.backward()
     torch.testing.assert_close(weight.grad, 2 * (scale - 1) * WEIGHT / WEIGHT.norm(), atol=1e-5, rtol=1e-5)
@@ -45,13 +47,15 @@ def test_the_wasserstein_penalty_looks_between_the_two_images():
         seen.append(images.detach())
         return images.sum((1, 2, 3))
 
-    one_centred(critic, reals, fakes, torch.Generator().manual_seed(0))
+    one_centred_penalty(critic, reals, fakes, torch.Generator().manual_seed(0))
     assert seen[0].min() > 0 and seen[0].max() < 1 and 0.4 < seen[0].mean() < 0.6
 
 
 def test_a_critic_without_slope_has_a_finite_penalty_and_gradient():
     weight = torch.zeros(SHAPE[1:], requires_grad=True)
-    penalty = one_centred(linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0))
+    penalty = one_centred_penalty(
+        linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0)
+    )
     penalty.backward()
     assert penalty.item() == pytest.approx(1, abs=1e-5) and torch.isfinite(weight.grad).all()
 
