@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from models.data import Columns
 from models.nn.encoders import pyramid, stage_widths
+from models.nn.fit import fit_small
 from models.seeds import derive, generator
 
 WIDTH, FEATURES, BATCH = 24, 64, 64
@@ -87,29 +88,26 @@ def blank_net(columns: Columns, device: torch.device, classes: int | None = None
 def feature_net(columns: Columns, rows: Tensor, device: torch.device, classes: int | None = None) -> FeatureNet:
     """The network trained on `rows` of the columns; `classes` is their number where there are labels to learn."""
     net = blank_net(columns, device, classes)
-    with torch.enable_grad():
-        _train(net, columns, rows, classes is not None)
+    _train(net, columns, rows, classes is not None)
     return net.eval().requires_grad_(False)
 
 
 def _train(net: FeatureNet, columns: Columns, rows: Tensor, labelled: bool) -> None:
-    """One cycle of AdamW; shifts by up to two pixels stand in for more images."""
+    """Learns content and damage of `rows`; random shifts by up to two pixels augment the images."""
     device, names = net.content.weight.device, ["images", *(["labels"] if labelled else [])]
     steps = max(1, min(SHOWN, REPEATS * len(rows)) // BATCH)
     draws = generator(0, "feature draws")
-    optimiser = torch.optim.AdamW(net.parameters(), 3e-3, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps + 1)
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         if columns.cache is not None:
             columns.cache.check_stop()
         batch = columns.rows(rows[torch.randint(len(rows), (min(BATCH, len(rows)),), generator=draws)], names)
         images = batch["images"].to(device)
         images, content = (images, batch["labels"].to(device)) if labelled else turned(images, draws)
         images, damage = damaged(images, draws)
-        moved = torch.randint(-2, 3, (2,), generator=draws).tolist()
-        features = net.features(images.roll(moved, (2, 3)))
-        loss = F.cross_entropy(net.content(features), content) + F.cross_entropy(net.damage(features), damage)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
+        shift = torch.randint(-2, 3, (2,), generator=draws).tolist()
+        features = net.features(images.roll(shift, (2, 3)))
+        return F.cross_entropy(net.content(features), content) + F.cross_entropy(net.damage(features), damage)
+
+    for _ in fit_small(net.parameters(), loss, steps, 3e-3, weight_decay=0.05):
+        pass

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.data import Columns
 from models.evaluation.metrics import CHUNK, linear_softmax_accuracy, spread
 from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
+from models.nn.fit import fit_small
 from models.seeds import derive, generator, normal_rows
 
 ROWS = 5000  # of each domain and split, at most
@@ -73,16 +74,12 @@ def small_classifier(
         net = ConvEncoder(shape, classes, 16) if default_body(shape) == "conv" else MLPEncoder(shape, classes, (128,))
     net = net.to(device)
     draws, curve = generator(seed, "small classifier"), []
-    optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=updates + 1)
-    for update in range(1, updates + 1):
+
+    def loss() -> Tensor:
         rows = torch.randint(len(data.images), (BATCH,), generator=draws)
-        with torch.enable_grad():
-            loss = F.cross_entropy(net(data.images[rows].to(device)), data.labels[rows].to(device))
-            optimiser.zero_grad()
-            loss.backward()
-        optimiser.step()
-        schedule.step()
+        return F.cross_entropy(net(data.images[rows].to(device)), data.labels[rows].to(device))
+
+    for update in fit_small(net.parameters(), loss, updates, RATE, weight_decay=0.01):
         if test is not None and update % (updates // LOOKS) == 0:
             curve.append(accuracy(net, test, device))
     return net.requires_grad_(False), curve

@@ -25,6 +25,7 @@ from models.defences.detector import Detector, Network, Quantile
 from models.defences.detectors.feature_squeezing import squeezers
 from models.families.classifiers.adversarial_config import is_line_art
 from models.family import Family
+from models.nn.fit import fit_small
 from models.seeds import generator
 from models.types import ConfigError, DataSpec, InputError
 
@@ -131,7 +132,6 @@ class Trained(Detector):
             hard = turned(model, images, TEACHERS[name], threat, seeds)
             yield hard, torch.ones(len(hard), device=images.device)
 
-    @torch.enable_grad()
     def fit(self, images: Tensor, evidence: Tensor, guilty: Tensor, seed: int) -> None:
         """Logistic regression of `guilty` (n,) through the network, both sides with the same weight."""
         if not bool(guilty.any()):
@@ -143,18 +143,16 @@ class Trained(Detector):
         learned = [*self.sight.parameters(), *self.judge.parameters()]
         for parameter in learned:
             parameter.requires_grad_(True)
-        optimiser = torch.optim.AdamW(learned, RATE, weight_decay=DECAY)
         updates = min(UPDATES, -(-EPOCHS * len(images) // BATCH))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, updates)
         draws, weight = generator(seed, "lesson"), (1 - guilty).sum() / guilty.sum()
-        for _ in range(updates):
+
+        def loss() -> Tensor:
             rows = torch.randint(len(images), (BATCH,), generator=draws).to(images.device)
-            told = self.verdict(evidence[rows], images[rows])
-            loss = F.binary_cross_entropy_with_logits(told, guilty[rows], pos_weight=weight)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+            logits = self.verdict(evidence[rows], images[rows])
+            return F.binary_cross_entropy_with_logits(logits, guilty[rows], pos_weight=weight)
+
+        for _ in fit_small(learned, loss, updates, RATE, DECAY, total_steps=updates):
+            pass
         for parameter in learned:
             parameter.requires_grad_(False)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.data import Columns
 from models.evaluation.translation import evenly_spaced, in_batches
 from models.families.translation.networks import PaddedGenerator, UNet
-from models.losses.adversarial import update
+from models.nn.fit import fit_small
 from models.seeds import derive, generator
 
 UPDATES, BATCH, RATE, WIDTH = 300, 8, 2e-3, 16
@@ -27,14 +27,13 @@ def reader(train: Columns, source: str, target: str, seed: int, device: torch.de
         channels = column.shape[1], train.columns[source].shape[1]
         net = PaddedGenerator(UNet(*channels, WIDTH, levels), 2**levels).to(device)
     draws = generator(seed, "downstream")
-    optimiser = torch.optim.Adam(net.parameters(), RATE, (0.5, 0.999))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=updates + 1)
-    for _ in range(updates):
+
+    def l1() -> Tensor:
         pairs = train.rows(torch.randint(len(column), (BATCH,), generator=draws), [source, target])
-        with torch.enable_grad():
-            l1 = (net(pairs[target].to(device)) - pairs[source].to(device)).abs().mean()
-            update(optimiser, l1)
-        schedule.step()
+        return (net(pairs[target].to(device)) - pairs[source].to(device)).abs().mean()
+
+    for _ in fit_small(net.parameters(), l1, updates, RATE):
+        pass
     return net.requires_grad_(False)
 
 
