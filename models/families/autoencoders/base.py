@@ -91,8 +91,7 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
     def __init__(self, config: AutoencoderBaseConfig, data: DataSpec):
         super().__init__(config, data)
         self.latent_dim = config.latent_dim
-        self.encoder = build_encoder(config, data.shape, config.latent_dim * self.outputs)
-        self.decoder = build_decoder(config, data.shape)
+        self.encoder, self.decoder = self.build_networks()
         self.code = CODES[config.code]()
         self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else 10)
 
@@ -110,6 +109,11 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
         width = config.width or (32 if data.count >= 20_000 else 16)
         return config.model_copy(update={"body": body, "latent_dim": latent_dim, "hidden": hidden, "width": width})
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        """A new encoder, (b, c, h, w) -> (b, outputs * latent_dim), and decoder, (b, latent_dim) -> (b, c, h, w)."""
+        encoder = build_encoder(self.config, self.data.shape, self.config.latent_dim * self.outputs)
+        return encoder, build_decoder(self.config, self.data.shape)
 
     # Codes and images
 

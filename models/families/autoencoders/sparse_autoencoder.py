@@ -64,8 +64,6 @@ class SparseAutoencoder(AutoencoderBase):
 
     def __init__(self, config: SparseAutoencoderConfig, data: DataSpec):
         super().__init__(config, data)
-        self.encoder = MeanCentred(self.encoder, data.shape)
-        self.decoder = MLPDecoder(config.latent_dim, data.shape)
         self.register_buffer("idle", torch.zeros(config.latent_dim))
         self.register_buffer("revived", torch.zeros((), dtype=torch.int64))
         self.max_idle = config.revive_after * max(data.count, 1)
@@ -74,6 +72,10 @@ class SparseAutoencoder(AutoencoderBase):
             nn.init.constant_(self.encoder.last.bias, math.log(config.rho / (1 - config.rho)))
         if config.body == "linear":  # tied weights at the start
             self.encoder.last.weight.data.copy_(self.decoder.layers[0].weight.data.T)
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        encoder = super().build_networks()[0]
+        return MeanCentred(encoder, self.data.shape), MLPDecoder(self.config.latent_dim, self.data.shape)
 
     @classmethod
     def resolve_config(cls, config: SparseAutoencoderConfig, data: DataSpec) -> SparseAutoencoderConfig:

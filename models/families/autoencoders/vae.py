@@ -92,10 +92,15 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
         self.register_buffer("log_spread", torch.tensor(math.log(0.25)))
         self.takes_labels = self.infers_labels = config.conditional
         if config.conditional:
-            classes = len(data.classes)
-            wider = config.model_copy(update={"latent_dim": config.latent_dim + classes})
-            self.decoder = FiLMDecoder(build_decoder(wider, data.shape), classes)
-            self.head = nn.Linear(self.encoder.last.in_features, classes)
+            self.head = nn.Linear(self.encoder.last.in_features, len(data.classes))
+
+    def build_networks(self) -> tuple[nn.Module, nn.Module]:
+        encoder, decoder = super().build_networks()
+        if self.config.conditional:
+            classes = len(self.data.classes)
+            wider = self.config.model_copy(update={"latent_dim": self.config.latent_dim + classes})
+            decoder = FiLMDecoder(build_decoder(wider, self.data.shape), classes)
+        return encoder, decoder
 
     @classmethod
     def resolve_config(cls, config: VaeConfig, data: DataSpec) -> VaeConfig:
