@@ -284,7 +284,7 @@ def shortened(path: str, body: dict[str, Any]) -> dict[str, Any]:
         return body | {"config": config | {"images": 256 if "fork_from" in body else 128}}
     if path == "/v1/perturbations":
         return body | {"images": 200, "held_out": 200, "steps": 10}
-    return body | {"params": body.get("params", {}) | {"images": 8}}
+    return body | {"params": body.get("params", {}) | {"images": 20}}
 
 
 @pytest.fixture(scope="module")
