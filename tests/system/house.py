@@ -4,7 +4,8 @@ Files are the non-empty `.py` files of `app`, `models` and `workers`; lines are 
 counted without `__init__.py`, which is there for the folder.
 The share of vague names: of all names bound in a function, a module or a class (`=`, `:=`, annotations, `for`, `with`,
 comprehensions; neither parameters nor attributes), those that are one of VAGUE, which say that something happened to
-the thing and not what it is. A paragraph of the README is text between blank lines outside code blocks and tables.
+the thing and not what it is. A paragraph of the README is text between blank lines or one item of a list, outside code
+blocks and tables.
 """
 
 import ast
@@ -67,7 +68,7 @@ def vague_share(package: str) -> tuple[int, int]:
 
 def paragraphs(text: str) -> list[str]:
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    blocks = (block.strip() for block in prose.split("\n\n"))
+    blocks = (block.strip() for block in re.split(r"\n\n|\n(?=- |\d+\. )", prose))
     return [block for block in blocks if block and not block.startswith(("|", "#", "!["))]
 
 
