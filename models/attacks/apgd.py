@@ -1,6 +1,6 @@
-"""Auto-PGD (Croce & Hein 2020): momentum, and a step that halves when progress at a checkpoint was too small.
+"""Auto-PGD (Croce & Hein 2020): gradient steps with momentum whose size halves when progress was too small.
 
-The L1 form (Croce & Hein 2021) moves the pixels with the largest gradient and adapts their number instead.
+The L1 form (Croce & Hein 2021) changes the values with the largest gradient and adapts their number.
 """
 
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from models.attacks.core.threat import ThreatModel
 from models.capabilities import Classifies, DetectsObjects, Segments
 
 RHO = 0.75
-"""Share of steps that must have raised the loss for the step length to stay."""
+"""Fraction of steps that must increase the loss for the step size to stay."""
 
 
 def start_on_sphere(run: AttackRun, purpose: object) -> Tensor:
-    """A random point at the edge of the ball around each image."""
+    """A random point on the surface of the ball around each image."""
     shape = tuple(run.x.shape[1:])
     if run.threat.norm == "linf":
         delta = 2 * run.rng.uniform(shape, "apgd", purpose) - 1
@@ -34,7 +34,7 @@ def start_on_sphere(run: AttackRun, purpose: object) -> Tensor:
 
 
 def keep_best(run: AttackRun) -> None:
-    """Note where the loss has been highest, and the gradient there."""
+    """Record the image with the highest loss so far, and its gradient."""
     state = run.state
     better = run.value > state.top
     state.top = torch.where(better, run.value, state.top)
@@ -43,7 +43,7 @@ def keep_best(run: AttackRun) -> None:
 
 
 def go_back(run: AttackRun, rows: Tensor) -> None:
-    """Put `rows` where their loss was highest."""
+    """Move `rows` back to the image with their highest loss."""
     state = run.state
     state.x = torch.where(expand_to(rows, state.x), state.best, state.x)
     state.gradient = torch.where(expand_to(rows, state.x), state.best_gradient, state.gradient)
@@ -57,7 +57,7 @@ def begin(run: AttackRun, first: Tensor, loss_fn: LossFn, update_best: bool = Tr
 
 
 def ascend(run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, baseline: float) -> Iterator[None]:
-    """Algorithm 1. `baseline` is what the first loss is compared with when rises are counted."""
+    """Algorithm 1. The loss of the first step counts as an increase if it exceeds `baseline`."""
     state, threat = run.state, run.threat
     begin(run, first, loss_fn)
     state.step = 2 * run.radius
@@ -68,6 +68,8 @@ def ascend(run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, baseline:
     for number in range(steps):
         threat, share = run.threat, 0.75 if number else 1.0
         drift, state.old = state.x - state.old, state.x
+        # z = P(x_k + eta * steepest(gradient))
+        # x_k+1 = P(x_k + alpha * (z - x_k) + (1 - alpha) * (x_k - x_k-1)), alpha = 0.75
         aim = state.x + threat.geometry.steepest(state.gradient) * expand_to(state.step, state.x)
         aim = state.x + (threat.project(run.x, aim) - state.x) * share + drift * (1 - share)
         state.x = threat.project(run.x, aim)
@@ -76,6 +78,8 @@ def ascend(run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, baseline:
         keep_best(run)
         since += 1
         if since == period:
+            # condition 1: fewer than RHO of the steps increased the loss
+            # condition 2: the step size was not halved at the last checkpoint, and the maximum has not grown since
             stuck = (state.rises <= RHO * period) | (~state.halved & (state.checked >= state.top))
             state.halved, state.checked = stuck, state.top
             state.step, state.rises = torch.where(stuck, state.step / 2, state.step), torch.zeros_like(state.rises)
@@ -87,12 +91,12 @@ def ascend(run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, baseline:
 def ascend_sparse(
     run: AttackRun, steps: int, first: Tensor, loss_fn: LossFn, factor: float = 1.0, fresh: bool = True
 ) -> Iterator[None]:
-    """The L1 form, in a ball `factor` times as large; only images of the true ball become candidates."""
+    """The L1 form in a ball `factor` times as large. Only images in the ball of eps become candidates."""
     state, size = run.state, run.x[0].numel()
     begin(run, first, loss_fn, update_best=factor == 1)
-    moved = (first - run.x).flatten(1).count_nonzero(1).float()
-    state.count = torch.full_like(state.top, 0.2 * size) if fresh else moved / 1.5
-    state.moved = torch.full_like(state.top, float(size)) if fresh else moved
+    changed = (first - run.x).flatten(1).count_nonzero(1).float()
+    state.count = torch.full_like(state.top, 0.2 * size) if fresh else changed / 1.5
+    state.changed = torch.full_like(state.top, float(size)) if fresh else changed
     state.step, period = factor * run.radius, max(int(0.04 * steps), 1)
     for number in range(1, steps + 1):
         radius = factor * run.radius
@@ -106,20 +110,20 @@ def ascend_sparse(
         _, state.gradient = run.value_and_grad(state.x, loss_fn, update_best=factor == 1)
         keep_best(run)
         if number % period == 0:
-            moved = (state.best - run.x).flatten(1).count_nonzero(1).float()
-            sparser = moved / state.moved.clamp_min(1) < 0.95
-            state.count, state.moved = moved / 1.5, moved
+            changed = (state.best - run.x).flatten(1).count_nonzero(1).float()
+            sparser = changed / state.changed.clamp_min(1) < 0.95
+            state.count, state.changed = changed / 1.5, changed
             state.step = torch.where(sparser, radius, (state.step / 1.5).clamp_min(radius / 10))
             go_back(run, sparser)
         yield
 
 
 def run_once(
-    run: AttackRun, steps: int, purpose: object, loss_fn: LossFn, baseline: float, given: bool
+    run: AttackRun, steps: int, purpose: object, loss_fn: LossFn, baseline: float, from_caller: bool
 ) -> Iterator[None]:
-    """One restart: from where the caller said, or at random; for L1 through balls 3 and 2 times as large first."""
+    """One restart, from the caller's image or a random point; for L1 first in balls 3 and 2 times as large."""
     if run.threat.norm != "l1":
-        first = run.threat.project(run.x, run.start) if given else start_on_sphere(run, purpose)
+        first = run.threat.project(run.x, run.start) if from_caller else start_on_sphere(run, purpose)
         yield from ascend(run, steps, first, loss_fn, baseline)
         return
     run.state.best = run.x + run.rng.normal(tuple(run.x.shape[1:]), "apgd", purpose)
@@ -140,11 +144,15 @@ class APGD(core.Attack):
     backwards = "restarts * (steps + 5)"
 
     class Config(core.Config):
-        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="Norm of the perturbation.")
         steps: int = Field(100, ge=1, le=10_000, description="Gradient steps.")
-        restarts: int = Field(1, ge=1, le=100, description="Runs from other starts for images that hold out.")
-        loss: Literal["ce", "dlr"] = Field("ce", description="Cross-entropy, or the difference of logits ratio.")
-        stop_early: bool = Field(True, description="Leave an image alone once it is adversarial.")
+        restarts: int = Field(
+            1, ge=1, le=100, description="Number of runs; later ones only for images not yet adversarial."
+        )
+        loss: Literal["ce", "dlr"] = Field(
+            "ce", description="Loss: cross-entropy (ce) or difference of logits ratio (dlr)."
+        )
+        stop_early: bool = Field(True, description="Stop on an image once it is adversarial.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         entropy = self.config.loss == "ce"
@@ -152,8 +160,8 @@ class APGD(core.Attack):
         def loss_fn(logits: Tensor) -> Tensor:
             return run.criterion.loss(logits) if entropy else run.criterion.dlr(logits)
 
-        # Cross-entropy is always above zero, so in its terms the first step always counts as a rise.
+        # The reference compares the first loss with 0 for DLR; cross-entropy always exceeds 0.
         baseline = -torch.inf if entropy else 0.0
         for restart in range(self.config.restarts):
-            given = restart == 0 and run.start is not run.x
-            yield from run_once(run, self.config.steps, restart, loss_fn, baseline, given)
+            from_caller = restart == 0 and run.start is not run.x
+            yield from run_once(run, self.config.steps, restart, loss_fn, baseline, from_caller)

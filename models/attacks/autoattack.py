@@ -1,4 +1,4 @@
-"""AutoAttack, standard version (Croce & Hein 2020): four attacks in turn, each on the images the ones before left."""
+"""AutoAttack, standard version (Croce & Hein 2020): four attacks in turn, each on images not yet adversarial."""
 
 from typing import Literal
 
@@ -21,19 +21,19 @@ class AutoAttack(Sequence):
     needs_class_scores = True
 
     class Config(core.Config):
-        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
-        steps: int = Field(100, ge=1, le=10_000, description="Steps of each gradient attack, per target.")
-        targets: int = Field(9, ge=1, le=1000, description="Classes that the targeted attacks try.")
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="Norm of the perturbation.")
+        steps: int = Field(100, ge=1, le=10_000, description="Steps of each gradient attack and target class.")
+        targets: int = Field(9, ge=1, le=1000, description="Number of target classes of the targeted attacks.")
         queries: int = Field(5000, ge=1, le=100_000, description="Queries of Square per image.")
 
     @property
     def parts(self) -> list[core.Attack]:
         config = self.config
         common = {"norm": config.norm, "steps": config.steps}
-        few = config.norm == "l1"  # the reference's setting for L1
+        l1 = config.norm == "l1"  # the reference's settings for L1
         return [
-            APGD(**common, restarts=5 if few else 1),
-            APGDT(**common, targets=min(config.targets, 5) if few else config.targets),
+            APGD(**common, restarts=5 if l1 else 1),
+            APGDT(**common, targets=min(config.targets, 5) if l1 else config.targets),
             FAB(**common, targets=config.targets),
             Square(norm=config.norm, queries=config.queries, rescale=False),
         ]

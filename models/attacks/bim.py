@@ -1,4 +1,4 @@
-"""Basic iterative method (Kurakin et al. 2017)."""
+"""Basic iterative method (Kurakin et al. 2017): projected gradient steps that start at the image."""
 
 from models.attacks.core.descent import Descent
 

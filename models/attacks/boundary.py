@@ -12,11 +12,11 @@ from models.attacks.core.norms import TINY, expand_to
 from models.attacks.core.run import AttackRun
 
 CHECK_EVERY = 10
-"""Steps between looks at the sideways move alone, by which the step lengths are set."""
+"""Steps between evaluations of the orthogonal step alone, from which the step sizes are adapted."""
 
 
-def average(past: Tensor, hit: Tensor) -> Tensor:
-    """A queue (N, length) of outcomes, NaN where empty, with one more."""
+def append(past: Tensor, hit: Tensor) -> Tensor:
+    """The queue (N, length) of outcomes, NaN where empty, with `hit` (N,) appended and the oldest removed."""
     return torch.cat([past[:, 1:], hit.to(past.dtype)[:, None]], 1)
 
 
@@ -30,11 +30,13 @@ class Boundary(core.Attack):
     minimal = True
 
     class Config(core.Config):
-        steps: int = Field(25_000, ge=1, le=1_000_000, description="Steps of the walk.")
-        sideways: float = Field(0.01, gt=0, le=1, description="First relative step along the boundary.")
-        forward: float = Field(0.01, gt=0, le=1, description="First relative step towards the image.")
-        adapt: float = Field(1.5, gt=1, le=10, description="Factor by which step lengths change.")
-        tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
+        steps: int = Field(25_000, ge=1, le=1_000_000, description="Steps of the random walk.")
+        sideways: float = Field(0.01, gt=0, le=1, description="Initial orthogonal step, relative to the distance.")
+        forward: float = Field(
+            0.01, gt=0, le=1, description="Initial step towards the image, relative to the distance."
+        )
+        adapt: float = Field(1.5, gt=1, le=10, description="Factor by which step sizes change.")
+        tries: int = Field(100, ge=1, le=10_000, description="Maximum noise images tried as the starting point.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         state, config = run.state, self.config
@@ -46,19 +48,19 @@ class Boundary(core.Attack):
         state.step_hits = run.distance.new_full((len(run.x), 30), torch.nan)
         yield
         for number in range(1, config.steps + 1):
-            forward, sideways = self._propose(run, number)
+            forward, sideways = self._candidates(run, number)
             hit = run.evaluate(forward) < 0
             if number % CHECK_EVERY == 0:
-                state.round_hits = average(state.round_hits, run.margin_of(run.logits(sideways)) < 0)
-                state.step_hits = average(state.step_hits, hit)
+                state.round_hits = append(state.round_hits, run.margin_of(run.logits(sideways)) < 0)
+                state.step_hits = append(state.step_hits, hit)
                 self._adapt(run)
-            nearer = run.threat.distance(run.x, forward) < run.threat.distance(run.x, state.x)
-            state.x = torch.where(expand_to(hit & nearer, forward), forward, state.x)
+            closer = run.threat.distance(run.x, forward) < run.threat.distance(run.x, state.x)
+            state.x = torch.where(expand_to(hit & closer, forward), forward, state.x)
             run.done = run.done | (state.forward < 1e-7)
             yield
 
-    def _propose(self, run: AttackRun, number: int) -> tuple[Tensor, Tensor]:
-        """A step along the sphere around the image, and the same one moved towards the image."""
+    def _candidates(self, run: AttackRun, number: int) -> tuple[Tensor, Tensor]:
+        """The points after a random orthogonal step and a step towards the image, and after the first alone."""
         state = run.state
         back = (run.x - state.x).flatten(1)
         far = back.norm(dim=1, keepdim=True).clamp_min(TINY)
@@ -73,7 +75,7 @@ class Boundary(core.Attack):
         return (sideways + (length * back).view_as(run.x)).clamp(0, 1), sideways
 
     def _adapt(self, run: AttackRun) -> None:
-        """Longer steps where the boundary looks flat, shorter where most steps cross it."""
+        """Larger steps where the boundary looks flat, smaller steps where most steps fail."""
         state, factor = run.state, self.config.adapt
         rate, full = state.round_hits.mean(1), ~state.round_hits.isnan().any(1)
         change = torch.where(full & (rate > 0.5), factor, torch.where(full & (rate < 0.2), 1 / factor, 1.0))

@@ -1,4 +1,4 @@
-"""CosPGD (Agnihotri et al. 2024): a pixel counts as much as its answer still points where it should not."""
+"""CosPGD (Agnihotri et al. 2024): pixels are weighted by the cosine similarity of prediction and label."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +12,7 @@ class CosPGD(PixelDescent):
     summary = "PGD on all pixels, each weighed by how near its probabilities are to its label (Agnihotri et al. 2024)"
 
     def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
-        """The cosine between the softmax and the one-hot label, or one less that of the target (eq. 6 and 7)."""
+        """cos(softmax(z), one_hot(label)), or 1 - cos(softmax(z), one_hot(target)) (eq. 6 and 7)."""
         criterion, chances = run.criterion, logits.softmax(1)
         aim = criterion.labels if criterion.targets is None else criterion.targets
         aim = aim.clamp(0, logits.shape[1] - 1)

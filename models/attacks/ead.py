@@ -1,4 +1,4 @@
-"""Elastic-net attack (Chen et al. 2018): iterative shrinkage on ||d||^2 + beta ||d||_1 leaves few pixels changed."""
+"""Elastic-net attack (Chen et al. 2018): minimise c * f(x) + ||x - x_0||_2^2 + beta * ||x - x_0||_1 by FISTA."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -14,7 +14,7 @@ from models.attacks.cw import Weights
 
 
 def shrink(z: Tensor, x: Tensor, beta: float) -> Tensor:
-    """The proximal step of beta ||z - x||_1 inside the pixel range (eq. 5)."""
+    """Soft thresholding: the proximal step of beta * ||z - x||_1 inside [0, 1] (eq. 5)."""
     delta = z - x
     return (x + delta.sign() * (delta.abs() - beta).clamp_min(0)).clamp(0, 1)
 
@@ -28,13 +28,15 @@ class EAD(core.Attack):
     minimal = True
 
     class Config(core.Config):
-        steps: int = Field(1000, ge=1, le=100_000, description="Steps for each weight.")
-        searches: int = Field(9, ge=1, le=30, description="Weights to try.")
-        step: float = Field(0.01, gt=0, le=1, description="Length of the first step.")
-        weight: float = Field(1e-3, gt=0, le=1e6, description="First weight of the margin.")
+        steps: int = Field(1000, ge=1, le=100_000, description="Steps for each weight c.")
+        searches: int = Field(9, ge=1, le=30, description="Steps of the binary search for c.")
+        step: float = Field(0.01, gt=0, le=1, description="Initial step size.")
+        weight: float = Field(1e-3, gt=0, le=1e6, description="Initial weight c of the margin.")
         beta: float = Field(0.01, ge=0, le=1, description="Weight of the L1 norm.")
-        rule: Literal["l1", "en"] = Field("l1", description="What is made small: the L1 norm or the elastic net.")
-        confidence: float = Field(0.0, ge=0, le=1000, description="By how much the wrong class has to win.")
+        rule: Literal["l1", "en"] = Field(
+            "l1", description="Decision rule: keep the smallest L1 norm (l1) or elastic net (en)."
+        )
+        confidence: float = Field(0.0, ge=0, le=1000, description="Required margin of the wrong class.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         state, config = run.state, self.config
@@ -67,16 +69,16 @@ class EAD(core.Attack):
         rate = config.step * (1 - step / config.steps) ** 0.5
         pull = 2 * (state.y - run.x)
         if config.rule == "l1":
-            # Squares would shrink the few pixels that matter most: an image that is over the boundary has only to
-            # lose length.
+            # For a successful image only the L1 norm has to shrink; the L2 term would shrink the largest changes.
             pull = torch.where(expand_to(run.value == 0, pull), 0, pull)
         downhill = pull - gradient
+        # x_k+1 = S_beta(y_k - alpha_k * gradient)
         before, state.x = state.x, shrink(state.y - rate * downhill, run.x, config.beta)
-        state.y = state.x + step / (step + 3) * (state.x - before)  # may leave the range, as in the paper
+        state.y = state.x + step / (step + 3) * (state.x - before)  # y_k+1; may leave [0, 1]
         margin = run.margin_of(run.logits(state.x)) + config.confidence
-        state.found = state.found | ((margin < 0) & run.active)
+        state.succeeded = state.succeeded | ((margin < 0) & run.active)
         run.update_best(state.x, margin)
-        # for the L1 norm this loss is not what the steps lower, so it cannot say when they are done
+        # with rule l1 the steps do not decrease this loss, so it cannot tell when to stop
         if config.rule == "en" and step % -(-config.steps // 10) == 0:
             run.paused = run.paused | ~(loss <= 0.9999 * state.loss)
             state.loss = torch.where(run.paused, state.loss, loss)

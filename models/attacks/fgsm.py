@@ -1,4 +1,4 @@
-"""Fast gradient sign method (Goodfellow et al. 2015): one step along the gradient, as long as eps allows."""
+"""Fast gradient sign method (Goodfellow et al. 2015): one step of length eps along the gradient."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -14,9 +14,9 @@ from models.capabilities import Classifies, DetectsObjects, Segments
 
 
 def fill(x: Tensor, gradient: Tensor, eps: Tensor) -> Tensor:
-    """The step that gains most to first order inside the L1 ball and the pixel range.
+    """argmax of <gradient, d> over ||d||_1 <= eps and x + d in [0, 1] (Croce & Hein 2021, prop. 2.2).
 
-    The budget goes to the pixels with the largest gradient, each as far as its range allows.
+    The values with the largest gradient move first, each to the end of the pixel range.
     """
     flat = gradient.flatten(1)
     room = torch.where(flat > 0, 1 - x.flatten(1), x.flatten(1)) * (flat != 0)
@@ -37,13 +37,14 @@ class FGSM(core.Attack):
     warm_start = False
 
     class Config(core.Config):
-        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="Norm of the perturbation.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         _, gradient = run.value_and_grad(run.x)
         if run.threat.norm == "l1":
             step = fill(run.x, gradient, run.radius)
         else:
+            # x + eps * sign(gradient) for linf, x + eps * gradient / ||gradient||_2 for l2
             step = run.threat.geometry.steepest(gradient) * expand_to(run.radius, run.x)
         run.set_result(run.threat.project(run.x, run.x + step))
         yield

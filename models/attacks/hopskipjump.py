@@ -1,4 +1,4 @@
-"""HopSkipJump (Chen et al. 2020): walk along the decision boundary, its normal estimated from labels alone."""
+"""HopSkipJump (Chen et al. 2020): steps along the normal of the decision boundary, estimated from labels alone."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -26,11 +26,13 @@ class HopSkipJump(core.Attack):
     minimal = True
 
     class Config(core.Config):
-        norm: Literal["l2", "linf"] = Field("l2", description="How the perturbation is measured.")
-        steps: int = Field(50, ge=1, le=10_000, description="Estimates of the normal.")
-        samples: int = Field(100, ge=2, le=10_000, description="Queries for the first estimate; they grow as sqrt(t).")
-        most_samples: int = Field(10_000, ge=2, le=100_000, description="Most queries for one estimate.")
-        tries: int = Field(100, ge=1, le=10_000, description="Noise images to try for a start.")
+        norm: Literal["l2", "linf"] = Field("l2", description="Norm of the perturbation.")
+        steps: int = Field(50, ge=1, le=10_000, description="Number of steps, each with an estimate of the normal.")
+        samples: int = Field(
+            100, ge=2, le=10_000, description="Queries of the first estimate; step t uses samples * sqrt(t)."
+        )
+        most_samples: int = Field(10_000, ge=2, le=100_000, description="Maximum queries of one estimate.")
+        tries: int = Field(100, ge=1, le=10_000, description="Maximum noise images tried as the starting point.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         state, config, size = run.state, self.config, run.x[0].numel()
@@ -48,29 +50,35 @@ class HopSkipJump(core.Attack):
             yield
 
     def _normal(self, run: AttackRun, probe: Tensor, count: int, step: int) -> Tensor:
-        """The direction in which labels turn adversarial (eq. 16), from `count` probes around each point."""
+        """The normal of the boundary, estimated from `count` probes x + delta * u_b with phi_b = 1 or -1 (eq. 16).
+
+        sum_b (phi_b - mean(phi)) u_b / ||sum_b (phi_b - mean(phi)) u_b||, or its sign for linf.
+        """
         point, seeds, linf = run.state.x, run.seeds, run.threat.norm == "linf"
         shape = (count, *run.x.shape[1:])
 
         def probes(places: Tensor | slice) -> Tensor:
-            draws = RowRNG(seeds[places])
-            u = 2 * draws.uniform(shape, "probe", step) - 1 if linf else draws.normal(shape, "probe", step)
+            rng = RowRNG(seeds[places])
+            u = 2 * rng.uniform(shape, "probe", step) - 1 if linf else rng.normal(shape, "probe", step)
             if run.threat.mask is not None:
                 u = u * run.threat.mask[places if len(run.threat.mask) > 1 else slice(None)][:, None]
             u = u / u.flatten(2).norm(dim=2).clamp_min(TINY)[:, :, None, None, None]
             return (point[places][:, None] + probe[places].view(-1, 1, 1, 1, 1) * u).clamp(0, 1)
 
-        vote = torch.where(run.evaluate_many(probes, count) < 0, 1.0, -1.0)
-        mean = vote.mean(1, keepdim=True)
-        vote = torch.where(mean.abs() == 1, vote, vote - mean)
+        phi = torch.where(run.evaluate_many(probes, count) < 0, 1.0, -1.0)
+        mean = phi.mean(1, keepdim=True)
+        phi = torch.where(mean.abs() == 1, phi, phi - mean)
         normal = torch.zeros_like(point)
         for row in run.active.nonzero()[:, 0].tolist():
-            moved = probes(slice(row, row + 1))[0] - point[row]  # after clipping, as it was shown
-            normal[row] = (vote[row].view(-1, 1, 1, 1) * moved).mean(0)
+            steps = probes(slice(row, row + 1))[0] - point[row]  # after clipping, as evaluated
+            normal[row] = (phi[row].view(-1, 1, 1, 1) * steps).mean(0)
         return normal.sign() if linf else run.threat.geometry.steepest(normal)
 
     def _jump(self, run: AttackRun, normal: Tensor, length: Tensor) -> None:
-        """Along the normal, halving the step until the image is adversarial; rows that never are stay in place."""
+        """A step along the normal, halved until the image is adversarial; other rows stay in place.
+
+        The first length is ||x_t - x_0|| / sqrt(t)  (step size search of Algorithm 2).
+        """
         state = run.state
         landed = torch.zeros_like(run.done)
         for _ in range(HALVINGS):

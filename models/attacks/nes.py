@@ -1,4 +1,4 @@
-"""Natural evolution strategies (Ilyas et al. 2018): gradient steps whose gradient is estimated from scores."""
+"""Natural evolution strategies (Ilyas et al. 2018): projected steps along a gradient estimated from scores."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -14,12 +14,16 @@ from models.attacks.core.run import AttackRun
 
 
 def estimate(run: AttackRun, x: Tensor, pairs: int, width: float, purpose: object, signs: bool) -> Tensor:
-    """The gradient of the margin, downhill, from `pairs` of opposite probes, normal ones or random signs (SPSA)."""
+    """An estimate of minus the gradient of the margin L, from `pairs` of opposite probes.
+
+    g = 1 / (2 * width * n) * sum_i (L(x + width * u_i) - L(x - width * u_i)) * u_i, where u_i is standard normal
+    (NES, Ilyas et al. 2018, alg. 1) or random signs (SPSA, Spall 1992).
+    """
     shape = tuple(x.shape[1:])
 
     def directions(places: Tensor | slice) -> Tensor:
-        draws = RowRNG(run.seeds[places])
-        return draws.signs((pairs, *shape), purpose) if signs else draws.normal((pairs, *shape), purpose)
+        rng = RowRNG(run.seeds[places])
+        return rng.signs((pairs, *shape), purpose) if signs else rng.normal((pairs, *shape), purpose)
 
     def probes(places: Tensor) -> Tensor:
         u = width * directions(places)
@@ -42,11 +46,13 @@ class NES(core.Attack):
     access = "scores"
 
     class Config(core.Config):
-        norm: Literal["linf", "l2"] = Field("linf", description="How the perturbation is measured.")
+        norm: Literal["linf", "l2"] = Field("linf", description="Norm of the perturbation.")
         steps: int = Field(100, ge=1, le=10_000, description="Gradient steps.")
-        samples: int = Field(50, ge=2, le=10_000, description="Queries for each estimate, half of them mirrored.")
-        width: float = Field(0.001, gt=0, le=1, description="Size of the probes.")
-        step: core.Eps | None = Field(None, gt=0, description="Length of a step. Empty: 0.01 for linf, else eps / 10.")
+        samples: int = Field(50, ge=2, le=10_000, description="Queries of each estimate, in antithetic pairs.")
+        width: float = Field(0.001, gt=0, le=1, description="Standard deviation of the probes.")
+        step: core.Eps | None = Field(
+            None, gt=0, description="Length of a step. Default: 0.01 for linf, eps / 10 for l2."
+        )
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         state, config = run.state, self.config

@@ -1,4 +1,4 @@
-"""One-pixel attack (Su et al. 2019): differential evolution over places and colours of a few pixels, scores only."""
+"""One-pixel attack (Su et al. 2019): differential evolution of positions and colours of a few pixels, scores only."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,14 @@ from models.attacks.core import base as core
 from models.attacks.core.run import AttackRun
 
 FACTOR = 0.5
-"""Weight of the difference of two members in a child."""
+"""F: weight of the difference of two members in a child."""
 
 
 def paint(x: Tensor, genes: Tensor) -> Tensor:
-    """Images (n, p, C, H, W): `x` (n, C, H, W) with the pixels that genes (n, p, pixels, 2 + C) name, in [0, 1]."""
+    """Images (n, p, C, H, W): `x` (n, C, H, W) with the pixels of genes (n, p, pixels, 2 + C) in [0, 1] set.
+
+    Genes are row, column and colour of each pixel.
+    """
     count, population = genes.shape[:2]
     channels, height, width = x.shape[1:]
     row = (genes[..., 0] * height).long().clamp(0, height - 1)
@@ -36,35 +39,35 @@ class OnePixel(core.Attack):
 
     class Config(core.Config):
         steps: int = Field(100, ge=1, le=10_000, description="Generations.")
-        population: int = Field(400, ge=4, le=10_000, description="Members of a generation, each a query.")
+        population: int = Field(400, ge=4, le=10_000, description="Members of a generation; each costs a query.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         state, size, channels = run.state, self.config.population, run.x.shape[1]
-        pixels = max(1, int(run.radius.max()))  # rows allowed fewer keep the first of their pixels
+        pixels = max(1, int(run.radius.max()))  # rows with a smaller eps use the first of their pixels only
         shape = (size, pixels, 2 + channels)
         state.genes = run.rng.uniform(shape, "first generation")
         state.allowed = torch.arange(pixels, device=run.x.device) < run.radius[:, None]
-        state.fitness = self._ask(run, state.genes)
+        state.fitness = self._fitness(run, state.genes)
         yield
         for number in range(self.config.steps):
             children = self._children(run, state.genes, number)
-            fitness = self._ask(run, children)
+            fitness = self._fitness(run, children)
             better = fitness < state.fitness
             state.fitness = torch.where(better, fitness, state.fitness)
             state.genes = torch.where(better[:, :, None, None], children, state.genes)
             yield
 
-    def _ask(self, run: AttackRun, genes: Tensor) -> Tensor:
+    def _fitness(self, run: AttackRun, genes: Tensor) -> Tensor:
         def images(places: Tensor) -> Tensor:
             count = run.state.allowed[places].sum(1)
             first = genes[places][:, :, :1]
-            kept = torch.arange(genes.shape[2], device=genes.device) < count[:, None]
-            return paint(run.x[places], torch.where(kept[:, None, :, None], genes[places], first))
+            used = torch.arange(genes.shape[2], device=genes.device) < count[:, None]
+            return paint(run.x[places], torch.where(used[:, None, :, None], genes[places], first))
 
         return run.evaluate_many(images, self.config.population)
 
     def _children(self, run: AttackRun, genes: Tensor, number: int) -> Tensor:
-        """Sums a + F (b - c) of three random members each, back inside the range."""
+        """clip(a + F * (b - c)) for three random members of each child."""
         size = self.config.population
         draw = run.rng.integers(size, (3, size), "parents", number)
         rows = torch.arange(len(genes), device=genes.device)[:, None]

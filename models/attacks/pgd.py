@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018): gradient steps from random points of the ball."""
+"""Projected gradient descent (Madry et al. 2018): gradient steps that start at random points of the ball."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -20,14 +20,18 @@ class PGD(descent.Descent):
     class Config(descent.Descent.Config):
         steps: int = Field(40, ge=1, le=10_000, description="Gradient steps.")
         random_start: bool = Field(True, description="Start at a random point of the ball.")
-        restarts: int = Field(1, ge=1, le=100, description="Runs from other starts for images that hold out.")
-        loss: Literal["ce", "margin", "dlr"] = Field("ce", description="What the steps climb.")
+        restarts: int = Field(
+            1, ge=1, le=100, description="Number of runs; later ones only for images not yet adversarial."
+        )
+        loss: Literal["ce", "margin", "dlr"] = Field(
+            "ce", description="Loss that the steps increase: cross-entropy, margin or difference of logits ratio."
+        )
 
     def steps(self, run: AttackRun) -> Iterator[None]:
         for restart in range(self.config.restarts):
-            given = restart == 0 and run.start is not run.x
-            # A random point of the L1 ball spends the budget on every pixel; the image itself is the better start.
-            plain = given or (restart == 0 and run.threat.norm == "l1")
+            from_caller = restart == 0 and run.start is not run.x
+            # A random point of the L1 ball spreads eps over every pixel; the image itself is the better start.
+            plain = from_caller or (restart == 0 and run.threat.norm == "l1")
             at_random = self.config.random_start and not plain
             yield from self.descend(
                 run, random_start(run, restart) if at_random else self.first(run), _loss_fn(self, run)
@@ -35,7 +39,7 @@ class PGD(descent.Descent):
 
 
 def _loss_fn(attack: PGD, run: AttackRun) -> LossFn | None:
-    """The chosen loss. It reads the run anew each time, because rows may have been put away."""
+    """The loss of the config. Reads `run.criterion` in each step, because rows may have been removed."""
     losses: dict[str, LossFn | None] = {
         "ce": None,
         "margin": lambda logits: run.criterion.margin_loss(logits),

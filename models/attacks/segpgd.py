@@ -1,4 +1,4 @@
-"""SegPGD (Gu et al. 2022): pixels that still hold out count most at first, all of them alike in the end."""
+"""SegPGD (Gu et al. 2022): pixels still classified correctly have the larger weight, equal to the others at the end."""
 
 import torch
 from torch import Tensor
@@ -12,5 +12,5 @@ class SegPGD(PixelDescent):
     summary = "PGD on all pixels, those still right first and the others later (Gu et al. 2022)"
 
     def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
-        """1 - l where the pixel holds out, l elsewhere, with l = t / 2T (eq. 4 to 6)."""
-        return torch.where(run.criterion.right(logits), 1 - share / 2, share / 2)
+        """1 - lambda for pixels not yet adversarial, lambda for the others, lambda = t / 2T (eq. 4 to 6)."""
+        return torch.where(run.criterion.remaining(logits), 1 - share / 2, share / 2)

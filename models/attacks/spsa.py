@@ -1,4 +1,4 @@
-"""SPSA (Spall 1992; Uesato et al. 2018): Adam on a gradient estimated along random signs."""
+"""SPSA (Spall 1992; Uesato et al. 2018): projected Adam on a gradient estimated along random signs."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -21,10 +21,10 @@ class SPSA(core.Attack):
     access = "scores"
 
     class Config(core.Config):
-        norm: Literal["linf", "l2"] = Field("linf", description="How the perturbation is measured.")
+        norm: Literal["linf", "l2"] = Field("linf", description="Norm of the perturbation.")
         steps: int = Field(100, ge=1, le=10_000, description="Steps of Adam.")
-        samples: int = Field(128, ge=2, le=10_000, description="Queries for each estimate, half of them mirrored.")
-        width: float = Field(0.01, gt=0, le=1, description="Size of the probes.")
+        samples: int = Field(128, ge=2, le=10_000, description="Queries of each estimate, in antithetic pairs.")
+        width: float = Field(0.01, gt=0, le=1, description="Size of the probes in pixel units.")
         learning_rate: float = Field(0.01, gt=0, le=1, description="Step size of Adam.")
 
     def steps(self, run: AttackRun) -> Iterator[None]:
@@ -33,7 +33,7 @@ class SPSA(core.Attack):
         state.first = state.second = torch.zeros_like(run.x)
         for number in range(config.steps):
             gradient = estimate(run, state.x, config.samples // 2, config.width, ("spsa", number), signs=True)
-            moved = state.x + adam(run, gradient, number + 1, config.learning_rate)
-            state.x = run.threat.project(run.x, moved)
+            y = state.x + adam(run, gradient, number + 1, config.learning_rate)
+            state.x = run.threat.project(run.x, y)
             run.evaluate(state.x)
             yield

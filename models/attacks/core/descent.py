@@ -51,7 +51,7 @@ class Descent(core.Attack):
     victims = (Classifies, Segments, DetectsObjects)
 
     class Config(core.Config):
-        norm: Literal["linf", "l2", "l1"] = Field("linf", description="How the perturbation is measured.")
+        norm: Literal["linf", "l2", "l1"] = Field("linf", description="Norm of the perturbation.")
         steps: int = Field(10, ge=1, le=10_000, description="Gradient steps.")
         step: core.Eps | None = Field(None, gt=0, description="Length of a step. Default: 2.5 * eps / steps.")
         stop_early: bool = Field(True, description="Stop on an image once it is adversarial.")

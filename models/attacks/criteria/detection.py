@@ -1,7 +1,7 @@
-"""When a detector counts as fooled: its objects vanish, change their names, or others appear.
+"""Criteria for object detectors: objects vanish, get a wrong class, or detections appear where there are no objects.
 
-Outputs are maps (N, K + 4, h, w) as `DetectsObjects` gives them. The margins are those of the detections that a user
-would see, after non-maximum suppression; the losses look at every cell of the maps.
+Outputs are maps (N, K + 4, h, w) of `DetectsObjects`. Margins use the detections after non-maximum suppression, losses
+use every cell of the maps.
 """
 
 import math
@@ -16,17 +16,17 @@ from models.attacks.criteria.classification import Criterion
 from models.nn.boxes import OVERLAP, SCORE, candidates, overlap
 
 FAR = -1e4
-"""A logit that no cell has: that of a thing that is not there."""
+"""The logit of a detection that does not exist, below that of any cell."""
 SLACK = 1.0
-"""By how much the losses want a logit beyond the threshold."""
+"""Losses push a logit this far beyond the threshold."""
 
 
 @dataclass(frozen=True)
-class OfBoxes(Criterion):
-    """`boxes` (N, M, 5) are the true ones: left, top, right, bottom, class, or -1 where there is none.
+class DetectionCriterion(Criterion):
+    """`boxes` (N, M, 5) are the true boxes: left, top, right, bottom, class; class -1 marks padding.
 
-    `score` is the least probability of a detection, `iou` the least overlap with an object that it is about.
-    `targets` (N,), with -1 for none, is the class wanted.
+    `score` is the minimum probability of a detection, `iou` the minimum overlap with the object it belongs to.
+    `targets` (N,) are target classes, -1 for none.
     """
 
     boxes: Tensor
@@ -35,22 +35,22 @@ class OfBoxes(Criterion):
     iou: float = OVERLAP
 
     @property
-    def least(self) -> float:
+    def min_logit(self) -> float:
         """The logit of `score`."""
         return math.log(self.score / (1 - self.score))
 
     @property
     def objects(self) -> Tensor:
-        """(N, M): the rows of `boxes` that are objects."""
+        """(N, M): rows of `boxes` that are objects."""
         return self.boxes[..., 4] >= 0
 
-    def shared(self, boxes: Tensor) -> Tensor:
-        """(N, M, P): the overlap of each object with each of the boxes (N, P, 4)."""
+    def overlaps(self, boxes: Tensor) -> Tensor:
+        """(N, M, P): IoU of each object with each of the boxes (N, P, 4)."""
         return overlap(self.boxes[..., :4], boxes.detach()) * self.objects[..., None]
 
     def near(self, maps: Tensor) -> Tensor:
-        """(N, M, P): which cells are about which object."""
-        return self.shared(maps[:, -4:].flatten(2).mT) >= self.iou
+        """(N, M, P): whether the box of a cell overlaps an object by `iou`."""
+        return self.overlaps(maps[:, -4:].flatten(2).mT) >= self.iou
 
     @abstractmethod
     def loss(self, logits: Tensor) -> Tensor: ...
@@ -59,119 +59,120 @@ class OfBoxes(Criterion):
         return self.loss(logits)
 
     def dag_loss(self, logits: Tensor) -> Tensor:
-        """What DAG climbs: the losses count only what is not yet as wanted."""
+        """(N,): the loss that DAG increases: the sum over objects that are not yet adversarial."""
         return self.loss(logits)
 
 
 @dataclass(frozen=True)
-class NoDetection(OfBoxes):
-    """Vanish: no detection of any class on any object."""
+class NoDetection(DetectionCriterion):
+    """Vanish: no detection of any class overlaps an object."""
 
     def margin(self, logits: Tensor) -> Tensor:
-        """The surest detection on an object over the threshold."""
-        boxes, _, sure = candidates(logits)
-        return masked(sure, (self.shared(boxes) >= self.iou).any(1)).amax(1) - self.least
+        """Logit of the most confident detection on an object - threshold."""
+        boxes, _, confidence = candidates(logits)
+        return masked(confidence, (self.overlaps(boxes) >= self.iou).any(1)).amax(1) - self.min_logit
 
     def loss(self, logits: Tensor) -> Tensor:
-        """How little the cells on objects rise above the threshold, cubed and summed over cells and classes.
+        """-sum((z - threshold + SLACK)+ ^ 3) over classes and cells on objects.
 
-        The highest count most, as in the margin: uncubed, steps at 8/255 left .38 of the precision, cubed .27.
+        The cube gives the largest logits the most weight, as in the margin: at 8/255 the attack left .27 of the
+        precision, without the cube .38.
         """
-        return -self._over(logits).pow(3).flatten(1).sum(1)
+        return -self._excess(logits).pow(3).flatten(1).sum(1)
 
     def dag_loss(self, logits: Tensor) -> Tensor:
-        """All alike, or else the largest entry of the gradient, which DAG divides by, outgrows the others."""
-        return -self._over(logits).flatten(1).sum(1)
+        """The loss without the cube, which would dominate the largest entry of the gradient that DAG divides by."""
+        return -self._excess(logits).flatten(1).sum(1)
 
-    def _over(self, logits: Tensor) -> Tensor:
-        """(N, K, P): how far the cells on objects rise above the threshold."""
-        over = torch.relu(logits[:, :-4].flatten(2) - self.least + SLACK)
-        return over * self.near(logits).any(1)[:, None]
+    def _excess(self, logits: Tensor) -> Tensor:
+        """(N, K, P): (z - threshold + SLACK)+ of cells on objects, 0 elsewhere."""
+        excess = torch.relu(logits[:, :-4].flatten(2) - self.min_logit + SLACK)
+        return excess * self.near(logits).any(1)[:, None]
 
 
 @dataclass(frozen=True)
-class FalseDetections(OfBoxes):
-    """Fabricate: as many detections where there is no object as there are objects, at least one."""
+class FalseDetections(DetectionCriterion):
+    """Fabricate: as many detections away from objects as there are objects, at least one."""
 
     def margin(self, logits: Tensor) -> Tensor:
-        """The threshold over the n-th surest detection away from all objects."""
-        boxes, kinds, sure = candidates(logits)
-        asked = (self.targets[:, None] < 0) | (kinds == self.targets[:, None])
-        best = masked(sure, asked & self._away(boxes)).sort(dim=1, descending=True).values
-        wanted = self.objects.sum(1).clamp(1, best.shape[1])
-        return self.least - best.gather(1, wanted[:, None] - 1)[:, 0]
+        """threshold - logit of the n-th most confident detection away from all objects, n = number of objects."""
+        boxes, kinds, confidence = candidates(logits)
+        allowed = (self.targets[:, None] < 0) | (kinds == self.targets[:, None])
+        best = masked(confidence, allowed & self._away(boxes)).sort(dim=1, descending=True).values
+        count = self.objects.sum(1).clamp(1, best.shape[1])
+        return self.min_logit - best.gather(1, count[:, None] - 1)[:, 0]
 
     def loss(self, logits: Tensor) -> Tensor:
-        """How far the cells away from objects are below the threshold, summed; the near ones count most."""
+        """-sum(exp(-s) * s), s = softplus(threshold + SLACK - z), over cells away from objects; exp(-s) is constant."""
         best = self._kinds(logits).amax(1).flatten(1)
-        missing = torch.nn.functional.softplus(self.least + SLACK - best)
+        missing = torch.nn.functional.softplus(self.min_logit + SLACK - best)
         return -(torch.exp(-missing.detach()) * missing * self._away(logits[:, -4:].flatten(2).mT)).sum(1)
 
     def _kinds(self, maps: Tensor) -> Tensor:
-        """The logits of the class wanted, or of all."""
+        """(N, K, h, w): the logits, with all but the target class at FAR where there is a target."""
         kinds = torch.arange(maps.shape[1] - 4, device=maps.device)
-        unwanted = (self.targets[:, None] >= 0) & (kinds != self.targets[:, None])
-        return maps[:, :-4].masked_fill(unwanted[..., None, None], FAR)
+        excluded = (self.targets[:, None] >= 0) & (kinds != self.targets[:, None])
+        return maps[:, :-4].masked_fill(excluded[..., None, None], FAR)
 
     def _away(self, boxes: Tensor) -> Tensor:
-        """(N, P): boxes (N, P, 4) with their middle in no object, that overlap with none by `iou`."""
+        """(N, P): boxes (N, P, 4) whose centre lies in no object and that overlap none by `iou`."""
         middle = (boxes[..., :2] + boxes[..., 2:]).detach()[:, None] / 2  # (N, 1, P, 2)
         corner = self.boxes[:, :, None]
         within = ((middle >= corner[..., :2]) & (middle <= corner[..., 2:4])).all(-1) & self.objects[..., None]
-        return ~(within | (self.shared(boxes) >= self.iou)).any(1)
+        return ~(within | (self.overlaps(boxes) >= self.iou)).any(1)
 
 
 @dataclass(frozen=True)
-class Mislabelled(OfBoxes):
-    """Mislabel: on every object the surest detection has a wrong class, or the class wanted.
+class Mislabelled(DetectionCriterion):
+    """Mislabel: the most confident detection on every object has a wrong class, or the target class.
 
-    Objects that are of the class wanted do not count, nor do those of `unseen` (N, M), which have no name to change.
+    Objects of the target class do not count, nor do those in `undetected` (N, M), which have no detection to change.
     """
 
-    unseen: Tensor | None = None
+    undetected: Tensor | None = None
 
     def given_clean_outputs(self, clean: Tensor) -> Self:
-        """Leaves out the objects that no cell of the clean image is about."""
-        return replace(self, unseen=self.objects & ~self.near(clean).any(2))
+        """Drops the objects without a cell on them in the clean image."""
+        return replace(self, undetected=self.objects & ~self.near(clean).any(2))
 
     def margin(self, logits: Tensor) -> Tensor:
-        """Of the object nearest to its truth: its own class, or the threshold, over the surest class wanted."""
-        boxes, kinds, sure = candidates(logits)
-        near = self.shared(boxes) >= self.iou  # (N, M, P)
+        """max over objects of max(own logit, threshold) - largest logit of a wrong (or the target) class."""
+        boxes, kinds, confidence = candidates(logits)
+        near = self.overlaps(boxes) >= self.iou  # (N, M, P)
         mine = kinds[:, None] == self.boxes[..., 4, None]
-        asked = torch.where(self.targets[:, None, None] < 0, ~mine, kinds[:, None] == self.targets[:, None, None])
-        own, wanted = (masked(sure[:, None], near & chosen).amax(2) for chosen in (mine, asked))
-        return masked(own.clamp_min(self.least) - wanted, self._counted).amax(1)
+        goal = torch.where(self.targets[:, None, None] < 0, ~mine, kinds[:, None] == self.targets[:, None, None])
+        own, target = (masked(confidence[:, None], near & classes).amax(2) for classes in (mine, goal))
+        return masked(own.clamp_min(self.min_logit) - target, self._counted).amax(1)
 
     def loss(self, logits: Tensor) -> Tensor:
-        """How far, on cells of objects, the wanted class is below the object's own and below the threshold, summed.
+        """-sum((z_own - z_target + SLACK)+ + (threshold + SLACK - z_target)+) over cells on objects.
 
-        An object whose cells have all moved off is about the closest one, which is pulled back onto it: logarithms of
-        the overlap it lacks are added.
+        Where no cell overlaps an object by `iou` any more, its closest cell is used and log(iou / overlap) is
+        subtracted, which moves that cell back onto the object.
         """
-        own, wanted = self._sides(logits)
-        short = torch.relu(own - wanted + SLACK) + torch.relu(self.least + SLACK - wanted)
+        own, target = self._own_and_target(logits)
+        short = torch.relu(own - target + SLACK) + torch.relu(self.min_logit + SLACK - target)
         boxes = logits[:, -4:].flatten(2).mT
-        shared = self.shared(boxes)
-        most, closest = shared.max(2)
+        overlaps = self.overlaps(boxes)
+        most, closest = overlaps.max(2)
         lost = self._counted & (most > 0) & (most < self.iou)
-        cells = (shared >= self.iou) | (lost[..., None] & (shared == most[..., None]))
-        chosen = boxes.gather(1, closest[..., None].expand(-1, -1, 4))
-        reached = overlap(self.boxes[..., None, :4], chosen[..., None, :])[..., 0, 0]
+        cells = (overlaps >= self.iou) | (lost[..., None] & (overlaps == most[..., None]))
+        nearest = boxes.gather(1, closest[..., None].expand(-1, -1, 4))
+        reached = overlap(self.boxes[..., None, :4], nearest[..., None, :])[..., 0, 0]
         pull = torch.relu(math.log(self.iou) - reached.clamp_min(1e-3).log())
         return -(short * (cells & self._counted[..., None])).flatten(1).sum(1) - (pull * lost).sum(1)
 
     @property
     def _counted(self) -> Tensor:
         counted = self.objects & (self.boxes[..., 4] != self.targets[:, None])
-        return counted if self.unseen is None else counted & ~self.unseen
+        return counted if self.undetected is None else counted & ~self.undetected
 
-    def _sides(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, M, P) twice: for each object and cell the logit of its own class, and of the class wanted instead."""
+    def _own_and_target(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, M, P) twice: for each object and cell the logits of its own class and of the target or best other."""
         logits = maps[:, :-4].flatten(2)  # (N, K, P)
         own = self.boxes[..., 4].long().clamp_min(0)[..., None].expand(-1, -1, logits.shape[2])  # (N, M, P)
         mine = logits.gather(1, own)
-        # the strongest other class is the second where the own one leads, else the first
+        # the strongest other class is the second where the own class is the first, else the first
         top = logits.topk(min(2, logits.shape[1]), 1)
         second = top.values[:, -1:] if logits.shape[1] > 1 else torch.full_like(top.values, FAR)
         other = torch.where(top.indices[:, :1] == own, second, top.values[:, :1])
@@ -179,9 +180,13 @@ class Mislabelled(OfBoxes):
         return mine, torch.where(self.targets[:, None, None] >= 0, logits.gather(1, target), other)
 
 
-def masked(values: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen values, at least FAR, and FAR for the others."""
-    return torch.where(chosen, values, FAR).clamp_min(FAR)
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """`values` where `mask`, else FAR; at least FAR everywhere."""
+    return torch.where(mask, values, FAR).clamp_min(FAR)
 
 
-GOALS: dict[str, type[OfBoxes]] = {"vanish": NoDetection, "fabricate": FalseDetections, "mislabel": Mislabelled}
+GOALS: dict[str, type[DetectionCriterion]] = {
+    "vanish": NoDetection,
+    "fabricate": FalseDetections,
+    "mislabel": Mislabelled,
+}

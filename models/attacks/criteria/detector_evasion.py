@@ -1,4 +1,4 @@
-"""When an image fools a classifier and its detector at once, and two ways to climb towards that."""
+"""Criteria for attacks that evade a classifier and its detector of adversarial images at once."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 from models.attacks.criteria.classification import Criterion, Misclassified
 
-BELOW = 0.1
-"""Where to aim, in units under the threshold: a little below is safer than just below."""
+TARGET_BELOW = 0.1
+"""Distance below the threshold that the loss aims at, in units: a score just below may cross it by rounding."""
 
 
 @dataclass(frozen=True)
 class UndetectedMisclassification(Criterion):
-    """Misclassified, and scored at most `threshold`: outputs are logits (N, K) and then the suspicion in a last column.
+    """Misclassified, with a detector score of at most `threshold`. Outputs (N, K + 1) are logits and the score.
 
-    `unit` is a distance of scores that means something. The loss adds both ends up (Carlini & Wagner 2017b).
+    `unit` is the scale of the scores. loss = loss_class - weight * ((score - threshold) / unit + 0.1)+
+    (Carlini & Wagner 2017b).
     """
 
     labels: Tensor
@@ -27,13 +28,13 @@ class UndetectedMisclassification(Criterion):
         return torch.maximum(self.plain.margin(logits[:, :-1]), self.over(logits))
 
     def loss(self, logits: Tensor) -> Tensor:
-        return self.plain.loss(logits[:, :-1]) - self.weight * torch.relu(self.over(logits) + BELOW)
+        return self.plain.loss(logits[:, :-1]) - self.weight * torch.relu(self.over(logits) + TARGET_BELOW)
 
     def check(self, logits: Tensor) -> None:
         self.plain.check(logits[:, :-1])
 
     def over(self, logits: Tensor) -> Tensor:
-        """(N,): how far the score is above the threshold, in units."""
+        """(N,): (score - threshold) / unit."""
         return (logits[:, -1] - self.threshold) / self.unit
 
     @property
@@ -42,8 +43,8 @@ class UndetectedMisclassification(Criterion):
 
 
 class SelectiveLoss(UndetectedMisclassification):
-    """The two ends in turns (Bryniarski et al. 2022): away from the class while it stands, then under the threshold, so
-    that neither gradient drowns the other.
+    """Selective gradients (Bryniarski et al. 2022): the loss of the class until the image is misclassified, then of the
+    detector, so that neither gradient dominates the other.
     """
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""Criteria on outputs that are points, such as codes and pictures: driven away from one, or nearer to another.
+"""Criteria for outputs that are points, such as codes and images: far from one point, or closer to another.
 
-Outputs are (N, D, ...); distances are root mean squares over all but the first axis.
+Outputs are (N, D, ...). Distances are root mean squares over all axes but the first.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from torch import Tensor
 from models.attacks.criteria.classification import Criterion
 
 NUDGE = 1e-3
-"""Share of the wanted distance by which the origin is moved for gradients: at the origin itself they all vanish."""
+"""Fraction of the radius by which the origin is shifted for gradients, which vanish at the origin itself."""
 
 
 def rms_distance(one: Tensor, other: Tensor) -> Tensor:
-    """(N,): root mean square difference; its gradient is finite where they are equal."""
+    """(N,): root mean square difference; its gradient is finite where the two are equal."""
     return ((one - other).flatten(1).square().mean(1) + 1e-14).sqrt()
 
 
 def pattern(like: Tensor) -> Tensor:
-    """Signs of one row of `like` that follow no line of it: the first direction to go when all are alike."""
+    """Fixed pseudo-random signs of the shape of one row of `like`: the direction of that shift."""
     places = torch.arange(like[0].numel(), device=like.device)
     return (1.0 - 2.0 * ((places * 0x9E3779B1 >> 16) & 1)).view_as(like[0])
 
@@ -43,13 +43,13 @@ class FarFrom(Criterion):
         return (self.radius - rms_distance(logits, self.origin - step))[:, None]
 
     def facts(self, logits: Tensor) -> Tensor:
-        """(N, 2): the distance, and the one that is wanted."""
+        """(N, 2): the distance from the origin, and the radius."""
         return torch.stack([rms_distance(logits, self.origin), self.radius], 1)
 
 
 @dataclass(frozen=True)
 class CloserTo(Criterion):
-    """The output is nearer to `target` than to `origin`: margin = distance to the target - distance to the origin."""
+    """The output is closer to `target` than to `origin`: margin = distance to the target - distance to the origin."""
 
     target: Tensor
     origin: Tensor
@@ -61,5 +61,5 @@ class CloserTo(Criterion):
         return -rms_distance(logits, self.target)
 
     def facts(self, logits: Tensor) -> Tensor:
-        """(N, 2): the distance to the target, and to the origin."""
+        """(N, 2): the distances to the target and to the origin."""
         return torch.stack([rms_distance(logits, self.target), rms_distance(logits, self.origin)], 1)

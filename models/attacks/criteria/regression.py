@@ -1,6 +1,6 @@
-"""Criteria on models that answer with one number: moved far enough, or brought close to another number.
+"""Criteria for regressors: the estimate is shifted far enough, or reaches a target value.
 
-Outputs are (N, 1, 1), numbers in a unit of their own.
+Outputs are (N, 1, 1), in the unit of the training targets.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from models.attacks.criteria.classification import Criterion
 
 @dataclass(frozen=True)
 class Shifted(Criterion):
-    """The number lies at least `radius` (N,) off `origin` (N,): above, below where `way` (N,) is -1, either for 0.
+    """The estimate differs from `origin` (N,) by at least `radius` (N,): upwards (`way` 1), downwards (-1), either (0).
 
-    margin = radius - (number - origin) * way.
+    margin = radius - (estimate - origin) * way, or radius - |estimate - origin| for way 0.
     """
 
     origin: Tensor
@@ -24,7 +24,7 @@ class Shifted(Criterion):
 
     def margin(self, logits: Tensor) -> Tensor:
         change = logits.flatten(1)[:, 0] - self.origin
-        # at the origin itself either side would do: upwards, where an absolute value has no gradient
+        # at the origin an absolute value has no gradient, so way 0 starts upwards
         return self.radius - torch.where(self.way == 0, torch.where(change >= 0, change, -change), change * self.way)
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class Shifted(Criterion):
 
 @dataclass(frozen=True)
 class ReachesValue(Criterion):
-    """The number lies within `radius` (N,) of `target` (N,): margin = distance - radius."""
+    """The estimate lies within `radius` (N,) of `target` (N,): margin = |estimate - target| - radius."""
 
     target: Tensor
     origin: Tensor

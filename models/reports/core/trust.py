@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.logits import as_logits, look_like_probabilities
 from models.attacks.core.threat import ThreatModel
-from models.attacks.criteria.classification import SURE, Misclassified
+from models.attacks.criteria.classification import MIN_ENTROPY, Misclassified
 from models.attacks.pgd import PGD
 
 SHARE = 0.002
@@ -66,7 +66,7 @@ def of_model(model: nn.Module, access: WhiteBox, x: Tensor, labels: Tensor) -> l
         access.exact(x)
     entropy, dead = slopes(access, x, labels)
     right = once.argmax(1) == labels
-    sure = float((entropy.detach()[right] < SURE).float().mean()) if bool(right.any()) else 0.0
+    sure = float((entropy.detach()[right] < MIN_ENTROPY).float().mean()) if bool(right.any()) else 0.0
     training = sum(part.training for part in model.modules())
     return [
         Flag("randomised", spread > 1e-5, f"The same images asked about twice give logits up to {spread:.3g} apart."),
