@@ -16,5 +16,5 @@ def reconstruct(model: Family, images: Tensor, labels: Tensor | None = None) -> 
     if not takes_labels(model):
         return codes, model.decode(codes)
     if labels is None and not model.infers_labels:
-        raise InputError("this model decodes for a class: a label is needed", field="label")
+        raise InputError("Required: label, because this model is conditional.", field="label")
     return codes, model.decode(codes, model.infer_labels(images) if labels is None else labels)

@@ -1,4 +1,4 @@
-"""Does the model know such an image? Its reconstruction error, held against images the model is at home with."""
+"""Anomaly scores: the reconstruction error of an image, compared with those of reference images."""
 
 from pydantic import Field
 from torch import Tensor
@@ -11,22 +11,27 @@ from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.types import InputError
 
-HOME, BOUNDED = 2000, 500
-"""Images at home that are drawn again, and those whose -ELBO is computed, which costs ten decodings each."""
+REFERENCES, ELBO_REFERENCES = 2000, 500
+"""Reference images that are reconstructed, and those whose -ELBO is computed (ten decodings each)."""
 
 
 class AnomalyParams(DatasetParams, ImageParams):
-    """What is familiar: a dataset, by default the validation images of the one the model learned from."""
+    """The reference images: by default the validation images of the dataset the model was trained on."""
 
-    split: Split | None = Field(None, description="Familiar images; empty: validation, or all where there is none.")
-    share: float = Field(0.95, gt=0.5, lt=1, description="Share of familiar images below the threshold.")
+    split: Split | None = Field(
+        None, description="Reference images. Default: validation, or all if there are no validation images."
+    )
+    share: float = Field(
+        0.95, gt=0.5, lt=1, description="Fraction of the reference images that score below the threshold."
+    )
 
 
 class Anomaly(Operation):
-    """Scores count standard deviations from the usual error. The heat map shows where the model fails.
+    """Scores are in standard deviations from the mean reconstruction error of the reference images.
 
-    `pca` and `knn` are the scores of plain rivals: PCA with as many numbers, and the distance to the nearest codes. A
-    vae has `elbo` too, the score of its -ELBO over ten draws: what the code costs counts as well.
+    The heat map shows the error of each pixel. `pca` and `knn` are baselines: PCA with as many components as the code
+    has numbers, and the distance to the nearest reference codes. A vae also has `elbo`, the score of its -ELBO over
+    ten draws.
     """
 
     name = "anomaly"
@@ -45,18 +50,19 @@ class Anomaly(Operation):
         return ()
 
     def compute(self, model: Family, rows: Rows, params: AnomalyParams) -> Rows:
-        codes, drawn = reconstruct(model, rows["inputs"])
-        bounded = bound(model)
-        return {"codes": codes, "drawn": drawn} | ({"bounds": bounded(rows["inputs"])} if bounded else {})
+        codes, reconstructions = reconstruct(model, rows["inputs"])
+        negative_elbo = bound(model)
+        bounds = {"bounds": negative_elbo(rows["inputs"])} if negative_elbo else {}
+        return {"codes": codes, "reconstructions": reconstructions, **bounds}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: AnomalyParams) -> Result:
-        familiar, basis = at_home(self.view, params.split)
-        images, drawn = rows["inputs"], found["drawn"]
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: AnomalyParams) -> Result:
+        reference, basis = reference_scores(self.view, params.split)
+        images, reconstructions = rows["inputs"], outputs["reconstructions"]
         centred = images.flatten(1) - basis[0]
-        left = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
-        errors = (drawn - images).square().flatten(1).mean(1)
-        scores = familiar.scores(Measured(found["codes"], errors, left, found.get("bounds")))
-        threshold = float(familiar.normal["model"].quantile(params.share))
+        pca_errors = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
+        errors = (reconstructions - images).square().flatten(1).mean(1)
+        scores = reference.scores(Measured(outputs["codes"], errors, pca_errors, outputs.get("bounds")))
+        threshold = float(reference.normal["model"].quantile(params.share))
         items = [
             {
                 "score": score,
@@ -65,28 +71,34 @@ class Anomaly(Operation):
                 "standing": standing,
                 "mse": float(errors[row]),
             }
-            | {name: float(rival[row]) for name, rival in scores.items() if name != "model"}
+            | {name: float(values[row]) for name, values in scores.items() if name != "model"}
             for row, (score, standing) in enumerate(
-                zip(scores["model"].tolist(), familiar.standing(scores["model"]).tolist(), strict=True)
+                zip(scores["model"].tolist(), reference.standing(scores["model"]).tolist(), strict=True)
             )
         ]
-        facts = {"dataset": self.view.name, "familiar_images": len(familiar.home.errors), "items": items}
-        facts["thresholds"] = {name: familiar.thresholds(name) for name in scores}
-        return Result(facts=facts, pictures={"heat_map": heat(images, drawn), "reconstruction": drawn})
+        facts = {"dataset": self.view.name, "familiar_images": len(reference.home.errors), "items": items}
+        facts["thresholds"] = {name: reference.thresholds(name) for name in scores}
+        return Result(
+            facts=facts, pictures={"heat_map": heat(images, reconstructions), "reconstruction": reconstructions}
+        )
 
 
-def at_home(view: DatasetView, split: Split | None) -> tuple[Familiar, Tensor]:
-    """What is usual for the images of a dataset, and the PCA basis it was measured with."""
+def reference_scores(view: DatasetView, split: Split | None) -> tuple[Familiar, Tensor]:
+    """The measures of the reference images, and the PCA basis (1 + D, pixels) they were measured with."""
     split = split or ("validation" if "validation" in view.sides else "all")
-    selection = view.select(split, HOME)
+    selection = view.select(split, REFERENCES)
     if len(selection) < 2:
-        raise InputError("one image does not say what is usual", "dataset", "name a dataset with more images")
-    learned = "train" if split == "validation" and "train" in view.sides else split
-    few = view.select(learned, min(HOME, enough_for_pca(view.data.pixels)))
+        raise InputError(
+            "Anomaly scores need at least 2 reference images.", "dataset", "Use a dataset with more images."
+        )
+    pca_split = "train" if split == "validation" and "train" in view.sides else split
+    pca_images = view.select(pca_split, min(REFERENCES, enough_for_pca(view.data.pixels)))
     dimensions = view.model.latent_dim
-    key = f"pca-{learned}-{len(few)}-{dimensions}"
-    basis = view.cache(key, 0, lambda: pca_basis(view.images(few.positions), dimensions))
+    key = f"pca-{pca_split}-{len(pca_images)}-{dimensions}"
+    basis = view.cache(key, 0, lambda: pca_basis(view.images(pca_images.positions), dimensions))
     rows = view.measure("errors", selection, measure(view.model, basis))
-    bounded = bound(view.model)
-    bounds = view.measure("bounds", view.select(split, BOUNDED), bounded) if bounded else None
+    negative_elbo = bound(view.model)
+    bounds = None
+    if negative_elbo:
+        bounds = view.measure("bounds", view.select(split, ELBO_REFERENCES), negative_elbo)
     return Familiar(Measured.from_rows(rows, bounds)), basis

@@ -1,4 +1,4 @@
-"""Adversarial images: an attack on a classifier, segmenter or detector, tested on the 8-bit image that is sent."""
+"""Adversarial images for any kind of model; success is tested on the 8-bit image that is sent."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,85 +26,107 @@ from models.seeds import derive
 from models.types import ConfigError, InputError
 
 LEVELS_8BIT = 256
-FINE, COARSE = 41, 9
-"""Radii of a sweep by default: an attack of one pass affords a slider's worth, one of many steps a few."""
+FINE_SWEEP, COARSE_SWEEP = 41, 9
+"""Default number of eps values of a sweep: for attacks of one step, and for iterative ones."""
 NO_EPS = -1.0
-KEPT = "_white_boxes"
-"""Where a resident model keeps its frozen copies, so that they go when the model goes."""
+CACHE = "_white_boxes"
+"""Attribute of a loaded model that holds its frozen copies, so that they are freed with the model."""
 GOALS = tuple(name for kind in VICTIMS for name in kind.goals)
 
 
 class AttackParams(Params):
-    """What every attack takes; the settings of the chosen `method` come beside these."""
+    """Parameters of every attack; the settings of the chosen `method` are additional fields."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
     planes = ("mask", "truth", "pixels", "aim")
 
-    method: str = Field("fgsm", description="The attack; the catalog lists them.")
-    label: int | str | None = Field(None, description="True class by name or index; empty: what the model says.")
+    method: str = Field("fgsm", description="Name of the attack; GET /v1/attacks lists them.")
+    label: int | str | None = Field(None, description="True class by name or index. Default: the model's prediction.")
     target: int | str | None = Field(
         None,
-        description="Class to be taken for, by name or index, or the number to be estimated; empty: any other.",
+        description="Class, by name or index, or for a regressor the number, that the model should predict. Default: "
+        "any wrong one.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
-    control: bool = Field(False, description="Also try random signs of the same size, and the perturbation shuffled.")
-    sweep: bool | list[Eps] = Field(
-        False, description="Also try a whole curve of eps: yes (0 to twice eps), or up to 64 ascending values."
+    control: bool = Field(
+        False,
+        description="Also report two controls: random signs of the same size, and the "
+        "perturbation with its pixels shuffled.",
     )
-    mask: Plane = Field(None, exclude=True, description="A PNG: pixels may change where it is not black.")
-    truth: Plane = Field(None, exclude=True, description="A PNG of true class indices, 255 where none counts.")
-    pixels: Plane = Field(None, exclude=True, description="A PNG: pixels are to be turned where it is not black.")
-    aim: Plane = Field(None, exclude=True, description="A PNG of the class wanted of each pixel, 255 for any.")
-    threshold: float = Field(0.99, gt=0, le=1, description="Share of the pixels that have to turn for a success.")
+    sweep: bool | list[Eps] = Field(
+        False, description="Also attack over a range of eps: true (from 0 to twice eps), or a list of 1 to 64 values."
+    )
+    mask: Plane = Field(
+        None, exclude=True, description="PNG of the image size: only pixels where it is not black may change."
+    )
+    truth: Plane = Field(
+        None, exclude=True, description="PNG of the true class index of each pixel, 255 = not counted."
+    )
+    pixels: Plane = Field(
+        None,
+        exclude=True,
+        description="PNG of the image size: only pixels where it is not black are attacked (segmenters).",
+    )
+    aim: Plane = Field(
+        None, exclude=True, description="PNG of the target class index of each pixel, 255 = not counted (segmenters)."
+    )
+    threshold: float = Field(
+        0.99, gt=0, le=1, description="Fraction of pixels that must change class for success (segmenters)."
+    )
     goal: Literal[*GOALS] | None = Field(
         None,
-        description="Of a detector: objects are to go unseen (default), to appear where there are none, or to get a"
-        " wrong class. Of a regressor: its estimate is to go up, down or away to either side (default). Of other"
-        " models, whichever fits first: the translation, the reconstruction, the code (latents)"
-        " or the discriminator's judgement (realness) is to change.",
+        description="What counts as success, by kind of model. Detector: vanish (default), fabricate, mislabel. "
+        "Regressor: away (default), up, down. Other models: translation, reconstruction, latents or realness, the "
+        "output that should change (default: the first of these that the model has).",
     )
     towards: Literal["last"] | None = Field(
-        None, description="last: what is made of the other images is to come nearer to what is made of the last one."
+        None, description="last: make the model's output for each image resemble its output for the last image."
     )
     reach: float | None = Field(
         None,
         gt=0,
         le=1000,
-        description="How far away is far enough. Of a translation in the pixel range (0.1); of a reconstruction in"
-        " errors of the clean one (1.5); of a code in distances to that of the picture turned upside down (0.5); of an"
-        " estimate in standard deviations of the training targets (0.5, and 0.1 around a target).",
+        description="Minimum change that counts as success. Translation: fraction of the pixel range (default 0.1); "
+        "reconstruction: multiple of the clean image's error (1.5); latents: multiple of the distance to the code of "
+        "the image rotated by 180 degrees (0.5); regressor: standard deviations of the training targets (0.5; with a "
+        "target, the maximum distance from it: 0.1).",
     )
-    direction: Literal["ab", "ba"] | None = Field(None, description="Of a translation; empty: the model's first.")
+    direction: Literal["ab", "ba"] | None = Field(
+        None, description="Direction of the attacked translation. Default: the model's first."
+    )
     boxes: list[tuple[int | str, float, float, float, float]] | None = Field(
-        None, max_length=LIMIT, description="True objects: [class, left, top, right, bottom] in pixels."
+        None,
+        max_length=LIMIT,
+        description="True objects: a list of [class, left, top, right, bottom] in pixels. "
+        "Default: the model's detections.",
     )
 
     def attack(self) -> Attack:
-        """The attack these describe. Raises ConfigError naming the setting that cannot stay."""
+        """The attack that these parameters describe. Raises ConfigError naming the invalid setting."""
         return self._attack
 
     @cached_property
     def _attack(self) -> Attack:
-        known = attacks()
-        if self.method not in known:
-            raise ConfigError(f"there is no such attack; there is {', '.join(known)}", field="method")
-        return known[self.method](**(self.model_extra or {}))
+        by_name = attacks()
+        if self.method not in by_name:
+            raise ConfigError(f"Unknown method. Choose one of: {', '.join(by_name)}.", field="method")
+        return by_name[self.method](**(self.model_extra or {}))
 
     @property
-    def asked(self) -> set[str]:
-        """What the request decides: all that is not its default, for the front fills every default in."""
+    def requested(self) -> set[str]:
+        """Names of the parameters that differ from their default (the front end fills in all defaults)."""
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
         return {name for name in defaults if getattr(self, name) is not None and getattr(self, name) != defaults[name]}
 
     def epsilons(self, attack: Attack, eps: float) -> list[float]:
-        """The radii of the sweep; none without one."""
+        """The eps values of the sweep; empty without one."""
         if isinstance(self.sweep, list):
             if not 1 <= len(self.sweep) <= 64:
-                raise ConfigError("a sweep takes 1 to 64 values of eps", field="sweep")
+                raise ConfigError(f"sweep takes 1 to 64 values of eps; you sent {len(self.sweep)}.", field="sweep")
             return self.sweep
         if not self.sweep:
             return []
-        count = COARSE if attack.warm_start and not attack.minimal else FINE
+        count = COARSE_SWEEP if attack.warm_start and not attack.minimal else FINE_SWEEP
         top = 2 * eps if attack.threat().norm != "linf" else min(1.0, 2 * eps)
         return [top * step / (count - 1) for step in range(count)]
 
@@ -126,10 +148,10 @@ def params_schema(attack: type[Attack]) -> dict[str, Any]:
 
 
 class AttackOperation(Operation):
-    """What is true defaults to the model's own answers. Images the model already gets wrong come back unchanged."""
+    """The truth defaults to the model's own predictions. Images it already gets wrong are returned unchanged."""
 
     name = "attack"
-    summary = "Changes images a little so that the model errs: in classes, masks, objects or what it makes of them."
+    summary = "Creates adversarial images for classifiers, segmenters, detectors and generative models."
     needs = (ATTACKED,)
     gradients = True
     json_first = True
@@ -141,23 +163,23 @@ class AttackOperation(Operation):
         box = white_box(model, victim_of(model, params))
 
         def both(images: Tensor) -> Tensor:
-            """What is attacked and, where batch norm was folded, what is served."""
-            asked = {id(net): net for net in (box.function, box.served)}.values()
-            return torch.cat([net(images).flatten(1) for net in asked], 1)
+            """Outputs of the attacked network and, if batch norm was folded, of the served one."""
+            networks = {id(net): net for net in (box.function, box.served)}.values()
+            return torch.cat([net(images).flatten(1) for net in networks], 1)
 
         return both, torch.rand(count, *model.data.shape)
 
     def rows(self, model: Family, inputs: Tensor, params: AttackParams) -> Rows:
         attack, victim = params.attack(), victim_of(model, params)
         check_pair(attack, victim)
-        check_settings(victim, params.asked)
+        check_settings(victim, params.requested)
         if (params.target is not None or params.aim is not None) and not attack.targeted:
-            raise ConfigError(f"{attack.name} cannot aim at a class", field="target", remedy="leave target out")
+            raise ConfigError(f"{attack.name} has no targeted version.", field="target", remedy="Remove target.")
         rows = {"inputs": inputs, **victim.rows(model, inputs, params)}
         threat, count = attack.threat(), len(rows["inputs"])
         eps = NO_EPS if threat.eps is None else on_grid(threat.norm, threat.eps)
-        curve_top = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
-        epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, curve_top)})
+        sweep_eps = eps if threat.bounded else Attack.default_eps[threat.norm] * 2
+        epsilons = sorted({on_grid(threat.norm, value) for value in params.epsilons(attack, sweep_eps)})
         if epsilons:
             check_eps(threat.norm, min(epsilons), max(epsilons))
         mask = area(model, params.mask, "mask")
@@ -173,15 +195,15 @@ class AttackOperation(Operation):
     def batch_key(self, params: AttackParams) -> tuple:
         attack = params.attack()
         config = attack.config.model_dump_json(exclude={"eps"})
-        aimed = params.target is not None, params.aim is not None
-        after = params.goal, params.towards, params.reach, params.direction
-        return params.method, config, attack.config.eps is None, aimed, params.control, *after
+        targeted = params.target is not None, params.aim is not None
+        goal = params.goal, params.towards, params.reach, params.direction
+        return params.method, config, attack.config.eps is None, targeted, params.control, *goal
 
     def compute(self, model: Family, rows: Rows, params: AttackParams) -> Rows:
         attack, victim = params.attack(), victim_of(model, params)
         x, seeds = rows["inputs"], rows["seeds"]
         access = access_of(model, attack, victim)
-        # Asking a black box about the copies that pad a batch would cost passes; a gradient step takes them along.
+        # the copies that pad a batch would cost a black-box attack queries; a gradient step computes them anyway
         copies = None if attack.access == "gradients" else _copies(rows)
         with torch.no_grad():
             clean = Clean.of(access, x)
@@ -190,8 +212,8 @@ class AttackOperation(Operation):
             threat = threat.at(rows["eps"]) if threat.bounded else threat
             skip = None if copies is None else copies != _places(x)
             one = attack.run(access, x, criterion, threat, seeds, compact=False, clean=clean, skip=skip)
-            found = _found(one) | {"clean": victim.seen(one.clean_logits), "adversarial": victim.seen(one.logits)}
-            if attack.access == "labels":  # the attacker sees no scores, the reader of the result does
+            found = _rows_of(one) | {"clean": victim.seen(one.clean_logits), "adversarial": victim.seen(one.logits)}
+            if attack.access == "labels":  # the attacker sees no scores, but the result reports them
                 for name, images in {"clean": x, "adversarial": one.images}.items():
                     outputs = victim.outputs(model, images)
                     found |= {name: victim.seen(outputs), "nonfinite": found["nonfinite"] | ~_finite(outputs)}
@@ -216,28 +238,30 @@ class AttackOperation(Operation):
     def result(self, model: Family, rows: Rows, found: Rows, params: AttackParams) -> Result:
         if bool(found["nonfinite"].any()):
             raise InputError(
-                "the model's answer to this image is not a finite number, so nothing can be said of an attack on it",
+                "The model's output for this image is not finite; the attack was not run.",
                 field="model",
-                remedy="train the model again with a lower learning rate",
+                remedy="Check the model with classify; a model trained here: train it with a lower learning_rate.",
             )
         pictures, scales = perturbation(rows["inputs"], found["images"])
         facts = {"method": params.method, "seed": params.seed, "items": items(model, rows, found, params, scales)}
-        shown = victim_of(model, params).pictures(model, found | {"inputs": rows["inputs"]})
-        return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures, **shown})
+        more = victim_of(model, params).pictures(model, found | {"inputs": rows["inputs"]})
+        return Result(images=found["images"], facts=facts, pictures={"perturbation": pictures, **more})
 
 
 def check_pair(attack: Attack, victim: Victim) -> None:
-    """Raises ConfigError when the attack is not for this kind of model, naming those that are."""
+    """Raises ConfigError if the attack does not support this kind of model, naming those that do."""
     if victim.suits(attack):
         return
-    able = [name for name, other in attacks().items() if victim.suits(other)]
+    suitable = [name for name, other in attacks().items() if victim.suits(other)]
     raise ConfigError(
-        f"{attack.name} is not for a model that {victim.title}", field="method", remedy=f"choose {', '.join(able)}"
+        f"{attack.name} does not support a model that {victim.title}.",
+        field="method",
+        remedy=f"Choose one of: {', '.join(suitable)}.",
     )
 
 
 def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Access:
-    """The model as `attack` may see it."""
+    """The access to the model that `attack` needs: gradients, scores or labels."""
     victim = victim or victim_of(model)
     budget, outputs = attack.config.budget, victim.outputs
     if attack.access == "gradients":
@@ -246,15 +270,15 @@ def access_of(model: Family, attack: Attack, victim: Victim | None = None) -> Ac
 
 
 def white_box(model: Family, victim: Victim) -> WhiteBox:
-    """The frozen copy of a resident model, made once for each thing that can be asked of it."""
-    kept = vars(model).setdefault(KEPT, {})
-    if victim.key not in kept:
-        kept[victim.key] = WhiteBox(model, victim.outputs, shape=model.data.shape)
-    return kept[victim.key]
+    """White-box access to a frozen copy of a loaded model, made once per kind of output."""
+    boxes = vars(model).setdefault(CACHE, {})
+    if victim.key not in boxes:
+        boxes[victim.key] = WhiteBox(model, victim.outputs, shape=model.data.shape)
+    return boxes[victim.key]
 
 
 def on_grid(norm: str, eps: float) -> float:
-    """The largest radius that 8-bit pixels can use up: for linf a whole number of 255ths, rounded down."""
+    """The largest eps that 8-bit pixels can use: for linf rounded down to a multiple of 1/255."""
     return int(eps * 255 + 1e-3) / 255 if norm == "linf" else eps
 
 
@@ -267,7 +291,7 @@ def _places(x: Tensor) -> Tensor:
 
 
 def _copies(rows: Rows) -> Tensor:
-    """(N,): for each row the first of the equal rows right before it, itself when there is none.
+    """(N,): for each row the index of the first row of its run of equal rows.
 
     A batch is padded with copies of its last row; attacking one of them is enough.
     """
@@ -278,7 +302,7 @@ def _copies(rows: Rows) -> Tensor:
     return torch.where(new, index, 0).cummax(0).values
 
 
-def _found(one: AttackResult) -> Rows:
+def _rows_of(one: AttackResult) -> Rows:
     names = (
         "images",
         "success",

@@ -1,4 +1,4 @@
-"""How far an image may be changed before the answer of a model that votes under noise can change."""
+"""Certified radius of randomized smoothing: no smaller l2 perturbation changes the vote (Cohen et al. 2019)."""
 
 import torch
 from pydantic import Field
@@ -12,27 +12,34 @@ from models.seeds import derive
 
 
 class CertifyParams(ImageParams):
-    """How many noisy copies are asked, and how sure to be."""
+    """Numbers of noisy copies, and the confidence of the certificate."""
 
     sigma: float | None = Field(
-        None, gt=0, le=4, description="Noise. Empty: that of a model defended by noise, else 0.25."
+        None,
+        gt=0,
+        le=4,
+        description="Standard deviation of the noise. Default: that of a model defended by noise, else 0.25.",
     )
-    n: int = Field(1000, ge=1, le=1_000_000, description="Noisy copies that measure the share of the answer.")
+    n: int = Field(
+        1000, ge=1, le=1_000_000, description="Noisy copies that estimate the probability of the predicted class."
+    )
     n0: int | None = Field(
-        None, ge=1, le=100_000, description="Noisy copies before them that choose the answer. Empty: a tenth of n."
+        None, ge=1, le=100_000, description="Noisy copies that choose the predicted class first. Default: a tenth of n."
     )
-    alpha: float = Field(0.001, gt=0, lt=0.5, description="Chance that the radius of an image is too large.")
-    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same answer.")
+    alpha: float = Field(
+        0.001, gt=0, lt=0.5, description="Probability that the certified radius of an image is too large."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same result.")
 
 
 class Certify(Operation):
-    """No perturbation of smaller l2 norm turns the vote, with probability 1 - alpha over the noise (Cohen et al. 2019).
+    """With probability 1 - alpha, no perturbation of smaller l2 norm changes the vote (Cohen et al. 2019).
 
-    Without a clear majority it abstains. The certificate is of the vote, not of the model without noise.
+    Without a clear majority it abstains. The certificate holds for the vote, not for the model without noise.
     """
 
     name = "certify"
-    summary = "Gives each image's answer under noise, with a radius inside which no attack can change it."
+    summary = "Gives each image's class by vote under noise, with the l2 radius inside which no attack can change it."
     needs = (Classifies,)
     one_row_per_batch = True
     multiplies = ()
@@ -49,23 +56,22 @@ class Certify(Operation):
     def compute(self, model: Family, rows: Rows, params: CertifyParams) -> Rows:
         sigma, voter = voter_of(model, params.sigma)
         counts = {"first": params.n0 or max(1, params.n // 10), "votes": params.n}
-        found: dict[str, list[Tensor]] = {name: [] for name in counts}
+        votes: dict[str, list[Tensor]] = {name: [] for name in counts}
         for image, seed in zip(rows["inputs"], rows["seeds"], strict=True):
             for name, count in counts.items():
-                votes = count_votes(voter, image, sigma, seed, count, len(model.data.classes), name)
-                found[name].append(votes)
-        return {name: torch.stack(votes) for name, votes in found.items()}
+                votes[name].append(count_votes(voter, image, sigma, seed, count, len(model.data.classes), name))
+        return {name: torch.stack(column) for name, column in votes.items()}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: CertifyParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: CertifyParams) -> Result:
         sigma, _ = voter_of(model, params.sigma)
-        guesses, radii, shares = certify(found["first"], found["votes"], sigma, params.alpha)
+        classes, radii, bounds = certify(outputs["first"], outputs["votes"], sigma, params.alpha)
         items = []
-        for guess, radius, share, votes in zip(
-            guesses.tolist(), radii.tolist(), shares.tolist(), found["votes"], strict=True
+        for index, radius, bound, votes in zip(
+            classes.tolist(), radii.tolist(), bounds.tolist(), outputs["votes"], strict=True
         ):
-            certain = guess != ABSTAINED
-            item = {"abstained": not certain, "label": model.data.classes[guess] if certain else None}
-            item |= {"index": guess if certain else None, "radius_l2": radius if certain else 0.0}
-            items.append(item | {"share": float(votes.max() / votes.sum()), "share_at_least": share})
+            certain = index != ABSTAINED
+            item = {"abstained": not certain, "label": model.data.classes[index] if certain else None}
+            item |= {"index": index if certain else None, "radius_l2": radius if certain else 0.0}
+            items.append(item | {"share": float(votes.max() / votes.sum()), "share_at_least": bound})
         facts = {"sigma": sigma, "n": params.n, "alpha": params.alpha, "seed": params.seed}
         return Result(facts=facts | {"items": items})

@@ -1,4 +1,4 @@
-"""What an image shows, as far as the model can tell."""
+"""Classification: the most probable classes of each image."""
 
 from pydantic import Field
 
@@ -8,13 +8,13 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class ClassifyParams(ImageParams):
-    """How much of the answer to report."""
+    """How many classes to list."""
 
-    top: int = Field(5, ge=1, le=1000, description="How many classes to list for each image, the most probable first.")
+    top: int = Field(5, ge=1, le=1000, description="Number of classes to list for each image, most probable first.")
 
 
 class Classify(Operation):
-    """Probabilities are the softmax over the logits of all classes, listed or not."""
+    """Probabilities are the softmax over the logits of all classes, not only of those listed."""
 
     name = "classify"
     summary = "Gives each image's most probable classes."
@@ -28,13 +28,15 @@ class Classify(Operation):
     def compute(self, model: Family, rows: Rows, params: ClassifyParams) -> Rows:
         return {"logits": model.logits(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ClassifyParams) -> Result:
-        probabilities = found["logits"].double().softmax(1)
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: ClassifyParams) -> Result:
+        probabilities = outputs["logits"].double().softmax(1)
         best = probabilities.sort(dim=1, descending=True, stable=True)
         items = []
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             ranked = list(zip(indices, values, strict=True))[: params.top]
-            items.append({"predictions": [self._prediction(model, *found) for found in ranked]})
+            items.append(
+                {"predictions": [self._prediction(model, index, probability) for index, probability in ranked]}
+            )
         return Result(facts={"items": items})
 
     def _prediction(self, model: Family, index: int, probability: float) -> dict:

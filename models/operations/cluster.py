@@ -1,4 +1,4 @@
-"""The group that an image belongs to, among those a report found."""
+"""Assigns images to the clusters that a cluster report found."""
 
 from pydantic import Field
 from torch import Tensor
@@ -11,16 +11,16 @@ from models.operations.core.latents import fitting_latents
 
 
 class ClusterParams(ImageParams):
-    """Whose groups."""
+    """Which cluster report to use."""
 
-    report: str = Field(max_length=400, description="The id of a finished job: a cluster report on this model.")
+    report: str = Field(max_length=400, description="Id of a finished cluster report on this model.")
 
 
 class Cluster(Operation):
-    """`inside` is false for an image farther from the middle than 99 % of the group's own images."""
+    """`inside` is false for images farther from the centre than 99 % of the cluster's own images."""
 
     name = "cluster"
-    summary = "Puts images into the groups that a cluster report has found."
+    summary = "Assigns images to the clusters that a cluster report found."
     needs = (Encodes,)
     takes = "either"
     gives = "facts"
@@ -36,13 +36,13 @@ class Cluster(Operation):
     def compute(self, model: Family, rows: Rows, params: ClusterParams) -> Rows:
         return {"codes": model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ClusterParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: ClusterParams) -> Result:
         clustering, about = Clustering.unpack(self.fitted), self.fitted.facts["clusters"]
-        groups, distances, belong = clustering.assign(found["codes"])
+        clusters, distances, probabilities = clustering.assign(outputs["codes"])
         items = []
-        for group, distance, shares in zip(groups.tolist(), distances.tolist(), belong, strict=True):
-            item = about[group] | {"distance": distance, "inside": distance <= float(clustering.reach[group])}
+        for index, distance, row in zip(clusters.tolist(), distances.tolist(), probabilities, strict=True):
+            item = about[index] | {"distance": distance, "inside": distance <= float(clustering.reach[index])}
             if clustering.method == "gmm":
-                item["probability"] = float(shares[group])
+                item["probability"] = float(row[index])
             items.append(item)
         return Result(facts={"method": clustering.method, "clusters": len(clustering), "items": items})

@@ -1,4 +1,4 @@
-"""Codes to images."""
+"""Decodes latent codes to images."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from models.operations.core.latents import LabelParams, decode, fitting_latents,
 
 
 class Decode(Operation):
-    """The inverse of `encode`, and of the latents that `samples` reports."""
+    """Takes the latents that `encode`, `samples` and `project` report."""
 
     name = "decode"
     summary = "Maps latent codes to images."
@@ -26,5 +26,5 @@ class Decode(Operation):
     def compute(self, model: Family, rows: Rows, params: LabelParams) -> Rows:
         return {"images": decode(model, rows["inputs"], rows)}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: LabelParams) -> Result:
-        return Result(images=found["images"])
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: LabelParams) -> Result:
+        return Result(images=outputs["images"])

@@ -1,4 +1,4 @@
-"""Noise out of an image."""
+"""Denoising of images."""
 
 from models.capabilities import Denoises
 from models.family import Family
@@ -6,7 +6,7 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class Denoise(Operation):
-    """Images come in as noisy as they are; nothing is added here."""
+    """No noise is added: the images are taken as they are."""
 
     name = "denoise"
     summary = "Removes noise from images."
@@ -19,5 +19,5 @@ class Denoise(Operation):
     def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
         return {"images": model.denoise(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
-        return Result(images=found["images"])
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: ImageParams) -> Result:
+        return Result(images=outputs["images"])

@@ -9,12 +9,12 @@ from models.types import InputError
 class DetectAdversarial(Operation):
     """The threshold is a quantile of the scores of clean validation images.
 
-    The detector is differentiable: an attacker who knows it can attack it together with the classifier.
+    The detector is differentiable, so an adaptive attacker can attack it together with the classifier.
     """
 
     name = "detect-adversarial"
     aliases = ("detect",)
-    summary = "Scores each image: is it adversarial?"
+    summary = "Scores how likely each image is adversarial."
     needs = (DetectsAdversarial,)
     gives = "facts"
     Params = ImageParams
@@ -23,16 +23,16 @@ class DetectAdversarial(Operation):
         return ()
 
     def compute(self, model: Family, rows: Rows, params: ImageParams) -> Rows:
-        return {"suspicion": model.adversarial_score(rows["inputs"])}
+        return {"scores": model.adversarial_score(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ImageParams) -> Result:
-        level = model.threshold
-        if level is None:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: ImageParams) -> Result:
+        threshold = model.threshold
+        if threshold is None:
             raise InputError(
-                "the detector of this model has no threshold, for want of clean images when it was made",
+                "The detector of this model has no threshold: it was made without clean images.",
                 field="model",
-                remedy="make it again, naming a dataset of clean images",
+                remedy="Make the defended model again with a dataset of clean images.",
             )
-        scores = found["suspicion"].tolist()
-        items = [{"score": score, "threshold": level, "adversarial": score > level} for score in scores]
+        scores = outputs["scores"].tolist()
+        items = [{"score": score, "threshold": threshold, "adversarial": score > threshold} for score in scores]
         return Result(facts={"detector": model.config.detector.kind, "items": items})

@@ -1,4 +1,4 @@
-"""Objects in images: boxes, classes and probabilities, and the picture with the boxes drawn."""
+"""Object detection: boxes, classes and probabilities, and the picture with the boxes drawn."""
 
 from pydantic import Field
 
@@ -13,17 +13,23 @@ from models.operations.core.victims.detection import listed
 class DetectObjectsParams(ImageParams):
     """Which detections to report."""
 
-    score: float = Field(SCORE, ge=0, le=1, description="Least probability of an object.")
-    overlap: float = Field(OVERLAP, ge=0, le=1, description="Of two objects of a class that overlap more, one stays.")
-    most: int = Field(LIMIT, ge=1, le=LIMIT, description="Most objects of an image.")
+    score: float = Field(SCORE, ge=0, le=1, description="Minimum probability of a detection.")
+    overlap: float = Field(
+        OVERLAP,
+        ge=0,
+        le=1,
+        description="Maximum overlap (IoU) of two detections of one class; "
+        "above it only the more probable one is kept.",
+    )
+    most: int = Field(LIMIT, ge=1, le=LIMIT, description="Maximum number of detections per image.")
 
 
 class DetectObjects(Operation):
-    """A box is left, top, right and bottom in pixels of the image that the model saw. The picture has them drawn."""
+    """A box is left, top, right and bottom in pixels of the model's input."""
 
     name = "detect-objects"
     aliases = ("locate",)
-    summary = "Finds the objects in each image."
+    summary = "Detects the objects in each image: box, class and probability."
     needs = (DetectsObjects,)
     json_first = True
     Params = DetectObjectsParams
@@ -35,8 +41,8 @@ class DetectObjects(Operation):
         maps = model.detection_maps(rows["inputs"])
         return {"table": detections(maps, params.score, params.most, params.overlap)}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: DetectObjectsParams) -> Result:
-        items = [{"detections": listed(model, table)} for table in found["table"]]
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: DetectObjectsParams) -> Result:
+        items = [{"detections": listed(model, table)} for table in outputs["table"]]
         return Result(
-            images=draw(rows["inputs"], found["table"], hues(len(model.data.classes))), facts={"items": items}
+            images=draw(rows["inputs"], outputs["table"], hues(len(model.data.classes))), facts={"items": items}
         )

@@ -1,4 +1,4 @@
-"""Attributes as directions of code space: more or less of what tells one class from another."""
+"""Attribute directions in latent space: from the mean code of one class to that of another."""
 
 import torch
 from pydantic import ConfigDict, Field
@@ -11,33 +11,34 @@ from models.operations.core.base import DatasetParams, ImageParams, Operation, R
 from models.operations.core.latents import LabelParams, decode, fitting_latents, label_rows
 from models.types import InputError
 
-MEASURED = 10_000
+MAX_IMAGES = 10_000  # whose codes make a mean
 
 
 class DirectionsParams(DatasetParams, LabelParams, ImageParams):
-    """The direction leads from the mean code of one class to that of another."""
+    """The two classes, and how far to go."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
-    origin: int | str = Field(alias="from", description="Class the direction starts at, by name or index.")
-    goal: int | str = Field(alias="to", description="Class the direction leads to.")
+    origin: int | str = Field(alias="from", description="Class at which the direction starts, by name or index.")
+    goal: int | str = Field(alias="to", description="Class at which the direction ends, by name or index.")
     alphas: list[float] = Field(
         [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0],
         min_length=1,
         max_length=64,
-        description="How far to go, one picture each: 0 changes nothing, 1 is the way from mean to mean.",
+        description="Multiples of the direction, one picture each: 0 changes nothing, 1 is the distance between the "
+        "means.",
     )
-    split: Split = Field("train", description="Images whose codes make the means.")
+    split: Split = Field("train", description="Images whose codes are averaged.")
 
 
 class Directions(Operation):
-    """z + alpha (mean_to - mean_from), decoded: one row of pictures for each image or code.
+    """decode(z + alpha * (mean_to - mean_from)): one row of pictures for each image or code.
 
-    The means are of the codes of a labelled dataset, which need not be the one the model learned from.
+    The means are of the codes of a labelled dataset, by default the one the model was trained on.
     """
 
     name = "directions"
-    summary = "Moves images or codes along the direction from one class to another, and decodes the way."
+    summary = "Moves images or codes along the direction from one class to another, and decodes each step."
     needs = (Encodes, Decodes)
     takes = "either"
     sheet = True
@@ -67,14 +68,14 @@ class Directions(Operation):
         latents = model.project_to_code_space(codes + rows["shifts"])
         return {"images": decode(model, latents, rows), "latents": latents}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: DirectionsParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: DirectionsParams) -> Result:
         count = len(params.alphas)
-        items = [{"input": row // count, "alpha": params.alphas[row % count]} for row in range(len(found["images"]))]
+        items = [{"input": row // count, "alpha": params.alphas[row % count]} for row in range(len(outputs["images"]))]
         facts = {"dataset": self.view.name, "from": params.origin, "to": params.goal, "items": items}
-        return Result(images=found["images"], latents=found["latents"], facts=facts, columns=count)
+        return Result(images=outputs["images"], latents=outputs["latents"], facts=facts, columns=count)
 
     def _labels(self, model: Family, inputs: Tensor, params: DirectionsParams, total: int) -> Rows:
-        """None for a model that will recognise them in the images."""
+        """Labels to decode for; none if the model infers them from the images."""
         if params.label is None and inputs.ndim == 4 and getattr(model, "infers_labels", False):
             return {}
         return label_rows(model, params.label, total)
@@ -82,15 +83,15 @@ class Directions(Operation):
 
 def class_mean(view: DatasetView, label: int | str, field: str, split: Split) -> Tensor:
     """(latent_dim,): the mean code of a class. Raises InputError naming `field`."""
-    selection = view.select(split, MEASURED)
+    selection = view.select(split, MAX_IMAGES)
     labels = view.labels(selection.positions)
     if labels is None:
-        raise InputError(f"the dataset {view.name} has no labels", "dataset", "name a dataset with classes")
+        raise InputError(f"The dataset {view.name} has no labels.", "dataset", "Use a dataset with classes.")
     try:
         index = view.data.class_index(label)
     except InputError as error:
         raise InputError(error.detail, field) from None
     members = view.codes(selection)[labels == index]
     if not len(members):
-        raise InputError("there is no image of this class to take the mean of", field, "ask for split=all")
+        raise InputError(f"The {split} images of {view.name} have none of class {label}.", field, "Use split=all.")
     return members.mean(0)

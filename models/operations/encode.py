@@ -1,4 +1,4 @@
-"""Images to codes."""
+"""Encodes images to latent codes."""
 
 from pydantic import Field
 from torch import Tensor
@@ -11,14 +11,14 @@ from models.types import InputError
 
 
 class EncodeParams(ImageParams):
-    """The code drawn for image i is a function of (seed, i) and the image."""
+    """The code drawn for image i depends on (seed, i) and the image alone."""
 
-    sample: bool = Field(False, description="Draw the code from the distribution that a vae encodes to.")
-    seed: int = Field(0, ge=0, lt=2**63, description="The same seed draws the same codes; without sample, no matter.")
+    sample: bool = Field(False, description="Draw the code from the posterior of a vae, instead of its mean.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the drawn codes; ignored unless sample=true.")
 
 
 class Encode(Operation):
-    """The same image gives the same code: of a distribution the mean, unless a draw is asked for."""
+    """Without `sample`, the code is deterministic: for a vae the mean of the posterior."""
 
     name = "encode"
     summary = "Maps images to their latent codes."
@@ -30,7 +30,7 @@ class Encode(Operation):
         if not params.sample:
             return {"inputs": inputs}
         if not isinstance(model, HasPosterior):
-            raise InputError("this model encodes to one code, not to a distribution", "sample", "leave it out")
+            raise InputError("This model has no posterior to sample from.", "sample", "Remove sample, or use a vae.")
         seeds = [derive(params.seed, "encode", row) for row in range(len(inputs))]
         return {"inputs": inputs, "noise": normal_rows(seeds, model.latent_dim)}
 
@@ -43,5 +43,5 @@ class Encode(Operation):
         mean, logvar = model.posterior(rows["inputs"])
         return {"latents": mean + (0.5 * logvar).exp() * rows["noise"]}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: EncodeParams) -> Result:
-        return Result(latents=found["latents"])
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: EncodeParams) -> Result:
+        return Result(latents=outputs["latents"])

@@ -1,4 +1,4 @@
-"""The number that belongs to an image."""
+"""Regression: the number that a regressor predicts for each image."""
 
 from models.capabilities import Regresses
 from models.family import Family
@@ -7,7 +7,7 @@ from models.operations.core.base import Operation, Params, Result, Rows
 
 class Estimate(Operation):
     name = "estimate"
-    summary = "Estimates the number that belongs to each image."
+    summary = "Predicts a number for each image."
     needs = (Regresses,)
     gives = "facts"
 
@@ -17,5 +17,5 @@ class Estimate(Operation):
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
         return {"values": model.estimate(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
-        return Result(facts={"items": [{"value": value} for value in found["values"].tolist()]})
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: Params) -> Result:
+        return Result(facts={"items": [{"value": value} for value in outputs["values"].tolist()]})

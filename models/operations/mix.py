@@ -1,4 +1,4 @@
-"""Two samples crossed: the coarse features of one with the fine ones of the other."""
+"""Style mixing: the coarse features of one sample with the fine ones of another (Karras et al. 2019)."""
 
 import torch
 from pydantic import Field
@@ -12,21 +12,23 @@ from models.types import InputError
 
 
 class MixParams(Params):
-    """Image i crosses samples i of the two seeds, as `samples` draws them."""
+    """Image i mixes samples i of the two seeds, as `samples` draws them."""
 
-    n: int = Field(16, ge=1, le=256, description="How many images.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the samples that give pose and shape.")
-    other: int = Field(1, ge=0, lt=2**63, description="Seed of the samples that give detail and colour.")
+    n: int = Field(16, ge=1, le=256, description="Number of images.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the samples that give the coarse features (pose, shape).")
+    other: int = Field(
+        1, ge=0, lt=2**63, description="Seed of the samples that give the fine features (detail, colour)."
+    )
     crossing: int | None = Field(
-        None, ge=1, le=64, description="Layer from which the other sample decides; empty: the middle."
+        None, ge=1, le=64, description="First layer that is styled by the other sample. Default: the middle layer."
     )
 
 
 class Mix(Operation):
-    """Crossing 1 takes nearly everything from the other sample."""
+    """A small `crossing` takes nearly everything from the other sample."""
 
     name = "mix"
-    summary = "Crosses the samples of two seeds: coarse features of one, fine features of the other."
+    summary = "Mixes the samples of two seeds: coarse features of one, fine features of the other."
     needs = (HasPrior, Decodes, StyleBased)
     takes = "nothing"
     method = "GET"
@@ -37,7 +39,7 @@ class Mix(Operation):
         crossing = params.crossing or -(-model.crossings // 2)
         if crossing > model.crossings:
             raise InputError(
-                f"crossing {crossing} is beyond the last layer; this model has crossings 1 to {model.crossings}",
+                f"crossing must be between 1 and {model.crossings} for this model; you sent {crossing}.",
                 field="crossing",
             )
         first, second = (sample_rows(model, seed, params.n) for seed in (params.seed, params.other))
@@ -55,8 +57,8 @@ class Mix(Operation):
         fine = model.draw(rows["other_noise"], rows["other_uniform"])
         return {"images": model.mix(coarse, fine, rows["crossing"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: MixParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: MixParams) -> Result:
         return Result(
-            images=found["images"],
+            images=outputs["images"],
             facts={"seed": params.seed, "other": params.other, "crossing": int(rows["crossing"][0])},
         )

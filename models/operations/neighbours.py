@@ -12,19 +12,19 @@ from models.operations.core.nearest import nearest
 from models.operations.samples import Samples, SamplesParams
 
 UNSEEN = 200
-USUAL = 0.05
+COPY_QUANTILE = 0.05
 
 
 class NeighboursParams(SamplesParams, DatasetParams):
     """The samples are those of `samples` with the same parameters."""
 
-    n: int = Field(16, ge=2, le=128, description="How many samples; each is answered with its neighbour.")
+    n: int = Field(16, ge=2, le=128, description="Number of samples; each is shown beside its nearest training image.")
 
 
 class Neighbours(Samples):
-    """Pairs of a sample and the training image whose pixels are nearest.
+    """Pairs of a sample and the nearest training image by pixels.
 
-    A sample is called copied when it is nearer than 95 % of unseen (validation) images are; a fair sampler has .05.
+    `copied`: nearer than 95 % of the validation images are to theirs; 5 % of the samples are expected by chance.
     """
 
     name = "neighbours"
@@ -33,27 +33,29 @@ class Neighbours(Samples):
     dataset = True
     Params = NeighboursParams
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: NeighboursParams) -> Result:
-        drawn = super().result(model, rows, found, params)
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: NeighboursParams) -> Result:
+        samples = super().result(model, rows, outputs, params)
         selection = self.view.select("train")
-        distances, positions = nearest(self.view, selection, drawn.images, "pixels", 1)
-        usual = usual_distance(self.view)
-        items = drawn.facts.get("items") or [{}] * len(drawn.images)
+        distances, positions = nearest(self.view, selection, samples.images, "pixels", 1)
+        threshold = copy_threshold(self.view)
+        items = samples.facts.get("items") or [{}] * len(samples.images)
         places = self.view.describe(positions[:, 0])
         items = [
-            item | {"nearest": place | {"distance": distance}} | ({} if usual is None else {"copied": distance < usual})
+            item
+            | {"nearest": place | {"distance": distance}}
+            | ({} if threshold is None else {"copied": distance < threshold})
             for item, place, distance in zip(items, places, distances[:, 0].tolist(), strict=True)
         ]
-        facts = drawn.facts | {"dataset": self.view.name, "items": items}
-        if usual is not None:
-            facts |= {"threshold": usual, "copied": sum(item["copied"] for item in items) / len(items)}
-            facts |= {"copied_by_chance": USUAL}
-        pairs = torch.stack([drawn.images, self.view.images(positions[:, 0])], 1).flatten(0, 1)
-        return Result(images=pairs, latents=drawn.latents, facts=facts, columns=2 * min(8, len(items)))
+        facts = samples.facts | {"dataset": self.view.name, "items": items}
+        if threshold is not None:
+            facts |= {"threshold": threshold, "copied": sum(item["copied"] for item in items) / len(items)}
+            facts |= {"copied_by_chance": COPY_QUANTILE}
+        pairs = torch.stack([samples.images, self.view.images(positions[:, 0])], 1).flatten(0, 1)
+        return Result(images=pairs, latents=samples.latents, facts=facts, columns=2 * min(8, len(items)))
 
 
-def usual_distance(view: DatasetView) -> float | None:
-    """What 5 % of unseen images fall below in their distance to the nearest training image; None without any."""
+def copy_threshold(view: DatasetView) -> float | None:
+    """The 5 % quantile of the distance from validation images to the nearest training image; None without any."""
     if "validation" not in view.sides:
         return None
 
@@ -61,4 +63,4 @@ def usual_distance(view: DatasetView) -> float | None:
         unseen = view.images(view.select("validation", UNSEEN).positions)
         return nearest(view, view.select("train"), unseen, "pixels", 1)[0][:, 0]
 
-    return float(view.cache("usual-distances", 0, compute).quantile(USUAL))
+    return float(view.cache("usual-distances", 0, compute).quantile(COPY_QUANTILE))

@@ -1,4 +1,4 @@
-"""An image through the code and back."""
+"""Reconstruction: encodes images and decodes them again."""
 
 import math
 
@@ -12,11 +12,11 @@ from models.operations.core.latents import LabelParams, label_rows
 
 
 class ReconstructParams(ImageParams, LabelParams):
-    """A conditional model draws each image for the label it recognises, unless told another."""
+    """A conditional model decodes for the label it infers, unless `label` is sent."""
 
 
 class Reconstruct(Operation):
-    """The distance of each image from its reconstruction comes along: what the model cannot represent."""
+    """Reports the mean squared error and the PSNR in dB of each reconstruction."""
 
     name = "reconstruct"
     summary = "Encodes images and decodes them again."
@@ -24,8 +24,8 @@ class Reconstruct(Operation):
     Params = ReconstructParams
 
     def rows(self, model: Family, inputs: Tensor, params: ReconstructParams) -> Rows:
-        asked = {} if params.label is None else label_rows(model, params.label, len(inputs))
-        return {"inputs": inputs, **asked}
+        labels = {} if params.label is None else label_rows(model, params.label, len(inputs))
+        return {"inputs": inputs, **labels}
 
     def batch_key(self, params: ReconstructParams) -> tuple:
         return ()
@@ -35,6 +35,6 @@ class Reconstruct(Operation):
         errors = (images - rows["inputs"]).square().flatten(1).mean(1)
         return {"images": images, "latents": latents, "errors": errors}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: ReconstructParams) -> Result:
-        items = [{"mse": mse, "psnr": -10 * math.log10(max(mse, 1e-10))} for mse in found["errors"].tolist()]
-        return Result(images=found["images"], latents=found["latents"], facts={"items": items})
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: ReconstructParams) -> Result:
+        items = [{"mse": mse, "psnr": -10 * math.log10(max(mse, 1e-10))} for mse in outputs["errors"].tolist()]
+        return Result(images=outputs["images"], latents=outputs["latents"], facts={"items": items})

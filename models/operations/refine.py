@@ -1,4 +1,4 @@
-"""Simulated images, made to look real."""
+"""Refinement: makes simulated images look real (SimGAN)."""
 
 import torch
 from pydantic import Field
@@ -12,18 +12,18 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.seeds import derive
 from models.types import InputError
 
-MOST = 64
+MAX_FORMS = 64
 
 
 class RefineParams(ImageParams):
-    """A form of an image is a function of the seed, its number and the image: the first k of n are always the same."""
+    """Form i of an image depends on the seed, i and the image alone: the first k of n are the same for every n."""
 
-    n: int = Field(1, ge=1, le=MOST, description="How many refined forms of each image, one after the other.")
+    n: int = Field(1, ge=1, le=MAX_FORMS, description="Number of refined forms of each image.")
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same forms.")
 
 
 class Refine(Operation):
-    """The mean distance each image moved comes along. An image of any size keeps its size."""
+    """Reports `moved_l1`, the mean absolute change per pixel. Images keep their size."""
 
     name = "refine"
     summary = "Makes simulated images look like real ones."
@@ -33,14 +33,16 @@ class Refine(Operation):
 
     def rows(self, model: Family, inputs: Tensor | None, params: RefineParams) -> Rows:
         if params.n > 1 and not model.noise_dim:
-            raise InputError("this model refines an image in one way only", field="n", remedy="leave n out")
+            raise InputError("This model has one refined form per image.", field="n", remedy="Remove n.")
         tiles, places = cut(inputs.repeat_interleave(params.n, 0), model.data.shape[1:])
         rows = {"inputs": tiles, "places": places}
         if model.noise_dim:
             forms = [
                 image_noise(inputs, model.noise_dim, derive(params.seed, "form", form)) for form in range(params.n)
             ]
-            rows["noise"] = torch.stack(forms, 1).flatten(0, 1)[places[:, 0]]  # all tiles of an image get the same
+            rows["noise"] = torch.stack(forms, 1).flatten(0, 1)[
+                places[:, 0]
+            ]  # all tiles of an image get the same noise
         return rows
 
     def batch_key(self, params: RefineParams) -> tuple:
@@ -49,8 +51,8 @@ class Refine(Operation):
     def compute(self, model: Family, rows: Rows, params: RefineParams) -> Rows:
         return {"images": model.refine(rows["inputs"], rows.get("noise"))}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: RefineParams) -> Result:
-        images = join(found["images"], rows["places"])
-        moved = (images - join(rows["inputs"], rows["places"])).abs().flatten(1).mean(1)
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: RefineParams) -> Result:
+        images = join(outputs["images"], rows["places"])
+        change = (images - join(rows["inputs"], rows["places"])).abs().flatten(1).mean(1)
         facts = {"seed": params.seed} if "noise" in rows else {}
-        return Result(images=images, facts=facts | {"items": [{"moved_l1": value} for value in moved.tolist()]})
+        return Result(images=images, facts=facts | {"items": [{"moved_l1": value} for value in change.tolist()]})

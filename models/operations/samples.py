@@ -1,4 +1,4 @@
-"""New images from the prior."""
+"""Samples: new images decoded from the prior."""
 
 import torch
 from pydantic import Field
@@ -15,31 +15,31 @@ MAX_SAMPLES = 1024
 
 
 class SamplesParams(LabelParams):
-    """Sample i is a function of (seed, i): the first k of n are the same whatever n is."""
+    """Sample i depends on (seed, i) alone: the first k of n are the same for every n."""
 
-    n: int = Field(16, ge=1, le=MAX_SAMPLES, description="How many images.")
+    n: int = Field(16, ge=1, le=MAX_SAMPLES, description="Number of images.")
     labels: list[int | str] | None = Field(
-        None, min_length=1, max_length=MAX_SAMPLES, description="Several classes, taken in turn."
+        None, min_length=1, max_length=MAX_SAMPLES, description="Several classes, used in turn."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
     truncation: float = Field(
         1.0,
         gt=0,
         le=2,
-        description="Distance from the typical image: below 1 less varied images, above 1 stranger ones.",
+        description="Truncation: below 1 typical, less varied images; above 1 more varied, less typical ones.",
     )
 
 
 def sample_rows(model: Family, seed: int, count: int) -> Rows:
-    """Standard normal `noise` (count, d) and `uniform` (count,) for the samples of a seed, each row from its own."""
+    """Standard normal `noise` (count, D) and `uniform` (count,) in [0, 1) for the samples of a seed."""
     seeds = [derive(seed, "sample", row) for row in range(count)]
-    # 24 bits are all that a float32 below 1 can hold
+    # a float32 below 1 holds 24 bits
     uniform = torch.tensor([derive(item, "uniform") >> 39 for item in seeds], dtype=torch.float32) / 2**24
     return {"noise": normal_rows(seeds, model.latent_dim), "uniform": uniform}
 
 
 class Samples(Operation):
-    """A conditional model goes through its classes in turn when no label is given."""
+    """Without a label, a conditional model uses its classes in turn."""
 
     name = "samples"
     summary = "Draws new images from the model's prior."
@@ -51,15 +51,15 @@ class Samples(Operation):
 
     def rows(self, model: Family, inputs: Tensor | None, params: SamplesParams) -> Rows:
         if params.label is not None and params.labels is not None:
-            raise InputError("label and labels exclude each other", field="labels", remedy="give one of them")
+            raise InputError("label and labels cannot be combined.", field="labels", remedy="Send one of them.")
         label = params.labels if params.label is None else params.label
-        drawn, factor = sample_rows(model, params.seed, params.n), params.truncation
+        draws, factor = sample_rows(model, params.seed, params.n), params.truncation
         if model.spherical and factor != 1:
-            raise InputError("this model's latents lie on a sphere and cannot be truncated", field="truncation")
+            raise InputError("This model's latents lie on a sphere: truncation must be 1.", field="truncation")
         truncated = {"truncation": torch.full((params.n, 1), factor)} if isinstance(model, StyleBased) else {}
         if not truncated:
-            drawn["noise"] = drawn["noise"] * factor
-        return {**drawn, **truncated, **label_rows(model, label, params.n, cycle=True)}
+            draws["noise"] = draws["noise"] * factor
+        return {**draws, **truncated, **label_rows(model, label, params.n, cycle=True)}
 
     def batch_key(self, params: SamplesParams) -> tuple:
         return ()
@@ -71,8 +71,8 @@ class Samples(Operation):
             latents = model.truncate(latents, rows["truncation"])
         return {"images": decode(model, latents, rows), "latents": latents}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: SamplesParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: SamplesParams) -> Result:
         facts = {"seed": params.seed}
         if "labels" in rows:
             facts["items"] = model.describe_labels(rows["labels"])
-        return Result(images=found["images"], latents=found["latents"], facts=facts)
+        return Result(images=outputs["images"], latents=outputs["latents"], facts=facts)

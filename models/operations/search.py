@@ -1,21 +1,21 @@
-"""The images of a dataset that are nearest to given ones, by their codes."""
+"""Search: the images of a dataset that are nearest to given ones."""
 
 from models.capabilities import Encodes
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.latents import fitting_latents
-from models.operations.core.nearest import NearestParams, check_metric, matched, nearest
+from models.operations.core.nearest import NearestParams, check_metric, matches, nearest
 
 
 class SearchParams(NearestParams, ImageParams):
-    """Which images, and how they are compared."""
+    """Which images to search, and how to compare them."""
 
 
 class Search(Operation):
-    """Codes of a dataset are computed once for each model and kept."""
+    """The codes of a dataset are computed once per model and cached."""
 
     name = "search"
-    summary = "Finds the images of a dataset that are most like the given ones, to the model."
+    summary = "Finds the images of a dataset that are most similar to the given ones."
     needs = (Encodes,)
     takes = "either"
     gives = "pictured"
@@ -33,7 +33,7 @@ class Search(Operation):
     def compute(self, model: Family, rows: Rows, params: SearchParams) -> Rows:
         return {"codes": model.encode(rows["inputs"]) if rows["inputs"].ndim == 4 else rows["inputs"]}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: SearchParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: SearchParams) -> Result:
         selection = self.view.select(params.split, params.images)
-        queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
-        return matched(self.view, *nearest(self.view, selection, queries, params.metric, params.neighbours))
+        queries = rows["inputs"] if params.metric == "pixels" else outputs["codes"]
+        return matches(self.view, *nearest(self.view, selection, queries, params.metric, params.neighbours))

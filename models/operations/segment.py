@@ -1,4 +1,4 @@
-"""The class of every pixel, as a mask."""
+"""Segmentation: the class of every pixel, as a mask."""
 
 from typing import Literal
 
@@ -13,19 +13,20 @@ from models.operations.core.base import ImageParams, Operation, Result, Rows
 
 
 class SegmentParams(ImageParams):
-    """What to show. Without `resize` an image of any size keeps its size."""
+    """The picture to answer with. Without `resize`, images keep their size."""
 
     picture: Literal["mask", "overlay"] = Field(
-        "mask", description="mask: a PNG whose values are class indices, which viewers show in colours; overlay: those"
-        " colours over the image, background left as it is."
-    )  # fmt: skip
+        "mask",
+        description="mask: a palette PNG whose values are class indices; overlay: the classes in colour over the image "
+        "(class 0 uncoloured).",
+    )
 
 
 class Segment(Operation):
-    """The share of each class comes along. A mask can be uploaded again, as part of a dataset of masks."""
+    """Reports the fraction of pixels of each class. A mask can be uploaded as part of a segmentation dataset."""
 
     name = "segment"
-    summary = "Gives each pixel its class."
+    summary = "Predicts the class of each pixel."
     needs = (Segments,)
     any_size = True
     Params = SegmentParams
@@ -40,8 +41,8 @@ class Segment(Operation):
     def compute(self, model: Family, rows: Rows, params: SegmentParams) -> Rows:
         return {"logits": model.pixel_logits(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: SegmentParams) -> Result:
-        masks = join(found["logits"], rows["places"]).argmax(1).byte()
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: SegmentParams) -> Result:
+        masks = join(outputs["logits"], rows["places"]).argmax(1).byte()
         items = [{"shares": shares(model.data.classes, mask)} for mask in masks]
         facts = {"classes": list(model.data.classes), "items": items}
         if params.picture == "overlay":

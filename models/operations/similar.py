@@ -1,4 +1,4 @@
-"""The images of a dataset that are nearest to one of its own."""
+"""Search within a dataset: the images that are nearest to one of its own."""
 
 from typing import Literal
 
@@ -9,21 +9,23 @@ from torch import Tensor
 from models.capabilities import Encodes
 from models.family import Family
 from models.operations.core.base import Operation, Result, Rows
-from models.operations.core.nearest import NearestParams, matched, nearest
+from models.operations.core.nearest import NearestParams, matches, nearest
 
 
 class SimilarParams(NearestParams):
-    """Which image of the dataset, which others, and how they are compared."""
+    """Which image of the dataset, which images to search, and how to compare them."""
 
-    index: int = Field(ge=0, lt=2**31, description="Row of the image, as in the list of the dataset's images.")
-    of: Literal["train", "validation"] = Field("train", description="The side of the dataset that row is on.")
+    index: int = Field(
+        ge=0, lt=2**31, description="Index of the image in its split, as in the dataset's list of images."
+    )
+    of: Literal["train", "validation"] = Field("train", description="Split of the image.")
 
 
 class Similar(Operation):
-    """The image itself is left out; a distance near 0 is a duplicate."""
+    """The image itself is left out; a distance near 0 means a duplicate."""
 
     name = "similar"
-    summary = "Finds the images of a dataset that are most like one of its own, to the model."
+    summary = "Finds the images of a dataset that are most similar to one of its own."
     needs = (Encodes,)
     takes = "nothing"
     gives = "pictured"
@@ -40,9 +42,9 @@ class Similar(Operation):
     def compute(self, model: Family, rows: Rows, params: SimilarParams) -> Rows:
         return {"codes": model.encode(rows["inputs"])}
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: SimilarParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: SimilarParams) -> Result:
         own, selection = self.view.position(params.of, params.index), self.view.select(params.split, params.images)
-        queries = rows["inputs"] if params.metric == "pixels" else found["codes"]
+        queries = rows["inputs"] if params.metric == "pixels" else outputs["codes"]
         distances, positions = nearest(self.view, selection, queries, params.metric, params.neighbours + 1)
         others = (positions[0] != own).nonzero()[: params.neighbours, 0]
-        return matched(self.view, distances[:, others], positions[:, others])
+        return matches(self.view, distances[:, others], positions[:, others])

@@ -1,4 +1,4 @@
-"""Images of one domain as images of the other."""
+"""Image-to-image translation between two domains."""
 
 from typing import Literal
 
@@ -12,23 +12,25 @@ from models.nn.tiling import STRIDE, cut, join, widest
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.types import InputError
 
-BACK = {"ab": "ba", "ba": "ab"}
+REVERSE = {"ab": "ba", "ba": "ab"}
 
 
 class TranslateParams(ImageParams):
-    """A model trained one way only has that direction. Without `resize` an image of any size keeps its size."""
+    """A model trained in one direction has that one only. Without `resize`, images keep their size."""
 
-    direction: Literal["ab", "ba"] | None = Field(None, description="ab or ba; empty: the model's first direction.")
+    direction: Literal["ab", "ba"] | None = Field(
+        None, description="ab: from domain A (or input) to B (or target); ba: back. Default: the model's first."
+    )
     cycle: bool = Field(False, description="Also translate back, and show the difference from the input.")
 
 
-def ways(direction: str, params: TranslateParams) -> list[str]:
-    """One direction after the other, as the request has it."""
-    return [direction, BACK[direction]] if params.cycle else [direction]
+def directions(direction: str, params: TranslateParams) -> list[str]:
+    """The directions to translate in, one after the other."""
+    return [direction, REVERSE[direction]] if params.cycle else [direction]
 
 
 class Translate(Operation):
-    """With `cycle`, the pictures `back` and `difference` come along, and the mean distance there and back."""
+    """With `cycle`, the answer also has the pictures `back` and `difference` and the mean distance `cycle_l1`."""
 
     name = "translate"
     summary = "Translates images to the other domain."
@@ -38,32 +40,33 @@ class Translate(Operation):
 
     def rows(self, model: Family, inputs: Tensor | None, params: TranslateParams) -> Rows:
         direction = params.direction or model.directions[0]
-        wanted = ways(direction, params)
-        for way in wanted:
-            if way not in model.directions:
+        chain = directions(direction, params)
+        for each in chain:
+            if each not in model.directions:
                 raise InputError(
-                    f"this model translates {' and '.join(model.directions)} only, not {way}",
-                    field="cycle" if way != direction else "direction",
+                    f"This model translates {' and '.join(model.directions)} only; {each} was requested.",
+                    field="cycle" if each != direction else "direction",
                 )
         tiles, places = cut(inputs, widest(inputs, model.data.shape[1:]), STRIDE)
         rows = {"inputs": tiles, "places": places}
         if len(tiles) > len(inputs):
-            known = [model.statistics(image.to(model.device), wanted) for image in inputs]
-            for way, each in zip(wanted, zip(*known, strict=True), strict=True):
-                rows[way] = torch.stack(each).cpu()[places[:, 0]]
+            statistics = [model.statistics(image.to(model.device), chain) for image in inputs]
+            for each, columns in zip(chain, zip(*statistics, strict=True), strict=True):
+                rows[each] = torch.stack(columns).cpu()[places[:, 0]]
         return rows
 
     def compute(self, model: Family, rows: Rows, params: TranslateParams) -> Rows:
-        """Rows that are tiles bring the statistics of their image, by direction."""
-        images, found = rows["inputs"], {}
-        for way, name in zip(ways(params.direction or model.directions[0], params), ("images", "back"), strict=False):
-            images = model.translate_tiles(images, way, rows[way]) if way in rows else model.translate(images, way)
-            found[name] = images
-        return found
+        """Rows that are tiles carry the statistics of their image, by direction."""
+        images, outputs = rows["inputs"], {}
+        chain = directions(params.direction or model.directions[0], params)
+        for each, name in zip(chain, ("images", "back"), strict=False):
+            images = model.translate_tiles(images, each, rows[each]) if each in rows else model.translate(images, each)
+            outputs[name] = images
+        return outputs
 
-    def result(self, model: Family, rows: Rows, found: Rows, params: TranslateParams) -> Result:
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: TranslateParams) -> Result:
         facts = {"direction": params.direction or model.directions[0]}
-        joined = {name: join(tiles, rows["places"]) for name, tiles in found.items()}
+        joined = {name: join(tiles, rows["places"]) for name, tiles in outputs.items()}
         pictures = {}
         if "back" in joined:
             difference = (joined["back"] - join(rows["inputs"], rows["places"])).abs()

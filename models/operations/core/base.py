@@ -145,5 +145,5 @@ class Operation(ABC):
         """The output of each row, from that row alone. `params` are those of any request of the batch."""
 
     @abstractmethod
-    def result(self, model: Family, rows: Rows, found: Rows, params: Params) -> Result:
-        """The answer to one request, from its rows and what `compute` returned for them."""
+    def result(self, model: Family, rows: Rows, outputs: Rows, params: Params) -> Result:
+        """The answer to one request, from its rows and what `outputs` (what `compute` returned for them)."""

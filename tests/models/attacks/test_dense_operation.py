@@ -132,7 +132,7 @@ def test_an_object_that_the_model_does_not_see_is_left_out_of_a_renaming_and_cou
     none = attack(Blobs(), images[:1], boxes=[missed], **how)
     assert torch.equal(none.images, images[:1]) and none.facts["items"][0]["initially_wrong"]
     notes = " ".join(none.facts["items"][0]["notes"])
-    assert "no name to change" in notes and "left out" not in notes and "as the attack wants" not in notes
+    assert "none can be mislabelled" in notes and "left out" not in notes and "goal is reached" not in notes
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from models.capabilities import Regresses
 from models.family import Family
 from models.operations.attack import AttackOperation, AttackParams
 from models.operations.core.victims import victim_of
-from models.operations.core.victims.regression import NumberVictim
+from models.operations.core.victims.regression import RegressionVictim
 from models.registry import attacks
 from models.types import ConfigError, DataSpec, InputError
 
@@ -93,7 +93,7 @@ def test_settings_that_mean_nothing_here_are_refused_by_name(given, field):
 
 
 def test_the_nearest_image_that_moves_the_estimate_is_that_of_the_formula():
-    assert isinstance(victim_of(MODEL), NumberVictim)
+    assert isinstance(victim_of(MODEL), RegressionVictim)
     _, items = attacked(method="deepfool", goal="up")
     wanted = 1.0 / float(10 * MODEL.weight.norm())  # |delta| of a linear model
     assert all(item["success"] and item["norms"]["l2"] < 1.3 * wanted for item in items)
@@ -101,5 +101,5 @@ def test_the_nearest_image_that_moves_the_estimate_is_that_of_the_formula():
 
 def test_attacks_that_play_classes_off_against_each_other_are_not_for_numbers():
     ranking = next(name for name, kind in attacks().items() if kind.needs_class_scores)
-    with pytest.raises(ConfigError, match="is not for a model that estimates a number"):
+    with pytest.raises(ConfigError, match="does not support a model that predicts a number"):
         attacked(method=ranking)

@@ -99,7 +99,7 @@ def test_a_grid_of_two_numbers_stands_at_gaussian_quantiles():
     assert normal.cdf(rows["inputs"][:5, 0]).tolist() == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=1e-5)
     assert normal.cdf(rows["inputs"][::5, 1]).tolist() == pytest.approx([0.9, 0.5, 0.1], abs=1e-5)
     assert quantiles(1, 0.2).tolist() == [0]
-    with pytest.raises(InputError, match="1024 are allowed"):
+    with pytest.raises(InputError, match="at most 1024"):
         Grid().rows(model, None, Grid.Params(rows=64, columns=64))
 
 

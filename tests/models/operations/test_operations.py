@@ -118,12 +118,12 @@ def test_a_conditional_model_goes_through_its_classes_or_keeps_to_the_one_asked_
 @pytest.mark.parametrize(
     ("operation", "kind", "inputs", "params", "sentence"),
     [
-        (Decode, TinyGenerator, torch.zeros(1, 4), {}, "a label is needed"),
+        (Decode, TinyGenerator, torch.zeros(1, 4), {}, "Required: label"),
         (Decode, TinyGenerator, torch.zeros(1, 4), {"label": 3}, "no such class"),
-        (Decode, TinyAutoencoder, torch.zeros(1, 3), {"label": 0}, "takes no label"),
-        (Decode, TinyAutoencoder, torch.zeros(2, 4), {}, "decodes n x 3"),
+        (Decode, TinyAutoencoder, torch.zeros(1, 3), {"label": 0}, "not conditional"),
+        (Decode, TinyAutoencoder, torch.zeros(2, 4), {}, "must have shape n x 3"),
         (Decode, TinyAutoencoder, torch.tensor([[0, math.nan, 0]]), {}, "finite"),
-        (Interpolate, TinyAutoencoder, torch.zeros(1, 3), {}, "two or more anchors"),
+        (Interpolate, TinyAutoencoder, torch.zeros(1, 3), {}, "at least 2 anchors"),
         (Interpolate, TinyAutoencoder, torch.zeros(40, 3), {"steps": 128}, "at most 1024"),
         (Interpolate, TinyGenerator, torch.zeros(2, 1, 8, 8), {"label": 0}, "does not encode"),
     ],

@@ -1,4 +1,4 @@
-"""What the attack operation has to know of a kind of model: what is asked of it, and how its answers read."""
+"""What the attack operation needs to know about a kind of model: its outputs, its truth, its criterion, its facts."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -14,23 +14,23 @@ from models.types import InputError
 
 
 class Victim(ABC):
-    """Everything is told of rows: images (N, C, H, W) and what belongs to them."""
+    """Works on rows: images (N, C, H, W) and columns that belong to them."""
 
     capability: ClassVar[type]
     title: ClassVar[str]
-    """What such models do, as a verb in a sentence."""
+    """What such models do: completes the sentence "a model that ..."."""
     settings: ClassVar[frozenset[str]]
-    """Parameters of a request that only this kind understands."""
+    """Parameters of a request that this kind understands, beside the common ones."""
     fooled: ClassVar[str]
-    """A sentence for an image that needed no attack."""
+    """Note for an image that is adversarial without an attack."""
     presumed: ClassVar[str] = ""
-    """A sentence for an image whose truth was not given."""
+    """Note for an image whose truth was not sent."""
     left_out: ClassVar[str] = ""
-    """A sentence for an image part of whose truth the attack is not asked to change (a fact `left_out`)."""
+    """Note for an image of whose true objects some cannot be attacked (the fact `left_out`)."""
     nothing_left: ClassVar[str] = ""
-    """The same, where that is all of the truth."""
+    """Note for an image none of whose true objects can be attacked."""
     goals: ClassVar[tuple[str, ...]] = ()
-    """What an attack can be after, where there is more than one thing."""
+    """Values of the parameter `goal`, the default first."""
 
     def __init__(self, params: Params | None = None):
         """`params` are those of any request of a batch."""
@@ -48,66 +48,66 @@ class Victim(ABC):
 
     @property
     def key(self) -> tuple:
-        """What decides `outputs` beside the model."""
+        """Identifies `outputs`: equal keys give equal outputs of a model."""
         return (type(self).__name__,)
 
     @abstractmethod
     def outputs(self, model: Family, images: Tensor) -> Tensor:
-        """What an attacker is shown, with a gradient."""
+        """The outputs that are attacked, differentiable."""
 
     @abstractmethod
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
-        """The truth and the aim of each image, and `inputs` where not all images are attacked.
+        """The truth and the target of each image, and `inputs` if not all images are attacked.
 
-        Raises InputError naming the parameter that cannot stay.
+        Raises InputError or ConfigError naming the invalid parameter.
         """
 
     @abstractmethod
     def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
-        """When an image counts as adversarial. Where no truth was given, what the `clean` outputs say is taken."""
+        """When an image counts as adversarial. A truth that was not sent is taken from the `clean` outputs."""
 
     @abstractmethod
     def seen(self, outputs: Tensor) -> Tensor:
-        """What is kept of outputs (N, ...), to be described and shown."""
+        """The part of outputs (N, ...) that `describe` and `pictures` need."""
 
     def truth(self, criterion: Criterion) -> Rows:
-        """What of the criterion `describe` needs to know."""
+        """The tensors of the criterion that `describe` needs."""
         return {}
 
     @abstractmethod
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
-        """The facts of what was seen of one image (one row of `seen`); `brief` in a sweep."""
+        """The facts of one image, from its row of `seen`; fewer with `brief`, in a sweep."""
 
     @abstractmethod
     def given(self, rows: Rows, row: int) -> bool:
-        """Whether the request said what is true of this image."""
+        """Whether the request contained the truth of this image."""
 
     def pictures(self, model: Family, found: Rows) -> dict[str, Tensor]:
-        """What to show beside the adversarial image."""
+        """Further pictures of the answer, by name."""
         return {}
 
 
 def plane(model: Family, value: Tensor | None, field: str) -> Tensor | None:
-    """A parameter of one number per pixel as int64 (H, W). Raises InputError when it has another size."""
+    """A parameter with one number per pixel as int64 (H, W). Raises InputError for another size."""
     if value is None:
         return None
     height, width = model.data.shape[1:]
-    given = tuple(torch.as_tensor(value).shape)
-    if given != (height, width):
+    shape = tuple(torch.as_tensor(value).shape)
+    if shape != (height, width):
         raise InputError(
-            f"{field} is {' x '.join(map(str, given))} pixels (height x width), the image {height} x {width}",
+            f"{field} must be {height} x {width} pixels (height x width); you sent {' x '.join(map(str, shape))}.",
             field=field,
-            remedy="send a PNG of the image's size",
+            remedy="Send a PNG of the image's size.",
         )
     return torch.as_tensor(value).long()
 
 
 def area(model: Family, value: Tensor | None, field: str) -> Tensor | None:
-    """A parameter that chooses pixels, those that are not black, as bool (H, W). Raises InputError when none is."""
-    chosen = plane(model, value, field)
-    if chosen is not None and not bool(chosen.any()):
-        raise InputError(f"{field} is all black, so it leaves no pixel", field=field, remedy="paint pixels white")
-    return None if chosen is None else chosen > 0
+    """A parameter that selects pixels (those not black) as bool (H, W). Raises InputError if none is selected."""
+    values = plane(model, value, field)
+    if values is not None and not bool(values.any()):
+        raise InputError(f"{field} is all black: it selects no pixel.", field=field, remedy="Paint pixels white.")
+    return None if values is None else values > 0
 
 
 def class_index(model: Family, label: str | int, field: str) -> int:

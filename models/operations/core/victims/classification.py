@@ -1,4 +1,4 @@
-"""Classifiers under attack: one class is right, another one is wanted."""
+"""Classifiers under attack: any class but the true one, or a target class."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from models.operations.core.victims.base import Victim, class_index
 from models.types import InputError
 
 
-class ClassVictim(Victim):
+class ClassificationVictim(Victim):
     capability = Classifies
     title = "classifies"
     settings = frozenset({"label"})
     fooled = "The model misclassifies this image without an attack: it is returned unchanged."
-    presumed = "No label was given: the model's own answer was taken for the truth."
+    presumed = "No label was sent: the model's own prediction was taken as the truth."
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
         return model.logits(images)
@@ -28,23 +28,29 @@ class ClassVictim(Victim):
         label = -1 if params.label is None else class_index(model, params.label, "label")
         target = -1 if params.target is None else class_index(model, params.target, "target")
         if label == target != -1:
-            raise InputError("target is the label itself", field="target", remedy="give another class, or none")
+            raise InputError(
+                "target must differ from label.", field="target", remedy="Send another class, or remove target."
+            )
         return {"labels": torch.full((len(inputs),), label), "targets": torch.full((len(inputs),), target)}
 
     def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
         if params.target is not None:
             return Targeted(rows["targets"])
-        own = clean.nan_to_num(-torch.inf).argmax(1)
-        return Misclassified(torch.where(rows["labels"] < 0, own, rows["labels"]))
+        predicted = clean.nan_to_num(-torch.inf).argmax(1)
+        return Misclassified(torch.where(rows["labels"] < 0, predicted, rows["labels"]))
 
     def seen(self, outputs: Tensor) -> Tensor:
         return as_logits(outputs)
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
         """The most probable class."""
-        chances, names = seen.double().softmax(-1), model.data.classes
-        index = int(chances.argmax())
-        return {"label": names[index] if names else str(index), "index": index, "probability": float(chances[index])}
+        probabilities, names = seen.double().softmax(-1), model.data.classes
+        index = int(probabilities.argmax())
+        return {
+            "label": names[index] if names else str(index),
+            "index": index,
+            "probability": float(probabilities[index]),
+        }
 
     def given(self, rows: Rows, row: int) -> bool:
         return bool(rows["labels"][row] >= 0)

@@ -1,4 +1,4 @@
-"""Detectors under attack: objects vanish, get wrong names, or appear where there are none."""
+"""Detectors under attack: objects vanish, are mislabelled, or appear where there are none."""
 
 from typing import Any
 
@@ -15,35 +15,35 @@ from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim, class_index
 from models.types import InputError
 
-FOUND = 0.5
-"""Overlap from which a detection is of an object."""
+MATCH_IOU = 0.5
+"""Minimum IoU for a detection to match an object."""
 
 
-class BoxVictim(Victim):
+class DetectionVictim(Victim):
     capability = DetectsObjects
     title = "detects"
     goals = ("vanish", "fabricate", "mislabel")
     settings = frozenset({"boxes", "goal"})
-    fooled = "The detections are as the attack wants them without an attack: the image is returned unchanged."
-    left_out = "Objects that no box of the model overlaps by half have no name to change: they are left out."
+    fooled = "The goal is reached without an attack: the image is returned unchanged."
+    left_out = "Objects that no detection overlaps by half cannot be mislabelled: they are left out."
     nothing_left = (
-        "No box of the model overlaps any of these objects by half, so there is no name to change: the image is"
-        " returned unchanged."
+        "No detection overlaps any of these objects by half, so none can be mislabelled: the image is returned"
+        " unchanged."
     )
-    presumed = "No boxes were given: the model's own detections were taken for the truth."
+    presumed = "No boxes were sent: the model's own detections were taken as the truth."
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
         return model.detection_maps(images)
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
         boxes = no_detection(torch.zeros(LIMIT, 6))[:, :5]
-        given = [] if params.boxes is None else params.boxes
-        if len(given) > LIMIT:
-            raise InputError(f"at most {LIMIT} boxes may be given", field="boxes")
-        for place, (label, *corners) in enumerate(given):
+        requested = [] if params.boxes is None else params.boxes
+        if len(requested) > LIMIT:
+            raise InputError(f"boxes takes at most {LIMIT} objects; you sent {len(requested)}.", field="boxes")
+        for place, (label, *corners) in enumerate(requested):
             boxes[place] = torch.tensor([*_inside(model, corners, place), class_index(model, label, "boxes")])
         target = NONE if params.target is None else class_index(model, params.target, "target")
-        _check(params.goal or self.goals[0], target, boxes, bool(given))
+        _check(params.goal or self.goals[0], target, boxes, bool(requested))
         count = len(inputs)
         return {
             "boxes": boxes.expand(count, -1, -1),
@@ -52,8 +52,8 @@ class BoxVictim(Victim):
         }
 
     def criterion(self, model: Family, rows: Rows, clean: Tensor, params: Params) -> Criterion:
-        own = detections(clean)[..., :5]
-        boxes = torch.where(rows["given"][:, None, None], rows["boxes"], own)
+        detected = detections(clean)[..., :5]
+        boxes = torch.where(rows["given"][:, None, None], rows["boxes"], detected)
         return GOALS[params.goal or self.goals[0]](boxes, rows["targets"]).given_clean_outputs(clean)
 
     def seen(self, outputs: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ class BoxVictim(Victim):
         return {"truth": criterion.boxes} | ({} if unseen is None else {"unseen": unseen})
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
-        """How many objects are found and left out, how many detections are of none, and the detections themselves."""
+        """Numbers of objects, of those found and left out, of false detections; average precision; the detections."""
         rows, truth = without_padding(seen.cpu()), without_padding(found["truth"][row].cpu())
-        hits = int(matches(rows, truth, [FOUND]).sum())
-        precision = Precision(len(model.data.classes), [FOUND])
+        hits = int(matches(rows, truth, [MATCH_IOU]).sum())
+        precision = Precision(len(model.data.classes), [MATCH_IOU])
         precision.add(rows, truth)
         facts = {"objects": len(truth), "found": hits, "false": len(rows) - hits}
         facts["map50"] = precision.summary()["map50"]
@@ -88,11 +88,11 @@ class BoxVictim(Victim):
 
 
 def listed(model: Family, table: Tensor) -> list[dict[str, Any]]:
-    """Detections (M, 6) of one image for JSON, the surest first; a box is left, top, right, bottom in pixels."""
+    """Detections (M, 6) of one image for JSON, most probable first; a box is left, top, right, bottom in pixels."""
     names = model.data.classes
     return [
-        {"label": names[int(kind)], "index": int(kind), "score": score, "box": [round(edge, 3) for edge in box]}
-        for *box, kind, score in without_padding(table.cpu()).tolist()
+        {"label": names[int(index)], "index": int(index), "score": score, "box": [round(edge, 3) for edge in box]}
+        for *box, index, score in without_padding(table.cpu()).tolist()
     ]
 
 
@@ -101,16 +101,16 @@ def _inside(model: Family, corners: list[float], place: int) -> list[float]:
     height, width = model.data.shape[1:]
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise InputError(
-            f"box {place} goes from ({left:g}, {top:g}) to ({right:g}, {bottom:g}); a box has left < right and"
-            f" top < bottom inside the image of {width} x {height} (width x height)",
+            f"boxes[{place}] must have left < right and top < bottom inside the image of {width} x {height} pixels"
+            f" (width x height); you sent left, top, right, bottom = {left:g}, {top:g}, {right:g}, {bottom:g}.",
             field="boxes",
         )
     return corners
 
 
-def _check(goal: str, target: int, boxes: Tensor, given: bool) -> None:
+def _check(goal: str, target: int, boxes: Tensor, requested: bool) -> None:
     if target != NONE and goal == "vanish":
-        raise InputError("what vanishes becomes no class", field="target", remedy="leave target out, or say mislabel")
-    kinds = without_padding(boxes)[:, 4]
-    if given and goal == "mislabel" and bool((kinds == target).all()):
-        raise InputError("every box is of that class already", field="target", remedy="give another class, or none")
+        raise InputError("goal=vanish takes no target.", field="target", remedy="Remove target, or use goal=mislabel.")
+    labels = without_padding(boxes)[:, 4]
+    if requested and goal == "mislabel" and bool((labels == target).all()):
+        raise InputError("All boxes already have the class target.", field="target", remedy="Send another class.")

@@ -1,6 +1,6 @@
-"""Models that make something of an image, under attack: its code, its reconstruction, its translation.
+"""Codes, reconstructions and translations under attack.
 
-What is made is driven away from what it was or, with towards=last, nearer to what is made of the last image sent.
+The output is moved away from that of the clean image or, with towards=last, towards that of the last image sent.
 """
 
 from typing import Any, ClassVar
@@ -18,31 +18,33 @@ from models.operations.core.victims.base import Victim
 from models.types import ConfigError, InputError
 
 
-class PointVictim(Victim):
-    """Success is told by distances alone: beyond `reach` units, or nearer to the aim than to what it was."""
+class OutputDistanceVictim(Victim):
+    """Success: the output moved by at least `reach` units, or is nearer to the target output than to the clean one."""
 
     reach: ClassVar[float]
-    """How far is far enough when the request does not say."""
+    """Default of the parameter `reach`."""
     settings = frozenset({"goal", "towards", "reach"})
-    fooled = "The output is there already: the image is returned unchanged."
+    fooled = "The goal is reached without an attack: the image is returned unchanged."
 
     @classmethod
     def suits(cls, attack: type[Attack] | Attack) -> bool:
-        """Whatever attacks classifiers by a margin alone, not by the order of their classes."""
+        """Attacks on classifiers that use the margin alone, not the scores of the classes."""
         return Classifies in attack.victims and not attack.needs_class_scores and attack.access != "labels"
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
         if params.target is not None:
-            raise ConfigError(f"the goal {self.goals[0]} knows no classes", field="target", remedy="give towards=last")
+            raise ConfigError(
+                f"goal={self.goals[0]} takes no target class.", field="target", remedy="Use towards=last."
+            )
         if params.towards is None:
             return {}
         if params.reach is not None:
-            raise ConfigError("reach says how far away; with towards it means nothing", field="reach")
+            raise ConfigError("reach and towards cannot be combined.", field="reach", remedy="Remove one of them.")
         if len(inputs) < 2:
             raise InputError(
-                "towards=last needs two images or more: those to change, and last the one to come near to",
+                f"towards=last needs at least 2 images, the target last; you sent {len(inputs)}.",
                 field="towards",
-                remedy="send the aim as a last image",
+                remedy="Send the target as the last image.",
             )
         return {"inputs": inputs[:-1], "aims": inputs[-1:].expand(len(inputs) - 1, -1, -1, -1).clone()}
 
@@ -54,15 +56,15 @@ class PointVictim(Victim):
         return FarFrom(origin, (params.reach or self.reach) * self.unit(model, x, clean))
 
     def origin(self, x: Tensor, clean: Tensor) -> Tensor:
-        """Where the output is to leave from."""
+        """The output to move away from."""
         return clean
 
     def aim(self, model: Family, images: Tensor) -> Tensor:
-        """Where the output is to go."""
+        """The output to move towards."""
         return self.outputs(model, images)
 
     def unit(self, model: Family, x: Tensor, clean: Tensor) -> Tensor:
-        """(N,): the distance that `reach` counts in."""
+        """(N,): the unit of `reach`."""
         return torch.ones(len(x), device=x.device)
 
     def seen(self, outputs: Tensor) -> Tensor:
@@ -72,12 +74,12 @@ class PointVictim(Victim):
         return {name: value for name, value in vars(criterion).items() if isinstance(value, Tensor)}
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
-        """Root mean square distances: the one reached and the one wanted, or to the aim and to where it was."""
-        far = {name: float(rms_distance(seen[None], found[name][row : row + 1])) for name in ("origin", "target")
+        """RMS distances: the one reached and the one required, or those to the target and to the clean output."""
+        distances = {name: float(rms_distance(seen[None], found[name][row : row + 1])) for name in ("origin", "target")
                if name in found}  # fmt: skip
-        if "target" in far:
-            return {"to_target": far["target"], "to_own": far["origin"]}
-        return {"distance": far["origin"], "wanted": float(found["radius"][row])}
+        if "target" in distances:
+            return {"to_target": distances["target"], "to_own": distances["origin"]}
+        return {"distance": distances["origin"], "wanted": float(found["radius"][row])}
 
     def given(self, rows: Rows, row: int) -> bool:
         return True
@@ -86,8 +88,8 @@ class PointVictim(Victim):
         return {"output_before": found["clean"].clamp(0, 1), "output_after": found["adversarial"].clamp(0, 1)}
 
 
-class CodeVictim(PointVictim):
-    """Distances are between codes; the unit is how far the code of the same picture turned upside down lies."""
+class EncoderVictim(OutputDistanceVictim):
+    """Distances are between codes; the unit is the distance to the code of the image rotated by 180 degrees."""
 
     capability = Encodes
     title = "encodes"
@@ -95,7 +97,7 @@ class CodeVictim(PointVictim):
     reach = 0.5
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:
-        return model.encode(images).flatten(1)[:, :, None]  # a third axis: codes are no scores of classes
+        return model.encode(images).flatten(1)[:, :, None]  # a third axis, so that codes are not taken for class scores
 
     def unit(self, model: Family, x: Tensor, clean: Tensor) -> Tensor:
         return rms_distance(self.outputs(model, x.flip(2, 3)), clean)
@@ -104,8 +106,8 @@ class CodeVictim(PointVictim):
         return {}
 
 
-class ReconstructionVictim(PointVictim):
-    """Distances are between the reconstruction and the image itself; the unit is the clean image's own."""
+class ReconstructionVictim(OutputDistanceVictim):
+    """Distances are between the reconstruction and the clean image; the unit is that of the clean reconstruction."""
 
     capability = Encodes
     title = "reconstructs"
@@ -129,13 +131,13 @@ class ReconstructionVictim(PointVictim):
         return rms_distance(clean, x)
 
 
-class TranslationVictim(PointVictim):
+class TranslationVictim(OutputDistanceVictim):
     """Distances are between translations, in units of the whole pixel range."""
 
     capability = Translates
     title = "translates"
     goals = ("translation",)
-    settings = PointVictim.settings | {"direction"}
+    settings = OutputDistanceVictim.settings | {"direction"}
     reach = 0.1
 
     def __init__(self, params: Params | None = None):
@@ -148,8 +150,8 @@ class TranslationVictim(PointVictim):
 
     def rows(self, model: Family, inputs: Tensor, params: Params) -> Rows:
         if params.direction not in (None, *model.directions):
-            known = " and ".join(model.directions)
-            raise InputError(f"this model translates {known} only, not {params.direction}", field="direction")
+            allowed = " or ".join(model.directions)
+            raise InputError(f"direction must be {allowed}; you sent {params.direction}.", field="direction")
         return super().rows(model, inputs, params)
 
     def outputs(self, model: Family, images: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def test_samples_follow_label_and_labels():
     )
     with pytest.raises(InputError, match="no such class"):
         items(label=3)
-    with pytest.raises(InputError, match="exclude each other"):
+    with pytest.raises(InputError, match="cannot be combined"):
         items(label=1, labels=[1])
 
 
