@@ -1,4 +1,4 @@
-"""The web front, put together: the only place where routes, middleware, state and life cycle meet."""
+"""Assembles the web front: routes, middleware, state and lifespan."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,19 +9,18 @@ import structlog
 from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
-from starlette.types import Scope
 
-from app.api.calls.model_cache import Resolver
+from app.api.calls.model_cache import ModelResolver
 from app.api.http import openapi, problems
-from app.api.http import unknown_queries as queries
-from app.api.http.auth import Doorman
-from app.api.http.metrics import Telemetry
-from app.api.http.middleware import BodyLimit, Heads, KnownHosts, Observed
+from app.api.http.auth import Authenticator
+from app.api.http.metrics import Metrics
+from app.api.http.middleware import BodyLimit, HeadRequests, RequestLog, TrustedHosts
 from app.api.http.rate_limit import Rates
-from app.api.http.worker_watch import Watch
+from app.api.http.strict import refuse_unknown_queries
+from app.api.http.worker_watch import WorkerWatch
 from app.api.jobs import uploads
-from app.api.routes import apply_perturbation as perturbing
 from app.api.routes import (
+    apply_perturbation,
     dataset_images,
     datasets,
     defences,
@@ -31,6 +30,7 @@ from app.api.routes import (
     families,
     health,
     imports,
+    job_events,
     jobs,
     keys,
     models,
@@ -41,7 +41,6 @@ from app.api.routes import (
     reports,
     trainings,
 )
-from app.api.routes import job_events as watching
 from app.core import catalog as catalogs
 from app.core import logs
 from app.core.calls.client import CallClient
@@ -63,8 +62,8 @@ ROUTERS = (
     trainings,
     reports,
     perturbations,
-    perturbing,
-    watching,
+    apply_perturbation,
+    job_events,
     jobs,
     families,
     keys,
@@ -74,69 +73,60 @@ ROUTERS = (
 
 
 def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) -> FastAPI:
-    """The application for the settings of the environment; tests give a catalog and a stand-in for the lane."""
+    """The application for the settings of the environment. Tests pass a catalog and a stand-in for the workers."""
     options = settings()
     if not structlog.is_configured():
         logs.configure()
     app = FastAPI(
         title="Anamorph",
         version=_version(),
-        lifespan=_life,
+        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         openapi_url="/v1/openapi.json",
         separate_input_output_schemas=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    _furnish(app, options, catalog or catalogs.load(), calls or _calls(options))
+    _set_state(app, options, catalog or catalogs.load(), calls or _calls(options))
     app.user_middleware = _middleware(app, options)
     problems.install(app)
     app.include_router(operations.router(app.state.catalog))
     for module in ROUTERS:
-        app.include_router(module.router, dependencies=[Depends(queries.known)])
+        app.include_router(module.router, dependencies=[Depends(refuse_unknown_queries)])
     app.mount("/docs/assets", docs.assets)
     app.openapi = lambda: openapi.describe(app)
     return app
 
 
-def _furnish(app: FastAPI, options: Settings, catalog: Catalog, calls: CallClient) -> None:
-    """What requests find in `app.state`."""
+def _set_state(app: FastAPI, options: Settings, catalog: Catalog, calls: CallClient) -> None:
+    """Sets what requests read from `app.state`."""
     shared = options.broker_url.startswith(("redis://", "rediss://"))
     rates = Rates(options.rate_limit, options.redis_url if shared else None) if options.require_keys else None
     app.state.catalog = catalog
     app.state.calls = calls
-    app.state.doorman = Doorman(rates)
-    app.state.resolver = Resolver()
-    app.state.telemetry = Telemetry(calls)
-    app.state.watch = Watch(calls)
+    app.state.authenticator = Authenticator(rates)
+    app.state.resolver = ModelResolver()
+    app.state.metrics = Metrics(calls)
+    app.state.watch = WorkerWatch(calls)
     app.state.sweeper = Sweeper()
 
 
 def _middleware(app: FastAPI, options: Settings) -> list[Middleware]:
-    """From the outside in."""
+    """The middleware, the outermost first."""
     return [
-        Middleware(Heads),
-        Middleware(Observed, observe=app.state.telemetry.observe),
-        Middleware(KnownHosts, hosts=_hosts(options)),
-        Middleware(BodyLimit, largest=_largest_body),
+        Middleware(HeadRequests),
+        Middleware(RequestLog, seconds=app.state.metrics.requests),
+        Middleware(TrustedHosts, hosts=_hosts(options)),
+        Middleware(BodyLimit),
     ]
 
 
 def _hosts(options: Settings) -> list[str]:
-    """Without keys the service is for this machine alone, and answers to its names alone unless told otherwise."""
+    """The allowed values of Host. Without keys only the names of this machine, unless `allowed_hosts` is set."""
     if options.require_keys or options.allowed_hosts != ["*"]:
         return options.allowed_hosts
     public = urlsplit(options.public_url).hostname
     return ["localhost", "127.0.0.1", "::1", options.host, *([public] if public else [])]
-
-
-def _largest_body(scope: Scope) -> int:
-    path, method = scope["path"], scope["method"]
-    if method == "POST" and path == "/v1/datasets":
-        return settings().max_body_bytes
-    if method == "PUT" and path.startswith("/v1/models/"):
-        return settings().max_model_bytes + imports.CARD_BYTES + (1 << 16)
-    return settings().max_json_bytes
 
 
 def _calls(options: Settings) -> CallClient:
@@ -149,7 +139,7 @@ def _calls(options: Settings) -> CallClient:
 
 
 @asynccontextmanager
-async def _life(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_sync(migrate)
     await run_sync(uploads.forget_stale)
     app.state.sweeper.start()
@@ -158,7 +148,7 @@ async def _life(app: FastAPI) -> AsyncIterator[None]:
     yield
     await app.state.watch.stop()
     await app.state.calls.stop()
-    await app.state.doorman.close()
+    await app.state.authenticator.close()
     await run_sync(app.state.sweeper.stop)
 
 

@@ -12,7 +12,7 @@ import typer.main
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
-from app.core.catalog import load, spoken
+from app.core.catalog import load, spell_need
 from app.core.catalog.builtin_datasets import BUILTINS, Builtin
 from app.core.catalog.builtin_models import BUILTIN_MODELS
 from app.core.catalog.describe import describe
@@ -237,6 +237,7 @@ def all_settings(kind: str, entries: dict[str, dict]) -> list[str]:
     ]
 
 
+<<<<<<< HEAD
 def shared_settings(kind: str, entries: dict[str, dict]) -> list[str]:
     """A table for each group of settings that several entries share word for word, and one of the rest for each."""
     owners = defaultdict(list)
@@ -261,6 +262,37 @@ def shared_settings(kind: str, entries: dict[str, dict]) -> list[str]:
         inherited = {field for names in mine for field in groups[names]}
         own = {field: spec for field, spec in schema["properties"].items() if field not in inherited}
         lines += ["", *settings_table(schema, own)] if own else [""]
+=======
+def attacks() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`", entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"]))
+        for name, entry in load()["attacks"].items()
+    ]
+
+
+def stages() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`" + (" (detector)" if name in DETECTORS else ""), entry["summary"])
+        for name, entry in (DEFENCES | DETECTORS).items()
+    ]
+
+
+def operations() -> list[tuple[str, ...]]:
+    return [
+        (f"`{name}`", entry["summary"], ", ".join(map(spell_need, entry["needs"])), entry["takes"], entry["gives"])
+        for name, entry in load()["operations"].items()
+    ]
+
+
+def options(title: str, schemas: dict[str, dict]) -> list[str]:
+    lines = [f"## {title}\n"]
+    for name, schema in schemas.items():
+        rows = [
+            (f"`{field}`", describe(spec, schema), shown(spec), spec.get("description", ""))
+            for field, spec in schema.get("properties", {}).items()
+        ]
+        lines += [f"### {name}\n", *section("", ("setting", "takes", "default", "meaning"), rows)[1:]]
+>>>>>>> 7f72688 (Merge small modules of the web front and say its errors plainly)
     return lines
 
 

@@ -1,5 +1,6 @@
-"""Every error a client can see. An error is a status, a stable code, a sentence and a remedy; it crosses processes as a
-problem (RFC 9457) and comes back as the same class.
+"""Every error that a client can see: a status, a stable code, a sentence and a remedy.
+
+An error crosses processes as a problem (RFC 9457) and comes back as the same class.
 
 AnamorphError
 ├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch      422
@@ -14,7 +15,10 @@ from typing import Any, ClassVar
 
 
 class AnamorphError(Exception):
-    """`field` is a JSON pointer or parameter name; `remedy` says what to do; `extra` become members of the problem."""
+    """`detail` says what is wrong and what is allowed, `remedy` what to do. Both are full sentences.
+
+    `field` is a JSON pointer into the body or the name of a parameter; `extra` become members of the problem.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -50,71 +54,71 @@ class AnamorphError(Exception):
 
 
 class InvalidRequest(AnamorphError):
-    status, code, title = 422, "invalid-request", "The request is malformed"
+    status, code, title = 422, "invalid-request", "Invalid request"
 
 
 class InvalidImage(AnamorphError):
-    status, code, title = 422, "invalid-image", "The image cannot be read"
+    status, code, title = 422, "invalid-image", "Invalid image"
 
 
 class InvalidDataset(AnamorphError):
-    status, code, title = 422, "invalid-dataset", "The dataset cannot be used"
+    status, code, title = 422, "invalid-dataset", "Invalid dataset"
 
 
 class InvalidConfig(AnamorphError):
-    status, code, title = 422, "invalid-config", "The configuration is not valid"
+    status, code, title = 422, "invalid-config", "Invalid configuration"
 
 
 class Diverged(AnamorphError):
-    status, code, title = 422, "diverged", "The training diverged"
+    status, code, title = 422, "diverged", "Training diverged"
 
 
 class IdempotencyMismatch(AnamorphError):
-    status, code, title = 422, "idempotency-mismatch", "The idempotency key was used for another request"
+    status, code, title = 422, "idempotency-mismatch", "Idempotency key used for another request"
 
 
 class Unauthorized(AnamorphError):
-    status, code, title = 401, "unauthorized", "A valid API key is needed"
+    status, code, title = 401, "unauthorized", "Valid API key required"
 
 
 class Forbidden(AnamorphError):
-    status, code, title = 403, "forbidden", "The API key does not allow this"
+    status, code, title = 403, "forbidden", "Forbidden"
 
 
 class NotFound(AnamorphError):
-    status, code, title = 404, "not-found", "There is no such thing"
+    status, code, title = 404, "not-found", "Not found"
 
 
 class MethodNotAllowed(AnamorphError):
-    status, code, title = 405, "method-not-allowed", "The address does not take this method"
+    status, code, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class NotAcceptable(AnamorphError):
-    status, code, title = 406, "not-acceptable", "None of the accepted media types can be produced"
+    status, code, title = 406, "not-acceptable", "Not acceptable"
 
 
 class Conflict(AnamorphError):
-    status, code, title = 409, "conflict", "The present state does not allow this"
+    status, code, title = 409, "conflict", "Conflict with the current state"
 
 
 class UnsupportedOperation(AnamorphError):
-    status, code, title = 409, "unsupported-operation", "The model cannot do this"
+    status, code, title = 409, "unsupported-operation", "Unsupported operation"
 
 
 class ModelNotReady(AnamorphError):
-    status, code, title = 409, "model-not-ready", "The model is not ready yet"
+    status, code, title = 409, "model-not-ready", "Model not ready"
 
 
 class TooLarge(AnamorphError):
-    status, code, title = 413, "too-large", "The request is too large"
+    status, code, title = 413, "too-large", "Request too large"
 
 
 class UnsupportedMedia(AnamorphError):
-    status, code, title = 415, "unsupported-media", "The media type is not supported"
+    status, code, title = 415, "unsupported-media", "Unsupported media type"
 
 
 class QuotaExceeded(AnamorphError):
-    status, code, title = 429, "quota-exceeded", "The quota is used up"
+    status, code, title = 429, "quota-exceeded", "Quota exceeded"
 
 
 class RateLimited(AnamorphError):
@@ -122,39 +126,39 @@ class RateLimited(AnamorphError):
 
 
 class Overloaded(AnamorphError):
-    status, code, title = 503, "overloaded", "The service is busy"
+    status, code, title = 503, "overloaded", "Service overloaded"
 
 
 class Unavailable(AnamorphError):
-    status, code, title = 503, "unavailable", "A part of the service cannot be reached"
+    status, code, title = 503, "unavailable", "Service unavailable"
 
 
 class OracleSilent(AnamorphError):
-    status, code, title = 502, "oracle-silent", "The oracle does not answer"
+    status, code, title = 502, "oracle-silent", "Oracle does not answer"
 
 
 class WorkerLost(AnamorphError):
-    status, code, title = 503, "worker-lost", "The worker disappeared"
+    status, code, title = 503, "worker-lost", "Worker lost"
 
 
 class OutOfMemory(AnamorphError):
-    status, code, title = 503, "out-of-memory", "The worker ran out of memory"
+    status, code, title = 503, "out-of-memory", "Out of memory"
 
 
 class DeadlineExceeded(AnamorphError):
-    status, code, title = 504, "deadline-exceeded", "The deadline passed"
+    status, code, title = 504, "deadline-exceeded", "Deadline exceeded"
 
 
 class StorageFull(AnamorphError):
-    status, code, title = 507, "storage-full", "There is no space left to store this"
+    status, code, title = 507, "storage-full", "Storage full"
 
 
 class AttemptsExhausted(AnamorphError):
-    status, code, title = 500, "attempts-exhausted", "The job failed too often"
+    status, code, title = 500, "attempts-exhausted", "Job failed repeatedly"
 
 
 class Internal(AnamorphError):
-    """An unforeseen error: the traceback goes to the log, the client gets this."""
+    """An unexpected error: the traceback goes to the log, not to the client."""
 
 
 CODES: dict[str, type[AnamorphError]] = {error.code: error for error in AnamorphError.__subclasses__()}

@@ -1,6 +1,6 @@
 """Every option of the service, read from the environment here alone; the command line sets the same variables."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -107,9 +107,9 @@ class Settings(BaseSettings):
                 object.__setattr__(self, field, default)  # frozen for everyone but this line
         return self
 
-    @property
+    @cached_property
     def call_images(self) -> int:
-        """Images that one call may bring, or cost; more is a job."""
+        """Maximum images of one call, sent or returned; more is a job."""
         return 4 * self.call_batch
 
     @property

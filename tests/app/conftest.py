@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.core.calls.client import Answer, Call
+from app.core.errors import WorkerLost
 from app.core.jobs import sweeper
 from app.core.jobs import workers as presence
 from app.core.settings import settings
@@ -61,6 +62,7 @@ class Lane:
     waiting_weight: int = 0
     batches_out: int = 0
     alive: bool = True
+    has_workers: bool = True
     recovered: int = 0
 
     async def start(self) -> None: ...
@@ -74,6 +76,8 @@ class Lane:
         self.recovered += 1
 
     async def submit(self, call: Call) -> Answer:
+        if not self.has_workers:
+            raise WorkerLost("No inference worker is running.", retry_after=3)
         self.seen.append(call)
         if self.error:
             raise self.error

@@ -15,7 +15,7 @@ def main(count: int, steps: int, step_seconds: float) -> None:
     sweeper.start()
     for number in range(count):
         job_id = accept(number, steps, step_seconds)
-        sweeper.wake()
+        sweeper.wake_event.set()
         print(number, job_id, flush=True)
         time.sleep(0.05)
     while True:  # rings on, like a web server without requests

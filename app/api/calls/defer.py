@@ -1,4 +1,4 @@
-"""A call that became a job (`Prefer: respond-async`): its inputs are a blob, its answer will be a file of the job."""
+"""Calls as jobs (`Prefer: respond-async`): the inputs become a blob, the answer will be a file of the job."""
 
 import hashlib
 
@@ -15,9 +15,9 @@ from app.core.store.database import new_id
 
 
 async def defer(request: Request, task: Task) -> Response:
-    """202 with the job."""
+    """Status 202 with the job."""
     if "write" not in task.principal.scopes:
-        raise Forbidden("A job needs the scope write.", remedy="Use a key that has it.", scope="write")
+        raise Forbidden("The API key lacks the scope write.", remedy="Use a key that has it.", scope="write")
     return await run_sync(_accept, request, task)
 
 
@@ -26,10 +26,10 @@ def _accept(request: Request, task: Task) -> Response:
     if task.inputs.rows:
         upload = f"uploads/{new_id()}"
         blobs.put(upload, inputs)
-    form = task.asked.format
+    form = task.response.format
     spec = {
-        "model": task.found.digest,
-        "name": task.found.name,
+        "model": task.model.digest,
+        "name": task.model.name,
         "operation": task.operation,
         "params": task.params,
         "encoding": form.encoding,
@@ -37,7 +37,7 @@ def _accept(request: Request, task: Task) -> Response:
         "media_type": form.media,
         "upload": upload,
     }
-    same_as = [task.found.digest, task.given, form.media, hashlib.sha256(inputs).hexdigest()]
+    same_as = [task.model.digest, task.sent_params, form.media, hashlib.sha256(inputs).hexdigest()]
     answer = accept(request, task.principal, "operation", spec, request.headers.get("idempotency-key"), same_as)
     if upload and is_replay(answer):
         blobs.delete_prefix(upload)

@@ -1,4 +1,4 @@
-"""A zip of images as input, such as the frames of a video: read in order, and named alike on the way out."""
+"""A zip of images as input, such as the frames of a video, read in order of their names."""
 
 import io
 import zipfile
@@ -10,22 +10,22 @@ from app.core.settings import settings
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-UNPACKED = 4
-"""A zip of images hardly shrinks them: one that unpacks to more times what a body may have is no such zip."""
+UNPACK_FACTOR = 4
+"""Maximum size of the unpacked images, in units of the largest body: images hardly shrink in a zip."""
 
 
 def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
     """Names without folder and suffix, and files, in natural order: frame 2 before frame 10.
 
-    Raises InvalidRequest for what is no zip of images, TooLarge for more than `most` of them.
+    Raises InvalidRequest for a file that is not a zip of images, TooLarge for more than `most` images.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             infos = sorted((info for info in archive.infolist() if _is_frame(info)), key=lambda i: natural(i.filename))
             if len(infos) > most:
                 raise TooLarge(
-                    f"The zip has {len(infos)} images; {most} may come at once.",
-                    remedy="Send 'Prefer: respond-async', or fewer.",
+                    f"The zip has {len(infos)} images; the maximum is {most}.",
+                    remedy="Send fewer, or send 'Prefer: respond-async' to make the request a job.",
                 )
             if not infos:
                 raise InvalidRequest("The zip has no PNG, JPEG or WebP file.", field="image")
@@ -33,26 +33,26 @@ def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
     except (InvalidRequest, InvalidImage, TooLarge):
         raise
     except Exception as error:  # BadZipFile and half a dozen others, depending on the bytes
-        raise InvalidRequest("The body is no zip archive, or it is damaged or cut short.") from error
+        raise InvalidRequest("The zip archive is damaged or incomplete.") from error
     names = [splitext(basename(info.filename))[0] for info in infos]
     if len(set(names)) < len(names):
         repeated = next(name for index, name in enumerate(names) if name in names[:index])
-        raise InvalidRequest(
-            f"Two images of the zip are called {repeated[:80]}.", remedy="Give each a name of its own."
-        )
+        raise InvalidRequest(f"Two images of the zip are named {repeated[:80]}.", remedy="Rename one.")
     return names, files
 
 
 def _read(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> list[bytes]:
-    files, left = [], UNPACKED * settings().max_json_bytes
+    files, left = [], UNPACK_FACTOR * settings().max_json_bytes
     for index, info in enumerate(infos):
         if info.flag_bits & 0x1 or info.compress_type not in METHODS:
-            raise InvalidImage("The file is encrypted or packed in an unusual way.", field=f"images/{index}")
+            raise InvalidImage(
+                "The file is encrypted or compressed with an unsupported method.", field=f"images/{index}"
+            )
         limit = min(left, settings().max_image_bytes)
         with archive.open(info) as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise TooLarge("The images of the zip are too large.", field=f"images/{index}")
+            raise TooLarge(f"The image unpacks to more than {limit} bytes.", field=f"images/{index}")
         left -= len(data)
         files.append(data)
     return files

@@ -1,12 +1,11 @@
-"""The inputs of an operation, however sent: a raw image, multipart, a zip, JSON with base64, latents as JSON or npy.
+"""The inputs of an operation: a raw image, multipart, a zip, JSON with base64, latents as JSON or npy.
 
-Bytes are only weighed here and told apart by their first few; an inference worker reads them.
+Only the size and the first bytes of an image are checked here; an inference worker decodes it.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,24 +15,35 @@ from starlette.datastructures import UploadFile
 
 from app.api.calls.frames import read_frames
 from app.api.calls.latents import latents_from_lists, latents_from_npy
-from app.api.http.strict_json import parse_object
+from app.api.http.strict import parse_object
+from app.core.catalog.describe import quoted
+from app.core.catalog.describe import sent as describe_sent
 from app.core.errors import InvalidImage, InvalidRequest, TooLarge, UnsupportedMedia
 from app.core.settings import settings
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 NPY, ZIP = "application/x-npy", "application/zip"
 ZIPS = (ZIP, "application/x-zip-compressed")
-UNTOLD = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
-"""What clients send who did not think about it, curl above all: the body itself says what it is."""
+UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
+"""Default media types of clients such as curl: the first bytes of the body decide."""
 MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+OTHER_FORMATS = {
+    "GIF": rb"GIF8",
+    "BMP": rb"BM",
+    "HEIC": rb"....ftyp(heic|heix|mif1|msf1)",
+    "AVIF": rb"....ftypavi[fs]",
+    "TIFF": rb"II\*\x00|MM\x00\*",
+    "SVG": rb"\s*<(\?xml|svg)",
+    "PDF": rb"%PDF",
+}
 DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
 
 
 @dataclass
 class Inputs:
-    """`several`: the client gave a list, and gets one back. `params` came in the body beside the inputs.
+    """Encoded images or latents, and the parameters in the body: `params` of JSON, `texts` of a form.
 
-    `names` are those of the files of a zip, without suffix.
+    `several`: the client sent a list, so the answer is a list. `names`: of the files of a zip, without suffix.
     """
 
     images: list[bytes] | None = None
@@ -48,17 +58,17 @@ class Inputs:
 async def read(request: Request, takes: str, most: int) -> Inputs:
     """The inputs of a request to an operation that takes images, latents, either or nothing."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("Compressed bodies are not read.", remedy="Send the body as it is.")
+        raise UnsupportedMedia("Compressed bodies are not supported.", remedy="Send the body without Content-Encoding.")
     if takes == "nothing" and request.method == "GET":
         return Inputs()
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media == "multipart/form-data":
-        found = await _from_form(request, most)
+        sent = await _from_form(request, most)
     else:
         body = await request.body()
-        media = _told_by(body, media) if media in UNTOLD else media
-        found = await _from_zip(body, most) if media in ZIPS else _from_body(body, media)
-    return found if takes == "nothing" else _checked(found, takes)
+        media = _sniff(body, media) if media in UNSPECIFIC else media
+        sent = await _from_zip(body, most) if media in ZIPS else _from_body(body, media)
+    return sent if takes == "nothing" else _checked(sent, takes)
 
 
 def _from_body(body: bytes, media: str) -> Inputs:
@@ -72,12 +82,12 @@ def _from_body(body: bytes, media: str) -> Inputs:
     if media == "application/json" or media.endswith("+json"):
         return _from_json(body)
     raise UnsupportedMedia(
-        "The body has a media type that is not read here.",
+        f"The media type {quoted(media)} is not supported here.",
         remedy=f"Send {', '.join(IMAGE_TYPES)}, multipart/form-data, {ZIP}, application/json or {NPY}.",
     )
 
 
-def _told_by(body: bytes, media: str) -> str:
+def _sniff(body: bytes, media: str) -> str:
     if MAGIC.match(body):
         return "image/png"
     if body.startswith(b"\x93NUMPY"):
@@ -89,19 +99,21 @@ def _told_by(body: bytes, media: str) -> str:
 
 def _from_json(body: bytes) -> Inputs:
     members = parse_object(body)
-    given = [name for name in ("image", "images", "latents") if name in members]
-    if len(given) > 1:
-        raise InvalidRequest(f"Give one of {' and '.join(given)}.", field=f"/{given[1]}")
-    params = {name: value for name, value in members.items() if name not in given}
-    if given == ["image"]:
+    inputs = [name for name in ("image", "images", "latents") if name in members]
+    if len(inputs) > 1:
+        raise InvalidRequest(f"The body has {' and '.join(inputs)}. Send one of them.", field=f"/{inputs[1]}")
+    params = {name: value for name, value in members.items() if name not in inputs}
+    if inputs == ["image"]:
         return Inputs(images=[_decoded(members["image"], "/image")], rows=1, params=params)
-    if given == ["images"]:
+    if inputs == ["images"]:
         images = members["images"]
         if not isinstance(images, list):
-            raise InvalidRequest("images is a list of base64 texts.", field="/images")
-        found = [_decoded(image, f"/images/{index}") for index, image in enumerate(images)]
-        return Inputs(images=found, rows=len(found), several=True, params=params)
-    if given == ["latents"]:
+            raise InvalidRequest(
+                f"images must be a list of base64 texts; you sent {describe_sent(images)}.", field="/images"
+            )
+        decoded = [_decoded(image, f"/images/{index}") for index, image in enumerate(images)]
+        return Inputs(images=decoded, rows=len(decoded), several=True, params=params)
+    if inputs == ["latents"]:
         latents, rows, several = latents_from_lists(members["latents"])
         return Inputs(latents=latents, rows=rows, several=several, params=params)
     return Inputs(params=params)
@@ -109,11 +121,13 @@ def _from_json(body: bytes) -> Inputs:
 
 def _decoded(text: Any, pointer: str) -> bytes:
     if not isinstance(text, str):
-        raise InvalidRequest("An image in JSON is the base64 text of its file.", field=pointer)
+        raise InvalidRequest(
+            f"An image in JSON must be the base64 text of its file; you sent {describe_sent(text)}.", field=pointer
+        )
     try:
         return base64.b64decode(DATA_URL.sub("", text, count=1), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("This is no base64.", field=pointer) from None
+        raise InvalidRequest("The text is not base64.", field=pointer, remedy="Encode the bytes of the file.") from None
 
 
 async def _from_zip(body: bytes, most: int) -> Inputs:
@@ -128,39 +142,52 @@ async def _from_form(request: Request, most: int) -> Inputs:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name not in ("image", "images"):
-                    raise InvalidRequest("Images come in fields called image.", field="image")
+                    raise InvalidRequest(
+                        f"Unknown file field {quoted(name)}.",
+                        field="image",
+                        remedy="Name the form field image: -F image=@x.png.",
+                    )
                 images.append(await value.read())
             elif name in texts:
-                raise InvalidRequest("This is given twice.", field=name[:80])
+                raise InvalidRequest(f"The form has {quoted(name)} twice. Send it once.", field=name[:80])
             else:
                 texts[name] = value
     return Inputs(images=images or None, rows=len(images), several=len(images) > 1, texts=texts)
 
 
-def _checked(found: Inputs, takes: str) -> Inputs:
-    wanted = {"either": "latents or images"}.get(takes, takes)
-    given = "images" if found.images is not None else "latents" if found.latents is not None else None
-    if given is None or not found.rows:
+def _checked(sent: Inputs, takes: str) -> Inputs:
+    """The inputs, if they are of the kind that the operation takes and no image is too large or of another format."""
+    allowed = {"either": "latents or images"}.get(takes, takes)
+    kind = "images" if sent.images is not None else "latents" if sent.latents is not None else None
+    if kind is None or not sent.rows:
         raise InvalidRequest(
-            f"The request has no {wanted}.",
-            field=wanted.split()[-1],
-            remedy='Send an image as the body, "image" fields in multipart, or JSON.'
+            f"The request has no {allowed}.",
+            field=allowed.split()[-1],
+            remedy='Send an image as the body, form fields named image, or JSON {"image": "<base64>"}.'
             if takes != "latents"
             else 'Send JSON {"latents": [[...]]} or an npy file.',
         )
-    if takes not in ("either", given):
-        raise InvalidRequest(f"This operation takes {wanted}, not {given}.", field=given)
-    _check_images(found.images or ())
-    return found
+    if takes not in ("either", kind):
+        raise InvalidRequest(f"This operation takes {allowed}; you sent {kind}.", field=kind)
+    for index, image in enumerate(sent.images or ()):
+        check_image(image, f"images/{index}")
+    return sent
 
 
-def _check_images(images: Iterable[bytes]) -> None:
-    for index, image in enumerate(images):
-        if len(image) > settings().max_image_bytes:
-            raise TooLarge(f"An image may have {settings().max_image_bytes} bytes.", field=f"images/{index}")
-        if not MAGIC.match(image):
-            raise InvalidImage(
-                "This is no PNG, JPEG or WebP.",
-                field=f"images/{index}",
-                remedy="Convert the image to one of these formats.",
-            )
+def check_image(image: bytes, field: str) -> None:
+    """Raises TooLarge, or InvalidImage naming the format, for a file that is not a PNG, JPEG or WebP image."""
+    limit = settings().max_image_bytes
+    if len(image) > limit:
+        raise TooLarge(f"The image has {len(image)} bytes; the maximum is {limit}.", field=field)
+    if MAGIC.match(image):
+        return
+    if image.startswith(b"\x89PNG"):
+        raise InvalidImage(
+            "The PNG file was changed on the way: its line breaks are missing.",
+            field=field,
+            remedy="With curl, use --data-binary @x.png in place of -d @x.png.",
+        )
+    known = next((name for name, magic in OTHER_FORMATS.items() if re.match(magic, image, re.DOTALL)), None)
+    raise InvalidImage(
+        f"Unsupported image format{f' ({known})' if known else ''}.", field=field, remedy="Send PNG, JPEG or WebP."
+    )

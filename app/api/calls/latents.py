@@ -1,4 +1,4 @@
-"""Latent codes as clients write them, JSON lists or .npy files, made into the float32 .npy that workers read."""
+"""Latent codes: from JSON lists or .npy files to the float32 .npy that workers read, and back."""
 
 import io
 import math
@@ -12,7 +12,7 @@ MAX_NUMBERS = 4_000_000
 
 
 def latents_from_lists(value: Any) -> tuple[bytes, int, bool]:
-    """npy bytes, the number of codes, and whether they came as a list of codes."""
+    """(bytes of a .npy file, number of codes, whether a list of codes was sent). Raises InvalidRequest."""
     several = isinstance(value, list) and bool(value) and isinstance(value[0], list)
     rows = value if several else [value]
     if not rows or not all(isinstance(row, list) and row and len(row) == len(rows[0]) for row in rows):
@@ -26,7 +26,7 @@ def latents_from_lists(value: Any) -> tuple[bytes, int, bool]:
 
 
 def latents_from_npy(body: bytes) -> tuple[bytes, int, bool]:
-    """The same from a .npy file. Its header is held against its length before memory is given to it."""
+    """The same from a .npy file. Its header is checked against its length before memory is allocated."""
     try:
         stream = io.BytesIO(body)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -36,7 +36,7 @@ def latents_from_npy(body: bytes) -> tuple[bytes, int, bool]:
             raise ValueError("not numbers, or not as many as it says")
         array = np.frombuffer(body, dtype, count, stream.tell()).reshape(shape, order="F" if fortran else "C")
     except Exception:  # numpy's reader raises a dozen kinds
-        raise InvalidRequest("The body is no .npy file of numbers.", field="latents") from None
+        raise InvalidRequest("The body is not a .npy file of numbers.", field="latents") from None
     if array.ndim not in (1, 2) or not array.size:
         raise _malformed()
     several = array.ndim == 2
@@ -50,7 +50,7 @@ def lists_from_npy(npy: bytes) -> list[list[float]]:
 
 def _packed(array: np.ndarray) -> bytes:
     if array.size > MAX_NUMBERS:
-        raise InvalidRequest(f"{array.size} numbers are too many; {MAX_NUMBERS} may come at once.", field="latents")
+        raise InvalidRequest(f"The latents have {array.size} numbers; the maximum is {MAX_NUMBERS}.", field="latents")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
@@ -62,7 +62,7 @@ def _packed(array: np.ndarray) -> bytes:
 
 def _malformed() -> InvalidRequest:
     return InvalidRequest(
-        "Latents are a list of codes, each a list of numbers, all of one length.",
+        "latents must be a list of codes, each a list of numbers of the same length.",
         field="latents",
         remedy='Send {"latents": [[0.1, -0.3, ...], ...]}.',
     )

@@ -58,7 +58,7 @@ def _inlined(value: Any, root: Schema) -> Any:
 
 
 def _description(entry: dict[str, Any]) -> str:
-    needs = joined([catalogs.spoken(need) for need in entry["needs"]])
+    needs = joined([catalogs.spell_need(need) for need in entry["needs"]])
     forms = joined(formats.offers(entry, several=True), "or")
     one = formats.offers(entry, several=False)[0]
     deprecated = f"Deprecated: use {entry['alias_of']}. " if "alias_of" in entry else ""

@@ -1,4 +1,4 @@
-"""What an operation looks at beside the model and the request: a dataset, or what a report has fitted."""
+"""Datasets and reports that the parameters of an operation name, as the exact files that a worker reads."""
 
 from typing import Any
 
@@ -9,46 +9,50 @@ from app.core.errors import Conflict, InvalidRequest, NotFound
 from app.core.jobs import state as jobs
 from app.core.store import datasets as dataset_rows
 from app.core.store.database import reading
-from app.core.store.models import Found
+from app.core.store.models import ResolvedModel
 
 
-async def found(entry: dict[str, Any], tenant: str, model: Found, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters `dataset` and `report` as a worker takes them: the exact arrays and the exact file they mean."""
-    exact = {}
+async def exact(entry: dict[str, Any], tenant: str, model: ResolvedModel, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters `dataset` and `report` as a worker takes them: name@digest, and the key of a blob."""
+    named = {}
     if entry.get("dataset") and params.get("dataset"):
         row = await run_sync(imported, tenant, params["dataset"])
-        exact["dataset"] = f"{row['name']}@{row['digest']}"
+        named["dataset"] = f"{row['name']}@{row['digest']}"
     if entry.get("report"):
-        exact["report"] = await run_sync(fitted, tenant, model, entry["report"], params["report"])
-    return exact
+        named["report"] = await run_sync(fitted, tenant, model, entry["report"], params["report"])
+    return named
 
 
 def imported(tenant: str, name: str) -> dict[str, Any]:
-    """The row of a dataset whose arrays are there. Raises NotFound, or Conflict for a built-in one not yet imported."""
+    """The row of an imported dataset. Raises NotFound, or Conflict for a built-in one that is not imported yet."""
     with reading() as conn:
         row = dataset_rows.get(conn, tenant, name)
     if isinstance(row, Builtin):
-        remedy = f"POST /v1/datasets?builtin={row.id}, or train on it."
-        raise Conflict("This built-in dataset is not imported yet.", remedy=remedy)
+        remedy = f"Import it: POST /v1/datasets?builtin={row.id}."
+        raise Conflict(f"The built-in dataset {row.id} is not imported yet.", remedy=remedy)
     return row
 
 
-def fitted(tenant: str, model: Found, kind: str, job_id: str) -> str:
-    """The key of the tensors that a report of this `kind` fitted on this very model."""
+def fitted(tenant: str, model: ResolvedModel, kind: str, job_id: str) -> str:
+    """The key of the tensors that a report of this `kind` fitted on this version of the model.
+
+    Raises NotFound, Conflict or InvalidRequest for any other job.
+    """
     try:
         with reading() as conn:
             row = jobs.get(conn, tenant, job_id)
     except NotFound:
         row = {"kind": None, "spec": {}}
     if row["kind"] != "report" or row["spec"].get("report") != kind:
-        remedy = f'POST /v1/reports {{"report": "{kind}", ...}} and give the id of its job.'
-        raise NotFound(f"There is no report {kind} with this id.", field="report", remedy=remedy)
+        remedy = f'Make one with POST /v1/reports {{"report": "{kind}", ...}} and send the id of its job.'
+        raise NotFound(f"No {kind} report with the id {job_id[:80]!r} was found.", field="report", remedy=remedy)
     if row["state"] != "succeeded":
-        remedy = f"Follow /v1/jobs/{job_id} and come back when it has succeeded."
-        raise Conflict(f"This report is {row['state']}.", field="report", remedy=remedy)
+        remedy = f"Wait until /v1/jobs/{job_id} has succeeded."
+        raise Conflict(f"The report is {row['state']}, not succeeded.", field="report", remedy=remedy)
     if row["result"]["version"] != model.digest:
-        remedy = f"Ask {row['result']['model']}, or report on this version."
-        raise InvalidRequest("The report was made for another version of a model.", field="report", remedy=remedy)
+        made_for = row["result"]["model"]
+        remedy = f"Use {made_for}, or make a report on {model.exact}."
+        raise InvalidRequest(f"The report was made for {made_for}, not for this model.", field="report", remedy=remedy)
     if "fitted.safetensors" not in row["result"]["artifacts"]:
-        raise InvalidRequest("This report has kept nothing to use.", field="report", remedy="Make it again.")
+        raise InvalidRequest("The report has no file fitted.safetensors.", field="report", remedy="Make it again.")
     return row["result"]["artifacts"]["fitted.safetensors"]

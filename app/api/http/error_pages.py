@@ -1,40 +1,44 @@
-"""For each kind of error, what it means and what a client does about it: the text of its page at /errors/{code}."""
+"""For each kind of error, what it means and what to do: the text of its page at /errors/{code}."""
 
 ADVICE = {
-    "invalid-request": "A parameter, a header or a member of the body is unknown, missing, or not of the allowed kind. "
-    "The list `errors` names each by pointer. Mend them and send the request again.",
-    "invalid-image": "The bytes are no PNG, JPEG or WebP, are damaged, or do not suit the model: too large, "
-    "animated, or of another size. Open it in an image editor and save it afresh as PNG.",
+    "invalid-request": "A parameter, a header or a field of the body is unknown, missing or invalid. The list `errors` "
+    "names each by pointer. Fix them and retry.",
+    "invalid-image": "The file is not a PNG, JPEG or WebP image, is damaged, or does not suit the model: too large, "
+    "animated, or of another size. Re-save it as PNG in an image editor.",
     "invalid-dataset": "The archive cannot be read, has no usable image, or lacks what the family needs. The error of "
-    "the job lists the refused members with reasons; see the layouts under POST /v1/datasets.",
-    "invalid-config": "A setting of the family is unknown, of the wrong kind or out of range, or two do not agree. "
-    "GET /v1/families has the schema of each family's config.",
-    "diverged": "The loss stopped being a finite number. Train again with a lower learning rate.",
-    "idempotency-mismatch": "An Idempotency-Key stands for one request. Make a fresh one for each new request.",
-    "unauthorized": "Send an API key as `Authorization: Bearer an_...`. It may have expired or been revoked.",
-    "forbidden": "The key is valid but lacks the scope that the problem names, or the request came from another site's "
-    "page or for a Host that is not served.",
-    "not-found": "The address is misspelt, or the thing was deleted, or belongs to another tenant. The remedy has the "
-    "nearest names.",
-    "method-not-allowed": "The header Allow says which methods the address takes.",
-    "not-acceptable": "The header Accept excludes every form the answer can take. The remedy lists them.",
-    "conflict": "The request makes sense but not now: a name is taken, a job has ended already. The detail says what.",
-    "unsupported-operation": "The model's family cannot do this. The problem lists what it can do; GET /v1/families "
-    "says which families can.",
-    "model-not-ready": "The model is still being trained. Follow the job that the problem names, and come back.",
-    "too-large": "A body, image or archive is larger than this service takes. Send less, or ask its administrator.",
-    "unsupported-media": "The Content-Type is not read at this address, or the body is compressed.",
-    "quota-exceeded": "Your tenant has as many jobs, or stores as many bytes, as it may. Wait, or delete something.",
-    "rate-limited": "Too many requests in too short a time. Wait as long as Retry-After says.",
-    "overloaded": "More calls wait than can be answered in time. Come back after Retry-After seconds.",
-    "unavailable": "The database, the broker or the blob store did not answer. Nothing was half done; try again.",
-    "worker-lost": "No inference worker is there, or it stopped while it computed your answer. Try again.",
-    "oracle-silent": "The model elsewhere that was to be asked did not answer, or not as its protocol says. Ask who "
-    "runs it; what was found before is kept in the job.",
-    "out-of-memory": "The worker had too little memory. Ask for fewer or smaller images, or a smaller model.",
-    "deadline-exceeded": "The answer took too long. Ask for less, or make it a job with `Prefer: respond-async`.",
-    "storage-full": "There is no space left where data are kept. Delete datasets or models, or ask the administrator.",
-    "attempts-exhausted": "The job was tried as often as it may fail; each time its worker disappeared, which is how a "
-    "lack of memory looks. Resume it, or make it smaller.",
-    "internal": "An error nobody foresaw. The service's log has the details under the request id of the problem.",
+    "the job lists the refused files with reasons; see the layouts under POST /v1/datasets.",
+    "invalid-config": "A setting of the family is unknown, of the wrong type or out of range, or two settings "
+    "contradict each other. GET /v1/families has the schema of the config of each family.",
+    "diverged": "The loss became infinite or not a number. Train again with a lower learning rate.",
+    "idempotency-mismatch": "The Idempotency-Key was used before for a request with other content. Use a new key for "
+    "each new request.",
+    "unauthorized": "Send an API key as `Authorization: Bearer an_...`. A key may have expired or been revoked.",
+    "forbidden": "The key is valid but lacks the scope that the problem names, or the request came from a page of "
+    "another site, or its header Host names a host that is not allowed.",
+    "not-found": "The path or a name is misspelt, or the resource was deleted or belongs to another tenant. The remedy "
+    "has the nearest names.",
+    "method-not-allowed": "The path does not support this method. The header Allow lists those that it supports.",
+    "not-acceptable": "The header Accept excludes every media type that the answer can have. The remedy lists them.",
+    "conflict": "The request is valid, but the current state does not allow it: a name is taken, or a job has ended. "
+    "The detail says which.",
+    "unsupported-operation": "The family of the model does not support the operation. The problem lists the supported "
+    "ones; GET /v1/families has those of each family.",
+    "model-not-ready": "The model is still being trained. Retry when the job that the problem names has succeeded.",
+    "too-large": "A body, an image or an archive is larger than the service allows. Send less, or ask its "
+    "administrator to raise the limit.",
+    "unsupported-media": "The path does not read this Content-Type, or the body is compressed.",
+    "quota-exceeded": "The tenant has the maximum number of jobs or of stored bytes. Wait, or delete something.",
+    "rate-limited": "Too many requests in a short time. Retry after the seconds in the header Retry-After.",
+    "overloaded": "More calls are waiting than can be answered in time. Retry after the seconds in the header "
+    "Retry-After.",
+    "unavailable": "The database, the broker or the blob store did not answer. Nothing was changed; retry.",
+    "worker-lost": "No inference worker is running, or it stopped while it computed the answer. Retry.",
+    "oracle-silent": "The oracle did not answer, or not in the agreed format. Ask its operator; the results so far are "
+    "in the job.",
+    "out-of-memory": "The worker ran out of memory. Send fewer or smaller images, or use a smaller model.",
+    "deadline-exceeded": "The answer took too long. Ask for less, or make the call a job with `Prefer: respond-async`.",
+    "storage-full": "The disk or the object store is full. Delete datasets or models, or ask the administrator.",
+    "attempts-exhausted": "The worker disappeared in each attempt, which often means too little memory. Resume the "
+    "job, or make it smaller.",
+    "internal": "An unexpected error. The log of the service has the details under the request id of the problem.",
 }

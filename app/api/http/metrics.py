@@ -1,4 +1,4 @@
-"""Numbers for Prometheus: requests and calls as they happen, jobs and workers from the database at scrape time."""
+"""Prometheus metrics: requests and calls are counted as they happen, jobs and workers are read at scrape time."""
 
 from collections.abc import Iterable
 from time import time
@@ -8,14 +8,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from app.core.calls.client import CallClient
 from app.core.jobs import state as jobs
-from app.core.jobs import workers as presence
+from app.core.jobs import workers
 from app.core.store.database import reading
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Telemetry:
-    """One per app. Labels are few and bounded: no tenants, no ids, no names a client chooses."""
+class Metrics:
+    """One per app. Labels are bounded: no tenants, ids or names that clients choose."""
 
     def __init__(self, calls: CallClient):
         self.registry = CollectorRegistry()
@@ -27,37 +27,35 @@ class Telemetry:
             registry=self.registry,
         )
         self.calls = Counter(
-            "calls_total", "Calls by operation and outcome.", ["operation", "code"], registry=self.registry
+            "calls_total", "Calls to models, by operation and outcome.", ["operation", "code"], registry=self.registry
         )
-        waiting = Gauge("calls_waiting_images", "Images of calls that wait to be sent.", registry=self.registry)
+        waiting = Gauge(
+            "calls_waiting_images", "Images of calls that wait for a free micro-batch.", registry=self.registry
+        )
         waiting.set_function(lambda: calls.waiting_weight)
-        out = Gauge("calls_in_flight_batches", "Micro-batches being computed.", registry=self.registry)
-        out.set_function(lambda: calls.batches_out)
+        in_flight = Gauge("calls_in_flight_batches", "Micro-batches sent and not answered yet.", registry=self.registry)
+        in_flight.set_function(lambda: calls.batches_out)
         self.registry.register(Tables())
-
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        known = method if method in ("GET", "HEAD", "POST", "PUT", "DELETE") else "other"
-        self.requests.labels(known, route, str(status)).observe(seconds)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
 
 class Tables:
-    """Gauges read from the database when somebody looks."""
+    """Gauges read from the database at scrape time."""
 
     def describe(self) -> Iterable[Metric]:
         return []
 
     def collect(self) -> Iterable[Metric]:
         with reading() as conn:
-            counts, workers = jobs.counts(conn), presence.fresh(conn)
+            counts, live = jobs.counts(conn), workers.fresh(conn)
         states = GaugeMetricFamily("jobs", "Jobs by kind and status.", labels=["kind", "status"])
         for (kind, state), count in counts.items():
             states.add_metric([kind, state], count)
-        alive = GaugeMetricFamily("workers", "Workers heard of lately, by queue.", labels=["queue"])
+        alive = GaugeMetricFamily("workers", "Live workers, by queue.", labels=["queue"])
         for queue in ("infer", "train", "light"):
-            alive.add_metric([queue], sum(queue in worker["queues"] for worker in workers))
-        oldest = GaugeMetricFamily("worker_silence_seconds", "Longest silence of a worker that counts as alive.")
-        oldest.add_metric([], max((time() - worker["seen_at"] for worker in workers), default=0.0))
+            alive.add_metric([queue], sum(queue in worker["queues"] for worker in live))
+        oldest = GaugeMetricFamily("worker_silence_seconds", "Longest time since a live worker reported.")
+        oldest.add_metric([], max((time() - worker["seen_at"] for worker in live), default=0.0))
         return [states, alive, oldest]

@@ -1,36 +1,40 @@
-"""What happens to every request before and after the routes: ids, limits, HEAD, safe headers. Plain ASGI."""
+"""ASGI middleware around the routes: request ids, logs, HEAD, hosts, limits of bodies, security headers."""
 
 import re
 import uuid
-from collections.abc import Callable
 from time import perf_counter
 from urllib.parse import urlsplit
 
 import structlog
+from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.problems import problem
 from app.core.errors import Forbidden, TooLarge
+from app.core.settings import settings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 SAFE = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
-QUIET = ("/livez", "/readyz", "/metrics")
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+NOT_LOGGED = ("/livez", "/readyz", "/metrics")
+CARD_BYTES = 8 << 20
+"""Maximum size of the card of an imported model."""
 log = structlog.get_logger("access")
 
 
-class Observed:
-    """Gives the request an id, which its log lines and its answer carry, and measures it."""
+class RequestLog:
+    """Gives each request an id, for its log lines and its answer, and measures how long the answer takes."""
 
-    def __init__(self, app: ASGIApp, observe: Callable[[str, str, int, float], None]):
-        self.app, self.observe = app, observe
+    def __init__(self, app: ASGIApp, seconds: Histogram):
+        self.app, self.seconds = app, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = Headers(scope=scope).get("x-request-id", "")
-        scope["request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        sent_id = Headers(scope=scope).get("x-request-id", "")
+        scope["request_id"] = sent_id if REQUEST_ID.fullmatch(sent_id) else uuid.uuid4().hex
         method, start, status = "HEAD" if scope.get("head") else scope["method"], perf_counter(), 500
 
         async def answer(message: Message) -> None:
@@ -46,13 +50,14 @@ class Observed:
                 await self.app(scope, receive, answer)
             finally:
                 seconds = perf_counter() - start
-                self.observe(method, getattr(scope.get("route"), "path", "none"), status, seconds)
-                if scope["path"] not in QUIET:
+                label, route = method if method in METHODS else "other", getattr(scope.get("route"), "path", "none")
+                self.seconds.labels(label, route, str(status)).observe(seconds)
+                if scope["path"] not in NOT_LOGGED:
                     log.debug("request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))
 
 
-class Heads:
-    """HEAD is GET without the body; routes see GET, and `scope["head"]` where computing a body is dear."""
+class HeadRequests:
+    """Answers HEAD as GET without the body. Routes see GET, and `scope["head"]` where a body is slow to compute."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -60,7 +65,7 @@ class Heads:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "HEAD":
             return await self.app(scope, receive, send)
-        # a copy: the server looks at its own scope to know that a HEAD answer has no body
+        # a copy: the server reads its own scope to know that the answer has no body
         inner = {**scope, "method": "GET", "head": True}
 
         async def bare(message: Message) -> None:
@@ -70,33 +75,43 @@ class Heads:
 
 
 class BodyLimit:
-    """No body grows beyond `largest(scope)` bytes: by its Content-Length, or while it streams in."""
+    """Refuses bodies above the limit of their path, by Content-Length or while they arrive."""
 
-    def __init__(self, app: ASGIApp, largest: Callable[[Scope], int]):
-        self.app, self.largest = app, largest
+    def __init__(self, app: ASGIApp):
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        limit, seen = self.largest(scope), 0
+        limit, size = max_body_bytes(scope), 0
         length = Headers(scope=scope).get("content-length", "0")
         if len(length) >= 20 or (length.isdecimal() and int(length) > limit):
-            error = TooLarge(f"The body may have {limit} bytes here.")
+            error = TooLarge(f"The body has more than {limit} bytes, the maximum for this path.")
             return await problem(error, scope, {"Connection": "close"})(scope, receive, send)
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal size
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            size += len(message.get("body", b""))
+            if size > limit:
                 raise HTTPException(413)
             return message
 
         await self.app(scope, counted, send)
 
 
-class KnownHosts:
-    """Refuses requests for other hosts: a web page must not reach a local service under a name of its own."""
+def max_body_bytes(scope: Scope) -> int:
+    """The limit of a request: uploads of datasets and models have their own, all others that of JSON bodies."""
+    path, method = scope["path"], scope["method"]
+    if method == "POST" and path == "/v1/datasets":
+        return settings().max_body_bytes
+    if method == "PUT" and path.startswith("/v1/models/"):
+        return settings().max_model_bytes + CARD_BYTES + (1 << 16)
+    return settings().max_json_bytes
+
+
+class TrustedHosts:
+    """Refuses requests for other hosts, so that a web page cannot reach a local service by DNS rebinding."""
 
     def __init__(self, app: ASGIApp, hosts: list[str]):
         self.app, self.hosts = app, {host.lower() for host in hosts}
@@ -104,10 +119,11 @@ class KnownHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._known(Headers(scope=scope).get("host", "")):
             return await self.app(scope, receive, send)
-        remedy = "Use one of the names in ANAMORPH_ALLOWED_HOSTS, or add this one."
-        await problem(Forbidden("The service does not answer for this Host.", remedy=remedy), scope)(
-            scope, receive, send
+        error = Forbidden(
+            "The service does not answer for the host in the header Host.",
+            remedy="Use one of the names in ANAMORPH_ALLOWED_HOSTS, or add this one to the list.",
         )
+        await problem(error, scope)(scope, receive, send)
 
     def _known(self, host: str) -> bool:
         try:

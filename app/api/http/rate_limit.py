@@ -1,4 +1,4 @@
-"""How often one key, or one address without a valid key, may ask."""
+"""Rate limits: by key, or by address for requests without a valid key."""
 
 import math
 import time
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class Rates:
-    """Counts in the broker, so that all web fronts share one count; in memory without one."""
+    """Counts in the broker, so that all web fronts share one count; without a broker in memory."""
 
     def __init__(self, rate: str, redis_url: str | None = None):
         self.limit: RateLimitItem = parse(rate)
@@ -24,16 +24,16 @@ class Rates:
         self.policy = f'"default";q={self.limit.amount};w={self.limit.get_expiry()}'
 
     async def take(self, who: str) -> dict[str, str]:
-        """Counts one request; gives the headers that say what is left. Raises RateLimited."""
+        """Counts one request. Returns the headers that say how many are left. Raises RateLimited."""
         try:
             allowed = await self.limiter.hit(self.limit, who)
             resets, remaining = await self.limiter.get_window_stats(self.limit, who)
-        except (RedisError, OSError) as error:  # a count that cannot be kept is no reason to refuse anybody
+        except (RedisError, OSError) as error:  # without a count nobody is refused
             log.warning("rates.uncounted", error=type(error).__name__)
             return {}
         seconds = max(1, math.ceil(resets - time.time()))
         if not allowed:
-            raise RateLimited(f"More than {self.limit} were asked for.", retry_after=seconds)
+            raise RateLimited(f"More than {self.limit} requests were sent.", retry_after=seconds)
         return {"RateLimit-Policy": self.policy, "RateLimit": f'"default";r={max(0, remaining)};t={seconds}'}
 
     async def close(self) -> None:

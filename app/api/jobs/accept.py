@@ -1,4 +1,4 @@
-"""Making durable jobs: quota, one transaction, then 202 with a place to look."""
+"""Accepting durable jobs: quota, one transaction, then 202 with the location of the job."""
 
 import hashlib
 import json
@@ -13,8 +13,6 @@ from app.core.jobs import state as jobs
 from app.core.jobs.idempotency import is_known
 from app.core.settings import settings
 from app.core.store import datasets as dataset_rows
-from app.core.store import models as model_rows
-from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import reading, transaction
 from app.core.store.keys import Principal
 
@@ -22,7 +20,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        description="A fresh key for each new request, the same for its repetitions: done once, answered each time.",
+        description="A new key for each new request, the same key for its repetitions: the job is made once.",
         min_length=1,
         max_length=255,
         examples=["4a8f0c1e-6c1f-4b7a-9d53-3f1d3c1f6a10"],
@@ -33,7 +31,7 @@ IdempotencyKey = Annotated[
 def accept(
     request: Request, principal: Principal, kind: str, spec: dict[str, Any], key: str | None, same_as: Any = None
 ) -> JSONResponse:
-    """Writes the job and promises it. `same_as` is what repetitions must share, the spec unless given. Blocks."""
+    """Writes the job and answers 202. `same_as`: what repetitions must have in common; default: the spec. Blocks."""
     with transaction() as conn:
         job, replayed = jobs.accept(
             conn,
@@ -43,7 +41,7 @@ def accept(
             key=key,
             fingerprint=_fingerprint(request, spec if same_as is None else same_as),
         )
-    request.app.state.sweeper.wake()
+    request.app.state.sweeper.wake_event.set()
     with reading() as conn:
         view = job_views.one(conn, job)
     headers = {"Location": f"/v1/jobs/{job['id']}", "Retry-After": str(job_views.RETRY_AFTER)}
@@ -52,7 +50,7 @@ def accept(
 
 
 def is_repeat(tenant: str, key: str | None) -> bool:
-    """Whether the key was used before: then the present state must not decide the answer."""
+    """Whether the key was used before: then the first answer is repeated, whatever has changed since."""
     with reading() as conn:
         return key is not None and is_known(conn, tenant, key)
 
@@ -62,12 +60,12 @@ def is_replay(answer: JSONResponse) -> bool:
 
 
 def check_space(tenant: str) -> None:
-    """Raises QuotaExceeded when the tenant stores as much as it may."""
+    """Raises QuotaExceeded when the tenant has stored its maximum of bytes."""
     with reading() as conn:
-        stored = sum(rows.stored_bytes(conn, tenant) for rows in (dataset_rows, model_rows, perturbation_rows))
+        stored = dataset_rows.stored_bytes(conn, tenant)
     if stored >= settings().max_bytes_per_tenant:
         raise QuotaExceeded(
-            f"Datasets and models take {stored} bytes of {settings().max_bytes_per_tenant}.",
+            f"Datasets and models take {stored} bytes; the maximum is {settings().max_bytes_per_tenant}.",
             remedy="Delete some of them.",
         )
 

@@ -1,4 +1,4 @@
-"""Large bodies on their way to a blob: hashed, counted and written as they arrive, never whole in memory."""
+"""Uploads: large bodies are hashed, counted and written to a blob as they arrive, never whole in memory."""
 
 import hashlib
 import tempfile
@@ -24,7 +24,7 @@ KINDS = {
     "application/x-zip-compressed": None,
     "application/x-npz": NPZ,
     "application/octet-stream": None,
-    "application/x-www-form-urlencoded": None,  # what curl says when nobody tells it
+    "application/x-www-form-urlencoded": None,  # the default of curl
     "": None,
 }
 
@@ -40,12 +40,12 @@ class Upload:
 
 
 async def receive(request: Request) -> Upload:
-    """The body of the request, stored. The caller deletes the blob if nothing comes of it."""
+    """Stores the body of the request. The caller deletes the blob if no job is accepted."""
     media = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media not in KINDS or request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMedia(
-            "A dataset comes as a zip or npz file, as the whole body.",
-            remedy="curl --data-binary @images.zip -H 'Content-Type: application/zip' ...",
+            "The body is not a zip or npz file.",
+            remedy="Send the file as the body: curl --data-binary @images.zip -H 'Content-Type: application/zip' ...",
         )
     with incoming() as file:
         digest, size = await _write(request, file)
@@ -57,7 +57,7 @@ async def receive(request: Request) -> Upload:
 
 
 def forget_stale() -> None:
-    """Deletes what a front that was killed left behind: nothing takes a day to arrive."""
+    """Deletes files older than a day: unfinished uploads of processes that were killed."""
     for path in _folder().glob("*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > 86400:
@@ -70,7 +70,7 @@ def _folder() -> Path:
 
 @contextmanager
 def incoming():
-    """An empty file for what arrives; it goes when the block ends."""
+    """An empty temporary file, deleted at the end of the block."""
     folder = _folder()
     with storage_errors():
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,20 +93,20 @@ async def _write(request: Request, file) -> tuple[str, int]:
                 await run_sync(flush)
                 pieces.clear()
     except ClientDisconnect:
-        raise InvalidRequest("The upload broke off.") from None
+        raise InvalidRequest("The connection broke during the upload.") from None
     await run_sync(flush)
     return digest.hexdigest(), size
 
 
 def _kind(path: Path, media: str) -> str:
-    """An npz is a zip whose members are .npy files: the first one tells."""
+    """zip or npz: an npz is a zip whose members are .npy files, so its first member decides."""
     with path.open("rb") as file:
         head = file.read(30 + 256)
     if not head:
         raise InvalidDataset(
-            "The body is empty.", remedy="Send the archive as the body: curl --data-binary @images.zip."
+            "The body is empty.", remedy="Send the archive as the body: curl --data-binary @images.zip ..."
         )
     if not head.startswith(b"PK"):
-        raise InvalidDataset("This is no zip and no npz file.", remedy="Pack the images into a zip.")
+        raise InvalidDataset("The file is neither a zip nor an npz file.", remedy="Pack the images into a zip.")
     name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
     return NPZ if KINDS[media] == NPZ or name.endswith(b".npy") else ZIP

@@ -1,4 +1,4 @@
-"""POST /v1/perturbations/{p}/apply: a universal perturbation put on images, through an inference worker."""
+"""POST /v1/perturbations/{p}/apply: adds a universal perturbation to images, through an inference worker."""
 
 import time
 from typing import Annotated, Any
@@ -7,11 +7,9 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.calls import formats
-from app.api.calls import inputs as intake
-from app.api.calls import responses as replies
+from app.api.calls import formats, inputs, responses
 from app.api.calls.openapi import BASE64, BINARY, IMAGE_TYPES
-from app.api.calls.responses import Asked
+from app.api.calls.responses import ResponseSpec
 from app.api.http.auth import Reader
 from app.api.http.paths import PerturbationPath
 from app.core.calls.client import Call
@@ -27,11 +25,11 @@ APPLY = {"gives": "images", "params": {}, "sheet": False, "json_first": False}
 @router.post(
     "/{p}/apply",
     operation_id="apply_perturbation",
-    summary="Put a universal perturbation on images",
+    summary="Add a universal perturbation to images",
     response_class=Response,
     responses={
         200: {
-            "description": "The perturbed images, in the form that Accept asks for.",
+            "description": "The perturbed images, in the media type that Accept asks for.",
             "content": {media: {"schema": {} if media == formats.JSON else BINARY}
                         for media in formats.offers(APPLY, several=True)},
         }
@@ -52,31 +50,36 @@ async def apply(
     request: Request,
     p: PerturbationPath,
     principal: Reader,
-    model: Annotated[str | None, Query(description="A classifier to ask about the images before and after.")] = None,
+    model: Annotated[
+        str | None,
+        Query(
+            description="Classifier whose predictions for the images before and after are in the answer (JSON only)."
+        ),
+    ] = None,
 ) -> Response:
-    """Predictions of `model` come in JSON; they are those for the very bytes that are sent back."""
-    row = await run_sync(_found, principal.tenant, p)
+    """Predictions of `model` are for exactly the image bytes of the answer."""
+    row = await run_sync(_row, principal.tenant, p)
     victim = await request.app.state.resolver.find(principal.tenant, model) if model else None
     if victim and "Classifies" not in victim.capabilities:
-        raise UnsupportedOperation(f"{victim.name} is a model of family {victim.family} and does not classify.",
+        raise UnsupportedOperation(f"{victim.name} (family {victim.family}) does not support classify.",
                                    field="model")  # fmt: skip
-    inputs = await intake.read(request, "images", settings().call_images)
-    if inputs.params or inputs.texts:
-        raise InvalidRequest("Only images go into the body here.", field=next(iter(inputs.params | inputs.texts))[:80])
-    form = formats.pick(APPLY, request.headers.get("accept"), inputs.rows > 1)
-    request.app.state.watch.insist_on_inference()
+    sent = await inputs.read(request, "images", settings().call_images)
+    if sent.params or sent.texts:
+        name = next(iter(sent.params | sent.texts))[:80]
+        raise InvalidRequest(f"The body takes images only, no {name}.", field=name)
+    form = formats.pick(APPLY, request.headers.get("accept"), sent.rows > 1)
     params = {"perturbation": row["digest"], "model": victim.digest if victim else None}
     deadline = time.time() + settings().call_timeout_seconds
-    found = await request.app.state.calls.submit(
-        Call(row["digest"], "apply_perturbation", params, images=inputs.images, encoding=form.encoding,
-             grid=form.grid, deadline=deadline, weight=inputs.rows)
+    answer = await request.app.state.calls.submit(
+        Call(row["digest"], "apply_perturbation", params, images=sent.images, encoding=form.encoding,
+             grid=form.grid, deadline=deadline, weight=sent.rows)
     )  # fmt: skip
-    found.facts["perturbation"] = row["name"]
+    answer.facts["perturbation"] = row["name"]
     of = (victim.name, victim.digest) if victim else (row["facts"]["model"], row["model_digest"])
-    asked = Asked("apply", *of, form, inputs.several, picture_first=False, seed=None)
-    return await replies.respond(found, asked, {"Cache-Control": "no-store"})
+    spec = ResponseSpec("apply", *of, form, sent.several, picture_first=False, seed=None)
+    return await responses.respond(answer, spec, {"Cache-Control": "no-store"})
 
 
-def _found(tenant: str, name: str) -> dict[str, Any]:
+def _row(tenant: str, name: str) -> dict[str, Any]:
     with reading() as conn:
         return perturbation_rows.get(conn, tenant, name)

@@ -1,4 +1,4 @@
-"""/v1/datasets/{d}/images: a look at the pixels, through an inference worker."""
+"""/v1/datasets/{d}/images: pages of images, read by an inference worker, and the thumbnails."""
 
 import base64
 import time
@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.calls.negotiation import choose
+from app.api.calls.formats import choose
 from app.api.calls.references import imported
 from app.api.http.auth import Reader
 from app.api.http.openapi import problems
@@ -21,8 +21,8 @@ from app.core.store import blobs
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
-PAGE = 256
-"""Most images of a dataset in one answer."""
+MAX_COUNT = 256
+"""Maximum images of a dataset in one answer."""
 
 
 @router.get(
@@ -37,18 +37,18 @@ async def images(
     request: Request,
     d: DatasetPath,
     principal: Reader,
-    split: Annotated[Literal["train", "validation"], Query(description="Which side of the split.")] = "train",
+    split: Annotated[Literal["train", "validation"], Query(description="Side of the split.")] = "train",
     column: Annotated[
-        Literal["images", "input", "target", "a", "b", "masks"] | None, Query(description="By default the first.")
+        Literal["images", "input", "target", "a", "b", "masks"] | None,
+        Query(description="Column of the images. Default: the first."),
     ] = None,
     start: Annotated[int, Query(ge=0, lt=2**31)] = 0,
-    count: Annotated[int, Query(ge=1, le=PAGE)] = 64,
+    count: Annotated[int, Query(ge=1, le=MAX_COUNT)] = 64,
 ) -> Response:
-    """PNGs in base64 with their labels, or one picture of them all."""
+    """JSON: each image as base64 of a PNG, with its label. image/png: one picture of all."""
     media = choose(request.headers.get("accept"), ["application/json", "image/png"])
     row = await run_sync(imported, principal.tenant, d)
     params = {"dataset": row["digest"], "split": split, "column": column, "start": start, "count": count}
-    request.app.state.watch.insist_on_inference()
     deadline = time.time() + settings().call_timeout_seconds
     answer = await request.app.state.calls.submit(
         Call(row["digest"], "dataset_images", params, grid=media == "image/png", deadline=deadline, weight=count)
@@ -65,25 +65,25 @@ async def images(
 @router.get(
     "/{d}/thumbnails.png",
     operation_id="get_dataset_thumbnails",
-    summary="A dataset at a glance",
+    summary="Thumbnails of a dataset",
     response_class=Response,
     responses={200: {"content": PNG}},
     openapi_extra=problems(404, 409),
 )
 def thumbnails(d: DatasetPath, principal: Reader) -> Response:
-    """One picture of a few small images, made when the dataset was imported."""
+    """One picture of a few small images, made during the import."""
     row = imported(principal.tenant, d)
     try:
         picture = blobs.get(f"datasets/{row['digest']}/thumbnails.png")
     except FileNotFoundError:
-        raise NotFound("This dataset has no thumbnails.") from None
+        raise NotFound(f"Dataset {d} has no thumbnails.") from None
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
 
 def _labelled(images: list[bytes], labels: list[int] | None, classes: list[str] | None) -> list[wire.DatasetImage]:
-    found = []
+    items = []
     for position, image in enumerate(images):
         index = labels[position] if labels else None
         label = None if index is None else classes[index] if classes else str(index)
-        found.append(wire.DatasetImage(image=base64.b64encode(image).decode(), label=label, index=index))
-    return found
+        items.append(wire.DatasetImage(image=base64.b64encode(image).decode(), label=label, index=index))
+    return items

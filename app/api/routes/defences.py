@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat
-from app.api.jobs.requirements import suitable_dataset, suitable_model
+from app.api.jobs.requirements import require_dataset, require_model
 from app.core import catalog, wire
 from app.core.catalog import Catalog
 from app.core.errors import InvalidRequest
@@ -46,7 +46,7 @@ def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: 
     spec["detector"] = completed(entries, "detectors", body.detector, "/detector")
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = suitable_model(principal.tenant, body.model, ("Classifies",), "A defence")
+        found = require_model(principal.tenant, body.model, ("Classifies",), "A defence")
         spec["model"] = found.exact
         check_named(entries, principal.tenant, spec)
     return accept(request, principal, "defence", spec, key, same_as=body.model_dump())
@@ -70,7 +70,7 @@ def check_named(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:
     ]:
         for name, field in entries[section][part["kind"]]["params"]["properties"].items():
             if field.get("format") == "model":
-                found = suitable_model(tenant, part[name], (), "A defence", f"{pointer}/{name}")
+                found = require_model(tenant, part[name], (), "A defence", f"{pointer}/{name}")
                 part[name] = found.exact
     if "dataset" in spec:
-        suitable_dataset(tenant, spec["dataset"], ("images",), "A detector")
+        require_dataset(tenant, spec["dataset"], ("images",), "A detector")

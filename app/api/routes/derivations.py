@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.calls.prepare import check_able
+from app.api.calls.prepare import require_operation
 from app.api.http.auth import Writer
 from app.api.http.openapi import problems
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, is_repeat
-from app.api.jobs.requirements import Data, check_size, columns_of, suitable_dataset, suitable_model
+from app.api.jobs.requirements import Data, check_size, columns_of, require_dataset, require_model
 from app.api.routes.datasets import check_free
 from app.core import catalog, wire
 from app.core.catalog import Catalog
@@ -35,9 +35,9 @@ def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: 
     spec["params"] = catalog.complete(operation_of(entries, body.operation)["params"], body.params, "/params")
     if not is_repeat(principal.tenant, key):
         check_free(principal.tenant, body.name, key)
-        row = suitable_dataset(principal.tenant, body.dataset, (), "A derivation")
-        found = suitable_model(principal.tenant, body.model, (), "A derivation")
-        check_able(entries, found, body.operation)
+        row = require_dataset(principal.tenant, body.dataset, (), "A derivation")
+        found = require_model(principal.tenant, body.model, (), "A derivation")
+        require_operation(entries, found, body.operation)
         check_column(row, body.column)
         check_size(principal.tenant, found, row, entries["operations"][body.operation]["any_size"])
         spec["model"] = found.exact

@@ -50,7 +50,7 @@ async def ready(request: Request) -> Response:
     responses={200: {"content": NUMBERS}},
 )
 def metrics(request: Request, principal: Admin) -> Response:
-    return Response(request.app.state.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 async def _broker(request: Request) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
-from app.api.calls.negotiation import choose
+from app.api.calls.formats import choose
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import JobPath, Limit
@@ -78,7 +78,7 @@ def resume(request: Request, id: JobPath, principal: Writer) -> wire.Job:
     """A failed or canceled training, report or fit of a perturbation goes on from its last checkpoint."""
     with transaction() as conn:
         view = job_views.one(conn, jobs.resume(conn, principal.tenant, id))
-    request.app.state.sweeper.wake()
+    request.app.state.sweeper.wake_event.set()
     return view
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request
 
 from app.api.http.auth import Admin
 from app.api.http.openapi import problems
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.core import wire
 from app.core.store import keys
 from app.core.store.database import reading, transaction
@@ -47,5 +47,5 @@ def revoke(request: Request, id: KeyPath, principal: Admin) -> dict[str, Any]:
     """Refused from now on; other web fronts may take it for five more seconds."""
     with transaction() as conn:
         row = keys.revoke(conn, id)
-    request.app.state.doorman.forget()
+    request.app.state.authenticator.forget()
     return row

@@ -6,12 +6,10 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.calls import etags
-from app.api.calls import responses as replies
+from app.api.calls import formats, responses
 from app.api.calls.defer import defer
 from app.api.calls.openapi import documented
-from app.api.calls.prefer import Preferences
-from app.api.calls.prepare import Task, check_able, prepare
+from app.api.calls.prepare import Preferences, Task, prepare, require_operation
 from app.api.http.auth import Reader
 from app.api.http.paths import ModelPath
 from app.core.calls.client import Call
@@ -32,17 +30,17 @@ def router(entries: Catalog) -> APIRouter:
 
 def _endpoint(name: str) -> Callable[..., Awaitable[Response]]:
     async def operate(request: Request, m: ModelPath, principal: Reader) -> Response:
-        return await answer(request, name, m, principal)
+        return await respond_to(request, name, m, principal)
 
     return operate
 
 
-async def answer(request: Request, operation: str, reference: str, principal: Principal) -> Response:
-    """One request to one model, from its headers to the response."""
+async def respond_to(request: Request, operation: str, reference: str, principal: Principal) -> Response:
+    """The response to one request to one model."""
     state, prefer = request.app.state, Preferences.read(request.headers.get("prefer"))
-    found = await state.resolver.find(principal.tenant, reference)
-    check_able(state.catalog, found, operation)
-    task = await prepare(request, operation, found, principal, prefer)
+    model = await state.resolver.find(principal.tenant, reference)
+    require_operation(state.catalog, model, operation)
+    task = await prepare(request, operation, model, principal, prefer)
     if prefer.respond_async:
         return await defer(request, task)
     if request.method == "GET":
@@ -51,16 +49,16 @@ async def answer(request: Request, operation: str, reference: str, principal: Pr
 
 
 async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
-    """GET: one address, the same bytes; a client that has them is told so before anything is computed."""
-    form = task.asked.format
-    what = task.operation, task.found.digest, sorted(task.params.items())
-    etag = etags.tag(*what, form.media, form.grid, settings().executor)
-    headers = replies.base_headers(task.asked) | {"ETag": etag, "Cache-Control": _caching(task)}
-    if task.picked:
+    """GET: equal requests give equal bytes, so a client that has them gets 304 before anything is computed."""
+    form = task.response.format
+    parts = task.operation, task.model.digest, sorted(task.params.items())
+    etag = formats.tag(*parts, form.media, form.grid, settings().executor)
+    headers = responses.base_headers(task.response) | {"ETag": etag, "Cache-Control": _caching(task)}
+    if task.random_seed:
         query = request.url.include_query_params(seed=task.params["seed"]).query
-        pinned = f"{task.found.name}@{task.found.digest[:16]}"
+        pinned = f"{task.model.name}@{task.model.digest[:16]}"
         headers["Content-Location"] = f"/v1/models/{pinned}/{task.operation}?{query}"
-    elif etags.matches(request.headers.get("if-none-match"), etag):
+    elif formats.matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     if request.scope.get("head"):
         return Response(media_type=form.media, headers=headers)
@@ -68,11 +66,10 @@ async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
 
 
 async def compute(request: Request, task: Task, prefer: Preferences, headers: dict[str, str]) -> Response:
-    """Sends the call to the inference lane and waits."""
-    state, form, start = request.app.state, task.asked.format, time.perf_counter()
-    state.watch.insist_on_inference()
+    """Sends the call to an inference worker and waits for the answer."""
+    state, form, start = request.app.state, task.response.format, time.perf_counter()
     call = Call(
-        model=task.found.digest,
+        model=task.model.digest,
         operation=task.operation,
         params=task.params,
         images=task.inputs.images,
@@ -83,17 +80,17 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
         weight=task.weight,
     )
     try:
-        found = await state.calls.submit(call)
+        answer = await state.calls.submit(call)
     except AnamorphError as error:
-        state.telemetry.calls.labels(task.operation, error.code).inc()
+        state.metrics.calls.labels(task.operation, error.code).inc()
         raise
-    state.telemetry.calls.labels(task.operation, "ok").inc()
-    found.timings["total"] = (time.perf_counter() - start) * 1000
-    return await replies.respond(found, task.asked, headers | prefer.applied)
+    state.metrics.calls.labels(task.operation, "ok").inc()
+    answer.timings["total"] = (time.perf_counter() - start) * 1000
+    return await responses.respond(answer, task.response, headers | prefer.applied)
 
 
 def _caching(task: Task) -> str:
-    if task.picked:
+    if task.random_seed:
         return "no-store"
-    lasting = task.found.pinned and not task.params.get("dataset")  # a dataset's name may come to mean another
+    lasting = task.model.pinned and not task.params.get("dataset")  # the name of a dataset may get other content
     return "private, max-age=31536000, immutable" if lasting else "private, no-cache"

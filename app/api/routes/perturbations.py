@@ -9,9 +9,9 @@ from app.api.calls.openapi import BINARY
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import Cursor, Limit, PerturbationPath
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat
-from app.api.jobs.requirements import check_size, suitable_dataset, suitable_model
+from app.api.jobs.requirements import check_size, require_dataset, require_model
 from app.core import catalog, names, wire
 from app.core.errors import NotFound
 from app.core.store import blobs
@@ -52,9 +52,9 @@ def create(request: Request, body: wire.PerturbationRequest, principal: Writer, 
     spec["config"] = catalog.complete(request.app.state.catalog["perturbations"]["universal"]["params"], given)
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = suitable_model(principal.tenant, body.model, ("Classifies",), "A universal perturbation")
+        found = require_model(principal.tenant, body.model, ("Classifies",), "A universal perturbation")
         spec["model"] = found.exact
-        data = suitable_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
+        data = require_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
         check_size(principal.tenant, found, data)
         with reading() as conn:
             perturbation_rows.check_free(conn, principal.tenant, body.name or "")

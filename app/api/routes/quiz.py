@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import ModelPath
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.core import catalog, wire
 from app.core.calls.client import Answer, Call
 from app.core.errors import Conflict, NotFound, UnsupportedOperation
@@ -140,7 +140,5 @@ async def _verdict(request: Request, row: dict[str, Any], question: Question) ->
 async def _call(
     request: Request, model: str, operation: str, params: dict[str, Any], images: list[bytes] | None = None
 ) -> Answer:
-    state = request.app.state
-    state.watch.insist_on_inference()
     deadline = time.time() + settings().call_timeout_seconds
-    return await state.calls.submit(Call(model, operation, params, images=images, deadline=deadline))
+    return await request.app.state.calls.submit(Call(model, operation, params, images=images, deadline=deadline))

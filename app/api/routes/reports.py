@@ -7,9 +7,9 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
-from app.api.http.strict_json import StrictRoute
+from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, is_repeat
-from app.api.jobs.requirements import check_size, suitable_dataset, suitable_model
+from app.api.jobs.requirements import check_size, require_dataset, require_model
 from app.core import catalog, wire
 from app.core.catalog import Catalog
 from app.core.catalog import cost as prices
@@ -55,9 +55,9 @@ def create(
     spec = body.model_dump(exclude_none=True, exclude={"attacks", "eps"})
     spec["params"] = completed(entries, entry, body)
     if dry_run or not is_repeat(principal.tenant, key):
-        found = suitable_model(principal.tenant, body.model, entry["needs"], f"The report {body.report}")
+        found = require_model(principal.tenant, body.model, entry["needs"], f"The report {body.report}")
         spec["model"] = found.exact
-        data = suitable_dataset(principal.tenant, body.dataset, entry["columns"], f"The report {body.report}")
+        data = require_dataset(principal.tenant, body.dataset, entry["columns"], f"The report {body.report}")
         check_size(principal.tenant, found, data)
         spec["params"] |= beside(entries, principal.tenant, spec["params"])
         if entry.get("price"):

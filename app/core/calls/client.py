@@ -1,7 +1,7 @@
-"""The front end's side of the inference lane: calls coalesce into micro-batches, answers come back on one list.
+"""The web front's side of calls: they are collected into micro-batches, answers come back on one list.
 
-No timer: while fewer than `in_flight` micro-batches are out, whatever waits leaves at the end of the loop's tick; what
-arrives meanwhile is the next micro-batch. Nothing here is durable: a call has a deadline and its client may repeat it.
+There is no timer: while fewer than `in_flight` micro-batches are unanswered, all waiting calls are sent at the end of
+the event loop's tick; calls that arrive meanwhile form the next one. Nothing here is durable: a call has a deadline.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from app.core.calls.messages import QUEUE, Answer, Call, pack_calls, task_message, unpack_reply
 from app.core.errors import AnamorphError, DeadlineExceeded, Overloaded, Unavailable, WorkerLost
 
-BATCH_BYTES = 8 << 20  # one entry must not keep the broker's only thread from everybody else
+BATCH_BYTES = 8 << 20  # larger entries would occupy the broker's only thread for too long
 BROKER_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 log = structlog.get_logger(__name__)
 
@@ -52,6 +52,7 @@ class CallClient:
         self.batch, self.in_flight, self.queue_limit = batch, in_flight, queue_limit
         self.replies = f"replies:{uuid.uuid4().hex}"
         self.waiting_weight = 0
+        self.has_workers = True  # set by whoever watches the workers
         self._seconds_per_image = 0.01
         self._queue: deque[_Waiting] = deque()
         self._calls: dict[int, _Waiting] = {}
@@ -59,7 +60,7 @@ class CallClient:
         self._numbers = itertools.count(1)
         self._armed = False
         self._tasks: set[asyncio.Task] = set()
-        once = Retry(NoBackoff(), 1)  # a connection that went stale while idle is replaced without a word
+        once = Retry(NoBackoff(), 1)  # a connection that broke while idle is replaced silently
         timeouts = {"socket_connect_timeout": 2, "socket_keepalive": True} if not redis_url.startswith("unix") else {}
         self._sender = Redis.from_url(redis_url, socket_timeout=5, retry=once, **timeouts)
         self._listener = Redis.from_url(redis_url, socket_timeout=15, retry=Retry(NoBackoff(), 0), **timeouts)
@@ -84,9 +85,11 @@ class CallClient:
         return False
 
     async def submit(self, call: Call) -> Answer:
-        """The answer to `call`. Raises what the worker raised, Overloaded, Unavailable or DeadlineExceeded."""
+        """The answer. Raises the error of the worker, WorkerLost, Overloaded, Unavailable or DeadlineExceeded."""
+        if not self.has_workers:
+            raise WorkerLost("No inference worker is running.", retry_after=3)
         if self.waiting_weight and self.waiting_weight + call.weight > self.queue_limit:
-            raise Overloaded(f"{self.waiting_weight} images wait already.", retry_after=self.wait_seconds())
+            raise Overloaded(f"{self.waiting_weight} images are waiting already.", retry_after=self.wait_seconds())
         waiting = _Waiting(next(self._numbers), call, asyncio.get_running_loop().create_future())
         self._calls[waiting.number] = waiting
         self._queue.append(waiting)
@@ -101,20 +104,20 @@ class CallClient:
             self._forget(waiting)
 
     async def recover(self) -> None:
-        """After a lost connection or a change among the workers: what is out may be lost, so it is sent once more.
+        """Sends unanswered micro-batches once more, after a lost connection or a change of the workers.
 
-        Answers depend on the request alone, and one that comes twice is dropped. A second loss is the client's to know.
+        Answers depend on the request alone, and the second of two is dropped. A batch lost twice raises WorkerLost.
         """
         for batch in list(self._batches):
             if batch.repeated:
                 for waiting in list(batch.members.values()):
-                    self._fail(waiting, WorkerLost("The worker stopped while answering.", retry_after=2))
+                    self._fail(waiting, WorkerLost("The worker stopped before it answered.", retry_after=2))
             else:
                 batch.repeated = True
                 await self._send(batch)
 
     def wait_seconds(self) -> int:
-        """How long what waits now will take: what a refused client is told."""
+        """Estimated seconds until the calls that wait now are answered, for Retry-After."""
         return min(60, max(1, math.ceil(self.waiting_weight * self._seconds_per_image)))
 
     @property
@@ -123,10 +126,13 @@ class CallClient:
 
     def _late(self, waiting: _Waiting) -> AnamorphError:
         if waiting.batch is None:
-            return Overloaded("The call was not started before its deadline.", retry_after=self.wait_seconds())
+            return Overloaded(
+                "The call did not start before its deadline.",
+                retry_after=self.wait_seconds(),
+            )
         return DeadlineExceeded(
-            "No worker answered in time.",
-            remedy="Ask for less, or send 'Prefer: respond-async' to make it a job.",
+            "No worker answered before the deadline.",
+            remedy="Ask for less, or send 'Prefer: respond-async' to make the request a job.",
             retry_after=5,
         )
 
@@ -183,7 +189,7 @@ class CallClient:
         pause = 0.05
         while True:
             try:
-                found = await self._listener.blpop([self.replies], timeout=5)
+                reply = await self._listener.blpop([self.replies], timeout=5)
                 pause = 0.05
             except BROKER_ERRORS as error:
                 log.warning("calls.broker_lost", error=type(error).__name__)
@@ -191,13 +197,13 @@ class CallClient:
                 pause = min(2.0, pause * 2)
                 await self.recover()
                 continue
-            if found:
-                self._deliver(found[1])
+            if reply:
+                self._deliver(reply[1])
 
     def _deliver(self, reply: bytes) -> None:
         try:
             outcomes = list(unpack_reply(reply))
-        except Exception:  # whoever wrote this was no worker of ours; the listener must live on
+        except Exception:  # not written by a worker of ours; the listener must go on
             log.exception("calls.unreadable_reply", size=len(reply))
             return
         for number, outcome in outcomes:

@@ -1,6 +1,7 @@
 """The datasets that come with the service, as facts; the loaders are in the workers, the data in Python packages."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -45,12 +46,12 @@ class Builtin:
         """What it has to learn from, whether imported or not."""
         return COLUMNS[self.layout]
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
-        """What is known of an import before there is one, in the shape of an imported dataset's facts."""
-        known = ("layout", "height", "width", "channels", "classes", "twins")
+        """The facts of the dataset before it is imported, in the form of the facts of an imported one."""
+        names = ("layout", "height", "width", "channels", "classes", "twins")
         columns = {"train": dict.fromkeys(self.columns, self.count)}
-        return {name: getattr(self, name) for name in known} | {"columns": columns}
+        return {name: getattr(self, name) for name in names} | {"columns": columns}
 
     @property
     def installed(self) -> bool:

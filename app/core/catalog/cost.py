@@ -127,10 +127,10 @@ def _of(entry: dict[str, Any], config: dict[str, Any], shape: dict[str, int]) ->
 
 def check(price: dict[str, int]) -> None:
     """Raises QuotaExceeded with the price when it is beyond what one job may cost."""
-    most = settings().max_passes_per_job
-    if price["passes"] > most:
+    limit = settings().max_passes_per_job
+    if price["passes"] > limit:
         raise QuotaExceeded(
-            f"This would take up to {price['passes']:,} passes through the model; one job may take {most:,}.",
+            f"The job would take up to {price['passes']:,} passes through the model; the maximum is {limit:,}.",
             remedy="Ask for fewer images, attacks, steps or values of eps.",
-            price=price | {"limit": most},
+            price=price | {"limit": limit},
         )

@@ -1,10 +1,17 @@
-"""JSON schemas in plain words, for the sentences that tell a client what was given and what is allowed."""
+"""JSON schemas and values in plain words, for the sentences that tell a client what is allowed and what was sent."""
 
 import json
 from collections.abc import Iterable
 from typing import Any
 
+from app.core.names import NAME, REFERENCE
+
 Schema = dict[str, Any]
+
+NAMES = "1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit"
+PATTERNS = {f"^{NAME.pattern}$": NAMES, f"^{REFERENCE.pattern}$": "the name of a model, or name@digest for one version"}
+"""Regular expressions in words."""
+BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 
 KINDS = {
     "integer": "a whole number",
@@ -18,7 +25,7 @@ KINDS = {
 
 
 def describe(schema: Schema, root: Schema | None = None) -> str:
-    """The values a schema allows: 'a whole number from 1 to 4096'."""
+    """The values a schema allows: 'a whole number between 1 and 4096'."""
     root = root or schema
     schema = resolve(schema, root)
     if "const" in schema:
@@ -32,6 +39,8 @@ def describe(schema: Schema, root: Schema | None = None) -> str:
         case ["integer" | "number" as kind]:
             return KINDS[kind] + _range(schema)
         case ["string"]:
+            if schema.get("pattern") in PATTERNS:
+                return PATTERNS[schema["pattern"]]
             form = f" of the form {schema['pattern']}" if "pattern" in schema else ""
             form = f" such as {json.dumps(schema['examples'][0])}" if schema.get("examples") else form
             return KINDS["string"] + _sizes(schema, "Length", "characters") + form
@@ -45,7 +54,7 @@ def describe(schema: Schema, root: Schema | None = None) -> str:
 
 
 def resolve(schema: Schema, root: Schema) -> Schema:
-    """Follows `#/$defs/Name`, the only references pydantic writes."""
+    """The schema with a reference `#/$defs/Name` resolved; pydantic writes no others."""
     while "$ref" in schema:
         beside = {key: value for key, value in schema.items() if key != "$ref"}
         schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]] | beside
@@ -62,41 +71,39 @@ def kinds(schema: Schema, root: Schema) -> list[str]:
     return kind if isinstance(kind, list) else [kind]
 
 
-def kind_of(value: Any) -> str:
-    """What a client gave, without repeating it."""
+def sent(value: Any) -> str:
+    """A value as an error repeats it: numbers and short texts as they are, lists and objects by their kind."""
     match value:
-        case None:
-            return "null"
-        case bool():
-            return "true or false"
-        case int():
-            return "a whole number"
-        case float():
-            return "a number"
+        case None | bool() | int() | float():
+            return json.dumps(value)[:40]
         case str():
-            return "text"
+            return quoted(value)
         case list() | tuple():
-            return "a list"
+            return f"a list of {len(value)} items" if len(value) != 1 else "a list of 1 item"
     return "an object"
+
+
+def quoted(text: str) -> str:
+    """A text in quotation marks, in ASCII, cut after 60 characters."""
+    return json.dumps(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def joined(words: Iterable[str], last: str = "and") -> str:
     """'a, b or c'."""
-    *head, tail = words
+    *head, tail = [*words] or [""]
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
-def _range(schema: Schema) -> str:
+def between(schema: Schema) -> str | None:
+    """The bounds of a number: 'between 1 and 9', 'above 0 and at most 1'; None without any."""
     if "minimum" in schema and "maximum" in schema:
-        return f" from {schema['minimum']} to {schema['maximum']}"
-    words = {
-        "minimum": "of at least",
-        "exclusiveMinimum": "above",
-        "maximum": "of at most",
-        "exclusiveMaximum": "below",
-    }
-    bounds = [f"{word} {schema[key]}" for key, word in words.items() if key in schema]
-    return f" {joined(bounds)}" if bounds else ""
+        return f"between {schema['minimum']} and {schema['maximum']}"
+    return joined([f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema]) or None
+
+
+def _range(schema: Schema) -> str:
+    bounds = between(schema)
+    return f" {bounds}" if bounds else ""
 
 
 def _sizes(schema: Schema, suffix: str, unit: str) -> str:

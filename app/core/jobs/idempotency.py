@@ -37,9 +37,9 @@ def claim_key(conn: Connection, tenant: str, key: str, fingerprint: str) -> Repl
     first = conn.execute(select(keys).where(mine)).one()
     if first.fingerprint != fingerprint:
         raise IdempotencyMismatch(
-            "This idempotency key was used before, for a request with other content.",
+            "The idempotency key was used before for a request with other content.",
             field="Idempotency-Key",
-            remedy="Make a fresh key for each new request; repeat a key only with the same request.",
+            remedy="Use a new key for each new request, and the same key only to repeat a request.",
         )
     return Replay(first.job_id, first.status, first.body)
 

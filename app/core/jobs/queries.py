@@ -1,5 +1,6 @@
-"""Reading jobs: one, a page, the next due, places in the queue. Whatever a client sees is read inside its tenant."""
+"""Queries of jobs: one, a page, the next due, positions in the queue. Clients see the jobs of their tenant only."""
 
+import json
 import re
 from typing import Any
 
@@ -16,13 +17,13 @@ WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def get(conn: Connection, tenant: str, job_id: str, lock: bool = False) -> dict[str, Any]:
-    """The job's row; a foreign job is as absent as one that never was. `lock` keeps it as it is until the commit."""
+    """The row of a job of the tenant; `lock` keeps it unchanged until the commit. Raises NotFound."""
     row = None
     if UUID.fullmatch(job_id):
-        wanted = select(jobs).where(jobs.c.id == job_id, jobs.c.tenant == tenant)
-        row = conn.execute(wanted.with_for_update() if lock else wanted).mappings().one_or_none()
+        statement = select(jobs).where(jobs.c.id == job_id, jobs.c.tenant == tenant)
+        row = conn.execute(statement.with_for_update() if lock else statement).mappings().one_or_none()
     if row is None:
-        raise NotFound("There is no job with this id.")
+        raise NotFound(f"Job {json.dumps(job_id[:60])} was not found.", remedy="GET /v1/jobs lists the jobs.")
     return dict(row)
 
 
@@ -37,15 +38,15 @@ def list_jobs(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of jobs, newest first, and the cursor of the next page (None at the end)."""
     if cursor is not None and not UUID.fullmatch(cursor):
-        raise InvalidRequest("The cursor is not one that a list returned.", field="cursor")
+        raise InvalidRequest("cursor must be the next_cursor of a page.", field="cursor")
     if state is not None and state not in STATES:
-        raise InvalidRequest(f"The status must be one of {', '.join(STATES)}.", field="status")
+        raise InvalidRequest(f"status must be one of {', '.join(STATES)}.", field="status")
     if kind is not None and not WORD.fullmatch(kind):
-        raise InvalidRequest("The kind must be a word such as training.", field="kind")
-    wanted = [jobs.c.tenant == tenant, jobs.c.id < cursor if cursor else true()]
-    wanted += [jobs.c.kind == kind] if kind else []
-    wanted += [jobs.c.state == state] if state else []
-    rows = conn.execute(select(jobs).where(*wanted).order_by(jobs.c.id.desc()).limit(limit + 1)).mappings().all()
+        raise InvalidRequest("kind must be a word such as training.", field="kind")
+    conditions = [jobs.c.tenant == tenant, jobs.c.id < cursor if cursor else true()]
+    conditions += [jobs.c.kind == kind] if kind else []
+    conditions += [jobs.c.state == state] if state else []
+    rows = conn.execute(select(jobs).where(*conditions).order_by(jobs.c.id.desc()).limit(limit + 1)).mappings().all()
     page = [dict(row) for row in rows[:limit]]
     return page, page[-1]["id"] if len(rows) > limit else None
 
@@ -58,12 +59,6 @@ def queue_position(conn: Connection, job_id: str) -> int | None:
     mine = select(waiting.c.turn).where(waiting.c.id == job_id).scalar_subquery()
     ahead = or_(waiting.c.turn < mine, and_(waiting.c.turn == mine, waiting.c.id <= job_id))
     return conn.execute(select(func.count()).select_from(waiting).where(ahead)).scalar_one() or None
-
-
-def active_count(conn: Connection, tenant: str) -> int:
-    """Jobs of the tenant that are queued or running."""
-    active = jobs.c.state.in_(("queued", "running"))
-    return conn.execute(select(func.count()).where(jobs.c.tenant == tenant, active)).scalar_one()
 
 
 def counts(conn: Connection) -> dict[tuple[str, str], int]:

@@ -26,7 +26,7 @@ from app.core.jobs.events import LeaseLost
 from app.core.jobs.idempotency import claim_key, remember
 from app.core.jobs.queries import STATES as STATES
 from app.core.jobs.queries import TERMINAL as TERMINAL
-from app.core.jobs.queries import WORD, active_count, due, get, next_due
+from app.core.jobs.queries import WORD, due, get, next_due
 from app.core.jobs.queries import counts as counts
 from app.core.jobs.queries import list_jobs as list_jobs
 from app.core.jobs.queries import queue_position as queue_position
@@ -124,17 +124,23 @@ def _check_quota(conn: Connection, tenant: str) -> None:
     limit = settings().max_jobs_per_tenant
     if active_count(conn, tenant) >= limit:
         raise QuotaExceeded(
-            f"{limit} jobs are queued or running, as many as one tenant may have.",
-            remedy="Wait for some to end, or cancel some.",
+            f"{limit} jobs are queued or running, the maximum of a tenant.",
+            remedy="Wait until some have ended, or cancel some.",
             retry_after=30,
         )
+
+
+def active_count(conn: Connection, tenant: str) -> int:
+    """Jobs of the tenant that are queued or running."""
+    active = jobs.c.state.in_(("queued", "running"))
+    return conn.execute(select(func.count()).where(jobs.c.tenant == tenant, active)).scalar_one()
 
 
 def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
     """Cancels a queued job at once and asks the holder of a running one to stop. Canceling twice is no error."""
     job = get(conn, tenant, job_id, lock=True)
     if job["state"] in ("succeeded", "failed"):
-        raise Conflict(f"The job has {job['state']} already and cannot be canceled.", state=job["state"])
+        raise Conflict(f"The job has already {job['state']}, so it cannot be canceled.", state=job["state"])
     mine = jobs.c.id == job_id
     asked = update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
     _change(conn, _end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
@@ -151,7 +157,7 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
     ended = and_(jobs.c.id == job_id, jobs.c.state.in_(("failed", "canceled")))
     again = _queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
     if not _change(conn, again, "queued", {"why": "resumed"}):
-        raise Conflict(f"The job is {job['state']}; only a failed or canceled one resumes.", state=job["state"])
+        raise Conflict(f"The job is {job['state']}; only a failed or canceled job can be resumed.", state=job["state"])
     return get(conn, tenant, job_id)
 
 
@@ -286,11 +292,11 @@ def sweep(conn: Connection) -> int:
     wanted = expired & ~jobs.c.cancel_requested
     once_more = {"failures": jobs.c.failures + 1, "run_after": clock()}
     lost = AttemptsExhausted(
-        "The worker disappeared while the job ran, as often as the job may fail.",
-        remedy="Resume the training, or submit the job again; a job too big for the worker's memory fails like this.",
+        "The worker disappeared in each attempt to run the job.",
+        remedy="Resume the training, or submit the job again. The worker may have too little memory for it.",
         cause="worker-lost",
     ).problem()
-    late = DeadlineExceeded("The job's deadline passed before a worker was free.").problem()
+    late = DeadlineExceeded("The deadline of the job passed before a worker was free.").problem()
     too_late = and_(jobs.c.state == "queued", jobs.c.deadline <= clock())
     return (
         _change(conn, _end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})

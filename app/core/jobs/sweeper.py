@@ -56,20 +56,17 @@ def tidy(bind: Engine | None = None) -> None:
 
 
 class Sweeper(threading.Thread):
-    """`wake()` after each commit that queued a job makes its ring go out at once, off the request's path."""
+    """Set `wake_event` after each commit that queued a job: the notification is then sent at once, by this thread."""
 
     def __init__(self, bind: Engine | None = None):
         super().__init__(name="sweeper", daemon=True)
         self.bind = bind
-        self._wake_event = threading.Event()
+        self.wake_event = threading.Event()
         self._stopping = False
-
-    def wake(self) -> None:
-        self._wake_event.set()
 
     def stop(self) -> None:
         self._stopping = True
-        self._wake_event.set()
+        self.wake_event.set()
         self.join(timeout=10)
 
     def run(self) -> None:
@@ -84,5 +81,5 @@ class Sweeper(threading.Thread):
             except Exception:
                 log.exception("sweep_failed")
             rounds += 1
-            self._wake_event.wait(settings().sweep_seconds)
-            self._wake_event.clear()
+            self.wake_event.wait(settings().sweep_seconds)
+            self.wake_event.clear()

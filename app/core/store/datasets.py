@@ -1,4 +1,4 @@
-"""Datasets as rows, and the built-in ones beside them. Everything is read and written inside one tenant."""
+"""Datasets: rows of imported ones, and the built-in ones. Everything is read and written inside one tenant."""
 
 from typing import Any
 
@@ -6,9 +6,10 @@ from sqlalchemy import Connection, func, select, update
 
 from app.core import catalog, names
 from app.core.catalog.builtin_datasets import BUILTINS, Builtin
+from app.core.catalog.describe import quoted
 from app.core.errors import Conflict, NotFound
 from app.core.store.database import clock
-from app.core.store.tables import datasets, jobs
+from app.core.store.tables import datasets, jobs, models, perturbations
 
 Row = dict[str, Any]
 
@@ -32,18 +33,20 @@ def get(conn: Connection, tenant: str, name: str) -> Row | Builtin:
 def page(conn: Connection, tenant: str, limit: int, after: str | None = None) -> tuple[list[Row | Builtin], str | None]:
     """A page of datasets by name, the built-in ones among them, and the cursor of the next page."""
     imported = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars()
-    order = sorted(name for name in {*imported, *BUILTINS} if name > (after or ""))  # collations differ, ours does not
+    order = sorted(
+        name for name in {*imported, *BUILTINS} if name > (after or "")
+    )  # Python's order, whatever the collation of the database
     rows = conn.execute(select(datasets).where(_alive(tenant), datasets.c.name.in_(order[:limit]))).mappings()
-    found: dict[str, Row | Builtin] = dict(BUILTINS) | {row["name"]: dict(row) for row in rows}
-    return [found[name] for name in order[:limit]], order[limit - 1] if len(order) > limit else None
+    by_name: dict[str, Row | Builtin] = dict(BUILTINS) | {row["name"]: dict(row) for row in rows}
+    return [by_name[name] for name in order[:limit]], order[limit - 1] if len(order) > limit else None
 
 
 def remove(conn: Connection, tenant: str, name: str) -> None:
-    """Hides a dataset and frees its name. The arrays may be others' too, or a training's: the janitor sees to them."""
-    gone = conn.execute(update(datasets).where(_alive(tenant), datasets.c.name == name).values(deleted_at=clock()))
-    if not gone.rowcount:
+    """Hides a dataset and frees its name. Its arrays are deleted later (jobs/cleanup.py), when nothing needs them."""
+    hide = update(datasets).where(_alive(tenant), datasets.c.name == name).values(deleted_at=clock())
+    if not conn.execute(hide).rowcount:
         if name in BUILTINS:
-            raise Conflict("A built-in dataset that is not imported cannot be deleted.")
+            raise Conflict(f"The built-in dataset {name} is not imported, so there is nothing to delete.")
         raise _absent(conn, tenant, name)
 
 
@@ -55,8 +58,16 @@ def importing(conn: Connection, tenant: str, name: str) -> str | None:
 
 
 def stored_bytes(conn: Connection, tenant: str) -> int:
-    statement = select(func.coalesce(func.sum(datasets.c.bytes), 0)).where(_alive(tenant))
-    return conn.execute(statement).scalar_one()
+    """Bytes of the datasets, models and perturbations of a tenant."""
+    sums = (
+        select(func.coalesce(func.sum(table.c.bytes), 0)).where(mine)
+        for table, mine in (
+            (datasets, _alive(tenant)),
+            (models, models.c.tenant == tenant),
+            (perturbations, perturbations.c.tenant == tenant),
+        )
+    )
+    return sum(conn.execute(statement).scalar_one() for statement in sums)
 
 
 def _alive(tenant: str):
@@ -67,10 +78,10 @@ def _absent(conn: Connection, tenant: str, name: str) -> NotFound | Conflict:
     job = importing(conn, tenant, name)
     if job is not None:
         return Conflict(
-            "The dataset is still being imported.",
-            remedy=f"Follow /v1/jobs/{job} and come back when it has succeeded.",
+            f"Dataset {name} is not ready: job {job} is queued or running.",
+            remedy=f"Retry when /v1/jobs/{job} has succeeded.",
             retry_after=5,
             job=f"/v1/jobs/{job}",
         )
     known = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars().all()
-    return NotFound("There is no such dataset.", remedy=catalog.nearest(name, sorted({*known, *BUILTINS})))
+    return NotFound(f"Dataset {quoted(name)} was not found.", remedy=catalog.nearest(name, {*known, *BUILTINS}))

@@ -1,4 +1,4 @@
-"""API keys: `an_<id>_<secret>`. The secret has 256 bits, is shown once and kept as its SHA-256."""
+"""API keys: `an_<id>_<secret>`. The secret has 256 bits, is returned once and stored as its SHA-256."""
 
 import hashlib
 import hmac
@@ -18,16 +18,16 @@ from app.core.store.tables import api_keys
 
 SCOPES = ("read", "write", "admin")
 LOCAL = "local"
-"""The tenant of whoever needs no key, and of the bootstrap key."""
+"""The tenant of requests without a key, and of the bootstrap key."""
 TOKEN = re.compile(r"an_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,128}")
-SHOWN = ("id", "tenant", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
+PUBLIC = ("id", "tenant", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at")
 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks: everything is read and written inside the tenant."""
+    """The client of a request. Everything it reads and writes belongs to the tenant."""
 
     tenant: str
     scopes: frozenset[str]
@@ -40,16 +40,17 @@ LOCAL_PRINCIPAL = Principal(LOCAL, frozenset(SCOPES))
 def mint(
     conn: Connection, tenant: str, name: str, scopes: Iterable[str] = ("read", "write"), days: float | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """A new key: the token, which nobody can read again, and its row."""
+    """A new key: its token, which cannot be read again, and its row."""
     scopes = sorted(set(scopes), key=SCOPES.index) if set(scopes) <= set(SCOPES) else []
     if not scopes:
-        raise InvalidRequest(f"Scopes are one or more of {', '.join(SCOPES)}.", field="scopes")
+        raise InvalidRequest(f"scopes must be one or more of {', '.join(SCOPES)}.", field="scopes")
     if not TENANT.fullmatch(tenant):
         raise InvalidRequest(
-            "A tenant is 1 to 64 of A-Z a-z 0-9 . _ - and begins with one of the first.", field="tenant"
+            "tenant must be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or a digit.",
+            field="tenant",
         )
     if not NAME.fullmatch(name):
-        raise InvalidRequest("A name has 1 to 128 printable characters.", field="name")
+        raise InvalidRequest("name must be 1 to 128 printable characters.", field="name")
     ident, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     row = {"id": ident, "tenant": tenant, "name": name, "scopes": scopes, "secret_sha256": _digest(secret)}
     expires = None if days is None else clock() + days * 86400
@@ -58,7 +59,7 @@ def mint(
 
 
 def find(conn: Connection, token: str) -> Principal | None:
-    """Whose key this is; None when it is nobody's, any more or yet."""
+    """The principal of a key; None for a key that is unknown, expired or revoked."""
     match = TOKEN.fullmatch(token)
     if match is None:
         return None
@@ -70,37 +71,37 @@ def find(conn: Connection, token: str) -> Principal | None:
 
 
 def bootstrap(token: str) -> Principal | None:
-    """The key given from outside (ANAMORPH_BOOTSTRAP_KEY) may do everything."""
-    given = settings().bootstrap_key
-    if given is None or not given.get_secret_value():
+    """The principal of the key in ANAMORPH_BOOTSTRAP_KEY, which has every scope; None for another token."""
+    key = settings().bootstrap_key
+    if key is None or not key.get_secret_value():
         return None
-    same = hmac.compare_digest(_digest(given.get_secret_value()), _digest(token))
+    same = hmac.compare_digest(_digest(key.get_secret_value()), _digest(token))
     return Principal(LOCAL, frozenset(SCOPES), "bootstrap") if same else None
 
 
 def unused_for(conn: Connection, ident: str) -> float:
-    """Seconds since the key's last noted use; infinite when there is none."""
+    """Seconds since the last recorded use of the key; infinite for one that was never used."""
     seconds = select(clock() - api_keys.c.last_used_at).where(api_keys.c.id == ident)
-    found = conn.execute(seconds).scalar_one_or_none()
-    return math.inf if found is None else found
+    elapsed = conn.execute(seconds).scalar_one_or_none()
+    return math.inf if elapsed is None else elapsed
 
 
 def touch(conn: Connection, ident: str) -> None:
-    """Notes that the key was used."""
+    """Records that the key was used now."""
     conn.execute(update(api_keys).where(api_keys.c.id == ident).values(last_used_at=clock()))
 
 
 def get(conn: Connection, ident: str) -> dict[str, Any]:
-    columns = (api_keys.c[name] for name in SHOWN)
+    columns = (api_keys.c[name] for name in PUBLIC)
     row = conn.execute(select(*columns).where(api_keys.c.id == ident)).mappings().one_or_none()
     if row is None:
-        raise NotFound("There is no API key with this id.")
+        raise NotFound(f"API key {ident} was not found.", remedy="GET /v1/keys lists the keys.")
     return dict(row)
 
 
 def every(conn: Connection) -> list[dict[str, Any]]:
     """All keys of all tenants, without their secrets, oldest first."""
-    rows = conn.execute(select(*(api_keys.c[name] for name in SHOWN)).order_by(api_keys.c.created_at, api_keys.c.id))
+    rows = conn.execute(select(*(api_keys.c[name] for name in PUBLIC)).order_by(api_keys.c.created_at, api_keys.c.id))
     return [dict(row) for row in rows.mappings()]
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, true
+from sqlalchemy import Connection, delete, select, true
 
 from app.core import catalog, names
+from app.core.catalog.describe import quoted
 from app.core.errors import ModelNotReady, NotFound
 from app.core.store import blobs
 from app.core.store.tables import jobs, model_names, models
@@ -12,8 +13,8 @@ from app.core.store.tables import jobs, model_names, models
 Row = dict[str, Any]
 
 
-class Found(NamedTuple):
-    """What a call needs to know of a model. `pinned`: the reference names one version for ever."""
+class ResolvedModel(NamedTuple):
+    """A version of a model, as a call needs it. `pinned`: the reference names this version by its digest."""
 
     name: str
     digest: str
@@ -23,18 +24,18 @@ class Found(NamedTuple):
 
     @property
     def exact(self) -> str:
-        """The reference that means this version for ever."""
+        """The reference that always means this version."""
         return f"{self.name}@{self.digest}"
 
 
-def resolve(conn: Connection, tenant: str, text: str) -> Found:
+def resolve(conn: Connection, tenant: str, text: str) -> ResolvedModel:
     """The version that `name` or `name@digest` means. Raises NotFound, or ModelNotReady while it is being trained."""
     columns = models.c.name, models.c.digest, models.c.family, models.c.capabilities
     row = conn.execute(select(*columns).where(_meant(conn, tenant, text))).first()
     if row is None:
         raise _absent(conn, tenant, text)
     pinned = "@" in text
-    return Found(row.name, row.digest, row.family, tuple(row.capabilities), pinned)
+    return ResolvedModel(row.name, row.digest, row.family, tuple(row.capabilities), pinned)
 
 
 def get(conn: Connection, tenant: str, text: str) -> Row:
@@ -58,9 +59,9 @@ def page(
 ) -> tuple[list[Row], str | None]:
     """A page of models by name, each in the version its name means, and the cursor of the next page."""
     alias = (model_names.c.tenant == models.c.tenant) & (model_names.c.digest == models.c.digest)
-    wanted = [model_names.c.tenant == tenant, model_names.c.name > after if after else true()]
-    wanted += [models.c.family == family] if family else []
-    statement = select(models).join(model_names, alias).where(*wanted).order_by(model_names.c.name).limit(limit + 1)
+    conditions = [model_names.c.tenant == tenant, model_names.c.name > after if after else true()]
+    conditions += [models.c.family == family] if family else []
+    statement = select(models).join(model_names, alias).where(*conditions).order_by(model_names.c.name).limit(limit + 1)
     rows = [dict(row) for row in conn.execute(statement).mappings()]
     return rows[:limit], rows[limit - 1]["name"] if len(rows) > limit else None
 
@@ -74,23 +75,23 @@ def training_of(conn: Connection, tenant: str, name: str) -> str | None:
 
 
 def remove(conn: Connection, tenant: str, text: str) -> list[str]:
-    """Deletes a version, or with a bare name all of them. Returns the digests whose blobs nobody needs any more."""
+    """Deletes a version, or with a bare name all of them. Returns the digests that no row of any tenant has now."""
     row = get(conn, tenant, text)
     mine = (models.c.tenant == tenant) & (models.c.name == row["name"])
     which = mine & (models.c.digest == row["digest"]) if "@" in text else mine
-    gone = conn.execute(delete(models).where(which).returning(models.c.digest)).scalars().all()
+    deleted = conn.execute(delete(models).where(which).returning(models.c.digest)).scalars().all()
     alias = (model_names.c.tenant == tenant) & (model_names.c.name == row["name"])
     left = versions(conn, tenant, row["name"])
     if not left:
         conn.execute(delete(model_names).where(alias))
-    elif conn.execute(select(model_names.c.digest).where(alias)).scalar_one() in gone:
+    elif conn.execute(select(model_names.c.digest).where(alias)).scalar_one() in deleted:
         conn.execute(model_names.update().where(alias).values(digest=left[0]["digest"]))
-    shared = conn.execute(select(models.c.digest).where(models.c.digest.in_(gone))).scalars().all()
-    return [digest for digest in gone if digest not in shared]
+    shared = conn.execute(select(models.c.digest).where(models.c.digest.in_(deleted))).scalars().all()
+    return [digest for digest in deleted if digest not in shared]
 
 
 def folder(digest: str) -> str:
-    """Where the files of a version lie."""
+    """The prefix of the keys of a version's files."""
     return f"models/{digest}"
 
 
@@ -103,38 +104,36 @@ def forget_blobs(digests: list[str]) -> None:
         blobs.delete_prefix(folder(digest))
 
 
-def stored_bytes(conn: Connection, tenant: str) -> int:
-    return conn.execute(
-        select(func.coalesce(func.sum(models.c.bytes), 0)).where(models.c.tenant == tenant)
-    ).scalar_one()
-
-
 def _meant(conn: Connection, tenant: str, text: str):
-    meant = names.reference(text)
-    if meant is None:
+    """The condition for the row of the version that a reference means."""
+    reference = names.reference(text)
+    if reference is None:
         return models.c.id.is_(None)
-    here = (models.c.tenant == tenant) & (models.c.name == meant.name)
-    if meant.digest:
-        found = conn.execute(select(models.c.digest).where(here, models.c.digest.startswith(meant.digest)).limit(2))
-        digests = found.scalars().all()
+    here = (models.c.tenant == tenant) & (models.c.name == reference.name)
+    if reference.digest:
+        versions = select(models.c.digest).where(here, models.c.digest.startswith(reference.digest)).limit(2)
+        digests = conn.execute(versions).scalars().all()
         return here & (models.c.digest == digests[0]) if len(digests) == 1 else models.c.id.is_(None)
-    alias = select(model_names.c.digest).where(model_names.c.tenant == tenant, model_names.c.name == meant.name)
-    return here & (models.c.digest == alias.scalar_subquery())
+    newest = select(model_names.c.digest).where(model_names.c.tenant == tenant, model_names.c.name == reference.name)
+    return here & (models.c.digest == newest.scalar_subquery())
 
 
 def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotReady:
-    meant = names.reference(text)
-    if meant is None:
-        return NotFound("There is no such model.", remedy="A model is named name, or name@digest for one version.")
+    reference = names.reference(text)
+    if reference is None:
+        remedy = "Send the name of a model, or name@digest for one version."
+        return NotFound(f"{quoted(text)} is not a reference to a model.", remedy=remedy)
     known = conn.execute(select(model_names.c.name).where(model_names.c.tenant == tenant)).scalars().all()
-    if meant.digest and meant.name in known:
-        return NotFound(f"The model {meant.name} has no such version.", remedy=f"See /v1/models/{meant.name}.")
-    job = training_of(conn, tenant, meant.name)
+    if reference.digest and reference.name in known:
+        detail = f"Model {reference.name} has no version {reference.digest}, or several."
+        return NotFound(detail, remedy=f"GET /v1/models/{reference.name} lists its versions.")
+    job = training_of(conn, tenant, reference.name)
     if job is not None:
         return ModelNotReady(
-            f"The model {meant.name} is still being made.",
-            remedy=f"Follow /v1/jobs/{job} and come back when it has succeeded.",
+            f"Model {reference.name} is not ready: job {job} is queued or running.",
+            remedy=f"Retry when /v1/jobs/{job} has succeeded.",
             retry_after=5,
             job=f"/v1/jobs/{job}",
         )
-    return NotFound("There is no such model.", remedy=catalog.nearest(meant.name, list(known)))
+    remedy = catalog.nearest(reference.name, known) or "There are no models yet. POST /v1/trainings makes one."
+    return NotFound(f"Model {reference.name} was not found.", remedy=remedy)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, true
+from sqlalchemy import Connection, delete, insert, select, true
 
 from app.core import catalog
+from app.core.catalog.describe import quoted
 from app.core.errors import Conflict, NotFound
 from app.core.store import blobs
 from app.core.store.database import clock
@@ -25,15 +26,16 @@ def get(conn: Connection, tenant: str, name: str) -> Row:
     row = conn.execute(select(perturbations).where(mine, perturbations.c.name == name)).mappings().first()
     if row is None:
         known = conn.execute(select(perturbations.c.name).where(mine)).scalars().all()
-        raise NotFound("There is no such perturbation.", remedy=catalog.nearest(name, list(known)))
+        remedy = catalog.nearest(name, known) or "There are no perturbations yet. POST /v1/perturbations fits one."
+        raise NotFound(f"Perturbation {quoted(name)} was not found.", remedy=remedy)
     return dict(row)
 
 
 def page(conn: Connection, tenant: str, limit: int, after: str | None = None) -> tuple[list[Row], str | None]:
     """A page by name, and the cursor of the next."""
-    wanted = perturbations.c.tenant == tenant, perturbations.c.name > after if after else true()
-    found = conn.execute(select(perturbations).where(*wanted).order_by(perturbations.c.name).limit(limit + 1))
-    rows = [dict(row) for row in found.mappings()]
+    conditions = perturbations.c.tenant == tenant, perturbations.c.name > after if after else true()
+    statement = select(perturbations).where(*conditions).order_by(perturbations.c.name).limit(limit + 1)
+    rows = [dict(row) for row in conn.execute(statement).mappings()]
     return rows[:limit], rows[limit - 1]["name"] if len(rows) > limit else None
 
 
@@ -42,12 +44,12 @@ def check_free(conn: Connection, tenant: str, name: str) -> None:
     mine = (perturbations.c.tenant == tenant) & (perturbations.c.name == name)
     if conn.execute(select(perturbations.c.name).where(mine)).first():
         raise Conflict(
-            f"There is a perturbation {name} already.", field="/name", remedy="Delete it, or give another name."
+            f"A perturbation named {name} exists already.", field="/name", remedy="Choose another name, or delete it."
         )
 
 
 def register(conn: Connection, tenant: str, name: str, facts: dict[str, Any], size: int, job_id: str) -> None:
-    """The row of a fitted perturbation. Raises Conflict when somebody took the name meanwhile."""
+    """Writes the row of a fitted perturbation. Raises Conflict when the name was taken in the meantime."""
     check_free(conn, tenant, name)
     row = {"tenant": tenant, "name": name, "facts": facts, "bytes": size, "job_id": job_id, "created_at": clock()}
     row |= {"digest": facts["digest"], "model_digest": facts["version"]}
@@ -65,8 +67,3 @@ def remove(conn: Connection, tenant: str, name: str) -> str | None:
 def forget_blobs(digest: str | None) -> None:
     if digest:
         blobs.delete_prefix(f"perturbations/{digest}")
-
-
-def stored_bytes(conn: Connection, tenant: str) -> int:
-    statement = select(func.coalesce(func.sum(perturbations.c.bytes), 0)).where(perturbations.c.tenant == tenant)
-    return conn.execute(statement).scalar_one()

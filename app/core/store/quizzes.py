@@ -1,4 +1,4 @@
-"""Real or generated? What a question is, from its id alone, and the tally of the answers given."""
+"""The quiz "real or generated?": questions, which follow from their id, answers and their tally."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ IDENT = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Question:
-    """`row` of the validation images beside the sample of `seed`; `real` (0 or 1) is where the first of them stands."""
+    """Validation image number `row` and the sample of `seed`; `real` (0 or 1) is the position of the former."""
 
     id: str
     row: int
@@ -26,12 +26,12 @@ class Question:
 
 
 def possible(operations: list[str], card: dict[str, Any]) -> bool:
-    """Whether a model with these operations can be asked about: it draws images like those of a dataset it names."""
+    """Whether a quiz can be made of a model: it samples, and its dataset has validation images."""
     return "samples" in operations and bool(card.get("dataset_digest")) and validation_rows(card) > 0
 
 
 def validation_rows(card: dict[str, Any]) -> int:
-    """Images of the model's dataset that it was not trained on."""
+    """Number of validation images of the model's dataset."""
     return card.get("data", {}).get("columns", {}).get("validation", {}).get("images", 0)
 
 
@@ -40,10 +40,10 @@ def new_ident() -> str:
 
 
 def question(digest: str, ident: str, rows: int) -> Question:
-    """The question `ident` about the model `digest`, whose dataset has so many validation images."""
-    drawn = hashlib.sha256(f"quiz {digest} {ident}".encode()).digest()
-    row, seed = (int.from_bytes(drawn[start : start + 8], "big") for start in (0, 8))
-    return Question(ident, row % rows, seed >> 33, drawn[16] & 1)
+    """The question `ident` about the model `digest`, whose dataset has `rows` validation images."""
+    random_bytes = hashlib.sha256(f"quiz {digest} {ident}".encode()).digest()
+    row, seed = (int.from_bytes(random_bytes[start : start + 8], "big") for start in (0, 8))
+    return Question(ident, row % rows, seed >> 33, random_bytes[16] & 1)
 
 
 def record(conn: Connection, person: dict[str, str], ident: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -52,20 +52,20 @@ def record(conn: Connection, person: dict[str, str], ident: str, facts: dict[str
     Returns the answer that counts: the first.
     """
     where = [quiz_answers.c[name] == value for name, value in (person | {"quiz": ident}).items()]
-    known = select(*(quiz_answers.c[name] for name in facts)).where(*where)
-    found = conn.execute(known).mappings().one_or_none()
-    if found is None:
+    first = select(*(quiz_answers.c[name] for name in facts)).where(*where)
+    row = conn.execute(first).mappings().one_or_none()
+    if row is None:
         try:
             with conn.begin_nested():
                 conn.execute(insert(quiz_answers).values(**person, quiz=ident, **facts, created_at=clock()))
             return facts
-        except IntegrityError:  # the same answer came twice at once
-            found = conn.execute(known).mappings().one()
-    return dict(found)
+        except IntegrityError:  # answered twice at the same time
+            row = conn.execute(first).mappings().one()
+    return dict(row)
 
 
 def tally(conn: Connection, person: dict[str, str]) -> dict[str, Any]:
-    """How many questions about a model a person has answered, and who was right how often on the same ones."""
+    """How many questions about a model a person answered, and how many the person and the discriminator got right."""
     mine = [quiz_answers.c[name] == value for name, value in person.items()]
     verdict = quiz_answers.c.discriminator
     counts = select(

@@ -2,11 +2,10 @@
 
 from app.core.wire.datasets import Dataset, DatasetImage, DatasetImages
 from app.core.wire.jobs import Alarm, Curves, Job, Point, Progress, Snapshot, Snapshots
-from app.core.wire.keys import Key, KeyRequest, NewKey
-from app.core.wire.models import Model, ModelDetail, Version
+from app.core.wire.models import ImportedCard, Model, ModelDetail, Version
 from app.core.wire.perturbations import Perturbation, PerturbationRequest
 from app.core.wire.quizzes import Quiz, QuizAnswer, QuizVerdict, Tally
-from app.core.wire.service import Fault, Health, Problem
+from app.core.wire.service import Fault, Health, Key, KeyRequest, NewKey, Problem
 from app.core.wire.submissions import (
     DefenceRequest,
     DerivedRequest,
@@ -30,6 +29,7 @@ __all__ = [
     "Fault",
     "Fork",
     "Health",
+    "ImportedCard",
     "Job",
     "Key",
     "KeyRequest",

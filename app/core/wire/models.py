@@ -1,11 +1,14 @@
-"""Trained models and their versions."""
+"""Models, their versions, and the card of an imported model."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.core.wire.terms import Links
+from app.core.wire.terms import Links, Request
+
+Numbers = float | Annotated[list[float], Field(min_length=1, max_length=4)]
+Side = Annotated[int, Field(strict=True, ge=1, le=8192)]
 
 
 class Version(BaseModel):
@@ -37,3 +40,22 @@ class Model(BaseModel):
 class ModelDetail(Model):
     card: dict[str, Any] = {}
     versions: list[Version] = []
+
+
+class ImportedCard(Request):
+    """What a file of weights does not say of itself."""
+
+    labels: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
+        None, min_length=1, max_length=100_000
+    )
+    mean: Numbers | None = Field(None, description="Of pixels in [0, 1], for all channels or each.", examples=[0.5])
+    std: Numbers | None = Field(None, description="The same; what is left after mean is divided by it.", examples=[0.5])
+    height: Side | None = None
+    width: Side | None = None
+    channels: Annotated[int, Field(strict=True, ge=1, le=4)] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    output: Literal["logits", "softmax"] | None = None
+    task: Literal["classifier", "segmenter", "estimator"] | None = None
+    white_box: bool | None = Field(None, description="true: refuse the file unless gradients can be had.")
+    licence: str | None = Field(None, max_length=200)
+    attribution: str | None = Field(None, max_length=1000)

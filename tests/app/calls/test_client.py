@@ -224,3 +224,12 @@ def test_the_message_is_what_celery_itself_would_send_and_can_consume(lane):
     assert found[0].headers["task"] == TASK
     assert found[0].decode()[0] == [b"\x00\xff"]
     app.close()
+
+
+@pytest.mark.anyio
+async def test_calls_are_refused_at_once_while_no_worker_lives():
+    calls = CallClient("redis://127.0.0.1:1/0")
+    calls.has_workers = False
+    with pytest.raises(WorkerLost) as error:
+        await calls.submit(Call("m", "denoise", {}, deadline=time.time() + 60))
+    assert error.value.retry_after

@@ -2,8 +2,7 @@
 
 import pytest
 
-from app.core.catalog import load, nearest
-from app.core.catalog.complete import complete
+from app.core.catalog import complete, load, nearest
 from app.core.catalog.describe import describe, joined
 from app.core.errors import InvalidConfig, InvalidRequest, from_problem
 from tests.app.small_catalog import CATALOG, CONFIG
@@ -69,7 +68,7 @@ def test_texts_that_cannot_be_read_are_refused_by_name(name, text):
 
 
 def test_without_coercion_a_text_is_a_text():
-    with pytest.raises(InvalidRequest, match="Given was text; allowed is a whole number from 1 to 9"):
+    with pytest.raises(InvalidRequest, match='count must be a whole number between 1 and 9; you sent "7"'):
         complete(SCHEMA, {"count": "7"})
 
 
@@ -79,9 +78,9 @@ def test_a_whole_number_written_as_a_float_is_one():
         complete(SCHEMA, {"count": 7.5})
 
 
-def test_what_is_needed_is_asked_for():
+def test_a_required_setting_that_is_missing_is_named():
     schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
-    with pytest.raises(InvalidRequest, match="a: This is needed: text"):
+    with pytest.raises(InvalidRequest, match="a is required: text"):
         complete(schema, {})
 
 
@@ -93,9 +92,30 @@ def test_a_config_has_pointers_and_its_error_survives_the_way_between_processes(
     assert [fault["pointer"] for fault in again.problem()["errors"]] == ["/config/latent_dims", "/config/body"]
 
 
+SENTENCES = [
+    ("count", 5000, "count must be between 1 and 9; you sent 5000."),
+    ("share", -1, "share must be above 0; you sent -1."),
+    ("flag", "maybe", 'flag must be true or false; you sent "maybe".'),
+    ("sizes", [1, 2.5], "sizes[1] must be a whole number; you sent 2.5."),
+    (
+        "sizes",
+        [1] * 4,
+        "sizes must be a list of at most 3 items, each a whole number or null; you sent a list of 4 items.",
+    ),
+    ("count", {"a": 1}, "count must be a whole number between 1 and 9; you sent an object."),
+]
+
+
+@pytest.mark.parametrize("name, value, detail", SENTENCES)
+def test_a_refusal_names_the_value_and_what_is_allowed(name, value, detail):
+    with pytest.raises(InvalidRequest) as error:
+        complete(SCHEMA, {name: value})
+    assert error.value.detail == detail
+
+
 WORDS = [
-    ({"type": "integer", "minimum": 1, "maximum": 4}, "a whole number from 1 to 4"),
-    ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "a number above 0 and of at most 1"),
+    ({"type": "integer", "minimum": 1, "maximum": 4}, "a whole number between 1 and 4"),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "a number above 0 and at most 1"),
     ({"enum": ["a", "b"]}, 'one of "a" or "b"'),
     ({"type": ["integer", "null"]}, "a whole number or null"),
     ({"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}, "a list of 2 items, each a number"),
@@ -107,14 +127,16 @@ WORDS = [
 
 
 @pytest.mark.parametrize("schema, words", WORDS)
-def test_schemas_are_told_in_words(schema, words):
+def test_schemas_are_described_in_words(schema, words):
     assert describe(schema) == words
 
 
-def test_names_nobody_knows_lead_to_those_near():
+def test_unknown_names_lead_to_the_nearest_known_ones():
     assert nearest("clasifier", list(CATALOG["families"])) == "Did you mean classifier?"
-    assert nearest("zzz", ["b", "a"]) == "Known: a and b."
-    assert nearest("zzz", []) == "There is none yet."
+    assert nearest("VAE", list(CATALOG["families"])) == "Did you mean vae?"
+    assert nearest("lr", ["learning_rate", "steps"]) == "Did you mean learning_rate?"
+    assert nearest("zzz", ["b", "a"]) == "Choose one of: a, b."
+    assert nearest("zzz", []) is None
     assert joined(["a", "b", "c"], "or") == "a, b or c"
 
 

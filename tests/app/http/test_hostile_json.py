@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.api.http.strict_json import parse
+from app.api.http.strict import parse
 from tests.app.conftest import add_dataset, add_model
 
 pytestmark = pytest.mark.anyio

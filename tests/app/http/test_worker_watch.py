@@ -7,9 +7,8 @@ import time
 
 import pytest
 
-from app.api.http.worker_watch import Watch
+from app.api.http.worker_watch import WorkerWatch
 from app.api.jobs import uploads
-from app.core.errors import WorkerLost
 from app.core.jobs import workers as presence
 from app.core.settings import settings
 from app.core.store.database import transaction
@@ -30,7 +29,7 @@ def go(worker: str) -> None:
 
 async def test_calls_are_sent_again_when_a_worker_was_replaced_and_not_before_there_is_one(home):
     lane = Lane()
-    watch = Watch(lane)
+    watch = WorkerWatch(lane)
     come("a")
     await watch.look()
     await watch.look()
@@ -46,17 +45,16 @@ async def test_calls_are_sent_again_when_a_worker_was_replaced_and_not_before_th
     assert lane.recovered == 1, "who trains answers no calls"
 
 
-async def test_nobody_waits_for_an_answer_that_nobody_gives(home):
-    watch = Watch(Lane())
-    watch.insist_on_inference()  # before the first look nothing is known
+async def test_calls_are_told_whether_an_inference_worker_lives(home):
+    calls = Lane()
+    watch = WorkerWatch(calls)
+    assert calls.has_workers, "before the first look nothing is known"
     come("c", queue="train")
     await watch.look()
-    with pytest.raises(WorkerLost) as error:
-        watch.insist_on_inference()
-    assert error.value.retry_after
+    assert not calls.has_workers
     come("a")
     await watch.look()
-    watch.insist_on_inference()
+    assert calls.has_workers
 
 
 async def test_stopping_lets_the_look_that_has_begun_end(home, monkeypatch):
@@ -69,7 +67,7 @@ async def test_stopping_lets_the_look_that_has_begun_end(home, monkeypatch):
         return {}
 
     monkeypatch.setattr("app.api.http.worker_watch._by_queue", look)
-    watch = Watch(Lane())
+    watch = WorkerWatch(Lane())
     watch.start()
     while not begun.is_set():
         await asyncio.sleep(0.01)

@@ -68,7 +68,7 @@ def test_a_woken_sweeper_rings_at_once(engine, rung, configure):
     thread.start()
     time.sleep(0.3)
     job_id = accept(engine)
-    thread.wake()
+    thread.wake_event.set()
     deadline = time.monotonic() + 5
     while not rung and time.monotonic() < deadline:
         time.sleep(0.01)

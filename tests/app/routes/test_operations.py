@@ -202,13 +202,13 @@ async def test_similar_names_are_offered(client):
     assert problem["operations"] == ["classify", "attack"]
 
 
-async def test_a_worker_that_is_busy_or_gone_is_a_503_with_a_time_to_come_back(monkeypatch, client, lane, app):
+async def test_a_worker_that_is_busy_or_gone_is_a_503_with_a_time_to_come_back(client, lane, app):
     lane.error = Overloaded("full", retry_after=7)
     answer = await client.post("/v1/models/v/denoise", content=png())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     lane.error = WorkerLost("gone")
     assert (await client.post("/v1/models/v/denoise", content=png())).json()["code"] == "worker-lost"
-    monkeypatch.setattr(app.state.watch, "workers", lambda queue: frozenset())
+    app.state.calls.has_workers = False
     lane.seen.clear()
     answer = await client.post("/v1/models/v/denoise", content=png())
     assert answer.status_code == 503 and not lane.seen, "nobody is there, so nobody waits"

@@ -1,4 +1,4 @@
-"""JSON bodies, read strictly: no NaN, no infinities, no lone surrogates, no bottomless nesting."""
+"""Requests read strictly: JSON without NaN, infinities, lone surrogates or deep nesting; no unknown query parameter."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -7,13 +7,15 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from app.core.catalog import nearest
+from app.core.catalog.describe import quoted, sent
 from app.core.errors import InvalidRequest
 
 DEPTH = 64
 
 
 def parse(body: bytes) -> Any:
-    """The value that `body` says. Raises json.JSONDecodeError for everything JSON or UTF-8 cannot carry on."""
+    """The value of a JSON body. Raises json.JSONDecodeError for everything that is not strict JSON in UTF-8."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,13 +35,13 @@ def parse(body: bytes) -> Any:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """The same where only an object will do. Raises InvalidRequest."""
+    """The object in a JSON body. Raises InvalidRequest."""
     try:
         value = parse(body)
     except json.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is no JSON: {error.msg}.") from None
+        raise InvalidRequest(f"Invalid JSON: {error.msg}.") from None
     if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object.")
+        raise InvalidRequest(f"The body must be a JSON object; you sent {sent(value)}.")
     return value
 
 
@@ -61,7 +63,7 @@ class StrictRoute(APIRoute):
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not allowed")
 
 
 def _finite(text: str) -> float:
@@ -94,3 +96,21 @@ def _encodable(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+async def refuse_unknown_queries(request: Request) -> None:
+    """Raises InvalidRequest for a query parameter that the route does not have: it may be a misspelt one."""
+    if not request.query_params:
+        return
+    names = _query_names(request)
+    for name in request.query_params:
+        if names is not None and name not in names:
+            remedy = nearest(name, names) if names else "This path takes no query parameters."
+            raise InvalidRequest(f"Unknown query parameter {quoted(name)}.", field=name[:80], remedy=remedy)
+
+
+def _query_names(request: Request) -> list[str] | None:
+    """The query parameters in the description of the route; None for a route without description."""
+    method = "get" if request.method == "HEAD" else request.method.lower()
+    described = request.app.openapi()["paths"].get(request.scope["route"].path, {}).get(method)
+    return described and [item["name"] for item in described.get("parameters", []) if item["in"] == "query"]
