@@ -210,7 +210,7 @@ def stages(catalog: dict[str, dict]) -> Rows:
 def reports(entries: dict[str, dict]) -> Rows:
     for name, entry in entries.items():
         summary = f"Deprecated: use `{entry['alias_of']}`." if "alias_of" in entry else entry["summary"]
-        yield link("report", name), summary, ", ".join(map(spoken, entry["needs"]))
+        yield link("report", name), summary, ", ".join(map(spell_need, entry["needs"]))
 
 
 def errors() -> Rows:
@@ -237,7 +237,6 @@ def all_settings(kind: str, entries: dict[str, dict]) -> list[str]:
     ]
 
 
-<<<<<<< HEAD
 def shared_settings(kind: str, entries: dict[str, dict]) -> list[str]:
     """A table for each group of settings that several entries share word for word, and one of the rest for each."""
     owners = defaultdict(list)
@@ -262,37 +261,6 @@ def shared_settings(kind: str, entries: dict[str, dict]) -> list[str]:
         inherited = {field for names in mine for field in groups[names]}
         own = {field: spec for field, spec in schema["properties"].items() if field not in inherited}
         lines += ["", *settings_table(schema, own)] if own else [""]
-=======
-def attacks() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", entry["summary"], ", ".join(entry["norms"]), ", ".join(entry["victims"]))
-        for name, entry in load()["attacks"].items()
-    ]
-
-
-def stages() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`" + (" (detector)" if name in DETECTORS else ""), entry["summary"])
-        for name, entry in (DEFENCES | DETECTORS).items()
-    ]
-
-
-def operations() -> list[tuple[str, ...]]:
-    return [
-        (f"`{name}`", entry["summary"], ", ".join(map(spell_need, entry["needs"])), entry["takes"], entry["gives"])
-        for name, entry in load()["operations"].items()
-    ]
-
-
-def options(title: str, schemas: dict[str, dict]) -> list[str]:
-    lines = [f"## {title}\n"]
-    for name, schema in schemas.items():
-        rows = [
-            (f"`{field}`", describe(spec, schema), shown(spec), spec.get("description", ""))
-            for field, spec in schema.get("properties", {}).items()
-        ]
-        lines += [f"### {name}\n", *section("", ("setting", "takes", "default", "meaning"), rows)[1:]]
->>>>>>> 7f72688 (Merge small modules of the web front and say its errors plainly)
     return lines
 
 
@@ -339,7 +307,7 @@ def operations(entries: dict[str, dict]) -> list[str]:
         if "alias_of" in entry:
             lines += [f"### {name}\n", f"Deprecated: use [{entry['alias_of']}](#{entry['alias_of']}).\n"]
             continue
-        needs = ", ".join(map(spoken, entry["needs"]))
+        needs = ", ".join(map(spell_need, entry["needs"]))
         lines += [f"### {name}\n", f"{entry['summary']} For models with {needs}.\n"]
         lines += ["```sh", example(name, entry), "```", ""]
         lines += [f"Input: {INPUTS[entry['takes']]}. Answer: {OUTPUTS[entry['gives']]}.\n"]

@@ -193,7 +193,7 @@ async def test_a_local_service_answers_to_local_names_alone(client):
 async def test_too_many_requests_are_told_when_to_come_back(home, keyed, app, client):
     from app.api.http.rate_limit import Rates
 
-    app.state.doorman.rates = Rates("3/hour")
+    app.state.authenticator.rates = Rates("3/hour")
     one, two = key("owner"), key("owner")
     answers = [await client.get("/v1/models", headers=one) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]

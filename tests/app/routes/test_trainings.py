@@ -45,46 +45,45 @@ async def test_a_name_is_made_from_family_and_dataset(client):
 
 
 REFUSED = [
-    ({"config": {"latent_dims": 8}}, 422, "invalid-config", "/config/latent_dims", "Did you mean latent_dim?"),
-    ({"config": {"latent_dim": 0}}, 422, "invalid-config", "/config/latent_dim", "from 1 to 4096"),
-    ({"config": {"latent_dim": "8"}}, 422, "invalid-config", "/config/latent_dim", "Given was text"),
-    ({"config": {"latent_dim": True}}, 422, "invalid-config", "/config/latent_dim", "Given was true or false"),
-    ({"config": {"learning_rate": 0}}, 422, "invalid-config", "/config/learning_rate", "above 0"),
-    ({"config": {"body": "rnn"}}, 422, "invalid-config", "/config/body", '"mlp" or "conv"'),
-    ({"config": []}, 422, "invalid-request", "/config", ""),
-    ({"family": "vea"}, 422, "invalid-config", "/family", ""),
-    ({"family": 7}, 422, "invalid-request", "/family", ""),
-    ({"dataset": "sqares"}, 404, "not-found", None, ""),
-    ({"family": "classifier", "dataset": "plain"}, 422, "invalid-dataset", "/dataset", "needs labels"),
-    ({"family": "pix2pix"}, 422, "invalid-dataset", "/dataset", "needs input and target"),
-    ({"family": "pix2pix", "dataset": "mnist5k"}, 422, "invalid-dataset", "/dataset", "needs input and target"),
-    ({"name": "a/b"}, 422, "invalid-request", "/name", ""),
-    ({"name": ""}, 422, "invalid-request", "/name", ""),
-    ({"seed": "3"}, 422, "invalid-request", "/seed", ""),
-    ({"seed": -1}, 422, "invalid-request", "/seed", ""),
-    ({"seed": 2**63}, 422, "invalid-request", "/seed", ""),
-    ({"init_from": "nobody"}, 404, "not-found", None, ""),
-    ({"fork_from": "nobody"}, 404, "not-found", None, ""),
-    ({"fork_from": {"job": "nobody"}}, 404, "not-found", None, ""),
-    ({"fork_from": {"images": 3}}, 422, "invalid-request", "/fork_from/job", ""),
-    ({"fork_from": {"job": "nobody", "images": -1}}, 422, "invalid-request", "/fork_from/images", ""),
-    ({"fork_from": {"job": "nobody", "step": 1}}, 422, "invalid-request", "/fork_from/step", ""),
-    ({"fork_from": 3}, 422, "invalid-request", "/fork_from", ""),
-    ({"fork_from": "nobody", "init_from": "nobody"}, 422, "invalid-request", "/fork_from", "not both"),
-    ({"family": None}, 422, "invalid-request", "/family", "missing"),
-    ({"dataset": None}, 422, "invalid-request", "/dataset", "missing"),
-    ({"colour": 1}, 422, "invalid-request", "/colour", "unknown"),
+    ({"config": {"latent_dims": 8}}, 422, "invalid-config", "/config/latent_dims"),
+    ({"config": {"latent_dim": 0}}, 422, "invalid-config", "/config/latent_dim"),
+    ({"config": {"latent_dim": "8"}}, 422, "invalid-config", "/config/latent_dim"),
+    ({"config": {"latent_dim": True}}, 422, "invalid-config", "/config/latent_dim"),
+    ({"config": {"learning_rate": 0}}, 422, "invalid-config", "/config/learning_rate"),
+    ({"config": {"body": "rnn"}}, 422, "invalid-config", "/config/body"),
+    ({"config": []}, 422, "invalid-request", "/config"),
+    ({"family": "vea"}, 422, "invalid-config", "/family"),
+    ({"family": 7}, 422, "invalid-request", "/family"),
+    ({"dataset": "sqares"}, 404, "not-found", None),
+    ({"family": "classifier", "dataset": "plain"}, 422, "invalid-dataset", "/dataset"),
+    ({"family": "pix2pix"}, 422, "invalid-dataset", "/dataset"),
+    ({"family": "pix2pix", "dataset": "mnist5k"}, 422, "invalid-dataset", "/dataset"),
+    ({"name": "a/b"}, 422, "invalid-request", "/name"),
+    ({"name": ""}, 422, "invalid-request", "/name"),
+    ({"seed": "3"}, 422, "invalid-request", "/seed"),
+    ({"seed": -1}, 422, "invalid-request", "/seed"),
+    ({"seed": 2**63}, 422, "invalid-request", "/seed"),
+    ({"init_from": "nobody"}, 404, "not-found", None),
+    ({"fork_from": "nobody"}, 404, "not-found", None),
+    ({"fork_from": {"job": "nobody"}}, 404, "not-found", None),
+    ({"fork_from": {"images": 3}}, 422, "invalid-request", "/fork_from/job"),
+    ({"fork_from": {"job": "nobody", "images": -1}}, 422, "invalid-request", "/fork_from/images"),
+    ({"fork_from": {"job": "nobody", "step": 1}}, 422, "invalid-request", "/fork_from/step"),
+    ({"fork_from": 3}, 422, "invalid-request", "/fork_from"),
+    ({"fork_from": "nobody", "init_from": "nobody"}, 422, "invalid-request", "/fork_from"),
+    ({"family": None}, 422, "invalid-request", "/family"),
+    ({"dataset": None}, 422, "invalid-request", "/dataset"),
+    ({"colour": 1}, 422, "invalid-request", "/colour"),
 ]
 
 
-@pytest.mark.parametrize("change, status, code, pointer, words", REFUSED)
-async def test_what_cannot_be_trained_is_refused_by_name(client, change, status, code, pointer, words):
+@pytest.mark.parametrize("change, status, code, pointer", REFUSED)
+async def test_what_cannot_be_trained_is_refused_by_name(client, change, status, code, pointer):
     answer = await client.post("/v1/trainings", json=BODY | change)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (status, code), problem
     if pointer:
         assert [fault["pointer"] for fault in problem["errors"]] == [pointer]
-        assert words in problem["errors"][0]["detail"]
     assert rows(jobs) == 0
 
 
