@@ -54,7 +54,7 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
     best = max(offers, key=lambda offer: _weight(offer, ranges))
     if _weight(best, ranges) <= 0:
         raise NotAcceptable(
-            "None of the accepted media types can be given here.", remedy=f"Accept {', '.join(offers)}."
+            "The header Accept allows no media type of the answer.", remedy=f"Accept one of: {', '.join(offers)}."
         )
     return best
 

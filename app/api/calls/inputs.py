@@ -27,6 +27,7 @@ ZIPS = (ZIP, "application/x-zip-compressed")
 UNSPECIFIC = ("", "application/octet-stream", "application/x-www-form-urlencoded", "text/plain")
 """Default media types of clients such as curl: the first bytes of the body decide."""
 MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+BROKEN_PNG = b"\x89PNG\x1a"  # what curl -d makes of a PNG: it drops line breaks
 OTHER_FORMATS = {
     "GIF": rb"GIF8",
     "BMP": rb"BM",
@@ -81,14 +82,15 @@ def _from_body(body: bytes, media: str) -> Inputs:
         return Inputs(latents=latents, rows=rows, several=several)
     if media == "application/json" or media.endswith("+json"):
         return _from_json(body)
+    known = other_format(body)
     raise UnsupportedMedia(
-        f"The media type {quoted(media)} is not supported here.",
+        f"Unsupported image format ({known})." if known else f"The media type {quoted(media)} is not supported here.",
         remedy=f"Send {', '.join(IMAGE_TYPES)}, multipart/form-data, {ZIP}, application/json or {NPY}.",
     )
 
 
 def _sniff(body: bytes, media: str) -> str:
-    if MAGIC.match(body):
+    if MAGIC.match(body) or body.startswith(BROKEN_PNG):
         return "image/png"
     if body.startswith(b"\x93NUMPY"):
         return NPY
@@ -181,13 +183,17 @@ def check_image(image: bytes, field: str) -> None:
         raise TooLarge(f"The image has {len(image)} bytes; the maximum is {limit}.", field=field)
     if MAGIC.match(image):
         return
-    if image.startswith(b"\x89PNG"):
+    if image.startswith(BROKEN_PNG):
         raise InvalidImage(
             "The PNG file was changed on the way: its line breaks are missing.",
             field=field,
             remedy="With curl, use --data-binary @x.png in place of -d @x.png.",
         )
-    known = next((name for name, magic in OTHER_FORMATS.items() if re.match(magic, image, re.DOTALL)), None)
-    raise InvalidImage(
-        f"Unsupported image format{f' ({known})' if known else ''}.", field=field, remedy="Send PNG, JPEG or WebP."
-    )
+    known = other_format(image)
+    detail = f"Unsupported image format ({known})." if known else "The file is not a PNG, JPEG or WebP image."
+    raise InvalidImage(detail, field=field, remedy="Send PNG, JPEG or WebP.")
+
+
+def other_format(data: bytes) -> str | None:
+    """The name of an image format that is not supported, recognised by the first bytes."""
+    return next((name for name, magic in OTHER_FORMATS.items() if re.match(magic, data, re.DOTALL)), None)

@@ -17,7 +17,7 @@ from starlette.types import Scope
 
 from app.core import errors
 from app.core.catalog import nearest
-from app.core.catalog.describe import Schema, describe, quoted, resolve, sent
+from app.core.catalog.describe import Schema, allowed, between, quoted, resolve, sent
 from app.core.errors import AnamorphError, InvalidRequest
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,7 @@ BY_STATUS: dict[int, type[AnamorphError]] = {
     415: errors.UnsupportedMedia,
     422: errors.InvalidRequest,
 }
+BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
@@ -143,7 +144,11 @@ def _fault(request: Request, item: dict[str, Any]) -> dict[str, str]:
     elif item["type"] == "value_error":
         detail = f"{name}: {item['msg'].removeprefix('Value error, ')}."
     else:
-        detail = f"{name or 'The body'} must be {_allowed_value(request, where, path)}; you sent {sent(item['input'])}."
+        schema, root = _schema_of(request, where, path)
+        bounds = between(schema) if item["type"] in BOUND_ERRORS else None
+        value = item["input"] if bounds and where != "body" else sent(item["input"])  # all of a query is text
+        words = bounds or (allowed(schema, root) if path else "a JSON object")
+        detail = f"{name or 'The body'} must be {words}; you sent {value}."
     return {"pointer": pointer, "code": item["type"].replace("_", "-"), "detail": detail}
 
 
@@ -158,8 +163,8 @@ def _field_hint(request: Request, path: list[str | int]) -> str:
     return nearest(name, fields) or "" if len(path) == 1 else "Remove it."
 
 
-def _allowed_value(request: Request, where: str, path: list[str | int]) -> str:
-    """What the description of the API allows for a parameter or for a field of the body."""
+def _schema_of(request: Request, where: str, path: list[str | int]) -> tuple[Schema, Schema]:
+    """The schema of a parameter or of a field of the body in the description of the API, and its definitions."""
     document = request.app.openapi()
     root = {"$defs": document["components"]["schemas"]}
     if where == "body":
@@ -174,7 +179,8 @@ def _allowed_value(request: Request, where: str, path: list[str | int]) -> str:
         inner = [option["items"] for option in options if isinstance(part, int) and "items" in option]
         inner += [option["properties"][part] for option in options if part in option.get("properties", {})]
         schema = inner[0] if inner else schema
-    return describe(schema, root) if schema or path else "a JSON object"
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return options[0] if len(options) == 1 else schema, root
 
 
 def _body_schema(request: Request) -> Schema:

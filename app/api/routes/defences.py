@@ -1,4 +1,4 @@
-"""/v1/defences: a classifier behind defences, made into a model of its own by a job."""
+"""/v1/defences: a job makes a new model of a classifier and the defences in front of it."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat
 from app.api.jobs.requirements import require_dataset, require_model
 from app.core import catalog, wire
 from app.core.catalog import Catalog
+from app.core.catalog.describe import sent
 from app.core.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/defences", tags=["defences"], route_class=StrictRoute)
 
 
-@router.get("", operation_id="list_defences", summary="Stages that can stand in front of a classifier")
+@router.get("", operation_id="list_defences", summary="List defences and detectors")
 def kinds(request: Request, principal: Reader) -> dict[str, Any]:
-    """Stages with the schema of their settings, and the detectors of adversarial images."""
+    """Stages in front of a classifier and detectors of adversarial images, with the schemas of their settings."""
     entries = request.app.state.catalog
     stages, detectors = (
         [{"name": name, **entry} for name, entry in entries.get(section, {}).items()]
@@ -37,40 +38,38 @@ def kinds(request: Request, principal: Reader) -> dict[str, Any]:
     openapi_extra=problems(404, 409, 413),
 )
 def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
-    """The result is a model that classifies, can be attacked (through its defences), certified, and asked to detect."""
+    """The new model supports classify, attack (through its defences), certify and detect-adversarial."""
     entries = request.app.state.catalog
     spec = body.model_dump(exclude_none=True)
     spec["stages"] = [
-        completed(entries, "defences", stage, f"/stages/{index}") for index, stage in enumerate(body.stages)
+        complete_part(entries, "defences", stage, f"/stages/{index}") for index, stage in enumerate(body.stages)
     ]
-    spec["detector"] = completed(entries, "detectors", body.detector, "/detector")
+    spec["detector"] = complete_part(entries, "detectors", body.detector, "/detector")
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = require_model(principal.tenant, body.model, ("Classifies",), "A defence")
-        spec["model"] = found.exact
-        check_named(entries, principal.tenant, spec)
+        spec["model"] = require_model(principal.tenant, body.model, ("Classifies",), "A defence").exact
+        resolve_references(entries, principal.tenant, spec)
     return accept(request, principal, "defence", spec, key, same_as=body.model_dump())
 
 
-def completed(entries: Catalog, section: str, asked: dict[str, Any], pointer: str) -> dict[str, Any]:
-    """One stage or detector with its defaults. Raises InvalidRequest naming the member that cannot stay."""
-    known, kind = entries.get(section, {}), asked.get("kind")
+def complete_part(entries: Catalog, section: str, part: dict[str, Any], pointer: str) -> dict[str, Any]:
+    """A stage or detector with its defaults. Raises InvalidRequest naming the invalid setting."""
+    known, kind = entries.get(section, {}), part.get("kind")
     if not isinstance(kind, str) or kind not in known:
-        remedy = catalog.nearest(kind, list(known)) if isinstance(kind, str) else f"Known: {', '.join(known)}."
-        raise InvalidRequest("There is no such kind.", field=f"{pointer}/kind", remedy=remedy)
-    values = {name: value for name, value in asked.items() if name != "kind"}
+        detail = "kind is required." if kind is None else f"Unknown kind {sent(kind)}."
+        raise InvalidRequest(detail, field=f"{pointer}/kind", remedy=catalog.nearest(str(kind), known))
+    values = {name: value for name, value in part.items() if name != "kind"}
     return {"kind": kind, **catalog.complete(known[kind]["params"], values, pointer)}
 
 
-def check_named(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:
-    """Models and datasets that the spec names become exact versions. Raises NotFound."""
+def resolve_references(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:
+    """Replaces the models that the spec names by exact versions, and checks its dataset. Raises NotFound."""
     for pointer, section, part in [
         *((f"/stages/{index}", "defences", stage) for index, stage in enumerate(spec["stages"])),
         ("/detector", "detectors", spec["detector"]),
     ]:
         for name, field in entries[section][part["kind"]]["params"]["properties"].items():
             if field.get("format") == "model":
-                found = require_model(tenant, part[name], (), "A defence", f"{pointer}/{name}")
-                part[name] = found.exact
+                part[name] = require_model(tenant, part[name], (), "A defence", f"{pointer}/{name}").exact
     if "dataset" in spec:
         require_dataset(tenant, spec["dataset"], ("images",), "A detector")

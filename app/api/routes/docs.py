@@ -1,4 +1,4 @@
-"""Pages for people: the interactive reference at /docs and one page for each kind of error. No CDN, a strict CSP."""
+"""HTML pages: the interactive reference at /docs and a page for each kind of error. No CDN, a strict CSP."""
 
 from html import escape
 from pathlib import Path
@@ -10,13 +10,14 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.http.error_pages import ADVICE
 from app.core.catalog import nearest
+from app.core.catalog.describe import quoted
 from app.core.errors import CODES, NotFound
 
 STATIC = Path(__file__).parents[1] / "static"
 CSP = "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; "
 STRICT = {"Content-Security-Policy": CSP + "style-src 'self'; form-action 'none'"}
-# Swagger UI puts styles on its elements as it draws them; scripts are ours alone
-DRAWN = {"Content-Security-Policy": CSP + "script-src 'self'; style-src 'self' 'unsafe-inline'"}
+# Swagger UI sets inline styles; scripts come from this service only
+SWAGGER = {"Content-Security-Policy": CSP + "script-src 'self'; style-src 'self' 'unsafe-inline'"}
 REFERENCE = """<!doctype html>
 <html lang="en">
 <head>
@@ -59,7 +60,7 @@ def home() -> RedirectResponse:
 
 @router.get("/docs")
 def reference() -> HTMLResponse:
-    return HTMLResponse(REFERENCE, headers=DRAWN)
+    return HTMLResponse(REFERENCE, headers=SWAGGER)
 
 
 @router.get("/errors")
@@ -73,7 +74,7 @@ def errors() -> HTMLResponse:
 @router.get("/errors/{code}")
 def error(code: str) -> HTMLResponse:
     if code not in CODES or code not in ADVICE:
-        raise NotFound("There is no such error.", remedy=nearest(code, list(ADVICE)))
+        raise NotFound(f"Unknown error code {quoted(code)}.", remedy=nearest(code, ADVICE))
     kind, advice = CODES[code], ADVICE[code]
     body = f"<p>Status {kind.status}, code <code>{code}</code>.</p><p>{escape(advice)}</p>"
     return _page(kind.title, body + '<p><a href="/errors">All errors</a> · <a href="/docs">API reference</a></p>')

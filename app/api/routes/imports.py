@@ -19,7 +19,7 @@ from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat, 
 from app.api.jobs.uploads import incoming
 from app.core import catalog, names, wire
 from app.core.catalog.builtin_models import BUILTIN_MODELS
-from app.core.catalog.describe import describe, quoted, sent
+from app.core.catalog.describe import allowed, quoted, sent
 from app.core.errors import AnamorphError, InvalidRequest, TooLarge, UnsupportedMedia
 from app.core.settings import settings
 from app.core.store import blobs
@@ -146,7 +146,7 @@ def _invalid_card(error: ValidationError) -> InvalidRequest:
     if fault["type"] == "extra_forbidden":
         detail = f"Unknown field {quoted(name)}. {catalog.nearest(name, schema['properties'])}"
     else:
-        detail = f"{name} must be {describe(schema['properties'][name], schema)}; you sent {sent(fault['input'])}."
+        detail = f"{name} must be {allowed(schema['properties'][name], schema)}; you sent {sent(fault['input'])}."
     return InvalidRequest(detail, field="/".join(("card", *map(str, fault["loc"]))))
 
 

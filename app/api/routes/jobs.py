@@ -1,4 +1,4 @@
-"""/v1/jobs: list, look, cancel, resume, and what a job leaves behind: curves, snapshots, files."""
+"""/v1/jobs: list, get, cancel, resume; metrics, snapshots and files of a job."""
 
 import csv
 import io
@@ -15,6 +15,8 @@ from app.api.http.openapi import problems
 from app.api.http.paths import JobPath, Limit
 from app.api.jobs import views as job_views
 from app.core import wire
+from app.core.catalog import nearest
+from app.core.catalog.describe import quoted
 from app.core.errors import NotFound
 from app.core.jobs import checkpoints, events
 from app.core.jobs import state as jobs
@@ -41,9 +43,7 @@ def every(
         return {"data": job_views.many(conn, rows), "next_cursor": following}
 
 
-@router.get(
-    "/{id}", response_model=wire.Job, operation_id="get_job", summary="Look at a job", openapi_extra=problems(404)
-)
+@router.get("/{id}", response_model=wire.Job, operation_id="get_job", summary="Get a job", openapi_extra=problems(404))
 def one(id: JobPath, principal: Reader, response: Response) -> wire.Job:
     with reading() as conn:
         row = jobs.get(conn, principal.tenant, id)
@@ -61,7 +61,7 @@ def one(id: JobPath, principal: Reader, response: Response) -> wire.Job:
     openapi_extra=problems(404, 409),
 )
 def cancel(id: JobPath, principal: Writer) -> wire.Job:
-    """A queued job ends at once, a running one at its next step. Canceling twice is no error."""
+    """A queued job ends at once, a running one at its next step. A job may be canceled twice."""
     with transaction() as conn:
         return job_views.one(conn, jobs.cancel(conn, principal.tenant, id))
 
@@ -75,7 +75,7 @@ def cancel(id: JobPath, principal: Writer) -> wire.Job:
     openapi_extra=problems(404, 409),
 )
 def resume(request: Request, id: JobPath, principal: Writer) -> wire.Job:
-    """A failed or canceled training, report or fit of a perturbation goes on from its last checkpoint."""
+    """Continues a failed or canceled training, report or perturbation from its last checkpoint."""
     with transaction() as conn:
         view = job_views.one(conn, jobs.resume(conn, principal.tenant, id))
     request.app.state.sweeper.wake_event.set()
@@ -86,7 +86,7 @@ def resume(request: Request, id: JobPath, principal: Writer) -> wire.Job:
     "/{id}/metrics",
     response_model=wire.Curves,
     operation_id="get_job_metrics",
-    summary="Curves of a training",
+    summary="Get the metrics of a job",
     responses={200: {"content": CSV}},
     openapi_extra=problems(404, 406),
 )
@@ -111,38 +111,38 @@ def metrics(
     "/{id}/snapshots",
     response_model=wire.Snapshots,
     operation_id="list_snapshots",
-    summary="Pictures a training made on its way",
+    summary="List the snapshots of a training",
     openapi_extra=problems(404),
 )
 def snapshots(id: JobPath, principal: Reader) -> wire.Snapshots:
-    """Each with the metrics at its point, and whether a checkpoint is kept there that can be forked."""
+    """Each has the metrics at its point, and whether there is a checkpoint that can be forked."""
     with reading() as conn:
         forkable = checkpoints.points(jobs.get(conn, principal.tenant, id)["checkpoint"])
-        told = events.snapshots(conn, id)
+        points = events.snapshots(conn, id)
     files = (SNAPSHOT.fullmatch(key.rsplit("/", 1)[-1]) for key, _ in blobs.list(f"jobs/{id}/snapshots"))
-    found = [
+    pictures = [
         wire.Snapshot(
             images=images,
             url=f"/v1/jobs/{id}/snapshots/{images}.png",
-            metrics=told.get(images, {}).get("metrics", {}),
+            metrics=points.get(images, {}).get("metrics", {}),
             checkpoint=images in forkable,
         )
         for images in sorted(int(match[1]) for match in files if match)
     ]
-    return wire.Snapshots(data=found, checkpoints=forkable)
+    return wire.Snapshots(data=pictures, checkpoints=forkable)
 
 
 @router.get(
     "/{id}/snapshots/{images}.png",
     operation_id="get_snapshot",
-    summary="One of these pictures",
+    summary="Get a snapshot of a training",
     response_class=Response,
     responses={200: {"content": PNG}},
     openapi_extra=problems(404),
 )
 def snapshot(
     id: JobPath,
-    images: Annotated[int, Path(ge=0, lt=10**15, description="Images shown until then.")],
+    images: Annotated[int, Path(ge=0, lt=10**15, description="Images that the training had been shown.")],
     principal: Reader,
 ) -> Response:
     with reading() as conn:
@@ -150,19 +150,21 @@ def snapshot(
     try:
         picture = blobs.get(f"jobs/{id}/snapshots/{images}.png")
     except FileNotFoundError:
-        raise NotFound("There is no snapshot at this point.", remedy=f"See /v1/jobs/{id}/snapshots.") from None
+        raise NotFound(
+            f"The job has no snapshot at {images} images.", remedy=f"GET /v1/jobs/{id}/snapshots lists them."
+        ) from None
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
 @router.get(
     "/{id}/artifacts/{name}",
     operation_id="get_artifact",
-    summary="A file the job made",
+    summary="Download a file of a job",
     response_class=FileResponse,
     responses={
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-        206: {"description": "The range that was asked for."},
-        416: {"description": "No such range."},
+        206: {"description": "The requested range."},
+        416: {"description": "The range is outside the file."},
     },
     openapi_extra=problems(400, 404),
 )
@@ -170,13 +172,13 @@ def artifact(
     id: JobPath, name: Annotated[str, Path(max_length=200, description="As in the job's result.")], principal: Reader
 ) -> Response:
     with reading() as conn:
-        known = job_views.artifacts(jobs.get(conn, principal.tenant, id))
-    if name not in known:
-        raise NotFound("The job has no such file.")
+        keys = job_views.artifacts(jobs.get(conn, principal.tenant, id))
+    if name not in keys:
+        raise NotFound(f"The job has no file {quoted(name)}.", remedy=nearest(name, keys))
     try:
-        path = blobs.path(known[name])
+        path = blobs.path(keys[name])
     except FileNotFoundError:
-        raise NotFound("The file is gone.") from None
+        raise NotFound(f"The file {quoted(name)} was deleted.") from None
     media = mimetypes.guess_type(name)[0] or "application/octet-stream"
     return FileResponse(path, media_type=media, filename=name, headers={"Cache-Control": "private, max-age=86400"})
 

@@ -1,4 +1,4 @@
-"""/v1/models: list, look, download weights, delete. What models can do is in operations."""
+"""/v1/models: list, get, download weights, delete. The operations of models are in operations.py."""
 
 from typing import Annotated, Any
 
@@ -40,11 +40,11 @@ def every(
     "/{m}",
     response_model=wire.ModelDetail,
     operation_id="get_model",
-    summary="Look at a model",
+    summary="Get a model",
     openapi_extra=problems(404),
 )
 def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
-    """One that is still being trained has `ready: false` and a link to its job."""
+    """A model that is still being trained has `ready: false` and a link to its job."""
     with reading() as conn:
         try:
             row = model_rows.get(conn, principal.tenant, m)
@@ -52,15 +52,15 @@ def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
             links = {"self": f"/v1/models/{m}", "job": error.extra["job"]}
             return wire.ModelDetail(name=m, ready=False, links=links)
         versions = model_rows.versions(conn, principal.tenant, row["name"])
-    shown = [wire.Version(**version | {"job": _job(version["job_id"])}) for version in versions]
-    return wire.ModelDetail(**summary(request.app.state.catalog, row, m), card=row["card"], versions=shown)
+    listed = [wire.Version(**version | {"job": _job(version["job_id"])}) for version in versions]
+    return wire.ModelDetail(**summary(request.app.state.catalog, row, m), card=row["card"], versions=listed)
 
 
 @router.delete(
     "/{m}", status_code=204, operation_id="delete_model", summary="Delete a model", openapi_extra=problems(404, 409)
 )
 def remove(request: Request, m: ModelPath, principal: Writer) -> None:
-    """With a bare name all its versions; with name@digest that one, and the name then means the newest left."""
+    """A name deletes all versions, name@digest one version; the name then means the newest that is left."""
     with transaction() as conn:
         digests = model_rows.remove(conn, principal.tenant, m)
     request.app.state.resolver.forget()
@@ -74,30 +74,30 @@ def remove(request: Request, m: ModelPath, principal: Writer) -> None:
     response_class=FileResponse,
     responses={
         200: {"description": "A safetensors file.", "content": WEIGHTS},
-        206: {"description": "The range that was asked for.", "content": WEIGHTS},
-        304: {"description": "The client has it."},
-        416: {"description": "No such range."},
+        206: {"description": "The requested range.", "content": WEIGHTS},
+        304: {"description": "The client has this file."},
+        416: {"description": "The range is outside the file."},
     },
     openapi_extra=problems(400, 404, 409),
 )
 def weights(request: Request, m: ModelPath, principal: Reader) -> Response:
     with reading() as conn:
-        found = model_rows.resolve(conn, principal.tenant, m)
-    etag = f'"{found.digest}"'
-    caching = "private, max-age=31536000, immutable" if found.pinned else "private, no-cache"
-    headers = {"ETag": etag, "Cache-Control": caching, "X-Model-Digest": found.digest}
+        model = model_rows.resolve(conn, principal.tenant, m)
+    etag = f'"{model.digest}"'
+    caching = "private, max-age=31536000, immutable" if model.pinned else "private, no-cache"
+    headers = {"ETag": etag, "Cache-Control": caching, "X-Model-Digest": model.digest}
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     try:
-        path = blobs.path(model_rows.weights_key(found.digest))
+        path = blobs.path(model_rows.weights_key(model.digest))
     except FileNotFoundError:
-        raise NotFound("The weights of this model are gone.") from None
-    name = f"{found.name}-{found.digest[:12]}.safetensors"
+        raise NotFound("The weights of this model were deleted.") from None
+    name = f"{model.name}-{model.digest[:12]}.safetensors"
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
 
 
 def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, Any]:
-    """A row as clients see it; links go to the reference that was used."""
+    """A row as clients see it; links have the reference that the client used."""
     here, digest = f"/v1/models/{reference}", row["digest"]
     operations = catalog.operations_of(entries, row["capabilities"])
     links = {
@@ -109,8 +109,8 @@ def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, 
     links |= {"job": _job(row["job_id"])} if row["job_id"] else {}
     links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}
     copied = ("name", "digest", "family", "dataset", "seed", "config", "metrics", "capabilities", "created_at", "bytes")
-    able = {operation: f"{here}/{operation}" for operation in operations}
-    return {name: row[name] for name in copied} | {"ready": True, "operations": able, "links": links}
+    paths = {operation: f"{here}/{operation}" for operation in operations}
+    return {name: row[name] for name in copied} | {"ready": True, "operations": paths, "links": links}
 
 
 def _job(job_id: str | None) -> str | None:

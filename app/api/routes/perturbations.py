@@ -1,4 +1,4 @@
-"""/v1/perturbations: universal perturbations are fitted as jobs, kept, looked at, deleted."""
+"""/v1/perturbations: universal perturbations, fitted as jobs: create, list, get, download, delete."""
 
 from typing import Any
 
@@ -46,16 +46,16 @@ def every(principal: Reader, limit: Limit = 20, cursor: Cursor = None) -> dict[s
     openapi_extra=problems(404, 409, 413),
 )
 def create(request: Request, body: wire.PerturbationRequest, principal: Writer, key: IdempotencyKey = None) -> Response:
-    """One change of pixels that fools a classifier on most images, measured on images it was not fitted to."""
-    given = body.model_dump(exclude_none=True)
-    spec = {name: given.pop(name) for name in ("model", "dataset", "name", "seed") if name in given}
-    spec["config"] = catalog.complete(request.app.state.catalog["perturbations"]["universal"]["params"], given)
+    """One perturbation that fools a classifier on most images, measured on images that it was not fitted to."""
+    fields = body.model_dump(exclude_none=True)
+    spec = {name: fields.pop(name) for name in ("model", "dataset", "name", "seed") if name in fields}
+    spec["config"] = catalog.complete(request.app.state.catalog["perturbations"]["universal"]["params"], fields)
     if not is_repeat(principal.tenant, key):
         check_space(principal.tenant)
-        found = require_model(principal.tenant, body.model, ("Classifies",), "A universal perturbation")
-        spec["model"] = found.exact
+        model = require_model(principal.tenant, body.model, ("Classifies",), "A universal perturbation")
+        spec["model"] = model.exact
         data = require_dataset(principal.tenant, body.dataset, ("images",), "A universal perturbation")
-        check_size(principal.tenant, found, data)
+        check_size(principal.tenant, model, data)
         with reading() as conn:
             perturbation_rows.check_free(conn, principal.tenant, body.name or "")
     return accept(request, principal, "perturbation", spec, key, same_as=body.model_dump())
@@ -65,7 +65,7 @@ def create(request: Request, body: wire.PerturbationRequest, principal: Writer, 
     "/{p}",
     response_model=wire.Perturbation,
     operation_id="get_perturbation",
-    summary="Look at a universal perturbation",
+    summary="Get a universal perturbation",
     openapi_extra=problems(404),
 )
 def one(p: PerturbationPath, principal: Reader) -> wire.Perturbation:
@@ -102,12 +102,17 @@ def _download(name: str, operation_id: str, summary: str, doc: str) -> None:
         try:
             data = blobs.get(perturbation_rows.key(row["digest"], name))
         except FileNotFoundError:
-            raise NotFound("The file is gone.") from None
+            raise NotFound(f"The file {name} of this perturbation was deleted.") from None
         return Response(data, media_type=MEDIA[name], headers={"Cache-Control": "private, max-age=3600"})
 
 
-_download("picture.png", "get_perturbation_picture", "The perturbation, amplified", "Mid-grey is no change.")
-_download("examples.png", "get_perturbation_examples", "Images without and with it", "Held-out images, two in a row.")
+_download("picture.png", "get_perturbation_picture", "The perturbation, amplified", "Mid-grey means no change.")
+_download(
+    "examples.png",
+    "get_perturbation_examples",
+    "Images without and with it",
+    "Held-out images in pairs.",
+)
 _download("delta.npy", "get_perturbation_values", "The perturbation as numbers", "float32 (channels, height, width).")
 
 

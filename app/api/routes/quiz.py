@@ -1,4 +1,4 @@
-"""/v1/models/{m}/quiz: which of two images is real? A person's answers beside those of the model's discriminator."""
+"""/v1/models/{m}/quiz: which of two images is real? Answers of a person and of the model's discriminator."""
 
 import base64
 import time
@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/models", tags=["operations"], route_class=StrictR
     openapi_extra=problems(404, 409, 504),
 )
 async def ask(request: Request, m: ModelPath, principal: Reader, response: Response) -> wire.Quiz:
-    """The real image is one the model was not trained on; POST the answer to the same address with the id."""
+    """The real image is from the validation split. POST the answer with the id to the same path."""
     response.headers["Cache-Control"] = "no-store"
     row = await run_sync(_model, request, principal, m)
     question = quizzes.question(row["digest"], quizzes.new_ident(), quizzes.validation_rows(row["card"]))
@@ -58,11 +58,11 @@ async def ask(request: Request, m: ModelPath, principal: Reader, response: Respo
     openapi_extra=problems(404, 409, 504),
 )
 async def answer(request: Request, m: ModelPath, body: wire.QuizAnswer, principal: Writer) -> wire.QuizVerdict:
-    """A question is a function of the model's version and the id, so it can be answered after any restart."""
+    """A question follows from the version of the model and the id, so it can be answered at any later time."""
     row = await run_sync(_model, request, principal, m)
     question = quizzes.question(row["digest"], body.id, quizzes.validation_rows(row["card"]))
-    taken = await _verdict(request, row, question)
-    person, right = _person(principal, row), None if taken is None else taken == question.real
+    choice = await _verdict(request, row, question)
+    person, right = _person(principal, row), None if choice is None else choice == question.real
     facts = {"answer": body.answer, "correct": body.answer == question.real, "discriminator": right}
     counted = await run_sync(_record, person, question.id, facts)
     return wire.QuizVerdict(
@@ -70,25 +70,25 @@ async def answer(request: Request, m: ModelPath, body: wire.QuizAnswer, principa
         answer=counted["answer"],
         real=question.real,
         correct=counted["correct"],
-        discriminator=taken,
+        discriminator=choice,
         tally=await run_sync(_tally, person),
     )
 
 
 def _model(request: Request, principal: Principal, reference: str) -> dict[str, Any]:
-    """The model's row. Raises UnsupportedOperation when it draws no images, Conflict when it has none to set beside."""
+    """The row of the model. Raises UnsupportedOperation without samples, Conflict without validation images."""
     with reading() as conn:
         row = model_rows.get(conn, principal.tenant, reference)
-    able = catalog.operations_of(request.app.state.catalog, row["capabilities"])
-    if "samples" not in able:
+    supported = catalog.operations_of(request.app.state.catalog, row["capabilities"])
+    if "samples" not in supported:
         raise UnsupportedOperation(
-            f"{row['name']} is a model of family {row['family']} and draws no images to tell from real ones.",
-            operations=able,
+            f"{row['name']} is a model of family {row['family']}, which does not support samples.",
+            operations=supported,
         )
-    if not quizzes.possible(able, row["card"]):
+    if not quizzes.possible(supported, row["card"]):
         raise Conflict(
-            f"{row['name']} does not say which images it learned from.",
-            remedy="Ask about a model that was trained here, on a dataset with validation images.",
+            f"{row['name']} has no dataset with validation images.",
+            remedy="Use a model that was trained here on a dataset with validation images.",
         )
     return row
 
@@ -108,28 +108,26 @@ def _tally(person: dict[str, str]) -> wire.Tally:
 
 
 async def _pair(request: Request, row: dict[str, Any], question: Question) -> tuple[list[bytes], str | None]:
-    """The two PNGs in their order, and their class where the model was asked for that of the real one."""
+    """The two PNGs in their order, and the class of both for a conditional model."""
     card = row["card"]
     where = {"dataset": card["dataset_digest"], "split": "validation", "column": "images", "start": question.row}
     try:
-        found = await _call(request, card["dataset_digest"], "dataset_images", where | {"count": 1})
+        real = await _call(request, card["dataset_digest"], "dataset_images", where | {"count": 1})
     except NotFound:
-        found = Answer()
-    if not found.images:
-        raise Conflict(
-            "The images this model learned from were deleted.", remedy="Import the dataset again and train again."
-        )
-    asked: dict[str, Any] = {"n": 1, "seed": question.seed}
-    classes, labels, label = card["data"].get("classes"), found.facts.get("labels"), None
+        real = Answer()
+    if not real.images:
+        raise Conflict("The dataset of this model was deleted.", remedy="Import it again and train the model again.")
+    params: dict[str, Any] = {"n": 1, "seed": question.seed}
+    classes, labels, label = card["data"].get("classes"), real.facts.get("labels"), None
     if labels and classes and "Conditional" in row["capabilities"] and row["config"].get("condition") != "targets":
-        asked["label"], label = labels[0], classes[labels[0]]
-    made = await _call(request, row["digest"], "samples", asked)
-    pair = [found.images[0], made.images[0]]
+        params["label"], label = labels[0], classes[labels[0]]
+    sample = await _call(request, row["digest"], "samples", params)
+    pair = [real.images[0], sample.images[0]]
     return (pair if question.real == 0 else pair[::-1]), label
 
 
 async def _verdict(request: Request, row: dict[str, Any], question: Question) -> int | None:
-    """The image that the model's own discriminator takes for real; None when it has none."""
+    """The image that the discriminator of the model takes for real; None for a model without one."""
     if "score" not in catalog.operations_of(request.app.state.catalog, row["capabilities"]):
         return None
     images, _ = await _pair(request, row, question)

@@ -14,7 +14,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError
 
 from app.core.catalog.coerce import coerce as read_text
-from app.core.catalog.describe import BOUNDS, Schema, between, describe, joined, kinds, quoted, sent
+from app.core.catalog.describe import BOUNDS, Schema, allowed, between, joined, kinds, quoted, sent
 from app.core.errors import AnamorphError, InvalidConfig, InvalidRequest
 
 ENTRIES = Path(__file__).with_name("entries")
@@ -155,7 +155,7 @@ def _faults(schema: Schema, values: dict[str, Any], pointer: str) -> list[Fault]
         elif error.validator == "required":
             for name in schema["required"]:
                 if name not in values:
-                    detail = f"{name} is required: {describe(schema['properties'].get(name, {}), schema)}."
+                    detail = f"{name} is required: {allowed(schema['properties'].get(name, {}), schema)}."
                     faults[name] = {"pointer": _join(pointer, name), "code": "missing", "detail": detail}
         else:
             faults[""] = {"pointer": pointer, "code": "invalid", "detail": "These settings contradict each other."}
@@ -169,7 +169,7 @@ def _invalid(error: ValidationError, root: Schema) -> str:
     first, *rest = error.absolute_path
     where = str(first) + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
     limits = between(error.schema) if error.validator in BOUNDS else None
-    return f"{where} must be {limits or describe(error.schema, root)}; you sent {sent(error.instance)}."
+    return f"{where} must be {limits or allowed(error.schema, root)}; you sent {sent(error.instance)}."
 
 
 def _error(faults: list[Fault], pointer: str) -> AnamorphError:

@@ -94,16 +94,24 @@ def joined(words: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(head)} {last} {tail}" if head else tail
 
 
+def allowed(schema: Schema, root: Schema) -> str:
+    """The values besides null that a schema allows."""
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return describe(schema | {"anyOf": options} if options else schema, root)
+
+
 def between(schema: Schema) -> str | None:
     """The bounds of a number: 'between 1 and 9', 'above 0 and at most 1'; None without any."""
-    if "minimum" in schema and "maximum" in schema:
-        return f"between {schema['minimum']} and {schema['maximum']}"
-    return joined([f"{words} {schema[key]}" for key, words in BOUNDS.items() if key in schema]) or None
+    limits = {key: schema[key] for key in BOUNDS if key in schema}
+    limits = {key: int(limit) if limit == int(limit) else limit for key, limit in limits.items()}
+    if "minimum" in limits and "maximum" in limits:
+        return f"between {limits['minimum']} and {limits['maximum']}"
+    return joined([f"{BOUNDS[key]} {limit}" for key, limit in limits.items()]) or None
 
 
 def _range(schema: Schema) -> str:
-    bounds = between(schema)
-    return f" {bounds}" if bounds else ""
+    bounds = between(schema) or ""
+    return f"{' of' * bounds.startswith('at ')} {bounds}".rstrip()
 
 
 def _sizes(schema: Schema, suffix: str, unit: str) -> str:
