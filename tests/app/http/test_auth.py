@@ -1,6 +1,7 @@
 """Keys, scopes and tenants: what each route says to the owner, to another tenant, and to nobody."""
 
 import asyncio
+import json
 import re
 from types import SimpleNamespace
 
@@ -80,7 +81,8 @@ async def test_what_belongs_to_another_tenant_is_as_absent_as_what_never_was(hou
     unknown = "/v1/models/w" if unknown == "/v1/models/v" else unknown
     absent = await house.client.request(method, unknown, headers=house.other, params=query, **body)
     strip = {"request_id": None, "remedy": None}
-    assert theirs.json() | strip == absent.json() | strip
+    said = theirs.text.replace("Model v ", "Model w ").replace("squares", "rounds").replace(house.job, "0" * 36)
+    assert json.loads(said) | strip == absent.json() | strip
     assert not {"v", "squares"} & set(re.findall(r"[\w-]+", theirs.json().get("remedy", "")))
     ours = await house.client.request(method, there, headers=house.owner, params=query, **body)
     assert ours.status_code != 401 and ours.json()["detail"] != theirs.json()["detail"] if ours.is_error else True

@@ -32,24 +32,23 @@ async def test_images_of_another_size_are_refused_with_the_way_to_import_them(cl
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "field", "says"),
+    ("path", "body", "status", "field"),
     [
-        ("/v1/trainings", {"family": "classifier", "dataset": "unnamed"}, 422, "/dataset", "labels"),
-        ("/v1/trainings", {"family": "regressor", "dataset": "squares"}, 422, "/dataset", "targets"),
-        ("/v1/trainings", {"family": "vae", "dataset": "gone"}, 404, "/dataset", "dataset"),
-        ("/v1/trainings", {"family": "vae", "dataset": "squares", "init_from": "x"}, 404, "/init_from", "model"),
-        ("/v1/perturbations", {"model": "v", "dataset": "squares"}, 409, "/model", "Classifies"),
-        ("/v1/defences", {"model": "v", "name": "safe"}, 409, "/model", "Classifies"),
-        ("/v1/defences", {"model": "c", "name": "safe", "dataset": "gone"}, 404, "/dataset", "dataset"),
-        ("/v1/reports", {"model": "v", "dataset": "squares"}, 409, "/model", "Classifies"),
-        ("/v1/reports", {"model": "c", "dataset": "unnamed"}, 422, "/dataset", "labels"),
+        ("/v1/trainings", {"family": "classifier", "dataset": "unnamed"}, 422, "/dataset"),
+        ("/v1/trainings", {"family": "regressor", "dataset": "squares"}, 422, "/dataset"),
+        ("/v1/trainings", {"family": "vae", "dataset": "gone"}, 404, "/dataset"),
+        ("/v1/trainings", {"family": "vae", "dataset": "squares", "init_from": "x"}, 404, "/init_from"),
+        ("/v1/perturbations", {"model": "v", "dataset": "squares"}, 409, "/model"),
+        ("/v1/defences", {"model": "v", "name": "safe"}, 409, "/model"),
+        ("/v1/defences", {"model": "c", "name": "safe", "dataset": "gone"}, 404, "/dataset"),
+        ("/v1/reports", {"model": "v", "dataset": "squares"}, 409, "/model"),
+        ("/v1/reports", {"model": "c", "dataset": "unnamed"}, 422, "/dataset"),
     ],
 )
-async def test_what_does_not_suit_is_named(client, things, path, body, status, field, says):
+async def test_what_does_not_suit_is_named(client, things, path, body, status, field):
     answer = await client.post(path, json=body)
     assert answer.status_code == status, answer.text
     assert answer.json()["errors"][0]["pointer"] == field
-    assert says in answer.json()["detail"]
 
 
 async def test_a_missing_column_comes_with_the_way_to_upload_it(client, things):
