@@ -19,14 +19,18 @@ from workers.errors import error_of
 from workers.inference.batching import LoadedModel, compute
 from workers.inference.calls.apply_perturbation import apply_perturbation
 from workers.inference.calls.dataset_images import dataset_images
-from workers.inference.calls.validate_training import rehearse
+from workers.inference.calls.validate_training import validate_training
 from workers.inference.model_cache import ModelCache
 from workers.inference.requests import operation_for, read_inputs, read_params, to_tensors
 from workers.inference.responses import encode_answers
 from workers.store.measurement_cache import attach_inputs
 
 log = structlog.get_logger(__name__)
-MODEL_FREE_CALLS = {"dataset_images": dataset_images, "apply_perturbation": apply_perturbation, "rehearsal": rehearse}
+MODEL_FREE_CALLS = {
+    "dataset_images": dataset_images,
+    "apply_perturbation": apply_perturbation,
+    "rehearsal": validate_training,
+}
 """Operations that need no model, or not always one."""
 
 

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
     response_model=wire.Job,
     operation_id="create_training",
     summary="Train a model",
-    responses={200: {"description": "With dry_run: the complete request.", "model": wire.Rehearsed}},
+    responses={200: {"description": "With dry_run: the complete request.", "model": wire.CheckedTraining}},
     openapi_extra=problems(404, 409, 413, 504),
 )
 async def create(

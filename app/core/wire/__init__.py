@@ -7,12 +7,12 @@ from app.core.wire.perturbations import Perturbation, PerturbationRequest
 from app.core.wire.quizzes import Quiz, QuizAnswer, QuizVerdict, Tally
 from app.core.wire.service import Fault, Health, Key, KeyRequest, NewKey, Problem
 from app.core.wire.submissions import (
+    CheckedTraining,
     DefenceRequest,
     DerivedRequest,
     Fork,
     OracleAttackRequest,
     Priced,
-    Rehearsed,
     ReportRequest,
     TrainingRequest,
 )
@@ -20,6 +20,7 @@ from app.core.wire.terms import Layout, Links, ModelReference, Name, Page, Reque
 
 __all__ = [
     "Alarm",
+    "CheckedTraining",
     "Curves",
     "Dataset",
     "DatasetImage",
@@ -51,7 +52,6 @@ __all__ = [
     "Quiz",
     "QuizAnswer",
     "QuizVerdict",
-    "Rehearsed",
     "ReportRequest",
     "Request",
     "Seed",

@@ -115,7 +115,7 @@ class OracleAttackRequest(Request):
     seed: Seed | None = Field(None, description="The same request with the same seed makes the same queries.")
 
 
-class Rehearsed(BaseModel):
+class CheckedTraining(BaseModel):
     """A training's request with every setting that the service would decide from the dataset."""
 
     request: dict[str, Any]

@@ -10,7 +10,7 @@ from workers.inference.model_cache import ModelCache
 from workers.inference.requests import read_params
 
 
-class Rehearsal(BaseModel):
+class TrainingRequest(BaseModel):
     """The family, its settings, and the facts of the dataset."""
 
     model_config = ConfigDict(extra="forbid")
@@ -20,9 +20,9 @@ class Rehearsal(BaseModel):
     facts: dict[str, Any]
 
 
-def rehearse(call: dict[str, Any], models: ModelCache | None = None) -> dict[str, Any]:
+def validate_training(call: dict[str, Any], models: ModelCache | None = None) -> dict[str, Any]:
     """An answer with the complete `config` among its facts. Raises ConfigError or DataError."""
-    asked = read_params(Rehearsal, call["params"])
-    config = families()[asked.family].complete_config(asked.config, DataSpec.from_facts(asked.facts))
+    request = read_params(TrainingRequest, call["params"])
+    config = families()[request.family].complete_config(request.config, DataSpec.from_facts(request.facts))
     facts = {"config": config.model_dump(mode="json")}
     return {"images": [], "latents": None, "facts": facts, "extra": {}, "sheets": {}, "timings": {}}
