@@ -100,7 +100,7 @@ SENTENCES = [
     (
         "sizes",
         [1] * 4,
-        "sizes must be a list of at most 3 items, each a whole number or null; you sent a list of 4 items.",
+        "sizes must be a list of at most 3 items, each a whole number; you sent a list of 4 items.",
     ),
     ("count", {"a": 1}, "count must be a whole number between 1 and 9; you sent an object."),
 ]
