@@ -1,18 +1,39 @@
 """Letters and digits of the fonts inside matplotlib, each on the same ground line."""
 
 from collections.abc import Iterator
+from enum import Enum
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from app.core.catalog.builtin_datasets import LETTERS
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
-from workers.builtins.fonts import Font
 
 FOLDER = "mpl-data/fonts/ttf"
 POINTS, GROUND = 0.76, 0.76  # of the picture's side: size of the font, and where the letters stand
+
+
+class Ink(Enum):
+    """(ground, ink) in levels of gray."""
+
+    DARK = (255, 0)
+    BRIGHT = (0, 255)
+
+
+class Font:
+    def __init__(self, path: Path, points: int):
+        # the plain layout: the other one depends on a library that is not always there
+        self.font = ImageFont.truetype(str(path), points, layout_engine=ImageFont.Layout.BASIC)
+
+    def draw(self, text: str, size: int, at: tuple[float, float], anchor: str, ink: Ink = Ink.BRIGHT) -> np.ndarray:
+        """uint8 (1, size, size), with `anchor` of the text (as Pillow names it) at (x, y)."""
+        ground, level = ink.value
+        picture = Image.new("L", (size, size), ground)
+        ImageDraw.Draw(picture).text(at, text, fill=level, font=self.font, anchor=anchor)
+        return np.array(picture)[None]
 
 
 class Face(NamedTuple):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
-from workers.builtins.fonts import Font, Ink
+from workers.builtins.glyphs import Font, Ink
 
 FONT = "fonts/materialdesignicons6*.ttf"
 CODES = "fonts/materialdesignicons6*charmap*.json"
