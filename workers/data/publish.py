@@ -11,9 +11,8 @@ import numpy as np
 
 from app.core.store import blobs
 from workers.codecs import fit, grid_png
-from workers.data.checks import advise, advise_on_classes, check_sides, examine
+from workers.data.checks import advise, advise_on_classes, check_sides, examine, facts_of_people
 from workers.data.classes import mask_codes, name_values
-from workers.data.people import facts_of_people
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
 from workers.data.table import Column, Table, chunk_rows
