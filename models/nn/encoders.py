@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = tuple[int, int]
 SMALLEST = 4
+FILM_DEVIATION = 0.3
+"""Standard deviation of FiLM's scales and shifts before training: the classes differ from the first update on."""
 
 
 def pyramid(height: int, width: int, smallest: int = SMALLEST) -> list[Size]:
@@ -180,3 +183,27 @@ class ConvDecoder(nn.Module):
         """The layers without the activations between them, so that a caller can modulate their outputs (FiLM)."""
         yield Stage(lambda latents: self.spread[0](latents).unflatten(1, self.grid), self.grid[0])
         yield from (Stage(layer, layer.after) for layer in self.layers if isinstance(layer, Upsample))
+
+
+class FiLMDecoder(nn.Module):
+    """Class-conditional decoder: codes (b, d) and labels (b,) -> (b, c, h, w), with FiLM (Perez et al. 2018).
+
+    The label scales and shifts the channels of every layer but the last: h -> silu(h * (1 + gamma_label) + beta_label).
+    """
+
+    def __init__(self, decoder: ConvDecoder | MLPDecoder, classes: int):
+        super().__init__()
+        self.decoder = decoder
+        widths = [stage.channels for stage in decoder.stages()][:-1]
+        self.classes = nn.ModuleList(nn.Embedding(classes, 2 * width) for width in widths)
+        for table in self.classes:
+            nn.init.normal_(table.weight, 0, FILM_DEVIATION)
+
+    def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
+        *hidden, last = self.decoder.stages()
+        features = codes
+        for stage, table in zip(hidden, self.classes, strict=True):
+            features = stage(features)
+            film = table(labels).unflatten(1, (2, -1, *[1] * (features.ndim - 2)))  # (b, 2, channels, 1, 1)
+            features = F.silu(features * (1 + film[:, 0]) + film[:, 1])
+        return last(features)

@@ -22,7 +22,7 @@ from models.families.autoencoders.base import (
     build_decoder,
 )
 from models.losses import reconstruction as losses
-from models.nn.film import FiLMDecoder
+from models.nn.encoders import FiLMDecoder
 from models.nn.plane import Plane
 from models.types import Batch, DataError, DataSpec, Metrics
 

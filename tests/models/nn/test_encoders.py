@@ -9,8 +9,7 @@ from torch import nn
 from models.families.autoencoders.corruption import corrupt, median_filter
 from models.nn.augment import flip, shift
 from models.nn.ema import Ema
-from models.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, pyramid
-from models.nn.film import FiLMDecoder
+from models.nn.encoders import ConvDecoder, ConvEncoder, FiLMDecoder, MLPDecoder, MLPEncoder, pyramid
 from models.nn.resnet import ResNetTrunk
 from models.nn.unet import UNet
 
