@@ -14,7 +14,6 @@ from workers import devices
 from workers.jobs.job import Result, RunningJob
 from workers.store import model_rows as records
 from workers.store.models import load_card, publish
-from workers.store.references import digest_of, loader
 from workers.store.training_data import Source, open_source
 
 IMAGES = 1000
@@ -26,7 +25,7 @@ def run_defence(job: RunningJob) -> Result:
     """Makes the model of the spec {"model", "name", "stages", "draws", "detector", "dataset"} and measures it."""
     devices.use_threads(settings().train_threads)
     spec = job.spec
-    card, load = load_card(digest_of(job, spec["model"])), loader(job)
+    card, load = load_card(records.digest_for_job(job, spec["model"])), records.loader(job)
     stages, detector = spec["stages"], spec.get("detector")
     made = defend(load(spec["model"]), spec["model"], stages, load, draws=spec.get("draws") or DRAWS, detector=detector)
     source = clean_images(job, card)

@@ -24,7 +24,6 @@ from workers.jobs.kinds import report_plots as plots
 from workers.store import model_rows as records
 from workers.store.dataset_cache import DatasetCache
 from workers.store.models import load_card, load_model, pack
-from workers.store.references import loader
 from workers.store.training_data import open_source
 
 ROWS_IN_RESULT = 100
@@ -72,7 +71,7 @@ def open_subject(job: RunningJob, kind: type[Report], digest: str, params: Param
     train, validation = Columns(source.data.train, cache), Columns(source.data.validation)
     home, learned = home_of(job, digest)
     subject = Subject(
-        model, data, train, validation, home, job.spec.get("seed") or 0, learned, loader(job),
+        model, data, train, validation, home, job.spec.get("seed") or 0, learned, records.loader(job),
         others=others(job, params), perturbations=perturbations(job, params),
     )  # fmt: skip
     return subject, source.data.digest
