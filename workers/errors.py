@@ -1,4 +1,4 @@
-"""The one map from an exception to the error a client sees."""
+"""The one map from an exception to the error that a client sees."""
 
 import errno
 import sys
@@ -13,8 +13,8 @@ UNREACHABLE = (OSError, exc.OperationalError, exc.InterfaceError, exc.TimeoutErr
 
 
 def error_of(exception: BaseException) -> AnamorphError:
-    """What a client is told of `exception`."""
-    model_error = getattr(sys.modules.get("models.types"), "ModelError", ())  # who raises one has imported it
+    """The error that a client sees for `exception`; details stay in the log."""
+    model_error = getattr(sys.modules.get("models.types"), "ModelError", ())  # whoever raises one has imported it
     if isinstance(exception, AnamorphError):
         return exception
     if isinstance(exception, model_error):

@@ -1,6 +1,6 @@
 """The Celery worker: `celery -A workers.main worker --pool=threads -Q train,light` (jobs), `-Q infer` (calls).
 
-Messages for jobs are doorbells; slots do the work. This module imports no torch: it would cost every worker its start.
+A message for a job only wakes the slots, which do the work. This module does not import torch, so workers start fast.
 """
 
 import atexit
@@ -26,20 +26,21 @@ slots: list[Slot] = []
 
 @celery.task(name="workers.main.run_job")
 def run_job(job_id: str) -> None:
-    """The doorbell. Which job is next, the table decides: the id is only a hint, and a forged one is only a ring."""
+    """Wakes the slots. The table decides which job runs; the id is only a hint."""
     for slot in slots:
         slot.wake()
 
 
 @celery.task(name="workers.main.run_calls")
 def run_calls(payload: bytes) -> None:
-    from workers.inference.lane import run_batch
+    """Answers a micro-batch of calls."""
+    from workers.inference.host import run_batch
 
     run_batch(payload)
 
 
 class Presence(threading.Thread):
-    """Keeps this worker's row fresh."""
+    """Renews this worker's row in the table of live workers."""
 
     def __init__(self, queues: list[str]):
         super().__init__(name="presence", daemon=True)
@@ -71,34 +72,34 @@ def configure_logging(**_) -> None:
 
 @celeryd_after_setup.connect
 def start(instance, **_) -> None:
-    """Slots, sweeper and presence run beside Celery's own loop and do not wait for the broker."""
+    """Starts slots, sweeper and presence beside Celery's own loop; they do not wait for the broker."""
     queues = sorted(instance.app.amqp.queues.consume_from)
     migrate()
     slots.extend(Slot(queue, presence.worker_id()) for queue in jobs.QUEUES if queue in queues)
-    leaving = [*slots, Presence(queues)]
-    for thread in (*leaving, Sweeper()):
+    threads = [*slots, Presence(queues)]
+    for thread in (*threads, Sweeper()):
         thread.start()
     if "infer" in queues:
-        threading.Thread(target=get_ready, name="ready", daemon=True).start()
-    worker_shutting_down.connect(lambda **_: ask_to_stop(leaving), weak=False)
-    atexit.register(wait_for_end, leaving)
+        threading.Thread(target=load_host, name="load-host", daemon=True).start()
+    worker_shutting_down.connect(lambda **_: ask_to_stop(threads), weak=False)
+    atexit.register(wait_for_end, threads)
 
 
-def get_ready() -> None:
-    """Imports torch before the first call comes, which would wait for seconds."""
-    from workers.inference import lane
+def load_host() -> None:
+    """Imports torch before the first call, which would otherwise wait for seconds."""
+    from workers.inference.host import host
 
-    lane.host.host()
+    host()
 
 
 def ask_to_stop(threads: list[Slot | Presence]) -> None:
-    """Jobs are told to save and go while Celery winds down."""
+    """Lets jobs save and stop while Celery shuts down."""
     for thread in threads:
         thread.stop()
 
 
 def wait_for_end(threads: list[Slot | Presence]) -> None:
-    """However Celery ended, the process stays until its jobs are back in the queue."""
+    """Keeps the process alive, however Celery ended, until its jobs are back in the queue."""
     ask_to_stop(threads)
     for thread in threads:
         thread.join()

@@ -1,21 +1,39 @@
-"""Pixels to image bytes. The PNG writer is our own: for small images the usual libraries cost more than the model."""
+"""Pixels to image bytes. The PNG writer is our own: for small images the usual libraries take longer than the model."""
 
 import io
 import math
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 from isal import isal_zlib
 from PIL import Image
 
-from workers.codecs.pixels import to_uint8, with_channels
+from workers.codecs.flatten import with_channels
+
+if TYPE_CHECKING:
+    import torch
+
+    Images = np.ndarray | torch.Tensor
 
 COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 PALETTE_TYPE = 3
-# Igzip's level 0 is ten times faster than level 1 and its files are larger; up to 32 x 32 speed is what counts.
+# Level 0 of igzip is ten times faster than level 1 but writes larger files: used up to 32 x 32 pixels.
 FAST_PIXELS = 32 * 32
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def to_uint8(images: "Images") -> np.ndarray:
+    """Rounds floats in [0, 1] to 256 levels (clipped, NaN becomes 0); uint8 is returned unchanged."""
+    if isinstance(images, np.ndarray):
+        if images.dtype == np.uint8:
+            return images
+        return np.rint(np.nan_to_num(np.clip(images, 0, 1)) * 255).astype(np.uint8)
+    if images.is_floating_point():
+        # quantise on the device: a quarter of the bytes leave the accelerator
+        images = images.detach().nan_to_num().mul(255).round_().clamp_(0, 255).byte()
+    return images.cpu().numpy()
 
 
 def encode(images, encoding: str) -> list[bytes]:
@@ -32,14 +50,14 @@ def encode_png(images) -> list[bytes]:
 
 
 def encode_masks(masks) -> list[bytes]:
-    """Class indices (N, H, W) as palette PNGs: the values are the indices, and a viewer shows colours."""
+    """Class indices (N, H, W) as palette PNGs: pixel values are the indices, viewers show colours."""
     masks = np.asarray(masks, dtype=np.uint8)
     height, width = masks.shape[1:]
     return _write(masks[:, None], _head(width, height, PALETTE_TYPE) + _chunk(b"PLTE", class_colours().tobytes()))
 
 
 def class_colours() -> np.ndarray:
-    """256 colours (256, 3): the bits of the index spread over the channels from the top, 0 is black."""
+    """256 distinct colours (256, 3): the bits of the index, spread over the channels from the top; 0 is black."""
     index = np.arange(256)
     colours = np.zeros((256, 3), np.uint8)
     for bit in range(8):
@@ -50,7 +68,7 @@ def class_colours() -> np.ndarray:
 
 
 def coloured(masks) -> np.ndarray:
-    """Class indices (N, H, W) as a viewer would show them, uint8 (N, 3, H, W)."""
+    """Class indices (N, H, W) in the colours of `class_colours`, uint8 (N, 3, H, W)."""
     return np.ascontiguousarray(class_colours()[np.asarray(masks, dtype=np.uint8)].transpose(0, 3, 1, 2))
 
 
@@ -66,11 +84,12 @@ def _webp(pixels: np.ndarray) -> bytes:
 
 
 def grid_png(images, columns: int | None = None, gap: int = 2, background: int = 255) -> bytes:
-    """A contact sheet, row by row; as square as it can be unless `columns` is given."""
+    """A contact sheet as PNG, row by row; as square as possible unless `columns` is given."""
     return encode_png(grid(to_uint8(images), columns, gap, background)[None])[0]
 
 
 def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, background: int = 255) -> np.ndarray:
+    """A contact sheet, uint8 (C, height, width), of images uint8 (N, C, H, W); `gap` in pixels."""
     count, channels, height, width = images.shape
     columns = max(1, min(columns or math.ceil(math.sqrt(count)), count))
     rows = math.ceil(count / columns)
@@ -85,7 +104,7 @@ def grid(images: np.ndarray, columns: int | None = None, gap: int = 2, backgroun
 
 def _write(images: np.ndarray, head: bytes) -> list[bytes]:
     count, channels, height, width = images.shape
-    # every scan line of the batch at once: a filter byte (0, none), then the interleaved channels
+    # all scan lines of the batch at once: a filter byte (0 = none), then the interleaved channels
     lines = np.empty((count, height, width * channels + 1), np.uint8)
     lines[:, :, 0] = 0
     for channel in range(channels):

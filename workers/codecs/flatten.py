@@ -1,4 +1,4 @@
-"""An opened Pillow image to plain pixels: every odd kind of picture ends as 8-bit gray or sRGB without transparency."""
+"""An opened Pillow image to plain pixels: 8-bit gray or sRGB without transparency, of the channels and size needed."""
 
 import io
 
@@ -7,7 +7,6 @@ from PIL import Image, ImageCms
 
 from app.core.errors import InvalidImage
 from workers.codecs.header import Header
-from workers.codecs.pixels import with_channels
 
 SRGB = ImageCms.createProfile("sRGB")
 ORIENTATION = 0x0112
@@ -23,7 +22,7 @@ UPRIGHT = {
 
 
 def flatten(image: Image.Image, header: Header, background: tuple[int, int, int], least_side: int | None) -> np.ndarray:
-    """uint8 (C, H, W): upright, in sRGB, over the background, gray as one channel."""
+    """uint8 (C, H, W): upright, in sRGB, over the background; gray images have one channel."""
     if least_side and header.format == "JPEG":
         image.draft(None, (least_side, least_side))
     image.load()
@@ -41,7 +40,7 @@ def flatten(image: Image.Image, header: Header, background: tuple[int, int, int]
     if gray:
         return pixels[None]
     pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    # a palette of grays is how gray pictures are often saved
+    # gray images are often saved with a palette of grays
     return pixels[:1] if palette and (pixels == pixels[0]).all() else pixels
 
 
@@ -49,12 +48,12 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
     except Exception:
-        return image  # broken metadata does not make a broken picture
+        return image  # the image may be fine though its metadata is not
     return image if turn is None else image.transpose(turn)
 
 
 def _sixteen_bits(image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
-    """The high byte; Pillow's own conversion clips, which turns most 16-bit pictures white."""
+    """Keeps the high byte; Pillow's own conversion clips, which turns most 16-bit images white."""
     deep = np.asarray(image)
     pixels = (deep >> 8).astype(np.uint8)
     if "transparency" in image.info:
@@ -64,7 +63,7 @@ def _sixteen_bits(image: Image.Image, background: tuple[int, int, int]) -> np.nd
 
 
 def _scale_transparency(image: Image.Image, depth: int) -> None:
-    """A PNG states its transparent colour in its own depth; Pillow scales the pixels to 8 bits but not this colour."""
+    """Scales the transparent colour of a PNG to 8 bits: Pillow scales only the pixels."""
     colour = image.info.get("transparency")
     if depth == 16 and isinstance(colour, tuple):
         image.info["transparency"] = tuple(value >> 8 for value in colour)
@@ -89,7 +88,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def indices(image: Image.Image) -> np.ndarray:
-    """uint8 (H, W) of the numbers that are stored, whatever colours they stand for."""
+    """uint8 (H, W) of the stored numbers, whatever colours they stand for."""
     image.load()
     if image.mode in ("P", "L"):
         return np.array(image)
@@ -98,4 +97,32 @@ def indices(image: Image.Image) -> np.ndarray:
     bands = np.asarray(image.convert("RGBA"))[..., :3]
     if image.mode in ("RGB", "LA", "RGBA") and (bands == bands[..., :1]).all():
         return np.ascontiguousarray(bands[..., 0])
-    raise InvalidImage("The mask has colours.", remedy="Save it as a PNG of class indices (gray or palette).")
+    raise InvalidImage("The mask has colours.", remedy="Save it as a PNG of class indices, gray or with a palette.")
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Converts gray to three equal channels, or colour to luma; axis -3 is the channel."""
+    present = image.shape[-3]
+    if present == channels:
+        return image
+    if present == 1:
+        return np.repeat(image, channels, axis=-3)
+    red, green, blue = np.moveaxis(image.astype(np.uint32), -3, 0)
+    # ITU-R 601-2 luma with 16 fractional bits: equal to Pillow's convert("L")
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None, :, :]
+
+
+def fit(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:
+    """Scales (C, H, W) or a mask (H, W) to the size. Crops in the middle where proportions differ, never squeezes."""
+    old_height, old_width = image.shape[-2:]
+    if (old_height, old_width) == (height, width):
+        return image
+    scale = min(old_height / height, old_width / width)
+    top, left = (old_height - height * scale) / 2, (old_width - width * scale) / 2
+    box = (left, top, left + width * scale, top + height * scale)
+    # Pillow's bicubic kernel widens when it shrinks an image, so nothing aliases
+    kernel = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
+    if image.ndim == 2:
+        return np.asarray(Image.fromarray(image).resize((width, height), kernel, box))
+    bands = [np.asarray(Image.fromarray(band).resize((width, height), kernel, box)) for band in image]
+    return np.stack(bands)

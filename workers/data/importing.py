@@ -1,4 +1,4 @@
-"""Datasets from rows to a row in the table: uploads, and built-in ones on demand."""
+"""Imports datasets, from rows to the row in the table: uploads, and built-in ones on demand."""
 
 import tempfile
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.core.catalog.builtin_datasets import BUILTINS
 from app.core.errors import Conflict, InvalidDataset, NotFound, Unavailable
-from app.core.jobs import cleanup as janitor
+from app.core.jobs import cleanup
 from app.core.store import blobs
 from app.core.store.database import new_id, now, reading, transaction
 from app.core.store.datasets import find
@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a dataset came from: "upload", "builtin:ID" or "derived:DATASET", and whose work it is."""
+    """Where a dataset came from ("upload", "builtin:ID" or "derived:DATASET"), with its licence and attribution."""
 
     source: str
     licence: str | None = None
@@ -44,7 +44,7 @@ def built_in(builtin: str) -> Origin:
 
 def open_upload(spec: dict[str, Any], report: Report) -> Source:
     if spec.get("format") not in SOURCES:
-        raise InvalidDataset("format is zip or npz.", field="format")
+        raise InvalidDataset(f"format must be zip or npz; you sent {spec.get('format')!r}.", field="format")
     try:
         path = blobs.path(spec["upload"])
     except FileNotFoundError:
@@ -55,10 +55,10 @@ def open_upload(spec: dict[str, Any], report: Report) -> Source:
 def read_source(
     source: Source, options: Options, report: Report, progress: Progress, tick: Callable[[], None]
 ) -> Published:
-    """From rows to a stored dataset; `tick` is called between rows and may raise to stop."""
+    """Stores the rows of a source as a dataset. `tick` is called between rows and may raise to stop."""
     with (
         closing(source),
-        tempfile.TemporaryDirectory(prefix=janitor.IMPORT_FOLDER) as folder,
+        tempfile.TemporaryDirectory(prefix=cleanup.IMPORT_FOLDER) as folder,
         closing(Table(Path(folder), options, source.classes, report)) as table,
     ):
         for done, row in enumerate(source.rows(), start=1):
@@ -72,7 +72,7 @@ def read_source(
 def ensure_builtin(
     bind: Engine | None, tenant: str, builtin: str, tick: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """The row of a built-in dataset for a tenant, imported here and now if it is not there yet."""
+    """The row of a built-in dataset for a tenant; imports the dataset first if the tenant does not have it yet."""
     with reading(bind) as conn:
         row = find(conn, tenant, builtin)
     if row is None:
@@ -82,18 +82,19 @@ def ensure_builtin(
             with transaction(bind) as conn:
                 register(conn, tenant, builtin, published, built_in(builtin))
         except Conflict:
-            pass  # another worker was first
+            pass  # another worker imported it first
         with reading(bind) as conn:
             row = find(conn, tenant, builtin)
     if row is None:
-        raise NotFound(f"The dataset {builtin!r} was deleted just now.")
+        raise NotFound(f"Dataset {builtin!r} was deleted during its import.", remedy="Try again.")
     return row
 
 
 def register(conn: Connection, tenant: str, name: str, published: Published, origin: Origin) -> None:
-    janitor.hold(conn, published.digest)
-    if published.found and not blobs.exists(f"datasets/{published.digest}/facts.json"):
-        raise Unavailable("The arrays of an equal dataset were just cleaned away.", remedy="Import it again.")
+    """Writes the row of a stored dataset. Raises Conflict for a name in use."""
+    cleanup.hold(conn, published.digest)
+    if published.existed and not blobs.exists(f"datasets/{published.digest}/facts.json"):
+        raise Unavailable("The arrays of an equal dataset were deleted during the import.", remedy="Import it again.")
     row = {
         "id": new_id(),
         "tenant": tenant,
@@ -108,13 +109,13 @@ def register(conn: Connection, tenant: str, name: str, published: Published, ori
     try:
         conn.execute(insert(datasets).values(row))
     except IntegrityError as error:
-        raise taken(name) from error
+        raise name_conflict(name) from error
 
 
-def taken(name: str) -> Conflict:
-    return Conflict(f"There is a dataset {name!r} already.", field="name", remedy="Choose another name, or delete it.")
+def name_conflict(name: str) -> Conflict:
+    return Conflict(f"Dataset {name!r} already exists.", field="name", remedy="Choose another name, or delete it.")
 
 
-def forget_upload(spec: dict[str, Any]) -> None:
+def delete_upload(spec: dict[str, Any]) -> None:
     if "upload" in spec:
         blobs.delete_prefix(spec["upload"])

@@ -24,8 +24,8 @@ class Published(NamedTuple):
     digest: str
     facts: dict[str, Any]
     bytes: int
-    found: bool = False
-    """Whether the arrays were there already, from an import of the same pictures."""
+    existed: bool = False
+    """Whether the arrays existed already, from an import of the same images."""
 
 
 def publish(

@@ -1,4 +1,7 @@
-"""The inference host: answers calls with the models in memory, many calls in one batch, none harmed by another."""
+"""The entry point of inference: answers a micro-batch of calls with the models in memory.
+
+Calls that agree share one batch; a call that fails harms no other.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -6,9 +9,14 @@ from functools import lru_cache, partial
 from math import inf
 from typing import Any
 
+import msgpack
 import numpy as np
 import structlog
 import torch
+from redis import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.core.settings import settings
 from models import deadline
@@ -17,26 +25,19 @@ from models.operations.core.base import Operation, Params, Rows
 from workers import devices
 from workers.errors import error_of
 from workers.inference.batching import LoadedModel, compute
-from workers.inference.calls.apply_perturbation import apply_perturbation
-from workers.inference.calls.dataset_images import dataset_images
-from workers.inference.calls.validate_training import validate_training
 from workers.inference.model_cache import ModelCache
-from workers.inference.requests import operation_for, read_inputs, read_params, to_tensors
-from workers.inference.responses import encode_answers
+from workers.inference.model_free_calls import MODEL_FREE_CALLS
+from workers.inference.tensors import encode_answers, operation_for, read_inputs, read_params, to_tensors
 from workers.store.measurement_cache import attach_inputs
 
+REPLY_SECONDS = 60
+"""Lifetime of a reply that nobody fetches because its front end is gone."""
 log = structlog.get_logger(__name__)
-MODEL_FREE_CALLS = {
-    "dataset_images": dataset_images,
-    "apply_perturbation": apply_perturbation,
-    "rehearsal": validate_training,
-}
-"""Operations that need no model, or not always one."""
 
 
 @dataclass
-class Work:
-    """One call on its way, and how long each stage took (milliseconds)."""
+class PreparedCall:
+    """A call with its model, parameters and decoded inputs. `timings`: milliseconds by stage."""
 
     index: int
     call: dict[str, Any]
@@ -49,7 +50,7 @@ class Work:
 
     @property
     def group(self) -> tuple:
-        """Calls of one group are computed together."""
+        """Calls with equal groups are computed together."""
         shapes = tuple((name, tensor.shape[1:], tensor.dtype) for name, tensor in self.rows.items())
         return self.loaded.digest, self.operation.name, self.operation.batch_key(self.params), shapes
 
@@ -61,88 +62,121 @@ class Host:
         self.models = ModelCache(limit_bytes, device)
 
     def execute(self, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each call {"answer": ...} or {"problem": ...}, in order."""
+        """Returns {"answer": ...} or {"problem": ...} for each call, in order."""
         outcomes: list[dict[str, Any]] = [{}] * len(calls)
-        works = []
+        prepared = []
         for index, call in enumerate(calls):
             try:
                 if call["operation"] in MODEL_FREE_CALLS:
                     outcomes[index] = {"answer": MODEL_FREE_CALLS[call["operation"]](call, self.models)}
                 else:
-                    works.append(self._open(index, call))
+                    prepared.append(self._prepare(index, call))
             except Exception as error:
                 outcomes[index] = _problem(error)
-        groups: dict[tuple, list[Work]] = {}
-        for work, inputs in zip(works, to_tensors([work.inputs for work in works]), strict=True):
+        if not prepared:
+            return outcomes
+        groups: dict[tuple, list[PreparedCall]] = {}
+        for each, inputs in zip(prepared, to_tensors([each.inputs for each in prepared]), strict=True):
             try:
-                work.rows = work.operation.rows(work.loaded.model, inputs, work.params)
-                groups.setdefault(work.group, []).append(work)
+                each.rows = each.operation.rows(each.loaded.model, inputs, each.params)
+                groups.setdefault(each.group, []).append(each)
             except Exception as error:
-                outcomes[work.index] = _problem(error)
+                outcomes[each.index] = _problem(error)
         for group in groups.values():
-            for work, outcome in zip(group, _outcomes(group), strict=True):
-                outcomes[work.index] = outcome
+            for each, outcome in zip(group, _outcomes(group), strict=True):
+                outcomes[each.index] = outcome
         return outcomes
 
-    def _open(self, index: int, call: dict[str, Any]) -> Work:
+    def _prepare(self, index: int, call: dict[str, Any]) -> PreparedCall:
         loaded = self.models.get(call["model"])
         operation = operation_for(loaded, call["operation"])
         params = read_params(operation.Params, call["params"])
-        attach_inputs(operation, loaded, params)
-        most, start = settings().call_images, time.perf_counter()
-        inputs = read_inputs(loaded.model, operation, params, call.get("images"), call.get("latents"), most)
-        return Work(index, call, loaded, operation, params, inputs, {"decode": _milliseconds(start)})
+        if operation.dataset or operation.report is not None:
+            attach_inputs(operation, loaded, params)
+        start = time.perf_counter()
+        max_images = settings().call_images
+        inputs = read_inputs(loaded.model, operation, params, call.get("images"), call.get("latents"), max_images)
+        return PreparedCall(index, call, loaded, operation, params, inputs, {"decode": _milliseconds(start)})
 
 
 @lru_cache
 def host() -> Host:
-    """This process's host."""
+    """The host of this process."""
     devices.use_threads(settings().infer_threads)
     return Host(settings().resident_bytes, devices.device())
 
 
 def execute(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each call {"answer": ...} or {"problem": ...}, in order. See app/core/calls/messages.py for their members."""
+    """Returns {"answer": ...} or {"problem": ...} for each call, in order; members: app/core/calls/messages.py."""
     return host().execute(calls)
 
 
-def _outcomes(works: list[Work]) -> list[dict[str, Any]]:
-    """Answers one group. When that fails, each call is tried alone, so that only the guilty one has a problem."""
+def run_batch(payload: bytes) -> None:
+    """Answers one micro-batch on the reply list that it names. Drops calls past their deadline: nobody waits."""
+    message = msgpack.unpackb(payload)
+    now = time.time()
+    calls = [call for call in message["calls"] if not 0 < call["deadline"] < now]
+    if dropped := len(message["calls"]) - len(calls):
+        log.info("calls.late", dropped=dropped)
+    if calls:
+        outcomes = execute(calls)
+        reply(message["reply_to"], [{"id": call["id"]} | out for call, out in zip(calls, outcomes, strict=True)])
+
+
+def reply(key: str, entries: list[dict]) -> None:
+    """Pushes answers onto a reply list. Only logs when the broker is gone: the client's connection went with it."""
     try:
-        return [{"answer": answer} for answer in _answers(works)]
+        with broker().pipeline(transaction=False) as pipe:
+            pipe.rpush(key, msgpack.packb(entries))
+            pipe.expire(key, REPLY_SECONDS)
+            pipe.execute()
+    except RedisError as error:
+        log.warning("calls.reply_lost", calls=len(entries), error=type(error).__name__)
+
+
+@lru_cache
+def broker() -> Redis:
+    """The broker connections of this process."""
+    return Redis.from_url(settings().redis_url, socket_timeout=10, retry=Retry(ExponentialBackoff(1, 0.05), 3))
+
+
+def _outcomes(group: list[PreparedCall]) -> list[dict[str, Any]]:
+    """Answers one group. If that fails, runs each call alone, so that only the faulty one gets a problem."""
+    try:
+        return [{"answer": answer} for answer in _answers(group)]
     except Exception as error:
-        if len(works) == 1 or isinstance(error, Abandoned):
-            return [_problem(error)] * len(works)
-        log.warning("batch.split", calls=len(works), error=type(error).__name__)
-        return [outcome for work in works for outcome in _outcomes([work])]
+        if len(group) == 1 or isinstance(error, Abandoned):
+            return [_problem(error)] * len(group)
+        log.warning("batch.split", calls=len(group), error=type(error).__name__)
+        return [outcome for each in group for outcome in _outcomes([each])]
 
 
-def _answers(works: list[Work]) -> list[dict[str, Any]]:
-    """Calls that agree, computed and encoded together."""
-    start, first = time.perf_counter(), works[0]
-    with deadline.checking(partial(in_time, max(work.call.get("deadline") or inf for work in works))):
-        found = compute(first.loaded, first.operation, first.params, [work.rows for work in works])
-    asked = []
-    for work, part in zip(works, found, strict=True):
-        result = work.operation.result(work.loaded.model, work.rows, part, work.params)
-        asked.append((result, work.call.get("encoding") or "none", work.call.get("grid", False)))
-    spent, start = _milliseconds(start), time.perf_counter()
-    answers = encode_answers(asked)
-    timings = {"compute": spent, "encode": _milliseconds(start)}
-    return [answer | {"timings": work.timings | timings} for work, answer in zip(works, answers, strict=True)]
+def _answers(group: list[PreparedCall]) -> list[dict[str, Any]]:
+    """Computes and encodes the calls of a group together."""
+    start, first = time.perf_counter(), group[0]
+    with deadline.checking(partial(check_deadline, max(each.call.get("deadline") or inf for each in group))):
+        outputs = compute(first.loaded, first.operation, first.params, [each.rows for each in group])
+    results = []
+    for each, rows in zip(group, outputs, strict=True):
+        result = each.operation.result(each.loaded.model, each.rows, rows, each.params)
+        results.append((result, each.call.get("encoding") or "none", each.call.get("grid", False)))
+    compute_ms, start = _milliseconds(start), time.perf_counter()
+    answers = encode_answers(results)
+    timings = {"compute": compute_ms, "encode": _milliseconds(start)}
+    return [answer | {"timings": each.timings | timings} for each, answer in zip(group, answers, strict=True)]
 
 
-def in_time(expiry: float) -> None:
-    """Raises Abandoned when the last client to wait has gone: the next one shall not wait for what nobody reads."""
-    if time.time() > expiry:
+def check_deadline(until: float) -> None:
+    """Raises Abandoned once the last client has stopped waiting (Unix time `until`)."""
+    if time.time() > until:
         raise Abandoned("The answer took too long and was given up.")
 
 
 def _problem(error: Exception) -> dict[str, Any]:
-    known = error_of(error)
-    if known.status >= 500 and not isinstance(error, Abandoned):
-        log.error("call.failed", code=known.code, exc_info=error)
-    return {"problem": known.problem()}
+    public = error_of(error)
+    if public.status >= 500 and not isinstance(error, Abandoned):
+        log.error("call.failed", code=public.code, exc_info=error)
+    return {"problem": public.problem()}
 
 
 def _milliseconds(start: float) -> float:

@@ -1,4 +1,4 @@
-"""Models kept in memory between calls: the least recently used make room, counted in bytes."""
+"""Models kept in memory between calls; above a limit in bytes the least recently used are dropped."""
 
 import threading
 from collections import OrderedDict
@@ -16,25 +16,25 @@ from workers.inference.onnx_executor import by_runtime
 from workers.store.models import load_model
 
 OVERHEAD = 1.5
-"""Memory of a model in bytes of its weights: what its layers hold while they work is part of it."""
+"""Estimated memory of a model as a multiple of its weights: activations included."""
 log = structlog.get_logger(__name__)
 
 
 class ModelCache:
-    """Loads by digest, each model once however many ask for it at the same time."""
+    """Loads models by digest; concurrent requests for one model load it once."""
 
     def __init__(self, limit_bytes: int, device: torch.device):
         self.limit_bytes, self.device = limit_bytes, device
-        self._kept: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._loading: dict[str, Future] = {}
         self._lock = threading.Lock()
 
     def get(self, digest: str) -> LoadedModel:
         """The model, from memory or from the blob store. Raises NotFound."""
         with self._lock:
-            if digest in self._kept:
-                self._kept.move_to_end(digest)
-                return self._kept[digest]
+            if digest in self._models:
+                self._models.move_to_end(digest)
+                return self._models[digest]
             mine = digest not in self._loading
             future = self._loading.setdefault(digest, Future())
         if mine:
@@ -43,9 +43,9 @@ class ModelCache:
 
     @property
     def digests(self) -> list[str]:
-        """What is in memory, the least recently used first."""
+        """The digests of the models in memory, the least recently used first."""
         with self._lock:
-            return list(self._kept)
+            return list(self._models)
 
     def _load(self, digest: str, future: Future) -> None:
         try:
@@ -56,34 +56,34 @@ class ModelCache:
             future.set_exception(error)
             return
         with self._lock:
-            self._kept[digest] = loaded
+            self._models[digest] = loaded
             del self._loading[digest]
             self._make_room()
         future.set_result(loaded)
 
     def _warm(self, digest: str) -> LoadedModel:
         model = load_model(digest).to(self.device)
-        held = sum(tensor.nbytes for tensor in model.state_dict().values())
-        able = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
-        loaded = LoadedModel(digest, model, int(held * OVERHEAD), able)
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        supported = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
+        loaded = LoadedModel(digest, model, int(weights * OVERHEAD), supported)
         if settings().executor == "onnx" and self.device.type == "cpu":
             loaded.forward = by_runtime(digest, model)
-            loaded.bytes += held  # the runtime holds weights of its own
-        for operation in dict.fromkeys(able.values()):  # once for all names
+            loaded.bytes += weights  # the runtime holds weights of its own
+        for operation in dict.fromkeys(supported.values()):  # once for all names
             if not operation.dataset and operation.report is None:
                 warm(loaded, operation())
         log.info("model.loaded", digest=digest, family=model.name, bytes=loaded.bytes)
         return loaded
 
     def _make_room(self) -> None:
-        """Under the lock. The newest stays even when it is too big alone: it is about to be used."""
-        while len(self._kept) > 1 and sum(kept.bytes for kept in self._kept.values()) > self.limit_bytes:
-            digest, _ = self._kept.popitem(last=False)
+        """Call it under the lock. Keeps the newest model even when it alone is too large: it is about to be used."""
+        while len(self._models) > 1 and sum(model.bytes for model in self._models.values()) > self.limit_bytes:
+            digest, _ = self._models.popitem(last=False)
             log.info("model.evicted", digest=digest)
 
 
 def warm(loaded: LoadedModel, operation: Operation) -> None:
-    """Tries batch sizes before the first call comes: kernels are chosen and memory is taken on the way."""
+    """Plans batches before the first call; this also selects kernels and allocates memory."""
     model = loaded.model
     inputs = {"images": torch.rand(2, *model.data.shape), "nothing": None}
     if operation.takes in ("latents", "either"):
@@ -92,4 +92,4 @@ def warm(loaded: LoadedModel, operation: Operation) -> None:
         params = operation.Params()
         plan_for(loaded, operation, params, operation.rows(model, inputs[operation.takes], params))
     except ModelError:
-        pass  # it needs parameters that only a request brings
+        pass  # the operation needs parameters that only a request has

@@ -1,7 +1,7 @@
-"""Models whose answers ONNX Runtime computes: the exported parts in place of torch's forward passes, where they agree.
+"""Runs the forward passes of a model with ONNX Runtime: exported parts replace methods, where both agree.
 
-Gradients, inputs of another shape than a part was traced with, and parts that cannot be exported stay with torch: for
-the same model, request and setting always the same way.
+Torch still computes gradients, inputs of another shape than the traced one, and parts that cannot be exported. The
+choice depends only on model, request and setting.
 """
 
 import copy
@@ -25,24 +25,24 @@ log = structlog.get_logger(__name__)
 
 
 def by_runtime(digest: str, model: Family) -> Family | None:
-    """The same model with its parts computed by ONNX Runtime; None when there is nothing to gain.
+    """The same model with its parts computed by ONNX Runtime; None for an opaque model, which uses the runtime anyway.
 
-    Files that nobody has asked for yet are written now, which takes seconds once for a version.
+    Exports parts that are not stored yet, which takes seconds, once per version.
     """
     if isinstance(model, Opaque):
         return None
     view, directions = copy.copy(model), {}
     for part in parts(model):
-        found = graph(model, part)
+        part_graph = graph(model, part)
         try:
-            asked = answering(found, part_of(digest, found))
+            method = runtime_method(part_graph, part_file(digest, part_graph))
         except AnamorphError as error:
             log.info("part.stays_with_torch", digest=digest, part=part, why=error.detail)
             continue
         if part in DIRECT:
-            setattr(view, DIRECT[part], asked)
+            setattr(view, DIRECT[part], method)
         else:
-            directions[part.removeprefix("translator_")] = asked
+            directions[part.removeprefix("translator_")] = method
     if directions:
         view.translate = lambda images, direction: (
             directions[direction](images) if direction in directions else model.translate(images, direction)
@@ -50,24 +50,25 @@ def by_runtime(digest: str, model: Family) -> Family | None:
     return view
 
 
-def part_of(digest: str, found: Graph) -> bytes:
-    """The file of a part, from the store or made now. Raises AnamorphError when there can be none."""
-    key = model_key(digest, f"{found.part}.onnx")
+def part_file(digest: str, part_graph: Graph) -> bytes:
+    """The ONNX file of a part, from the store or exported now. Raises AnamorphError if the part cannot be exported."""
+    key = model_key(digest, f"{part_graph.part}.onnx")
     if blobs.exists(f"{key}.json"):
         return blobs.get(key)
-    return keep_part(digest, found)[0]
+    return keep_part(digest, part_graph)[0]
 
 
-def answering(found: Graph, content: bytes) -> Callable[..., Tensor]:
-    """A stand-in for the part's method."""
-    run = session(content)
-    names, wanted = list(found.inputs), [(tensor.shape[1:], tensor.dtype) for tensor in found.inputs.values()]
+def runtime_method(part_graph: Graph, content: bytes) -> Callable[..., Tensor]:
+    """A replacement for the part's method that runs the ONNX file."""
+    runtime = session(content)
+    names = list(part_graph.inputs)
+    traced = [(tensor.shape[1:], tensor.dtype) for tensor in part_graph.inputs.values()]
 
-    def answer(*inputs: Tensor) -> Tensor:
-        fits = [(tensor.shape[1:], tensor.dtype) for tensor in inputs] == wanted
+    def method(*inputs: Tensor) -> Tensor:
+        fits = [(tensor.shape[1:], tensor.dtype) for tensor in inputs] == traced
         if not fits or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)):
-            return found.module(*inputs)
-        given = {name: tensor.detach().contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)}
-        return torch.from_numpy(run.run([found.output], given)[0])
+            return part_graph.module(*inputs)
+        arrays = {name: tensor.detach().contiguous().numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return torch.from_numpy(runtime.run([part_graph.output], arrays)[0])
 
-    return answer
+    return method

@@ -1,4 +1,4 @@
-"""The job as its runner sees it: what to do, whether to stop, and fenced ways to say how far it is."""
+"""The job as its runner sees it: its spec, whether to stop, and writes of progress that a lost lease refuses."""
 
 import os
 import signal
@@ -19,25 +19,25 @@ from app.core.store.database import transaction
 
 log = structlog.get_logger(__name__)
 
-LEASE_LOST = 75  # exit status: somebody else may hold the job now, nothing was written
+LEASE_LOST = 75  # exit status: another worker may hold the job now; nothing was written
 PROGRESS_SECONDS = 0.5
 T = TypeVar("T")
 
 
 class Stopped(Exception):
-    """Raised by a runner that stops because `job.stopping` says so, after saving what it wants to keep."""
+    """Raised by a runner that stops because `job.stopping` is set, after saving its checkpoint."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a runner made. `also` writes rows (a model, a dataset) in the transaction that ends the job."""
+    """The result of a job. `also` writes rows (a model, a dataset) in the transaction that ends the job."""
 
     value: dict[str, Any] = field(default_factory=dict)
     also: Callable[[Connection], None] | None = None
 
 
 class RunningJob:
-    """Between two steps a runner reads `stopping`, and if it is set saves a checkpoint and raises Stopped."""
+    """A runner reads `stopping` between two steps; if it is set, it saves a checkpoint and raises Stopped."""
 
     def __init__(self, claim: jobs.Claim, bind: Engine | None = None):
         self.id, self.tenant, self.kind, self.spec = claim.id, claim.tenant, claim.kind, claim.spec
@@ -45,13 +45,13 @@ class RunningJob:
         self.last_checkpoint = claim.checkpoint
         self.bind = bind
         self.canceled = self.late = self.released = False
-        self.ending = False  # the ending is being written: a lost token is then no news
+        self.ending = False  # the end is being written, which gives up the token
         self._progress: dict[str, Any] | None = None
         self._progress_at = float("-inf")
 
     @property
     def stopping(self) -> Literal["cancel", "release"] | None:
-        """ "cancel": asked by a client, or too late. "release": this worker goes away, another will go on."""
+        """ "cancel": a client canceled, or the deadline passed. "release": this worker stops, another will continue."""
         if self.canceled or self.late:
             return "cancel"
         return "release" if self.released else None
@@ -61,13 +61,13 @@ class RunningJob:
             raise Stopped(self.stopping)
 
     def progress(self, images: int, total: int, eta_seconds: float | None = None) -> None:
-        """How far the job is. Cheap to call after every step: written twice a second at most."""
+        """Sets the progress. Cheap enough to call after every step: it is written at most twice a second."""
         self._progress = {"images": int(images), "total": int(total), "eta_seconds": eta_seconds}
         if time.monotonic() - self._progress_at >= PROGRESS_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the latest progress; a database that does not answer just now is no reason to stop."""
+        """Writes the latest progress; only logs if the database does not answer."""
         if self._progress is None:
             return
         try:
@@ -79,12 +79,12 @@ class RunningJob:
         self._progress_at = time.monotonic()
 
     def metrics(self, images: int, values: dict[str, float]) -> None:
-        """One point of the curves."""
+        """Writes one point of the curves."""
         point = {name: float(value) for name, value in values.items()}
         self.write(lambda conn: events.add_metrics(conn, self.id, self.token, int(images), point), durable=False)
 
     def curve(self, points: list[tuple[int, dict[str, float]]]) -> None:
-        """Several points (images, values) at once, which is much cheaper."""
+        """Writes several points (images, values) at once, which is much cheaper."""
         if points:
             self.write(lambda conn: events.add_curve(conn, self.id, self.token, points), durable=False)
 
@@ -92,19 +92,19 @@ class RunningJob:
         self.write(lambda conn: jobs.add_event(conn, self.id, self.token, kind, data), durable=False)
 
     def artifact_key(self, name: str) -> str:
-        """Where this attempt keeps a blob: another attempt never writes there."""
+        """The key of a blob of this attempt; other attempts never write there."""
         return f"jobs/{self.id}/{self.attempt}/{name}"
 
     def checkpoint(self, ref: dict[str, Any]) -> None:
-        """Makes `ref` (keys of blobs written before) what a later attempt starts from, as `last_checkpoint`.
+        """Makes `ref` (keys of blobs written before) the `last_checkpoint` that a later attempt starts from.
 
-        Metrics up to here come first: a later attempt repeats only what follows.
+        Write the metrics up to this point first: a later attempt repeats only what follows.
         """
         self.write(lambda conn: jobs.add_checkpoint(conn, self.id, self.token, ref))
         self.last_checkpoint = ref
 
     def write(self, change: Callable[[Connection], T], durable: bool = True) -> T:
-        """Runs `change` in a transaction, again when the database does not answer. LeaseLost passes through."""
+        """Runs `change` in a transaction; retries while the database does not answer. Raises LeaseLost."""
         for pause in (0.2, 1, 3, 6):
             try:
                 with transaction(self.bind, durable=durable) as conn:
@@ -116,7 +116,7 @@ class RunningJob:
 
 
 class Heartbeat(threading.Thread):
-    """Extends the lease and carries the wish to stop to the job. Without a lease the process ends on the spot."""
+    """Extends the lease and tells the job when to stop. Ends the process at once when the lease is lost."""
 
     def __init__(self, job: RunningJob, parent: int | None = None):
         super().__init__(name="heartbeat", daemon=True)
@@ -139,8 +139,8 @@ class Heartbeat(threading.Thread):
         extend = time.monotonic() - self.extended >= self.lease / 3
         try:
             with transaction(self.job.bind, durable=False) as conn:
-                say = jobs.heartbeat if extend else jobs.look
-                beat = say(conn, self.job.id, self.job.token)
+                read = jobs.heartbeat if extend else jobs.look
+                beat = read(conn, self.job.id, self.job.token)
         except AnamorphError as error:
             log.warning("heartbeat_failed", job=self.job.id, error=error.detail)
             if time.monotonic() - self.extended > self.lease * 0.9:
@@ -154,7 +154,7 @@ class Heartbeat(threading.Thread):
         self.job.canceled, self.job.late = beat.cancel, beat.late
 
     def abandon(self) -> None:
-        """Nothing this process computes counts any more, and nothing it might still write would be taken."""
+        """Ends the process: whatever it would still write would be refused."""
         if not self.job.ending:
             log.warning("lease_lost", job=self.job.id, attempt=self.job.attempt)
             os._exit(LEASE_LOST)

@@ -1,4 +1,4 @@
-"""A process of one job from claim to end: runs its runner, writes one ending."""
+"""The life of one job in its process, from claim to end: runs its runner and writes how it ended."""
 
 import signal
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from workers.jobs.kinds import runner_of
 
 log = structlog.get_logger(__name__)
 
-INFRASTRUCTURE = (
+RETRYABLE = (
     errors.WorkerLost,
     errors.OutOfMemory,
     errors.StorageFull,
@@ -26,13 +26,13 @@ INFRASTRUCTURE = (
 
 
 def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None = None) -> int:
-    """Does the job that `token` was given for; returns the process's exit status."""
+    """Runs the job that `token` holds; returns the exit status of the process."""
     with reading(bind) as conn:
         claim = jobs.held(conn, job_id, token)
     if claim is None:
         return LEASE_LOST
     job = RunningJob(claim, bind)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then asks us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor, which then terminates us
     signal.signal(signal.SIGTERM, lambda *_: setattr(job, "released", True))
     heartbeat = Heartbeat(job, parent)
     heartbeat.start()
@@ -74,10 +74,10 @@ def end_stopped(job: RunningJob) -> None:
 
 
 def end_failed(job: RunningJob, exception: Exception) -> None:
-    """Infrastructure errors are worth another attempt; a deterministic one would come again with the same input."""
+    """Writes a failure: errors of the infrastructure allow another attempt, others would come again."""
     error = error_of(exception)
     log.error("job_failed", job=job.id, attempt=job.attempt, code=error.code, exc_info=exception)
-    change = jobs.fail_attempt if isinstance(error, INFRASTRUCTURE) else jobs.fail
+    change = jobs.fail_attempt if isinstance(error, RETRYABLE) else jobs.fail
     write_ending(job, lambda conn: change(conn, job.id, job.token, error.problem()))
 
 

@@ -15,8 +15,8 @@ from workers.jobs.job import LEASE_LOST
 PR_SET_PDEATHSIG = 1
 
 
-def die_with(parent: int) -> None:
-    """The kernel kills this process when the worker that started it dies, so that no orphan keeps computing."""
+def die_with_parent(parent: int) -> None:
+    """Asks the kernel to kill this process when its worker dies, so that no orphan keeps computing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -26,7 +26,7 @@ def die_with(parent: int) -> None:
 def main() -> int:
     parent = int(os.environ.pop("ANAMORPH_JOB_PARENT", os.getppid()))
     token = os.environ.pop("ANAMORPH_JOB_TOKEN")
-    die_with(parent)
+    die_with_parent(parent)
     faulthandler.enable()
     logs.configure()
     os.nice(int(os.environ.pop("ANAMORPH_JOB_NICE", 0)))

@@ -1,6 +1,6 @@
-"""Slots: a worker does one job of each class (train, light) at a time, each in a process of its own that it watches.
+"""Slots: a worker runs one job of each queue (train, light) at a time, each in a process of its own that it watches.
 
-A ring only wakes the slot; what it does next the table decides. Nothing here imports torch.
+The table decides which job is next; a message only wakes the slot. Nothing here imports torch.
 """
 
 import os
@@ -35,7 +35,7 @@ class Slot(threading.Thread):
         self._wake_event = threading.Event()
 
     def wake(self) -> None:
-        """There may be something to do. An event that is set while the slot is busy is seen after the job."""
+        """Looks for a job now, or after the present one."""
         self._wake_event.set()
 
     def stop(self) -> None:
@@ -51,7 +51,7 @@ class Slot(threading.Thread):
                 log.warning("slot_waits", queue=self.queue, error=error.detail)
             except Exception:
                 log.exception("slot_failed", queue=self.queue)
-            # also looks without a ring: an idle slot needs no broker to find work
+            # also looks at intervals: an idle slot finds work without the broker
             self._wake_event.wait(settings().sweep_seconds)
             self._wake_event.clear()
 
@@ -64,7 +64,7 @@ class Slot(threading.Thread):
 
 
 class ProcessWatch:
-    """One job's process: started, told to stop, killed when it does not, and its end settled if it left none."""
+    """The process of one job: starts it, stops or kills it, and writes the end of the job if the process did not."""
 
     def __init__(self, claim: jobs.Claim, bind: Engine | None = None, command: Sequence[str] = COMMAND):
         self.claim, self.bind = claim, bind
@@ -73,21 +73,21 @@ class ProcessWatch:
         )
         self.reason: str | None = None
         self.kill_at = float("inf")
-        self.looked_at = 0.0
+        self.checked_at = 0.0
 
     def until_ended(self, stopping: threading.Event) -> None:
         log.info("job_started", job=self.claim.id, attempt=self.claim.attempt, pid=self.process.pid)
         while (status := self._wait(0.1)) is None:
             if stopping.is_set() and self.reason != "release":
                 self.process.terminate()
-                self._give("release", settings().release_grace_seconds)
-            if self.reason is None and time.monotonic() - self.looked_at > 1:
-                self._look()
+                self._set_reason("release", settings().release_grace_seconds)
+            if self.reason is None and time.monotonic() - self.checked_at > 1:
+                self._check()
             if time.monotonic() > self.kill_at:
                 log.warning("job_killed", job=self.claim.id, reason=self.reason)
                 self.process.kill()
         log.info("job_ended", job=self.claim.id, attempt=self.claim.attempt, status=status, reason=self.reason)
-        self._settle(status)
+        self._write_end(status)
 
     def _wait(self, seconds: float) -> int | None:
         try:
@@ -95,28 +95,28 @@ class ProcessWatch:
         except subprocess.TimeoutExpired:
             return None
 
-    def _give(self, reason: str, seconds: float) -> None:
+    def _set_reason(self, reason: str, seconds: float) -> None:
         self.reason, self.kill_at = reason, time.monotonic() + seconds
 
-    def _look(self) -> None:
-        """The job's own heart tells it to stop; the watch only makes sure that it does."""
-        self.looked_at = time.monotonic()
+    def _check(self) -> None:
+        """Reads whether the job should stop. Its own heartbeat tells it so; the watch makes sure that it does."""
+        self.checked_at = time.monotonic()
         try:
             with reading(self.bind) as conn:
                 beat = jobs.look(conn, self.claim.id, self.claim.token)
         except AnamorphError:
             return
         if beat is None:
-            self._give("over", settings().cancel_grace_seconds)
+            self._set_reason("over", settings().cancel_grace_seconds)
         elif beat.cancel or beat.late:
-            self._give("cancel" if beat.cancel else "late", settings().cancel_grace_seconds)
+            self._set_reason("cancel" if beat.cancel else "late", settings().cancel_grace_seconds)
 
-    def _settle(self, status: int) -> None:
-        """Writes the ending that the process owes. A process that did write one has given up the token."""
+    def _write_end(self, status: int) -> None:
+        """Writes the end of the job, unless the process did, which then gave up the token."""
         for pause in (0.5, 1, 2, 4, 0):
             try:
                 with transaction(self.bind) as conn:
-                    self._ending(status)(conn)
+                    self._end_of(status)(conn)
                 return
             except jobs.LeaseLost:
                 return
@@ -124,22 +124,22 @@ class ProcessWatch:
                 log.warning("ending_not_written", job=self.claim.id, error=error.detail)
                 time.sleep(pause)
 
-    def _ending(self, status: int) -> Callable:
-        mine = self.claim.id, self.claim.token
+    def _end_of(self, status: int) -> Callable:
+        held = self.claim.id, self.claim.token
         if self.reason == "release":
-            return lambda conn: jobs.release(conn, *mine)
+            return lambda conn: jobs.release(conn, *held)
         if self.reason == "cancel":
-            return lambda conn: jobs.confirm_cancel(conn, *mine)
+            return lambda conn: jobs.confirm_cancel(conn, *held)
         if self.reason == "late":
             late = DeadlineExceeded("The job did not end before its deadline.").problem()
-            return lambda conn: jobs.fail(conn, *mine, late)
+            return lambda conn: jobs.fail(conn, *held, late)
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        lost = WorkerLost(f"The job's process {how} without saying why.", remedy="Look into the worker's log.")
-        return lambda conn: jobs.fail_attempt(conn, *mine, lost.problem())
+        lost = WorkerLost(f"The job's process {how} without a reason.", remedy="See the log of the worker.")
+        return lambda conn: jobs.fail_attempt(conn, *held, lost.problem())
 
 
 def environment(claim: jobs.Claim) -> dict[str, str]:
-    """What the job's process inherits: the token, its share of the machine, this worker's settings."""
+    """The environment of the job's process: its token, threads and niceness, and the settings of this worker."""
     options = settings()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = str(options.train_threads or max(1, cores - 1))

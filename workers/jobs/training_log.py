@@ -1,8 +1,8 @@
-"""What a running training tells and keeps: progress, curves, snapshots and checkpoints.
+"""Records a running training: progress, curves, snapshots, alarms and checkpoints.
 
-All but the checkpoints for resuming sit at points that depend on the length of the training alone
-(workers/jobs/milestones.py), so an attempt that starts from a checkpoint passes the points of the one before and
-overwrites them with equal values.
+Everything but the checkpoints for resuming is written at updates that depend on the length of the training alone. An
+attempt that starts from a checkpoint therefore passes the same points as the attempt before and overwrites them with
+equal values.
 """
 
 import math
@@ -20,37 +20,43 @@ from models.training.checkpoint import State
 from models.training.loop import Meter, Step, Training
 from workers import codecs
 from workers.jobs.job import RunningJob
-from workers.jobs.milestones import mark_steps, snapshot_steps, window_of
 from workers.store.models import save_checkpoint
 
 REPORT_SECONDS = 0.5
 METER = "meter/"
+"""Prefix of the meter's sums among the tensors of a checkpoint."""
+CURVE_POINTS = 200, 1000
+"""Points of a curve: the first number in short trainings; in long ones a point per 50 updates, at most the second."""
+SNAPSHOTS = 72
+MARKS = 8
+"""Checkpoints kept to be forked from, each at twice the images of the one before."""
 
 
 class TrainingLog:
-    """Belongs to one attempt; `note` is called after each update."""
+    """The log of one attempt. Call `begin` before the first update, `record` after each, `close` at the end."""
 
     def __init__(self, job: RunningJob, training: Training, dataset: str):
-        """`dataset` is the digest that each checkpoint names, for the attempt that starts from it."""
+        """`dataset` is the digest that each checkpoint names for the attempt that starts from it."""
         self.job, self.training, self.dataset = job, training, dataset
         self.meter, self.pending = Meter(), []
         self.kept, self.marks = checkpoints.newest(job.last_checkpoint), checkpoints.marks(job.last_checkpoint)
         steps = -(-training.total // training.batch_size)
-        self.window, self.looks, self.marking = window_of(steps), snapshot_steps(steps), mark_steps(steps)
+        self.window = window_of(steps)
+        self.snapshot_steps, self.mark_steps = snapshot_steps(steps), mark_steps(steps)
         self.latest: dict[str, float] = {}
         self.measured: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
-        self.looked_at: int | None = None
+        self.snapshot_at: int | None = None
         self.saved_at: int | None = None
-        self.told: set[tuple] = set()
+        self.emitted: set[tuple] = set()
         self.recent: deque[tuple[float, int]] = deque([(self.started, training.images)], maxlen=40)
 
     def begin(self, state: State | None) -> None:
-        """Before the first update: takes over the half-filled point of the attempt before."""
+        """Continues the unfinished point of the curve in `state`, or takes the snapshot of a fresh start."""
         self.report()
         if self.job.attempt > 1:
             with reading(self.job.bind) as conn:
-                self.told = {_key(event) for event in events.alarms(conn, [self.job.id])}
+                self.emitted = {_key(event) for event in events.alarms(conn, [self.job.id])}
         if state:
             counts = state.facts.get("meter", {})
             device = self.training.family.device
@@ -59,10 +65,10 @@ class TrainingLog:
             self.latest, self.measured = state.facts.get("latest", {}), dict(state.facts.get("told", {}))
         else:
             self.training.grow_to(max(0, self.training.images - self.training.batch_size))
-            self.look()
+            self.save_snapshot()
 
-    def note(self, step: Step) -> None:
-        """After an update. Reads the clock and adds to sums; the rest happens twice a second or at its points."""
+    def record(self, step: Step) -> None:
+        """Records one update: adds to sums; all else happens twice a second or at the points of the schedule."""
         self.meter.add(step.metrics)
         self.measured |= step.measured
         number, now = self.training.step, time.monotonic()
@@ -70,37 +76,37 @@ class TrainingLog:
             self.latest, self.measured = self.meter.pop_means() | self.measured, {}
             self.pending.append((step.images, self.latest))
         for notice in step.notices:
-            self.tell(notice)
-        if number in self.looks:
-            self.look()
-        if number in self.marking:
+            self.emit_alarm(notice)
+        if number in self.snapshot_steps:
+            self.save_snapshot()
+        if number in self.mark_steps:
             self.save(mark=True)
         if now - self.reported >= REPORT_SECONDS:
             self.report()
         if now - self.saved >= settings().checkpoint_seconds:
             self.save()
 
-    def look(self) -> None:
-        """A snapshot: a contact sheet of what the model makes of the same inputs as ever, with the metrics there."""
+    def save_snapshot(self) -> None:
+        """Stores a contact sheet of the model's outputs for fixed inputs, with the metrics at this point."""
         images = self.training.images
-        if self.looked_at == images:
+        if self.snapshot_at == images:
             return
         pictures = self.training.snapshot()
-        self.looked_at = images
+        self.snapshot_at = images
         if pictures is not None:
             blobs.put(f"jobs/{self.job.id}/snapshots/{images}.png", codecs.grid_png(pictures), create_only=False)
             self.job.event("snapshot", {"images": images, "metrics": self._metrics()})
 
-    def tell(self, notice: Notice) -> None:
-        """An alarm, its treatment or its end, as an event; not again by an attempt that passes the same point."""
+    def emit_alarm(self, notice: Notice) -> None:
+        """Writes an alarm, its treatment or its end as an event, unless an earlier attempt wrote it."""
         data = asdict(notice.alarm) | {"at_images": notice.images}
         key = _key({"kind": notice.kind, "data": data})
-        if key not in self.told:
-            self.told.add(key)
+        if key not in self.emitted:
+            self.emitted.add(key)
             self.job.event(notice.kind, data)
 
     def report(self) -> None:
-        """Progress, and the points of the curves since the last report."""
+        """Writes the progress, and the points of the curves since the last report."""
         now, images, total = time.monotonic(), self.training.images, self.training.total
         self.recent.append((now, images))
         (then, before), *_ = self.recent
@@ -111,7 +117,7 @@ class TrainingLog:
         self.reported = time.monotonic()
 
     def save(self, mark: bool = False) -> None:
-        """A checkpoint, from which another attempt goes on as if nothing had happened; a mark stays to be forked."""
+        """Saves a checkpoint from which another attempt continues exactly; a mark is kept to be forked from."""
         self.report()
         if self.saved_at == self.training.images:
             return
@@ -131,15 +137,39 @@ class TrainingLog:
         self.saved, self.saved_at = time.monotonic(), self.training.images
 
     def close(self) -> None:
-        """Leaves everything that the next attempt, or a curious eye, needs."""
-        self.look()
+        """Saves a last snapshot and the checkpoint that the next attempt continues from."""
+        self.save_snapshot()
         self.save()
 
     def _metrics(self) -> dict[str, float | None]:
-        """The means since the last point of the curves; that point itself where it is here."""
-        found = self.meter.means() or self.latest
-        return {name: value if math.isfinite(value) else None for name, value in found.items()}
+        """The means since the last point of the curves; at such a point, its own values."""
+        means = self.meter.means() or self.latest
+        return {name: value if math.isfinite(value) else None for name, value in means.items()}
 
 
 def _key(event: dict[str, Any]) -> tuple:
     return event["kind"], event["data"]["name"], event["data"]["at_images"]
+
+
+def window_of(steps: int) -> int:
+    """Number of updates whose mean is one point of a curve."""
+    return max(1, -(-steps // CURVE_POINTS[1]), min(50, -(-steps // CURVE_POINTS[0])))
+
+
+def snapshot_steps(steps: int) -> set[int]:
+    """Updates after which a snapshot is taken: 0, 1, 2, 4, 8 ... until these are further apart than even distances.
+
+    All updates in a training of 72 updates or fewer.
+    """
+    count = min(steps, SNAPSHOTS)
+    regular = {round(index * steps / count) for index in range(count + 1)}
+    return regular | {2**power for power in range(steps.bit_length()) if 2**power < steps / count}
+
+
+def mark_steps(steps: int) -> set[int]:
+    """Updates after which a checkpoint is kept to be forked from: the end, half of it, a quarter, ...
+
+    Each is also a snapshot, which shows what would be forked.
+    """
+    snapshots = sorted(snapshot_steps(steps) - {0})
+    return {min(snapshots, key=lambda step: (abs(step - steps / 2**halving), step)) for halving in range(MARKS)}

@@ -1,4 +1,4 @@
-"""What was learned about a dataset once, in blobs beside its arrays: gone with it, shared by all who train on it."""
+"""Tensors learned once per dataset, as blobs beside its arrays: shared by all trainings, deleted with the dataset."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,13 +16,13 @@ log = structlog.get_logger(__name__)
 
 
 class DatasetCache:
-    """`tick` is called while something is learned and may raise to stop."""
+    """The cache of the dataset `digest`. `check_stop` is called while something is learned and may raise to stop."""
 
     def __init__(self, digest: str, tick: Callable[[], None] = lambda: None):
         self.prefix, self.check_stop = f"datasets/{digest}", tick
 
     def get(self, name: str) -> dict[str, Tensor] | None:
-        """What was kept under `name`, if it can be read."""
+        """The tensors stored under `name`; None if there are none or they cannot be read."""
         try:
             return load(blobs.get(self._key(name)))
         except FileNotFoundError:
@@ -33,14 +33,14 @@ class DatasetCache:
             return None
 
     def put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keeps `tensors`; of several who learn the same at once the first is kept, and all go on with that."""
+        """Stores `tensors` and returns the stored ones: if several jobs store the same name, all use the first."""
         data = pack(tensors)
         if not blobs.exists(f"{self.prefix}/facts.json"):
-            return load(data)  # the dataset was deleted meanwhile: leave nothing behind
+            return load(data)  # the dataset was deleted meanwhile: store nothing
         with suppress(FileExistsError):
             try:
                 blobs.put(self._key(name), data)
-            except AnamorphError as error:  # a full disk is no reason to lose what was measured
+            except AnamorphError as error:  # a full disk must not lose the result
                 log.warning("dataset_cache.not_kept", key=self._key(name), error=error.detail)
                 return load(data)
         return self.get(name) or load(data)

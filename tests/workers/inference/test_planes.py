@@ -12,8 +12,7 @@ from app.core.errors import InvalidImage, InvalidRequest
 from models.operations.attack import AttackParams
 from models.operations.core.base import Result
 from workers import codecs
-from workers.inference.requests import read_params
-from workers.inference.responses import encode_answers
+from workers.inference.tensors import encode_answers, read_params
 
 MASKS = torch.arange(2 * 5 * 7).reshape(2, 5, 7).remainder(9).byte()
 

@@ -58,7 +58,7 @@ def test_a_stopped_training_tells_each_alarm_once(stops):
 def test_a_killed_training_does_not_repeat_what_it_said(monkeypatch):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
-    wanted, job, note = complete(wanted_id), attempt(job_id), training.TrainingLog.note
+    wanted, job, note = complete(wanted_id), attempt(job_id), training.TrainingLog.record
 
     def fall(training_log, step):
         note(training_log, step)
@@ -66,7 +66,7 @@ def test_a_killed_training_does_not_repeat_what_it_said(monkeypatch):
             raise KeyboardInterrupt  # nothing is saved
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.TrainingLog, "note", fall)
+        patch.setattr(training.TrainingLog, "record", fall)
         run_training(job)
     assert told(job_id)
     with transaction() as conn:

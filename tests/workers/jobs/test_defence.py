@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from app.core.store import blobs
+from app.core.store import models as model_table
 from app.core.store.database import reading
 from models.families.autoencoders.autoencoder import Autoencoder
 from models.families.classifiers.classifier import Classifier
@@ -55,7 +56,7 @@ def test_the_job_makes_a_model_that_answers_calls_and_outlives_its_parts():
     assert {"accuracy", "accuracy_undefended", "threshold", "images"} <= value["metrics"].keys()
     with reading() as conn:
         for name in ("judge", "coder"):
-            blobs.delete_prefix(f"models/{records.digest_of(conn, TENANT, name)}")
+            blobs.delete_prefix(f"models/{model_table.resolve(conn, TENANT, name).digest}")
     model = load_model(digest)
     assert model.name == "defended" and model.threshold == value["metrics"]["threshold"]
     image = (torch.rand(1, 8, 8) * 255).byte()

@@ -66,7 +66,11 @@ def test_it_says_where_it_came_from(model):
 
 @pytest.mark.parametrize(
     ("size", "spec", "words"),
-    [(8, {"column": "a"}, "no images in a column a"), (12, {}, "1x12x12"), (8, {"operation": "classify"}, "cannot")],
+    [
+        (8, {"column": "a"}, "no image column 'a'"),
+        (12, {}, "1x12x12"),
+        (8, {"operation": "classify"}, "does not support"),
+    ],
 )
 def test_what_does_not_fit_is_said_and_nothing_is_left(model, size, spec, words):
     store_dataset(size=size)

@@ -20,7 +20,7 @@ from workers.errors import error_of
 from workers.jobs.job import RunningJob, Stopped
 from workers.jobs.kinds import training
 from workers.jobs.kinds.training import run_training
-from workers.jobs.milestones import MARKS, mark_steps, snapshot_steps, window_of
+from workers.jobs.training_log import MARKS, mark_steps, snapshot_steps, window_of
 from workers.store import models as artifacts
 
 CONFIG = {"images": 24 * 8, "batch_size": 8}  # 24 updates
@@ -148,9 +148,9 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
             training_log.report()
             raise KeyboardInterrupt  # nothing is saved
 
-    original = training.TrainingLog.note
+    original = training.TrainingLog.record
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainingLog, "note", note)
+        patch.setattr(training.TrainingLog, "record", note)
         with pytest.raises(KeyboardInterrupt):
             run_training(job)
     assert max(curve(job_id)) == 80 and row_of(job_id)["checkpoint"]["images"] == 48
@@ -286,7 +286,7 @@ def test_a_builtin_dataset_is_imported_on_first_use():
 
 
 def test_a_dataset_that_is_not_there_is_named():
-    with pytest.raises(NotFound, match="no dataset 'nowhere'"):
+    with pytest.raises(NotFound, match="'nowhere' not found"):
         run_training(attempt(accept(dataset="nowhere")))
 
 
@@ -294,7 +294,7 @@ def test_a_dataset_deleted_while_the_training_waits_to_go_on_is_a_clear_error():
     digest, job_id = store_dataset(), accept(config=CONFIG)
     stop_at(job_id, 5)
     blobs.delete_prefix(f"datasets/{digest}")
-    with pytest.raises(InvalidDataset, match="deleted, and this training cannot go on"):
+    with pytest.raises(InvalidDataset, match="deleted, and this training cannot continue"):
         run_training(attempt(job_id))
 
 
@@ -335,7 +335,7 @@ def test_init_from_starts_with_the_weights_of_a_model():
     for reference in (version, f"mine@{version}", f"mine@{version[:12]}"):
         complete(accept(config=short, init_from=reference))
     for reference in ("nobody", f"yours@{version}", "0" * 64):
-        with pytest.raises(NotFound, match="no model"):
+        with pytest.raises(NotFound, match="not found"):
             run_training(attempt(accept(config=short, init_from=reference)))
     with pytest.raises(ValueError, match="shares no weights"):
         run_training(attempt(accept("tiny_classifier", config=short, init_from="mine")))
@@ -359,7 +359,7 @@ def test_fork_from_goes_on_where_another_job_stopped():
     assert min(curve(early["id"])) > 48 and early["result"]["images"] == 400
     with pytest.raises(InvalidConfig, match="no checkpoint after 40 images"):
         run_training(attempt(accept(config=longer, fork_from={"job": origin, "images": 40})))
-    with pytest.raises(InvalidConfig, match="starts at 192 images"):
+    with pytest.raises(InvalidConfig, match="more than 192"):
         run_training(attempt(accept(config=CONFIG, fork_from=origin)))
     with pytest.raises(InvalidConfig, match="does not fit"):
         run_training(attempt(accept("tiny_classifier", config=longer, fork_from=origin)))

@@ -1,4 +1,4 @@
-"""The job of kind "dataset": an upload, a built-in dataset, or what a model makes of another becomes a dataset."""
+"""The job kind "dataset": imports an upload, a built-in dataset, or the outputs of a model for another dataset."""
 
 from typing import Any
 
@@ -8,37 +8,37 @@ from app.core.errors import AnamorphError
 from app.core.store.database import reading
 from app.core.store.datasets import find
 from workers.data.builtin_rows import BuiltinSource
-from workers.data.importing import Origin, built_in, forget_upload, open_upload, read_source, register, taken
+from workers.data.importing import Origin, built_in, delete_upload, name_conflict, open_upload, read_source, register
 from workers.data.publish import Published
 from workers.data.rows import Options, Report, Source
 from workers.jobs.job import Result, RunningJob
 
 
 def run_dataset(job: RunningJob) -> Result:
-    """Makes the dataset `spec["name"]` of `spec["upload"]`, the built-in `spec["builtin"]`, or a model's work."""
+    """Makes the dataset `spec["name"]` from `spec["upload"]`, the built-in `spec["builtin"]`, or a model's outputs."""
     spec, report = job.spec, Report()
     name = spec.get("name") or spec.get("builtin")
     with reading(job.bind) as conn:
         if find(conn, job.tenant, name):
-            raise taken(name)
+            raise name_conflict(name)
     try:
         options = Options.read(spec)
         source, origin = open_rows(job, options, report)
         published = read_source(source, options, report, job.progress, job.stop_if_asked)
     except AnamorphError as error:
         if error.status < 500:  # another attempt would read the same bytes
-            forget_upload(spec)
+            delete_upload(spec)
         raise
 
     def also(conn: Connection) -> None:
         register(conn, job.tenant, name, published, origin)
-        forget_upload(spec)
+        delete_upload(spec)
 
     return Result(result_of(name, published, report), also)
 
 
 def open_rows(job: RunningJob, options: Options, report: Report) -> tuple[Source, Origin]:
-    """What the spec names, to be read row by row."""
+    """The source in the spec, to be read row by row."""
     if builtin := job.spec.get("builtin"):
         return BuiltinSource(builtin, options.size), built_in(builtin)
     if "model" in job.spec:

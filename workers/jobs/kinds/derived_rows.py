@@ -1,4 +1,4 @@
-"""What a model makes of the images of a dataset, as rows of a new one: a refined set trains a classifier."""
+"""The outputs of a model for the images of a dataset, as rows of a new one, such as refined images to train on."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,6 @@ import torch
 
 from app.core.errors import InvalidDataset
 from app.core.settings import settings
-from app.core.store.database import reading
 from models.operations.core.base import Params
 from models.types import DataSpec
 from workers import codecs, devices
@@ -18,30 +17,29 @@ from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Row
 from workers.data.stored import Columns, OpenDataset
 from workers.inference.batching import LoadedModel, compute
 from workers.inference.host import Host
-from workers.inference.requests import operation_for, read_params
+from workers.inference.tensors import operation_for, read_params
 from workers.jobs.job import RunningJob
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store.training_data import open_source
 
 BATCH = 64
-BESIDE = (*VALUE_TYPES, "masks")
-"""Columns that stay true of an image when a model has changed how it looks."""
+COPIED = (*VALUE_TYPES, "masks")
+"""Columns copied from the source dataset."""
 
 
 def open_derived(job: RunningJob) -> tuple["DerivedSource", Origin]:
-    """The rows that the job's spec asks for, and whose work they rest on."""
+    """The rows of the job's spec, and the origin of the new dataset."""
     spec = job.spec
     devices.use_threads(settings().train_threads)
-    with reading(job.bind) as conn:
-        digest = records.digest_of(conn, job.tenant, spec["model"])
-    given = open_source(job.bind, job.tenant, spec["dataset"], tick=job.stop_if_asked)
+    digest = model_rows.digest(job, spec["model"])
+    source = open_source(job.bind, job.tenant, spec["dataset"], tick=job.stop_if_asked)
     loaded = Host(settings().resident_bytes, devices.device()).models.get(digest)
-    source = DerivedSource(given.data, loaded, spec["operation"], spec["params"], spec.get("column"))
-    return source, Origin(f"derived:{spec['dataset']}", given.licence, given.attribution)
+    rows = DerivedSource(source.data, loaded, spec["operation"], spec["params"], spec.get("column"))
+    return rows, Origin(f"derived:{spec['dataset']}", source.licence, source.attribution)
 
 
 class DerivedSource:
-    """Like ZipSource. Splits, labels and masks are kept; from a pair or a domain its images, and its labels if any."""
+    """Like ZipSource. Keeps splits, labels and masks; of one side of a pair or domain, its images and any labels."""
 
     twins = False
 
@@ -59,21 +57,21 @@ class DerivedSource:
         self.total = sum(len(side[self.column]) for side in (data.train, data.validation) if self.column in side)
 
     def check(self) -> None:
-        """Raises InvalidDataset for a column that is not there and for images the model does not read."""
+        """Raises InvalidDataset for a missing column and for images that the model does not take."""
         present = [name for name in self.data.train if name in IMAGE_COLUMNS]
         if self.column not in present:
             raise InvalidDataset(
-                f"The dataset has no images in a column {self.column}.",
+                f"The dataset has no image column {self.column!r}.",
                 field="column",
-                remedy=f"It has {', '.join(present)}.",
+                remedy=f"Choose one of: {', '.join(present)}.",
             )
-        given, wanted = DataSpec.from_facts(self.data.facts), self.loaded.model.data
-        if given.channels != wanted.channels or (given.shape != wanted.shape and not self.operation.any_size):
-            shapes = ("x".join(map(str, spec.shape)) for spec in (given, wanted))
+        data, target = DataSpec.from_facts(self.data.facts), self.loaded.model.data
+        if data.channels != target.channels or (data.shape != target.shape and not self.operation.any_size):
+            shapes = ("x".join(map(str, spec.shape)) for spec in (target, data))
             raise InvalidDataset(
-                "The dataset's images are {} (channels, height, width), the model's {}.".format(*shapes),
+                "The model takes images of {} (channels, height, width); the dataset has {}.".format(*shapes),
                 field="dataset",
-                remedy=f"Import it with image_size={wanted.height}x{wanted.width}&channels={wanted.channels}.",
+                remedy=f"Import it with image_size={target.height}x{target.width}&channels={target.channels}.",
             )
 
     def rows(self) -> Iterator[Row]:
@@ -83,25 +81,33 @@ class DerivedSource:
 
     def _rows(self, split: str, side: Columns, start: int) -> Iterator[Row]:
         images = np.array(side[self.column][start : start + BATCH])
-        names = {name: name for name in BESIDE} if self.column == "images" else {f"{self.column}_labels": "labels"}
-        beside = {kept: side[name][start : start + BATCH] for name, kept in names.items() if name in side}
+        names = {name: name for name in COPIED} if self.column == "images" else {f"{self.column}_labels": "labels"}
+        copied = {new: side[name][start : start + BATCH] for name, new in names.items() if name in side}
         boxes = as_boxes(side["boxes"][start : start + BATCH]) if self.layout == "detection" else None
-        for index, image in enumerate(self._made(images)):
-            values = {name: column[index].item() for name, column in beside.items() if name != "masks"}
-            mask = np.array(beside["masks"][index]) if "masks" in beside else None
+        for index, image in enumerate(self._outputs(images)):
+            values = {name: column[index].item() for name, column in copied.items() if name != "masks"}
+            mask = np.array(copied["masks"][index]) if "masks" in copied else None
             yield Row(f"{split}[{start + index}]", {"images": image}, mask, values, split, boxes=boxes and boxes[index])
 
-    def _made(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (n, c, h, w) twice: what the model makes of them, in the bytes a call would answer."""
+    def _outputs(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (n, c, h, w) to uint8 (n, c, h, w): the same bytes as the answer of a call."""
         rows = self.operation.rows(self.loaded.model, codecs.to_tensor(images), self.params)
         with torch.no_grad():
-            (found,) = compute(self.loaded, self.operation, self.params, [rows])
-        made = self.operation.result(self.loaded.model, rows, found, self.params).images
-        if made is None or made.ndim != 4:
-            raise InvalidDataset(f"{self.operation.name} makes no images of images.", field="operation")
-        if len(made) != len(images):
-            raise InvalidDataset("The operation makes several images of one with these parameters.", field="params")
-        return codecs.to_uint8(made)
+            (outputs,) = compute(self.loaded, self.operation, self.params, [rows])
+        results = self.operation.result(self.loaded.model, rows, outputs, self.params).images
+        if results is None or results.ndim != 4:
+            raise InvalidDataset(
+                f"{self.operation.name} does not turn images into images.",
+                field="operation",
+                remedy="Use an operation such as denoise, reconstruct or translate.",
+            )
+        if len(results) != len(images):
+            raise InvalidDataset(
+                f"With these params, {self.operation.name} gives {len(results)} images for {len(images)}.",
+                field="params",
+                remedy="Choose parameters that give one image for each.",
+            )
+        return codecs.to_uint8(results)
 
     def close(self) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The job kind "model": a model that was trained elsewhere, checked on random images, becomes a version like any other.
+"""The job kind "model": checks a model that was trained elsewhere on random images and publishes it.
 
 Three kinds of uploads: a model of this service (weights.safetensors and its card), weights of VGG in torchvision's
 naming, an ONNX graph. Pickles are never read.
@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import structlog
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -22,10 +23,11 @@ from models.registry import models as published_kinds
 from models.types import DataSpec, ModelError
 from workers.jobs.job import Result, RunningJob
 from workers.onnx.importer import as_list, from_onnx
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store.models import ENGINE, card_digest, publish
 
-FEW = 2
+TRIAL_IMAGES = 2
+log = structlog.get_logger(__name__)
 
 
 def run_import(job: RunningJob) -> Result:
@@ -34,30 +36,30 @@ def run_import(job: RunningJob) -> Result:
         value, card = imported_model(job.spec, job.stop_if_asked)
     except (AnamorphError, ModelError) as error:
         if getattr(error, "status", 422) < 500:  # another attempt would read the same bytes
-            forget(job.spec)
+            delete_upload(job.spec)
         raise
 
     def also(conn) -> None:
-        records.register(conn, tenant=job.tenant, card=card, job_id=job.id)
-        forget(job.spec)
+        model_rows.register(conn, tenant=job.tenant, card=card, job_id=job.id)
+        delete_upload(job.spec)
 
     return Result(value, also)
 
 
 def imported_model(spec: dict[str, Any], tick: Callable[[], None]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The job's result, and the card of the version."""
+    """The result of the job, and the card of the published version."""
     if spec.get("builtin"):
         from workers.store.pretrained import BUILDERS
 
-        return concluded(*BUILDERS[spec["builtin"]](), spec, {"builtin": spec["builtin"]})
+        return publish_import(*BUILDERS[spec["builtin"]](), spec, {"builtin": spec["builtin"]})
     content, card = upload_of(spec), spec["card"]
     tick()
     origin = {"sha256": hashlib.sha256(content).hexdigest(), "format": spec["format"]}
     if "family" in card:
-        return own(content, card, spec["name"])
+        return republish(content, card, spec["name"])
     if spec["format"] == "onnx":
-        return concluded(*from_onnx(content, card), spec, origin)
-    return concluded(*from_vgg(tensors_of(content), card), spec, origin)
+        return publish_import(*from_onnx(content, card), spec, origin)
+    return publish_import(*from_vgg(tensors_of(content), card), spec, origin)
 
 
 def upload_of(spec: dict[str, Any]) -> bytes:
@@ -71,91 +73,117 @@ def tensors_of(content: bytes) -> dict[str, Tensor]:
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InvalidRequest(f"This is no safetensors file: {str(error)[:200]}", field="file") from None
+        log.warning("safetensors.unreadable", error=str(error)[:200])
+        raise InvalidRequest(
+            "The file is not a safetensors file, or it is damaged.",
+            field="file",
+            remedy="Save the weights with safetensors.torch.save_file.",
+        ) from None
 
 
-def own(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A model that a service like this one exported: the digest of its card must be that of card and weights."""
+def republish(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Publishes a model exported by this software. The digest in its card must match card and weights."""
     claimed = card.get("digest")
     if card_digest(content, card) != claimed:
         raise InvalidRequest(
-            "The digest in the card is not that of this card and these weights: one of them was changed.",
+            "The digest in the card does not match card and weights: one of them was changed.",
             field="card/digest",
-            remedy="Send the card of GET /v1/models/{m} and the file of /weights.safetensors as they came.",
+            remedy="Send the card of GET /v1/models/{m} and the file of /weights.safetensors unchanged.",
         )
     if not isinstance(card.get("engine"), int) or card["engine"] > ENGINE or card["family"] not in published_kinds():
-        raise InvalidRequest("This model was made by a newer version of the service.", field="card/engine")
+        raise InvalidRequest(
+            "This model was made by a newer version of the software.",
+            field="card/engine",
+            remedy="Update the workers.",
+        )
     try:
         data = DataSpec.from_facts(card["data"])
         model = published_kinds()[card["family"]].create(card["config"], data).load_for_serving(tensors_of(content))
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InvalidRequest(f"Card and weights make no model: {str(error)[:200]}", field="card") from error
-    made = ("engine", "family", "config", "data", "capabilities", "operations", "parameters", "bytes", "digest")
-    extra = {key: value for key, value in card.items() if key not in made}
+        log.warning("import.mismatch", error=str(error)[:200])
+        raise InvalidRequest(
+            "The weights do not fit the family and config in the card.",
+            field="card",
+            remedy="Send card and weights of the same version, unchanged.",
+        ) from error
+    rebuilt = ("engine", "family", "config", "data", "capabilities", "operations", "parameters", "bytes", "digest")
+    extra = {key: value for key, value in card.items() if key not in rebuilt}
     if name != card.get("name"):
         extra |= {"name": name, "origin": {"digest": claimed, "name": card.get("name")}}
-    digest, kept = publish(model, card["data"], extra)
-    return {"model": name, "version": digest, "family": model.name, "warnings": []}, kept
+    digest, new_card = publish(model, card["data"], extra)
+    return {"model": name, "version": digest, "family": model.name, "warnings": []}, new_card
 
 
 def from_vgg(state: dict[str, Tensor], card: dict[str, Any]) -> tuple[Imported, dict[str, Any], dict[str, Any]]:
-    read = vgg.read_shapes({name: tuple(tensor.shape) for name, tensor in state.items()})
-    facts = facts_of(card, read["channels"], read["classes"])
-    config = read["config"] | {name: as_list(card[name]) for name in ("mean", "std") if name in card}
+    shapes = vgg.read_shapes({name: tuple(tensor.shape) for name, tensor in state.items()})
+    facts = facts_of(card, shapes["channels"], shapes["classes"])
+    config = shapes["config"] | {name: as_list(card[name]) for name in ("mean", "std") if name in card}
     model = vgg.VGG.create(config, DataSpec.from_facts(facts))
     return model.load_for_serving({name: tensor.float() for name, tensor in state.items()}), facts, {}
 
 
 def facts_of(card: dict[str, Any], channels: int, classes: int) -> dict[str, Any]:
-    """The facts of a dataset that such a model could have learned from."""
+    """The facts of the data that the model takes, in the form of a dataset's facts."""
     if card.get("channels", channels) != channels:
-        raise InvalidRequest(f"The weights take {channels} channels.", field="card/channels")
+        raise InvalidRequest(
+            f"card/channels must be {channels}, as in the weights; you sent {card['channels']}.",
+            field="card/channels",
+        )
     labels = card.get("labels") or [str(index) for index in range(classes)]
     if len(labels) != classes:
-        raise InvalidRequest(f"There are {len(labels)} labels for {classes} classes.", field="card/labels")
+        raise InvalidRequest(
+            f"card/labels must have {classes} labels, one per class; you sent {len(labels)}.", field="card/labels"
+        )
     size = {side: card.get(side) for side in ("height", "width")}
     if missing := [side for side, value in size.items() if value is None]:
-        raise InvalidRequest(f"The card does not say the {missing[0]} of images.", field=f"card/{missing[0]}")
+        raise InvalidRequest(
+            f"card/{missing[0]} is required: the {missing[0]} of the images in pixels.", field=f"card/{missing[0]}"
+        )
     return {"layout": "labelled", **size, "channels": channels, "classes": labels, "columns": {}}
 
 
-def concluded(
-    model: Imported, facts: dict[str, Any], found: dict[str, Any], spec: dict[str, Any], origin: dict[str, Any]
+def publish_import(
+    model: Imported, facts: dict[str, Any], about: dict[str, Any], spec: dict[str, Any], origin: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Published, once random images have a finite answer."""
-    trial(model)
+    """Publishes the model if its outputs for random images are finite."""
+    check_finite(model)
     card = spec.get("card") or {}
     extra = {
         "name": spec["name"],
         "seed": None,
-        "metrics": found.get("metrics", {}),
+        "metrics": about.get("metrics", {}),
         "dataset": None,
         "dataset_digest": None,
-        "licence": card.get("licence") or found.get("licence"),
-        "attribution": card.get("attribution") or found.get("attribution"),
+        "licence": card.get("licence") or about.get("licence"),
+        "attribution": card.get("attribution") or about.get("attribution"),
         "parameters": sum(tensor.numel() for tensor in model.state_dict().values()),
         "origin": origin,
     }
-    digest, kept = publish(model, facts, extra)
-    value = {"model": spec["name"], "version": digest, "family": model.name, "white_box": white(model)}
-    value |= {"metrics": extra["metrics"], "warnings": found.get("warnings", []), "origin": extra["origin"]}
-    return value, kept
+    digest, new_card = publish(model, facts, extra)
+    value = {
+        "model": spec["name"],
+        "version": digest,
+        "family": model.name,
+        "white_box": not model.name.startswith("opaque_"),
+    }
+    value |= {"metrics": extra["metrics"], "warnings": about.get("warnings", []), "origin": extra["origin"]}
+    return value, new_card
 
 
-def trial(model: Imported) -> None:
-    """Raises InvalidRequest when a classifier's answers to random images are not numbers."""
+def check_finite(model: Imported) -> None:
+    """Raises InvalidRequest if a classifier's outputs for random images are not finite."""
     if isinstance(model, Classifies):
-        draws = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            answers = model.logits(torch.rand((FEW, *model.data.shape), generator=draws))
+            answers = model.logits(torch.rand((TRIAL_IMAGES, *model.data.shape), generator=generator))
         if not bool(torch.isfinite(answers).all()):
-            raise InvalidRequest("The network answers random images with what is not a number.", field="file")
+            raise InvalidRequest(
+                "The outputs of the network for random images are not finite.",
+                field="file",
+                remedy="Check mean and std: they apply to pixels in [0, 1].",
+            )
 
 
-def white(model: Imported) -> bool:
-    return not model.name.startswith("opaque_")
-
-
-def forget(spec: dict[str, Any]) -> None:
+def delete_upload(spec: dict[str, Any]) -> None:
     if "upload" in spec:
         blobs.delete_prefix(spec["upload"])

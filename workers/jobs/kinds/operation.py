@@ -1,4 +1,4 @@
-"""The job kind "operation": a call too long or too large to wait for. Its answer is files."""
+"""The job kind "operation": a call that is too long or too large to wait for; its answer is files."""
 
 import io
 import json
@@ -14,31 +14,30 @@ from app.core.errors import InvalidRequest, TooLarge
 from app.core.store import blobs
 from models import deadline
 from models.family import Family
-from models.operations.core.base import Result as Found
+from models.operations.core.base import Result as Output
 from models.operations.core.base import Rows
 from workers.inference.batching import LoadedModel, compute
 from workers.inference.host import host
-from workers.inference.requests import operation_for, read_inputs, read_params, to_tensors
-from workers.inference.responses import encode_answers
+from workers.inference.tensors import encode_answers, operation_for, read_inputs, read_params, to_tensors
 from workers.jobs.job import Result, RunningJob
-from workers.store.measurement_cache import KEPT_NUMBERS, attach_inputs
+from workers.store.measurement_cache import MAX_JOB_NUMBERS, attach_inputs
 
 MAX_FLOATS = 1 << 28
-"""Numbers in all images of a request: a gibibyte."""
+"""Most numbers in all images of a request: one GiB of float32."""
 TILED = 4
-"""Overlapping tiles of an image and what is made of them take so many times its memory."""
+"""Memory of overlapping tiles and their outputs, as a multiple of the image's own."""
 BATCH = 64
 ITEMS = 100
-"""Rows of facts in the job's result; the file has all."""
+"""Most items in the facts of the job's result; facts.json has all."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def run_operation(job: RunningJob) -> Result:
-    """Does what `spec` asks (a call, with its inputs in the blob `upload`), in batches between which it can stop."""
+    """Runs the call in `spec` (inputs in the blob `upload`), in batches between which the job can be stopped."""
     spec, loaded = job.spec, host().models.get(job.spec["model"])
     operation = operation_for(loaded, spec["operation"])
     params = read_params(operation.Params, spec["params"])
-    attach_inputs(operation, loaded, params, KEPT_NUMBERS, job.stop_if_asked)
+    attach_inputs(operation, loaded, params, MAX_JOB_NUMBERS, job.stop_if_asked)
     images, latents, names = read_upload(spec.get("upload"))
     check_size(loaded.model, images)
     most = MAX_FLOATS // TILED // loaded.model.data.pixels
@@ -50,9 +49,9 @@ def run_operation(job: RunningJob) -> Result:
         with deadline.checking(job.stop_if_asked):
             parts += compute(loaded, operation, params, [part])
         job.progress(sum(map(count, parts)), count(rows))
-    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    answer = operation.result(loaded.model, rows, found, params)
-    return Result(store(job, loaded, answer, count(rows), names), lambda conn: forget(conn, spec.get("upload")))
+    outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    answer = operation.result(loaded.model, rows, outputs, params)
+    return Result(store(job, loaded, answer, count(rows), names), lambda conn: delete_upload(conn, spec.get("upload")))
 
 
 def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
@@ -63,12 +62,12 @@ def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None, list
 
 
 def check_size(model: Family, images: list[bytes] | None) -> None:
-    """Raises TooLarge for more than a worker should hold in memory."""
+    """Raises TooLarge if the images would take more memory than a worker should hold."""
     most = MAX_FLOATS // model.data.pixels
     if images and len(images) > most:
         raise TooLarge(
-            f"{len(images)} images are too many for one job; {most} of this model's size may come at once.",
-            remedy="Send them in several requests.",
+            f"A job takes at most {most} images of this model's size; you sent {len(images)} images.",
+            remedy="Split them into several requests.",
         )
 
 
@@ -82,37 +81,37 @@ def count(rows: Rows) -> int:
 
 
 def store(
-    job: RunningJob, loaded: LoadedModel, found: Found, total: int, names: list[str] | None = None
+    job: RunningJob, loaded: LoadedModel, output: Output, total: int, names: list[str] | None = None
 ) -> dict[str, Any]:
-    """Writes the files of an answer; gives the job's result, which names them and begins with the facts."""
+    """Writes the files of an answer; returns the result of the job, which lists them and the first facts."""
     spec = job.spec
     keys = {}
-    for name, data in files(found, spec["encoding"], spec.get("grid", False), names).items():
+    for name, data in files(output, spec["encoding"], spec.get("grid", False), names).items():
         keys[name] = job.artifact_key(name)
         blobs.put(keys[name], data, create_only=False)
-    facts = dict(found.facts)
+    facts = dict(output.facts)
     if "items" in facts:
         facts["items"] = facts["items"][:ITEMS]
     about = {"model": spec.get("name"), "version": loaded.digest, "operation": spec["operation"]}
     return about | {"params": spec["params"], "count": total, "facts": facts, "artifacts": keys}
 
 
-def files(found: Found, encoding: str, grid: bool, names: list[str] | None = None) -> dict[str, bytes]:
+def files(output: Output, encoding: str, grid: bool, names: list[str] | None = None) -> dict[str, bytes]:
     """facts.json; latents.npy; images.npy, one images.png or images.webp, or images.zip with one file per picture."""
-    (answer,) = encode_answers([(found, encoding, grid)])
-    written = {"facts.json": json.dumps(answer["facts"]).encode()}
-    written |= {f"{name}.png": picture for name, picture in answer["sheets"].items()}
+    (answer,) = encode_answers([(output, encoding, grid)])
+    contents = {"facts.json": json.dumps(answer["facts"]).encode()}
+    contents |= {f"{name}.png": picture for name, picture in answer["sheets"].items()}
     if answer["latents"] is not None:
-        written["latents.npy"] = answer["latents"]
+        contents["latents.npy"] = answer["latents"]
     if len(answer["images"]) == 1 and not answer["extra"] and not names:
-        written[f"images.{encoding}"] = answer["images"][0]
+        contents[f"images.{encoding}"] = answer["images"][0]
     elif answer["images"]:
-        written["images.zip"] = pack(answer, encoding, names)
-    return written
+        contents["images.zip"] = pack(answer, encoding, names)
+    return contents
 
 
 def pack(answer: dict[str, Any], encoding: str, names: list[str] | None = None) -> bytes:
-    """A zip of 0000.png, 0001.png ..., or by `names`, and what comes with each, such as 0000-perturbation.png."""
+    """A zip of 0000.png, 0001.png ... (or `names`) and the extra pictures of each, such as 0000-perturbation.png."""
     stems = dict(enumerate(names if names and len(names) == len(answer["images"]) else ()))
     groups = {"": answer["images"]} | {f"-{name}": pictures for name, pictures in answer["extra"].items()}
     out = io.BytesIO()
@@ -124,7 +123,7 @@ def pack(answer: dict[str, Any], encoding: str, names: list[str] | None = None) 
     return out.getvalue()
 
 
-def forget(conn: Connection, upload: str | None) -> None:
-    """The inputs are needed no longer once the answer stands."""
+def delete_upload(conn: Connection, upload: str | None) -> None:
+    """Deletes the inputs, which are no longer needed once the answer is stored."""
     if upload:
         blobs.delete_prefix(upload)

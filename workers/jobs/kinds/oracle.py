@@ -1,4 +1,4 @@
-"""The job kind "oracle": black-box attacks on a model elsewhere. What was found before it fell silent is kept."""
+"""The job kind "oracle": black-box attacks on a model elsewhere. Results so far are kept if it stops answering."""
 
 import torch
 from torch import Tensor
@@ -22,43 +22,45 @@ from models.types import DataSpec, InputError
 from workers import codecs
 from workers.jobs.job import Result, RunningJob
 from workers.jobs.kinds.oracle_client import OracleClient
-from workers.jobs.kinds.oracle_results import concluded, keep
+from workers.jobs.kinds.oracle_results import add_group, job_result
 from workers.store.training_data import open_source
 
 GROUP = 8
-"""Images attacked side by side: their queries travel together."""
+"""Images attacked together: their queries share requests."""
 LEVELS = 256
 MAX_PIXELS = 1 << 26
 
 
 def run_oracle(job: RunningJob) -> Result:
-    """Attacks the oracle of the spec {"oracle", "method", "params", "label", "target", images or dataset rows}."""
+    """Attacks the oracle of the spec {"oracle", "method", "params", "label", "target"} with images or dataset rows."""
     spec = job.spec
     oracle = settings().oracles.get(spec["oracle"])
     if oracle is None:
-        raise NotFound(f"There is no oracle {spec['oracle']}.", field="oracle")
+        raise NotFound(f"Oracle {spec['oracle']!r} not found.", field="oracle", remedy="GET /v1/oracles lists them.")
     attack = quantised(attacks()[spec["method"]](**spec["params"]))
     images, labels = open_images(job, oracle)
-    kept = (job.last_checkpoint or {}).get("kept") or {"items": [], "parts": [], "asked": 0}
-    access = distant(job, oracle, kept["asked"])
-    for start in range(len(kept["items"]), len(images), GROUP):
+    results = (job.last_checkpoint or {}).get("kept") or {"items": [], "parts": [], "asked": 0}
+    access = oracle_access(job, oracle, results["asked"])
+    for start in range(len(results["items"]), len(images), GROUP):
         rows = slice(start, min(start + GROUP, len(images)))
         before = access.asked
-        found = attacked(attack, access, images[rows], labels[rows], spec, start, oracle)
-        if found is None:
+        group = attack_group(attack, access, images[rows], labels[rows], spec, start, oracle)
+        if group is None:
             break
-        kept = keep(job, kept, *found, asked=access.asked, most=access.asked - before if access.ended else None)
+        results = add_group(
+            job, results, *group, asked=access.asked, most=access.asked - before if access.ended else None
+        )
         job.progress(rows.stop, len(images))
         if access.ended:
             break
         job.stop_if_asked()
-    if not kept["items"]:
-        raise OracleSilent(f"{access.ended}; no image was attacked.".capitalize(), remedy="Ask whoever runs it.")
-    return Result(concluded(job, kept, len(images), access.ended))
+    if not results["items"]:
+        raise OracleSilent(f"{access.ended}; no image was attacked.".capitalize(), remedy="Contact its operator.")
+    return Result(job_result(job, results, len(images), access.ended))
 
 
-def distant(job: RunningJob, oracle: Oracle, asked: int) -> RemoteOracle:
-    """The oracle as attacks see it, with what earlier attempts spent."""
+def oracle_access(job: RunningJob, oracle: Oracle, asked: int) -> RemoteOracle:
+    """The oracle as attacks query it; queries of earlier attempts count against the budget."""
     total = min(job.spec.get("total_budget") or oracle.max_queries, oracle.max_queries)
     access = RemoteOracle(
         OracleClient(oracle, job.stop_if_asked), len(oracle.classes or ()) or None, oracle.answers, total
@@ -68,7 +70,7 @@ def distant(job: RunningJob, oracle: Oracle, asked: int) -> RemoteOracle:
 
 
 def open_images(job: RunningJob, oracle: Oracle) -> tuple[Tensor, Tensor]:
-    """float32 (n, C, H, W) and labels int64 (n,), -1 where nobody says what is right."""
+    """Images float32 (n, C, H, W) and labels int64 (n,), -1 where the true class is unknown."""
     spec = job.spec
     if "dataset" not in spec:
         try:
@@ -82,36 +84,38 @@ def open_images(job: RunningJob, oracle: Oracle) -> tuple[Tensor, Tensor]:
     rows, data = Columns(source.data.validation), DataSpec.from_facts(source.data.facts)
     index = torch.arange(spec.get("start", 0), min(spec.get("start", 0) + spec["count"], len(rows)))
     if not len(index):
-        raise InputError(f"the dataset has {len(rows)} validation images", "start", "start earlier")
-    found = rows.rows(index)
-    labels = found.get("labels", torch.full((len(index),), -1))
-    if oracle.classes and data.classes:  # names tell, where both sides have them
+        raise InputError(
+            f"start must be less than {len(rows)}, the number of validation images", "start", "use a smaller start"
+        )
+    columns = rows.rows(index)
+    labels = columns.get("labels", torch.full((len(index),), -1))
+    if oracle.classes and data.classes:  # match classes by name
         places = [oracle.classes.index(name) if name in oracle.classes else -1 for name in data.classes]
         labels = torch.tensor([places[label] if label >= 0 else -1 for label in labels.tolist()])
-    return found["images"], labels
+    return columns["images"], labels
 
 
-def class_of(given: str | int | None, oracle: Oracle, field: str) -> int:
-    """The index of a class of the oracle; -1 for none."""
-    if given is None:
+def class_of(label: str | int | None, oracle: Oracle, field: str) -> int:
+    """The index of a class of the oracle; -1 for None."""
+    if label is None:
         return -1
-    if oracle.classes is not None and given in oracle.classes:
-        return oracle.classes.index(given)
-    if str(given).isdecimal() and (oracle.classes is None or int(given) < len(oracle.classes)):
-        return int(given)
-    raise InputError("the oracle has no such class", field, "see GET /v1/oracles")
+    if oracle.classes is not None and label in oracle.classes:
+        return oracle.classes.index(label)
+    if str(label).isdecimal() and (oracle.classes is None or int(label) < len(oracle.classes)):
+        return int(label)
+    raise InputError(f"the oracle has no class {label!r}", field, "GET /v1/oracles lists its classes")
 
 
-def attacked(
+def attack_group(
     attack: Attack, access: RemoteOracle, images: Tensor, labels: Tensor, spec: dict, start: int, oracle: Oracle
 ) -> tuple[AttackResult, Tensor, Tensor] | None:
-    """The result of a group, its images and what counted as right; None when the oracle said nothing of them at all."""
+    """The result of a group, its images and true classes; None if the oracle answered for none of them."""
     access.with_budget(attack.config.budget)
     try:
         clean = as_logits(access.outputs(images))
     except BudgetExhausted:
-        known = access.known(images)
-        images, labels = images[known], labels[known]
+        answered = access.known(images)
+        images, labels = images[answered], labels[answered]
         if not len(images):
             return None
         clean = as_logits(access.exact(images))

@@ -1,4 +1,4 @@
-"""Asking an oracle over HTTP: a batch of images goes out, scores or labels come back; no redirects, no long answers."""
+"""The HTTP client of an oracle: sends batches of images, reads scores or labels. Redirects are not followed."""
 
 import io
 import json
@@ -16,19 +16,19 @@ from models.attacks.core.remote import OracleUnavailable
 from workers import codecs
 
 MAX_ANSWER, MAX_CLASSES = 16 << 20, 100_000
-PAUSE, LONGEST = 0.5, 60.0
-"""Seconds before the first repetition, doubled each time, and the longest that an oracle may ask us to wait."""
+PAUSE, MAX_PAUSE = 0.5, 60.0
+"""Seconds before the first retry, doubled each time, and the longest Retry-After that is honoured."""
 
 
 class OracleClient:
-    """Raises OracleUnavailable, with the reason, when a batch cannot be answered for good."""
+    """Raises OracleUnavailable with the reason when all retries of a batch failed. `tick` may raise to stop the job."""
 
     def __init__(self, oracle: Oracle, tick: Callable[[], None] = lambda: None):
         self.oracle, self.tick = oracle, tick
         headers = {"Accept": "application/json", "User-Agent": "anamorph"}
         if oracle.token:
             headers["Authorization"] = f"Bearer {oracle.token.get_secret_value()}"
-        # no proxies, no .netrc: nothing from the environment says where requests go
+        # trust_env=False: no proxies and no .netrc, so the environment cannot redirect requests
         self.http = httpx.Client(
             headers=headers, timeout=oracle.timeout_seconds, follow_redirects=False, trust_env=False
         )
@@ -52,15 +52,15 @@ class OracleClient:
                 if status == 200:
                     return read_answer(body, len(images), self.oracle)
                 why = f"it answered with status {status}"
-                if status != 429 and status < 500:  # a redirect or a refusal: the same request would meet the same
+                if status != 429 and status < 500:  # a redirect or refusal: a retry would not change it
                     break
-                pause = max(pause, min(after, LONGEST))
+                pause = max(pause, min(after, MAX_PAUSE))
             if attempt < self.oracle.retries:
                 self._sleep(pause)
         raise OracleUnavailable(f"the oracle gives no more answers: {why}")
 
     def _post(self, images: Tensor) -> tuple[int, float, bytes]:
-        """Status, seconds of Retry-After, and the body, which is read only as far as it may be long."""
+        """Status, seconds of Retry-After, and the body. Raises OracleUnavailable for a body over MAX_ANSWER bytes."""
         with self.http.stream("POST", self.oracle.url, **outgoing(images, self.oracle.send)) as answer:
             body = bytearray()
             for piece in answer.iter_bytes():
@@ -71,14 +71,14 @@ class OracleClient:
             return answer.status_code, float(after) if after.isdecimal() else 0.0, bytes(body)
 
     def _wait(self) -> None:
-        """Keeps to the rate."""
+        """Waits until the rate limit of the oracle allows another request."""
         self.tick()
         if self.oracle.per_second:
             self._sleep(max(0.0, self._next - time.monotonic()))
             self._next = max(self._next, time.monotonic()) + 1 / self.oracle.per_second
 
     def _sleep(self, seconds: float) -> None:
-        """In short pieces, so that the job can be stopped meanwhile."""
+        """Sleeps in short steps, so that the job can be stopped."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.tick()
@@ -86,7 +86,7 @@ class OracleClient:
 
 
 def outgoing(images: Tensor, send: str) -> dict[str, Any]:
-    """The body: `png` is multipart with a field `image` for each; `npy` is one uint8 array (n, C, H, W)."""
+    """The request body: `png` is multipart with a field `image` for each; `npy` is one uint8 array (n, C, H, W)."""
     if send == "npy":
         file = io.BytesIO()
         np.save(file, images.numpy(), allow_pickle=False)
@@ -96,23 +96,20 @@ def outgoing(images: Tensor, send: str) -> dict[str, Any]:
 
 
 def read_answer(body: bytes, count: int, oracle: Oracle) -> Tensor:
-    """JSON {"scores": [[...]]}, {"labels": [...]}, or what this service's classify answers.
-
-    Raises OracleUnavailable.
-    """
+    """Reads JSON {"scores": [[...]]}, {"labels": [...]}, or an answer of our classify. Raises OracleUnavailable."""
     try:
-        found = _read(json.loads(body), oracle)
+        outputs = _read(json.loads(body), oracle)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError):
-        found = None
-    if found is None or len(found) != count:
+        outputs = None
+    if outputs is None or len(outputs) != count:
         raise OracleUnavailable(
             f"the oracle's answer is not understood: {oracle.answers} of {count} images were expected"
         )
-    if found.ndim == 2 and (found.shape[1] < 2 or (oracle.classes and found.shape[1] != len(oracle.classes))):
+    if outputs.ndim == 2 and (outputs.shape[1] < 2 or (oracle.classes and outputs.shape[1] != len(oracle.classes))):
         raise OracleUnavailable(
-            f"the oracle gives {found.shape[1]} scores for each image, which does not fit its classes"
+            f"the oracle gives {outputs.shape[1]} scores for each image, which does not fit its classes"
         )
-    return found
+    return outputs
 
 
 def _read(answer: dict[str, Any], oracle: Oracle) -> Tensor:
@@ -126,7 +123,7 @@ def _read(answer: dict[str, Any], oracle: Oracle) -> Tensor:
 
 
 def _rows(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """What classify says: of one image at the top, of several in `data`."""
+    """The rows of an answer of classify: one image stands at the top level, several in `data`."""
     return answer.get("data", [answer])
 
 
@@ -134,9 +131,9 @@ def _labels(answer: dict[str, Any]) -> list[Any]:
     return answer["labels"] if "labels" in answer else [row["predictions"][0]["label"] for row in _rows(answer)]
 
 
-def _label(given: Any, oracle: Oracle) -> int:
-    if isinstance(given, str):
-        return oracle.classes.index(given)
-    if isinstance(given, bool) or not 0 <= int(given) < len(oracle.classes):
+def _label(label: Any, oracle: Oracle) -> int:
+    if isinstance(label, str):
+        return oracle.classes.index(label)
+    if isinstance(label, bool) or not 0 <= int(label) < len(oracle.classes):
         raise ValueError("no class")
-    return int(given)
+    return int(label)

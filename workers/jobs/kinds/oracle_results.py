@@ -1,4 +1,4 @@
-"""What an attack on an oracle has found so far, kept group by group, and the result of its job."""
+"""Results of an attack on an oracle, saved group by group, and the result of its job."""
 
 import io
 import json
@@ -16,71 +16,71 @@ from workers.jobs.job import RunningJob
 from workers.jobs.kinds.operation import EPOCH
 
 ITEMS = 100
-"""Rows of facts in the job's result; the file has all."""
+"""Most items in the facts of the job's result; facts.json has all."""
 
 
-def keep(
-    job: RunningJob, kept: dict, found: AttackResult, images: Tensor, truth: Tensor, asked: int, most: int | None
+def add_group(
+    job: RunningJob, results: dict, group: AttackResult, images: Tensor, truth: Tensor, asked: int, most: int | None
 ) -> dict:
-    """Adds a group to what the job has, for good. `most` queries can have been made for an image of it, if known."""
-    key = job.artifact_key(f"part-{len(kept['parts']):05}.npy")
+    """Saves a group with the results before it. `most`: upper bound of the queries per image of the group, if known."""
+    key = job.artifact_key(f"part-{len(results['parts']):05}.npy")
     file = io.BytesIO()
-    np.save(file, codecs.to_uint8(found.images), allow_pickle=False)
+    np.save(file, codecs.to_uint8(group.images), allow_pickle=False)
     blobs.put(key, file.getvalue(), create_only=False)
-    kept = {
-        "items": kept["items"] + items(found, images, truth, len(kept["items"]), most),
-        "parts": [*kept["parts"], key],
+    results = {
+        "items": results["items"] + items(group, images, truth, len(results["items"]), most),
+        "parts": [*results["parts"], key],
         "asked": asked,
     }
-    job.checkpoint({"kept": kept})
-    return kept
+    job.checkpoint({"kept": results})
+    return results
 
 
-def items(found: AttackResult, images: Tensor, truth: Tensor, start: int, most: int | None) -> list[dict[str, Any]]:
-    delta = found.images - images
+def items(group: AttackResult, images: Tensor, truth: Tensor, start: int, most: int | None) -> list[dict[str, Any]]:
+    delta = group.images - images
     rows = []
     for row in range(len(images)):
-        said = found.logits[row]
+        logits = group.logits[row]
         rows.append(
             {
                 "image": start + row,
-                "success": bool(found.success[row]),
-                "initially_wrong": bool(found.initially_wrong[row]),
+                "success": bool(group.success[row]),
+                "initially_wrong": bool(group.initially_wrong[row]),
                 "label": int(truth[row]),
-                "answer": int(said.argmax()) if bool(torch.isfinite(said).all()) else None,
+                "answer": int(logits.argmax()) if bool(torch.isfinite(logits).all()) else None,
                 "linf_255": round(float(delta[row].abs().max()) * 255),
                 "l2": float(delta[row].norm()),
                 "l0": int((delta[row] != 0).any(0).sum()),
-                "queries": min(int(found.queries[row]), int(found.queries[row]) if most is None else most),
+                "queries": min(int(group.queries[row]), int(group.queries[row]) if most is None else most),
             }
         )
     return rows
 
 
-def concluded(job: RunningJob, kept: dict, wanted: int, ended: str | None) -> dict[str, Any]:
-    """The job's result: the facts, and the adversarial images as files."""
-    rows, spec = kept["items"], job.spec
+def job_result(job: RunningJob, results: dict, total: int, ended: str | None) -> dict[str, Any]:
+    """The result of the job: the facts, and the adversarial images as files. `ended`: why the oracle stopped."""
+    rows, spec = results["items"], job.spec
     files = io.BytesIO()
     with zipfile.ZipFile(files, "w", zipfile.ZIP_STORED) as archive:
         index = 0
-        for key in kept["parts"]:
+        for key in results["parts"]:
             for png in codecs.encode_png(np.load(io.BytesIO(blobs.get(key)), allow_pickle=False)):
                 archive.writestr(zipfile.ZipInfo(f"{index:04}.png", EPOCH), png)
                 index += 1
-    written = {"images.zip": files.getvalue(), "facts.json": json.dumps({"items": rows}).encode()}
-    keys = {name: job.artifact_key(name) for name in written}
-    for name, data in written.items():
+    contents = {"images.zip": files.getvalue(), "facts.json": json.dumps({"items": rows}).encode()}
+    keys = {name: job.artifact_key(name) for name in contents}
+    for name, data in contents.items():
         blobs.put(keys[name], data, create_only=False)
     attackable = [row for row in rows if not row["initially_wrong"]]
     hits = sum(row["success"] for row in attackable)
-    notes = [] if ended is None else [f"{ended.capitalize()}: {len(rows)} of {wanted} images are in the result."]
+    notes = [] if ended is None else [f"{ended.capitalize()}: {len(rows)} of {total} images are in the result."]
     return {
         "oracle": spec["oracle"],
         "method": spec["method"],
         "params": spec["params"],
         "images": len(rows),
-        "complete": ended is None and len(rows) == wanted,
-        "queries": kept["asked"],
+        "complete": ended is None and len(rows) == total,
+        "queries": results["asked"],
         "right_before": len(attackable),
         "fooled": hits,
         "success_rate": hits / len(attackable) if attackable else None,

@@ -1,4 +1,4 @@
-"""The job kind "perturbation": one change of pixels fitted to fool a model on most images, measured and stored."""
+"""The job kind "perturbation": fits one change of pixels that fools a classifier on most images, and measures it."""
 
 import hashlib
 import time
@@ -14,7 +14,6 @@ from app.core.jobs.checkpoints import CHECKPOINT
 from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store import perturbations as rows
-from app.core.store.database import reading
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.universal import Fooling, Universal, UniversalConfig, apply, measure, permuted, random_signs
 from models.capabilities import Classifies
@@ -27,7 +26,7 @@ from models.seeds import derive
 from models.types import DataError, DataSpec
 from workers import codecs, devices
 from workers.jobs.job import Result, RunningJob, Stopped
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store.models import canonical, load_model
 from workers.store.training_data import Source, open_source
 
@@ -36,22 +35,22 @@ CURVE_POINTS = 200
 
 
 def run_perturbation(job: RunningJob) -> Result:
-    """Fits what the spec {"model", "dataset", "config", "seed", "name"} asks for, from where the last attempt was."""
+    """Fits the perturbation of the spec {"model", "dataset", "config", "seed", "name"}, from the last checkpoint on."""
     devices.use_threads(settings().train_threads)
-    kept, spec = job.last_checkpoint or {}, job.spec
-    with reading(job.bind) as conn:
-        digest = records.digest_of(conn, job.tenant, spec["model"])
+    checkpoint, spec = job.last_checkpoint or {}, job.spec
+    digest = model_rows.digest(job, spec["model"])
     model = load_model(digest).to(devices.device())
-    source = open_source(job.bind, job.tenant, spec["dataset"], kept.get("dataset"), job.stop_if_asked)
+    source = open_source(job.bind, job.tenant, spec["dataset"], checkpoint.get("dataset"), job.stop_if_asked)
     check(model, source)
-    config, seed = configured(model, spec["config"]), spec.get("seed") or 0
+    config, seed = read_config(model, spec["config"]), spec.get("seed") or 0
     access = WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape)
-    fit = Universal(access, drawn(source.data.train, config.images, seed), config, seed)
+    fit = Universal(access, sampled(source.data.train, config.images, seed), config, seed)
     fit.raw = fit.raw.to(model.device)
-    if kept:
-        fit.restore(torch.from_numpy(codecs.decode_npy(blobs.get(kept["delta"]))), kept["step"], kept["fooled"])
+    if checkpoint:
+        delta = torch.from_numpy(codecs.decode_npy(blobs.get(checkpoint["delta"])))
+        fit.restore(delta, checkpoint["step"], checkpoint["fooled"])
     follow(job, fit, source.data.digest)
-    facts, pictures = conclude(job, model, access, fit, source, digest)
+    facts, pictures = measure_result(job, model, access, fit, source, digest)
     size = store(facts, fit.delta, pictures)
     name = spec.get("name") or job.id
     also = partial(rows.register, tenant=job.tenant, name=name, facts=facts, size=size, job_id=job.id)
@@ -59,30 +58,34 @@ def run_perturbation(job: RunningJob) -> Result:
 
 
 def check(model: Family, source: Source) -> None:
-    """Raises what does not go together."""
+    """Raises if the model is not a classifier or the dataset does not fit it."""
     if not isinstance(model, Classifies):
-        raise InvalidRequest(f"A perturbation is fitted to a classifier; {model.name} is none.", field="model")
+        raise InvalidRequest(
+            f"A perturbation needs a classifier; this model is of family {model.name}.",
+            field="model",
+            remedy="Choose a model that classifies.",
+        )
     data = DataSpec.from_facts(source.data.facts)
     if "images" not in data.columns.get("train", {}) or "images" not in data.columns.get("validation", {}):
-        raise DataError("the dataset needs images on both sides of its split", "dataset")
+        raise DataError("the dataset needs training and validation images", "dataset")
     check_shape(model, data)
 
 
-def configured(model: Family, values: dict[str, Any]) -> UniversalConfig:
-    """The config with the target as an index. Raises InputError for a class that the model does not know."""
+def read_config(model: Family, values: dict[str, Any]) -> UniversalConfig:
+    """The config with the target as a class index. Raises InputError for an unknown class."""
     target = values.get("target")
     return UniversalConfig(**values | {"target": None if target is None else model.data.class_index(target)})
 
 
-def drawn(columns: dict[str, np.ndarray], count: int, seed: int) -> Columns:
-    """`count` images drawn without regard to their order, which is often that of the classes."""
+def sampled(columns: dict[str, np.ndarray], count: int, seed: int) -> Columns:
+    """`count` random images: the stored order is often that of the classes."""
     total = len(columns["images"])
     order = np.random.Generator(np.random.Philox(derive(seed, "drawn"))).permutation(total)[:count]
     return Columns({"images": columns["images"][np.sort(order)]})
 
 
 def follow(job: RunningJob, fit: Universal, dataset: str) -> None:
-    """All steps that are left. Raises Stopped, with everything kept, when the job is to stop."""
+    """Runs the remaining steps. Saves a checkpoint and raises Stopped when the job should stop."""
     started = saved = time.monotonic()
     first = fit.step
     for step in fit.run():
@@ -93,26 +96,26 @@ def follow(job: RunningJob, fit: Universal, dataset: str) -> None:
             job.metrics(step.step, {"fooling": step.fooling})
         stopping = job.stopping
         if stopping or now - saved >= settings().checkpoint_seconds:
-            keep(job, fit, dataset)
+            save(job, fit, dataset)
             saved = now
         if stopping:
             raise Stopped(stopping)
 
 
-def keep(job: RunningJob, fit: Universal, dataset: str) -> None:
+def save(job: RunningJob, fit: Universal, dataset: str) -> None:
     raw, step, fooled = fit.state()
-    place = job.artifact_key(f"{CHECKPOINT}{step}.npy")
-    blobs.put(place, codecs.encode_npy(raw), create_only=False)
+    key = job.artifact_key(f"{CHECKPOINT}{step}.npy")
+    blobs.put(key, codecs.encode_npy(raw), create_only=False)
     before = (job.last_checkpoint or {}).get("delta")
-    job.checkpoint({"delta": place, "step": step, "fooled": fooled, "dataset": dataset})
-    if before and before != place:
+    job.checkpoint({"delta": key, "step": step, "fooled": fooled, "dataset": dataset})
+    if before and before != key:
         blobs.delete_prefix(before)
 
 
-def conclude(
+def measure_result(
     job: RunningJob, model: Family, access: WhiteBox, fit: Universal, source: Source, digest: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts, each fooling rate with its interval and beside two controls, and the pictures."""
+    """The facts, with 95 % intervals of the fooling rates and two controls, and the pictures."""
     config, delta = fit.config, fit.delta
     job.stop_if_asked()
     trained = measure(access, fit.train, {"delta": delta}, config.images)["delta"]
@@ -126,10 +129,10 @@ def conclude(
         "none": torch.zeros_like(delta),
     }
     same = source.data.facts.get("classes") == list(model.data.classes or ()) or not model.data.classes
-    found = measure(access, held_out if same else Columns({"images": held_out.columns["images"]}), deltas,
+    rates = measure(access, held_out if same else Columns({"images": held_out.columns["images"]}), deltas,
                     config.held_out)  # fmt: skip
-    mine, names = found["delta"], model.data.classes
-    top = int(mine.answers.argmax())
+    own, names = rates["delta"], model.data.classes
+    top = int(own.answers.argmax())
     facts = {
         "model": job.spec["model"].partition("@")[0],
         "version": digest,
@@ -143,39 +146,39 @@ def conclude(
         "linf_255": round(float(delta.abs().max()) * 255),
         "l2": float(delta.norm()),
         "shape": list(delta.shape),
-        "fooling": {"train": rated(trained), "held_out": rated(mine)},
-        "controls": {name: rated(found[name]) for name in ("random_signs", "permuted")},
-        "dominant": {"label": names[top] if names else str(top), "share": int(mine.answers[top]) / mine.total},
-        "notes": notes(config, delta, mine, found["random_signs"]),
+        "fooling": {"train": rated(trained), "held_out": rated(own)},
+        "controls": {name: rated(rates[name]) for name in ("random_signs", "permuted")},
+        "dominant": {"label": names[top] if names else str(top), "share": int(own.answers[top]) / own.total},
+        "notes": notes(config, delta, own, rates["random_signs"]),
     }
     if config.target is not None:
-        facts["target"] = {"index": config.target, "share": int(mine.answers[config.target]) / mine.total}
-    if mine.right is not None:
-        facts["accuracy"] = {"clean": found["none"].right / mine.total, "perturbed": mine.right / mine.total}
+        facts["target"] = {"index": config.target, "share": int(own.answers[config.target]) / own.total}
+    if own.right is not None:
+        facts["accuracy"] = {"clean": rates["none"].right / own.total, "perturbed": own.right / own.total}
     x = held_out.head(EXAMPLES)["images"].to(delta.device)
-    shown, _ = perturbation(torch.zeros_like(delta)[None], delta[None])
-    return facts, {"picture.png": shown, "examples.png": torch.stack([x, apply(delta, x)], 1).flatten(0, 1)}
+    picture, _ = perturbation(torch.zeros_like(delta)[None], delta[None])
+    return facts, {"picture.png": picture, "examples.png": torch.stack([x, apply(delta, x)], 1).flatten(0, 1)}
 
 
-def rated(found: Fooling) -> dict[str, Any]:
+def rated(fooling: Fooling) -> dict[str, Any]:
     """A fooling rate with its 95 % interval."""
-    return {"rate": found.rate, "interval": wilson(found.changed, found.total), "images": found.total}
+    return {"rate": fooling.rate, "interval": wilson(fooling.changed, fooling.total), "images": fooling.total}
 
 
-def notes(config: UniversalConfig, delta: Tensor, mine: Fooling, control: Fooling) -> list[str]:
-    found = []
+def notes(config: UniversalConfig, delta: Tensor, own: Fooling, control: Fooling) -> list[str]:
+    sentences = []
     if config.norm == "linf" and abs(config.radius * 255 - round(config.radius * 255)) > 1e-3:
         whole = int(config.radius * 255)
-        found.append(f"eps is {config.radius * 255:.4g}/255; levels are whole, so at most {whole}/255 is used.")
+        sentences.append(f"eps is {config.radius * 255:.4g}/255; levels are whole, so at most {whole}/255 is used.")
     if not bool(delta.any()):
-        found.append("eps leaves no whole level to change: nothing is perturbed.")
-    if wilson(mine.changed, mine.total)[0] <= wilson(control.changed, control.total)[1]:
-        found.append("It fools no more images than random signs of its size, as far as so many images can tell.")
-    return found
+        sentences.append("eps leaves no whole level to change: nothing is perturbed.")
+    if wilson(own.changed, own.total)[0] <= wilson(control.changed, control.total)[1]:
+        sentences.append(f"With {own.total} images, it cannot be told from random signs of the same size.")
+    return sentences
 
 
 def store(facts: dict[str, Any], delta: Tensor, pictures: dict[str, Tensor]) -> int:
-    """Writes the files under the digest of facts and numbers, which joins the facts. Returns their bytes."""
+    """Writes the files under the digest of facts and numbers, and adds it to the facts. Returns their size in bytes."""
     files = {"delta.npy": codecs.encode_npy(delta)}
     facts["digest"] = hashlib.sha256(canonical(facts) + files["delta.npy"]).hexdigest()
     files["picture.png"] = codecs.encode_png(pictures["picture.png"])[0]

@@ -1,4 +1,4 @@
-"""Curves of a report as pictures: PNG for pages and screens, SVG for print."""
+"""Plots of a report's curves: PNG for screens, SVG for print."""
 
 import io
 
@@ -18,7 +18,7 @@ def draw(curve: Curve) -> dict[str, bytes]:
         figure, axes = plt.subplots(figsize=(6.4, 4.0), dpi=110, layout="constrained")
         try:
             widths = np.linspace(3.5, 1.5, len(curve.series)) if len(curve.series) > 1 else [1.5]
-            for (name, values), width in zip(curve.series.items(), widths, strict=True):  # of equal ones both are seen
+            for (name, values), width in zip(curve.series.items(), widths, strict=True):  # equal curves stay visible
                 (line,) = axes.plot(curve.x, values, marker="o", markersize=2 + width / 2, linewidth=width, label=name)
                 if band := curve.intervals.get(name):
                     low, high = zip(*band, strict=True)

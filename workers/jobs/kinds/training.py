@@ -9,6 +9,7 @@ import torch
 
 from app.core.errors import InvalidConfig
 from app.core.jobs import checkpoints
+from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading
 from models.data import Columns
@@ -20,13 +21,13 @@ from models.types import DataSpec
 from workers import devices
 from workers.jobs.job import Result, RunningJob, Stopped
 from workers.jobs.training_log import TrainingLog
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store.dataset_cache import DatasetCache
-from workers.store.models import load_checkpoint, load_model, publish
+from workers.store.models import load_checkpoint, publish
 from workers.store.training_data import Source, open_source
 
 RESIDENT_SHARE = 0.25
-"""Share of an accelerator's free memory that a dataset may take to be kept there."""
+"""A dataset is kept on the accelerator if it takes at most this fraction of the free memory."""
 BASELINES = (
     ("mse", "mse_mean_image", -1, "always answering the mean image"),
     ("accuracy", "accuracy_majority", 1, "always answering the most frequent class"),
@@ -35,21 +36,21 @@ BASELINES = (
 
 
 def run_training(job: RunningJob) -> Result:
-    """Trains from where the last attempt stopped, publishes, and gives the model's name, version and metrics."""
+    """Trains from where the last attempt stopped and publishes the model. Returns its name, version and metrics."""
     devices.use_threads(settings().train_threads)
-    kept = (job.last_checkpoint or {}).get("dataset")
-    source = open_source(job.bind, job.tenant, job.spec["dataset"], kept, job.stop_if_asked)
+    digest = (job.last_checkpoint or {}).get("dataset")
+    source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
     training = build(job, source)
     state = resume(job, training)
     train(job, training, TrainingLog(job, training, source.data.digest), state)
-    return conclude(job, training, source)
+    return measure_and_publish(job, training, source)
 
 
 def train(job: RunningJob, training: Training, training_log: TrainingLog, state: State | None = None) -> None:
-    """All updates that are left. Raises Stopped, with everything kept, when the job is to stop."""
+    """Runs the remaining updates. Saves everything and raises Stopped when the job should stop."""
     training_log.begin(state)
     for step in training.run():
-        training_log.note(step)
+        training_log.record(step)
         if job.stopping:
             training_log.close()
             raise Stopped(job.stopping)
@@ -57,14 +58,12 @@ def train(job: RunningJob, training: Training, training_log: TrainingLog, state:
 
 
 def build(job: RunningJob, source: Source) -> Training:
-    """A training with fresh weights, the same for the same spec; or with the weights that `init_from` names."""
-    kind, seed, device = families()[job.spec["family"]], seed_of(job), devices.device()
+    """A training with fresh weights, which are a function of the spec, or with those of the model in `init_from`."""
+    kind, seed, device = families()[job.spec["family"]], job.spec.get("seed") or 0, devices.device()
     torch.manual_seed(derive(seed, "init"))
     family = kind.create(job.spec.get("config") or {}, DataSpec.from_facts(source.data.facts)).to(device)
     if origin := job.spec.get("init_from"):
-        with reading(job.bind) as conn:
-            digest = records.digest_of(conn, job.tenant, origin)
-        family.init_from(load_model(digest).to(device))
+        family.init_from(model_rows.load(job, origin, "init_from"))
     cache = DatasetCache(source.data.digest, job.stop_if_asked)
     train, validation = Columns(source.data.train, cache), Columns(source.data.validation)
     if device.type == "cuda":
@@ -74,10 +73,10 @@ def build(job: RunningJob, source: Source) -> Training:
 
 
 def resume(job: RunningJob, training: Training) -> State | None:
-    """Continues from the job's checkpoint, or starts from one of the job it forks. None: at the beginning."""
+    """Restores the checkpoint of the job, or of the job that it forks. Returns None if the training starts fresh."""
     if job.last_checkpoint:
         state = load_checkpoint(job.last_checkpoint["kept"])
-        if state is None:  # the same seed leads to the same model, only later
+        if state is None:  # the same seed gives the same model, only later
             job.event("restarted", {"why": "no checkpoint could be read"})
         else:
             training.restore(state)
@@ -88,24 +87,24 @@ def resume(job: RunningJob, training: Training) -> State | None:
 
 
 def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
-    """Takes over weights, moments and position from a checkpoint of another job: its last, or that after `images`."""
+    """Copies weights, moments and position from a checkpoint of another job: its last, or that after `images`."""
     origin = origin if isinstance(origin, dict) else {"job": origin}
     job_id, images = origin["job"], origin.get("images")
     with reading(job.bind) as conn:
-        ref = records.checkpoints_of(conn, job.tenant, job_id)
+        ref = jobs.get(conn, job.tenant, job_id)["checkpoint"]
     state = load_checkpoint(checkpoints.newest(ref) if images is None else checkpoints.at(ref, images))
     if state is None:
         where = "" if images is None else f" after {images} images"
         raise InvalidConfig(
             f"Job {job_id} has no checkpoint{where} to fork from.",
             field="fork_from",
-            remedy=f"See the checkpoints at /v1/jobs/{job_id}/snapshots.",
+            remedy=f"Choose one of the checkpoints at /v1/jobs/{job_id}/snapshots.",
         )
     if state.facts["images"] >= training.total:
         raise InvalidConfig(
-            f"The fork starts at {state.facts['images']} images and the config ends at {training.total}.",
+            f"config/images must be more than {state.facts['images']}, where the fork starts; it is {training.total}.",
             field="config/images",
-            remedy="Ask for more images.",
+            remedy="Train for more images.",
         )
     try:
         training.restore(state)
@@ -117,13 +116,13 @@ def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
         ) from error
 
 
-def conclude(job: RunningJob, training: Training, source: Source) -> Result:
-    """Measures, publishes, and gives the result with the rows that appear when the job ends."""
+def measure_and_publish(job: RunningJob, training: Training, source: Source) -> Result:
+    """Measures and publishes the model. The result writes its row when the job ends."""
     family, spec = training.family, job.spec
     measured = training.finish()
     metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
-    said = [alarm.sentence for alarm in training.monitor.standing]
-    said = list(dict.fromkeys([*said, *family.warnings(measured), *warnings(metrics)]))
+    sentences = [alarm.sentence for alarm in training.monitor.standing]
+    sentences = list(dict.fromkeys([*sentences, *family.warnings(measured), *warnings(metrics)]))
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,
@@ -134,7 +133,7 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "licence": source.licence,
         "attribution": source.attribution,
         "images": training.images,
-        "warnings": said,
+        "warnings": sentences,
         "init_from": spec.get("init_from"),
         "fork_from": spec.get("fork_from"),
     }
@@ -147,22 +146,17 @@ def conclude(job: RunningJob, training: Training, source: Source) -> Result:
         "dataset": spec["dataset"],
         "config": card["config"],
         "images": training.images,
-        "warnings": said,
+        "warnings": sentences,
         "alarms": [asdict(alarm) for alarm in training.monitor.alarms],
     }
-    return Result(value, partial(records.register, tenant=job.tenant, card=card, job_id=job.id))
+    return Result(value, partial(model_rows.register, tenant=job.tenant, card=card, job_id=job.id))
 
 
 def warnings(metrics: dict[str, float | None]) -> Iterator[str]:
-    """Sentences about numbers that say the training was in vain."""
+    """Warnings about metrics that are no better than a baseline, or not finite."""
     for name, baseline, better, what in BASELINES:
-        mine, other = metrics.get(name), metrics.get(baseline)
-        if mine is not None and other is not None and (mine - other) * better <= 0:
-            yield f"{name} is {mine:.4g}, no better than {other:.4g} of {what}: train longer, or look at the data."
-    if unknown := sorted(key for key, value in metrics.items() if value is None):
-        yield f"{', '.join(unknown)} could not be measured: the values are not finite."
-
-
-def seed_of(job: RunningJob) -> int:
-    """The spec's seed, 0 when it has none."""
-    return job.spec.get("seed") or 0
+        value, reference = metrics.get(name), metrics.get(baseline)
+        if value is not None and reference is not None and (value - reference) * better <= 0:
+            yield f"{name} is {value:.4g}, no better than {reference:.4g} of {what}: train longer, or look at the data."
+    if not_finite := sorted(key for key, value in metrics.items() if value is None):
+        yield f"{', '.join(not_finite)} could not be measured: the values are not finite."

@@ -15,7 +15,7 @@ from app.core.store import blobs
 from tests import tiny
 from tests.workers.trainings import accept, attempt, finish, store_dataset
 from workers import codecs
-from workers.inference import host, lane
+from workers.inference import host
 from workers.jobs.job import RunningJob, Stopped
 from workers.jobs.kinds import operation as deferred
 from workers.store import models as artifacts
@@ -38,10 +38,10 @@ def digest(registered) -> str:
 def broker(valkey, monkeypatch):
     monkeypatch.setenv("BROKER_URL", valkey.url)
     queue.settings.cache_clear()
-    lane.broker.cache_clear()
-    yield lane.broker()
-    lane.broker().close()
-    lane.broker.cache_clear()
+    host.broker.cache_clear()
+    yield host.broker()
+    host.broker().close()
+    host.broker.cache_clear()
 
 
 def pngs(count: int, size: int = 8) -> list[bytes]:
@@ -60,7 +60,7 @@ def test_a_micro_batch_is_answered_on_the_list_it_names(broker, digest):
         (3, Call(digest, "denoise", {}, [b"no image"], deadline=soon)),
         (4, Call(digest, "samples", {"n": 4}, grid=True, deadline=soon)),
     ]
-    lane.run_batch(pack_calls("replies:me", calls))
+    host.run_batch(pack_calls("replies:me", calls))
     found = answers(broker, "replies:me")
     assert [len(found[number].images) for number in (1, 2, 4)] == [2, 0, 1]
     assert codecs.decode_npy(found[2].latents).shape == (1, 3)
@@ -68,24 +68,24 @@ def test_a_micro_batch_is_answered_on_the_list_it_names(broker, digest):
 
 
 def test_a_reply_that_nobody_fetches_disappears(broker, digest):
-    lane.run_batch(pack_calls("replies:gone", [(1, Call(digest, "samples", {"n": 1}, deadline=time.time() + 60))]))
-    assert 0 < broker.ttl("replies:gone") <= lane.REPLY_SECONDS
+    host.run_batch(pack_calls("replies:gone", [(1, Call(digest, "samples", {"n": 1}, deadline=time.time() + 60))]))
+    assert 0 < broker.ttl("replies:gone") <= host.REPLY_SECONDS
 
 
 def test_calls_past_their_deadline_are_dropped(broker, digest, monkeypatch):
     late, early = (Call(digest, "samples", {"n": 1}, deadline=time.time() + offset) for offset in (-1, 60))
-    lane.run_batch(pack_calls("replies:me", [(1, late), (2, early)]))
+    host.run_batch(pack_calls("replies:me", [(1, late), (2, early)]))
     assert list(answers(broker, "replies:me")) == [2]
     monkeypatch.setattr(host, "execute", lambda calls: pytest.fail("nothing was to be computed"))
-    lane.run_batch(pack_calls("replies:me", [(1, late)]))
+    host.run_batch(pack_calls("replies:me", [(1, late)]))
     assert broker.llen("replies:me") == 0
 
 
 def test_a_broker_that_is_gone_does_not_kill_the_worker(valkey, broker, digest, monkeypatch):
-    monkeypatch.setattr(lane, "REPLY_SECONDS", 60)
+    monkeypatch.setattr(host, "REPLY_SECONDS", 60)
     message = pack_calls("replies:me", [(1, Call(digest, "samples", {"n": 1}, deadline=time.time() + 60))])
     valkey.stop()
-    lane.run_batch(message)
+    host.run_batch(message)
 
 
 def test_pages_of_a_dataset_need_no_model(broker, place):
@@ -93,7 +93,7 @@ def test_pages_of_a_dataset_need_no_model(broker, place):
     asked = Call("", "dataset_images", {"dataset": dataset, "start": 20, "count": 100}, deadline=time.time() + 60)
     wrong = Call("", "dataset_images", {"dataset": dataset, "start": -1}, deadline=time.time() + 60)
     sheet = Call("", "dataset_images", {"dataset": dataset, "count": 4}, grid=True, deadline=time.time() + 60)
-    lane.run_batch(pack_calls("replies:me", [(1, asked), (2, wrong), (3, sheet)]))
+    host.run_batch(pack_calls("replies:me", [(1, asked), (2, wrong), (3, sheet)]))
     found = answers(broker, "replies:me")
     assert len(found[1].images) == len(found[1].facts["labels"]) == 4
     assert [codecs.decode(image).shape for image in found[3].images] == [(1, 18, 18)]
@@ -112,7 +112,7 @@ def deferred_job(digest: str, operation: str, images: list[bytes] | None = None,
 
 def run(job_id: str) -> dict:
     job = attempt(job_id)
-    return finish(job, lane.run_operation(job))
+    return finish(job, deferred.run_operation(job))
 
 
 def test_a_call_as_a_job_leaves_what_the_call_would_have_answered(digest):
@@ -157,7 +157,7 @@ def test_a_job_can_be_stopped_between_batches(digest, monkeypatch):
 
     job = attempt(deferred_job(digest, "samples", params={"n": 200}), Stopping)
     with pytest.raises(Stopped):
-        lane.run_operation(job)
+        deferred.run_operation(job)
     assert job.done == 64
 
 
@@ -174,7 +174,7 @@ def test_a_job_can_be_stopped_inside_a_batch_that_takes_long(place):
     judge = artifacts.publish(family, tiny.facts(), {"name": "judge", "seed": 0})[0]
     job = attempt(deferred_job(judge, "certify", pngs(1), params={"n": 1_000_000}), Stopping)
     with pytest.raises(Stopped):
-        lane.run_operation(job)
+        deferred.run_operation(job)
     assert job.asked < 30
 
 
