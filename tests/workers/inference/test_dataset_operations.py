@@ -23,7 +23,7 @@ from workers.data import open_dataset
 from workers.inference import host
 from workers.jobs.job import RunningJob
 from workers.jobs.kinds import report as reports
-from workers.store import measurement_cache as beside
+from workers.store import measurement_cache
 from workers.store import model_rows as records
 from workers.store import models as artifacts
 
@@ -39,7 +39,7 @@ def anyio_backend():
 @pytest.fixture
 async def client(storage, sqlite_url, monkeypatch, anyio_backend):
     monkeypatch.setenv("DATABASE_URL", sqlite_url)
-    for cache in (database.settings, database.engine, beside.kept):
+    for cache in (database.settings, database.engine, measurement_cache.measurements):
         cache.cache_clear()
     monkeypatch.setattr(artifacts, "families", lambda: tiny.FAMILIES)
     monkeypatch.setattr(host.devices, "use_threads", lambda wanted: None)
@@ -207,17 +207,17 @@ async def test_samples_stand_beside_the_training_image_nearest_to_them(client):
 
 
 async def test_what_a_large_dataset_costs_is_refused_until_it_is_known(client, monkeypatch):
-    monkeypatch.setattr(beside, "STORED_ROWS", 8)
-    asked, enough = {"content": picture(client.digest, 0)}, beside.CALL_NUMBERS
-    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", 100)
+    monkeypatch.setattr(measurement_cache, "STORED_ROWS", 8)
+    asked, enough = {"content": picture(client.digest, 0)}, measurement_cache.MAX_CALL_NUMBERS
+    monkeypatch.setattr(measurement_cache, "MAX_CALL_NUMBERS", 100)
     refused = await client.post(f"{HERE}/search", **asked)
     assert refused.status_code == 422 and "respond-async" in refused.json()["remedy"]
-    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", enough)
+    monkeypatch.setattr(measurement_cache, "MAX_CALL_NUMBERS", enough)
     first = await client.post(f"{HERE}/search", **asked)
     stored = [key for key, _ in blobs.list("models") if "/beside/" in key]
     assert len(stored) == 1 and stored[0].endswith(f"{client.digest}/codes-all-32.npy")
-    monkeypatch.setattr(beside, "MAX_CALL_NUMBERS", 100)
-    beside.measurements.cache_clear()  # another process
+    monkeypatch.setattr(measurement_cache, "MAX_CALL_NUMBERS", 100)
+    measurement_cache.measurements.cache_clear()  # another process
     again = await client.post(f"{HERE}/search", **asked)
     assert again.json()["matches"] == first.json()["matches"]
 
