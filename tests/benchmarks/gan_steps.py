@@ -1,16 +1,17 @@
-"""CPU time of one update of adversarial families against the steps of the reference implementations.
+"""CPU time of one update of the GAN families, against the steps of reference implementations.
 
     python -m tests.benchmarks.gan_steps [--rounds 15] [--rows dcgan growing]
 
-Same networks, same batch, one process, in turns; the ratio of medians should be 1 or less. The other side repeats, line
-by line, what the reference does in its step, with its own losses, logging and averaging:
+Both sides have the same networks and batch and alternate in one process; the ratio of medians should be at most 1. The
+reference side repeats the step of the reference line by line, with its losses, logging and averaging:
 
-dcgan     pytorch/examples dcgan/main.py: D on reals, D on fakes, G through D whose weights gather gradients as well;
+dcgan     pytorch/examples dcgan/main.py: D on reals, D on fakes, G through D, whose weights get gradients as well;
           losses and mean outputs read with .item()
-sngan     kwotsin/mimicry: G makes images anew for D (with a graph that is thrown away) and for G
-growing   facebookresearch/pytorch_GAN_zoo: progressive growing at its last level, WGAN-GP with drift, G anew, average
-          by a loop over the parameters
-style     NVlabs/stylegan2-ada-pytorch: D on fakes, D on reals, lazy R1 in a pass of its own, G anew, average by a loop
+sngan     kwotsin/mimicry: G generates new images for D (with a graph that is not used) and for G
+growing   facebookresearch/pytorch_GAN_zoo: progressive growing at its last level, WGAN-GP with drift, new images for G,
+          average by a loop over the parameters
+style     NVlabs/stylegan2-ada-pytorch: D on fakes, D on reals, lazy R1 in a separate pass, new images for G, average by
+          a loop over the parameters
 """
 
 import argparse
@@ -40,11 +41,11 @@ CONFIGS = {
     "style": ("style_gan", {"width": 16, "widest": 64}),
 }
 PERIOD = 16
-"""Updates of one measurement: the lazy penalty falls into one of them."""
+"""Updates per measurement, of which one has the lazy penalty."""
 
 
-def adam(player: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
-    return torch.optim.Adam(player.parameters(), rate, betas)
+def adam(network: nn.Module, rate: float, betas: tuple[float, float]) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), rate, betas)
 
 
 def dcgan(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
@@ -61,10 +62,10 @@ def dcgan(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
         fake = g(torch.randn(len(images), width))
         label.fill_(0.0)
         output = d(fake.detach()).sigmoid().view(-1)
-        made = criterion(output, label)
-        made.backward()
+        fake_loss = criterion(output, label)
+        fake_loss.backward()
         output.mean().item()
-        (real + made).item()
+        (real + fake_loss).item()
         of_d.step()
         g.zero_grad()
         label.fill_(1.0)
@@ -84,11 +85,11 @@ def sngan(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
         d.zero_grad()
         real = d(images)
         fake = g(torch.randn(len(images), width)).detach()
-        made = d(fake)
-        loss = F.relu(1 - real).mean() + F.relu(1 + made).mean()
+        fake_logits = d(fake)
+        loss = F.relu(1 - real).mean() + F.relu(1 + fake_logits).mean()
         loss.backward()
         of_d.step()
-        loss.item(), real.sigmoid().mean().item(), made.sigmoid().mean().item()
+        loss.item(), real.sigmoid().mean().item(), fake_logits.sigmoid().mean().item()
         g.zero_grad()
         loss = -d(g(torch.randn(len(images), width))).mean()
         loss.backward()
@@ -110,8 +111,8 @@ def growing(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
         loss = loss + d(fake).sum()
         alpha = torch.rand(len(images), 1).expand(len(images), images[0].numel()).contiguous().view(images.shape)
         between = (alpha * images + (1 - alpha) * fake).requires_grad_()
-        (slope,) = torch.autograd.grad(d(between).sum(), between, create_graph=True, retain_graph=True)
-        penalty = 10 * ((slope.view(len(images), -1).norm(2, dim=1) - 1) ** 2).sum()
+        (gradient,) = torch.autograd.grad(d(between).sum(), between, create_graph=True, retain_graph=True)
+        penalty = 10 * ((gradient.view(len(images), -1).norm(2, dim=1) - 1) ** 2).sum()
         penalty.backward(retain_graph=True)
         loss = loss + 0.001 * (real**2).sum()
         loss.backward()
@@ -134,30 +135,30 @@ def style(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
     average = copy.deepcopy(g).requires_grad_(False)
     turns = iter(range(10**9))
 
-    def made() -> Tensor:
+    def generate() -> Tensor:
         styles, others = g.mapping(torch.randn(len(images), width)), g.mapping(torch.randn(len(images), width))
         start = torch.randint(1, g.depth, (len(images),)).masked_fill(torch.rand(len(images)) >= 0.9, g.depth)
         return g(g.mixed(styles, others, start))
 
-    def only(player: nn.Module) -> None:
-        g.requires_grad_(player is g)
-        d.requires_grad_(player is d)
+    def only(network: nn.Module) -> None:
+        g.requires_grad_(network is g)
+        d.requires_grad_(network is d)
 
     def step() -> None:
         only(g)
         of_g.zero_grad(set_to_none=True)
-        F.softplus(-d(made())).mean().backward()
+        F.softplus(-d(generate())).mean().backward()
         for weight in g.parameters():
             torch.nan_to_num(weight.grad, nan=0, posinf=1e5, neginf=-1e5, out=weight.grad)
         of_g.step()
         only(d)
         of_d.zero_grad(set_to_none=True)
-        F.softplus(d(made())).mean().backward()
+        F.softplus(d(generate())).mean().backward()
         F.softplus(-d(images)).mean().backward()
         if next(turns) % PERIOD == 0:
             real = images.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(d(real).sum(), real, create_graph=True)
-            (slope.square().sum((1, 2, 3)).mean() * 0.5 * PERIOD).backward()
+            (gradient,) = torch.autograd.grad(d(real).sum(), real, create_graph=True)
+            (gradient.square().sum((1, 2, 3)).mean() * 0.5 * PERIOD).backward()
         for weight in d.parameters():
             torch.nan_to_num(weight.grad, nan=0, posinf=1e5, neginf=-1e5, out=weight.grad)
         of_d.step()
@@ -173,7 +174,7 @@ REFERENCES = {"dcgan": dcgan, "sngan": sngan, "growing": growing, "style": style
 
 
 def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
-    """One update of ours, and of the reference with networks of the same shape and weights."""
+    """One update of ours and of the reference, with networks of the same shape and weights."""
     family, config = CONFIGS[name]
     spec = DataSpec("plain", size, size, channels, None, {"train": {"images": 256}})
     pixels = np.random.default_rng(0).integers(0, 256, (256, *spec.shape), dtype=np.uint8)
@@ -181,7 +182,7 @@ def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
     torch.manual_seed(0)
     ours, other = (families()[family].create(config, spec) for _ in range(2))
     training = Training(ours, Columns({"images": pixels}), Columns({"images": pixels[:8]}))
-    training.monitor.steps = set()  # its looks are bounded by share of the training, and are none of the step
+    training.monitor.steps = set()  # inspections are not part of the step
     ours.train()
     for model in (ours, other):
         model.grow_to(10**6 - batch)
@@ -192,18 +193,18 @@ def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
 
 
 def compare(name: str, size: int, channels: int, batch: int, rounds: int) -> list[float]:
-    """Milliseconds of CPU of ours and of the reference: medians over rounds of 16 updates, in turns."""
+    """CPU milliseconds per update of ours and of the reference: medians over alternating rounds of 16 updates."""
     steps = pair(name, size, channels, batch)
     times: list[list[float]] = [[], []]
     for step in steps:
         step()
     for _ in range(rounds):
-        for step, found in zip(steps, times, strict=True):
-            started = time.process_time()  # of this process alone, whatever else the machine does
+        for step, milliseconds in zip(steps, times, strict=True):
+            started = time.process_time()  # CPU time of this process, independent of the load of the machine
             for _ in range(PERIOD):
                 step()
-            found.append((time.process_time() - started) / PERIOD * 1000)
-    return [statistics.median(found) for found in times]
+            milliseconds.append((time.process_time() - started) / PERIOD * 1000)
+    return [statistics.median(milliseconds) for milliseconds in times]
 
 
 def bench(names: tuple[str, ...] = tuple(REFERENCES), rounds: int = 3, batch: int = 32) -> None:

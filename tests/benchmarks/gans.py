@@ -1,8 +1,8 @@
-"""Quality of the adversarial families on real digits.
+"""Quality of the GAN families on real digits.
 
 `python -m tests.benchmarks.gans quality --family gan --images 60000 width=16 loss=hinge` trains on 4 000 of the 5 000
-digits and prints the distances beside floors and trivial samplers; `--sheet FILE.png` keeps 64 samples.
-The time of a step is tests/benchmarks/gan_steps.py's.
+digits and prints the distances beside floors and trivial samplers; `--sheet FILE.png` saves 64 samples.
+tests/benchmarks/gan_steps.py measures the time of a step.
 """
 
 import argparse

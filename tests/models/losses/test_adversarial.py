@@ -1,4 +1,4 @@
-"""Each loss against its formula by hand, and the claim of the 2014 paper about gradients."""
+"""Each loss and its gradient by hand, label smoothing, label flips."""
 
 import math
 from typing import get_args
@@ -63,8 +63,8 @@ def test_losses_and_gradient_equal_the_formulas(name):
     assert found.tolist() == pytest.approx([slope(x, y) / 2 for x, y in zip(A.tolist(), B.tolist(), strict=True)])
 
 
-def test_the_saturating_gradient_vanishes_where_the_other_does_not():
-    b = torch.full((4,), -30.0, requires_grad=True)  # D is certain
+def test_minimax_gradient_vanishes_and_non_saturating_does_not():
+    b = torch.full((4,), -30.0, requires_grad=True)  # D is certain that they are fake
     (saturating,) = torch.autograd.grad(generator_loss("minimax", b), b)
     (other,) = torch.autograd.grad(generator_loss("non_saturating", b), b)
     assert saturating.abs().max() < 1e-12
@@ -79,7 +79,7 @@ def test_extreme_logits_stay_finite(name):
     assert torch.isfinite(loss) and torch.isfinite(far.grad).all()
 
 
-def test_smoothing_is_one_sided():
+def test_label_smoothing_is_one_sided():
     for name in ("minimax", "non_saturating"):
         loss = discriminator_loss(name, A, B, target=0.9)
         hand = mean(lambda a: -0.9 * math.log(sigmoid(a)) - 0.1 * math.log(1 - sigmoid(a)), A)
@@ -89,7 +89,7 @@ def test_smoothing_is_one_sided():
     )
 
 
-def test_flipped_rows_are_passed_off_as_the_other_kind():
+def test_flipped_rows_have_the_loss_of_the_other_label():
     first, none = torch.tensor([True, False]), torch.tensor([False, False])
     loss = discriminator_loss("non_saturating", A, B, flipped=(first, none))
     a0, a1 = A.tolist()
@@ -100,5 +100,5 @@ def test_flipped_rows_are_passed_off_as_the_other_kind():
     assert float(swapped) == pytest.approx(float(discriminator_loss("non_saturating", B, A)), abs=1e-6)
 
 
-def test_the_value_of_a_blind_discriminator_is_twice_log_one_half():
+def test_value_of_a_blind_discriminator_is_twice_log_one_half():
     assert float(value(torch.zeros(5), torch.zeros(5))) == pytest.approx(2 * math.log(0.5))

@@ -1,4 +1,4 @@
-"""Gradient penalties against linear critics, whose slope is their weight everywhere."""
+"""Gradient penalties of linear critics, whose gradient is their weight everywhere."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def test_r1_sums_over_pixels_and_averages_over_images():
 
 
 @pytest.mark.parametrize("scale", [0.25, 1.0, 4.0])
-def test_the_wasserstein_penalty_of_a_linear_critic_is_its_distance_from_slope_one(scale):
+def test_wgan_gp_of_a_linear_critic_is_by_hand(scale):
     weight = (WEIGHT / WEIGHT.norm() * scale).requires_grad_()
     penalty = one_centred_penalty(
         linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0)
@@ -39,7 +39,7 @@ def test_the_wasserstein_penalty_of_a_linear_critic_is_its_distance_from_slope_o
     torch.testing.assert_close(weight.grad, 2 * (scale - 1) * WEIGHT / WEIGHT.norm(), atol=1e-5, rtol=1e-5)
 
 
-def test_the_wasserstein_penalty_looks_between_the_two_images():
+def test_wgan_gp_is_evaluated_between_real_and_fake():
     reals, fakes = torch.zeros(64, 1, 1, 1), torch.ones(64, 1, 1, 1)
     seen = []
 
@@ -51,7 +51,7 @@ def test_the_wasserstein_penalty_looks_between_the_two_images():
     assert seen[0].min() > 0 and seen[0].max() < 1 and 0.4 < seen[0].mean() < 0.6
 
 
-def test_a_critic_without_slope_has_a_finite_penalty_and_gradient():
+def test_wgan_gp_of_a_constant_critic_is_finite():
     weight = torch.zeros(SHAPE[1:], requires_grad=True)
     penalty = one_centred_penalty(
         linear(weight), torch.randn(SHAPE), torch.randn(SHAPE), torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Losses against closed forms."""
+"""Reconstruction losses and KL divergence against closed forms."""
 
 import math
 
@@ -15,13 +15,13 @@ def test_kl_of_known_gaussians():
     torch.testing.assert_close(losses.gaussian_kl(mean, logvar), expected)
 
 
-def test_kl_is_that_of_torch():
+def test_gaussian_kl_equals_torch():
     mean, logvar = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
     expected = kl_divergence(Normal(mean, (logvar / 2).exp()), Normal(0.0, 1.0))
     torch.testing.assert_close(losses.gaussian_kl(mean, logvar), expected)
 
 
-def test_bernoulli_is_minus_the_log_probability_and_its_gradient_is_the_error():
+def test_bernoulli_and_its_gradient_equal_the_formulas():
     logits = torch.linspace(-5, 5, 12).view(2, 1, 2, 3).requires_grad_()
     target = (torch.arange(12).view(2, 1, 2, 3) % 2).float()
     loss = losses.bernoulli(logits, target)
@@ -30,14 +30,14 @@ def test_bernoulli_is_minus_the_log_probability_and_its_gradient_is_the_error():
     torch.testing.assert_close(logits.grad, logits.detach().sigmoid() - target)
 
 
-def test_bernoulli_stays_finite_at_the_ends():
+def test_bernoulli_is_finite_for_extreme_logits():
     logits = torch.tensor([[-1e4, 1e4, 1e4, -1e4]]).requires_grad_()
     loss = losses.bernoulli(logits, torch.tensor([[0.0, 1.0, 0.0, 1.0]]))
     loss.sum().backward()
     assert loss.item() == 2e4 and logits.grad.tolist() == [[0, 0, 1, -1]]
 
 
-def test_gaussian_is_the_density_and_its_optimal_sigma_is_stationary():
+def test_gaussian_is_the_density_and_optimal_sigma_is_stationary():
     mean, target = torch.rand(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     expected = -Normal(mean, 0.3).log_prob(target).flatten(1).sum(1)
     torch.testing.assert_close(losses.gaussian(mean, math.log(0.3), target), expected)
@@ -46,19 +46,19 @@ def test_gaussian_is_the_density_and_its_optimal_sigma_is_stationary():
     assert abs(best.grad.item()) < 1e-3
 
 
-def test_optimal_sigma_of_a_perfect_copy_is_half_a_grey_level():
+def test_optimal_sigma_of_zero_error_is_half_a_grey_level():
     assert losses.optimal_log_sigma(torch.tensor(0.0), 10).exp().item() == pytest.approx(0.5 / 255)
 
 
 @pytest.mark.parametrize("mean", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("scale", [1e-3, 0.02, 0.5])
-def test_the_masses_of_a_discretised_logistic_sum_to_one_over_the_grey_levels(mean, scale):
+def test_discretised_logistic_sums_to_one_over_grey_levels(mean, scale):
     levels = torch.arange(256, dtype=torch.float64).view(256, 1) / 255
     place, log_scale = torch.full_like(levels, mean), torch.tensor(math.log(scale), dtype=torch.float64)
     assert losses.discretised_logistic(place, log_scale, levels).neg().exp().sum().item() == pytest.approx(1, abs=2e-3)
 
 
-def test_a_discretised_logistic_is_finite_far_from_its_mean():
+def test_discretised_logistic_is_finite_far_from_its_mean():
     far = torch.tensor([[0.9]]).requires_grad_()
     loss = losses.discretised_logistic(far, torch.tensor(-7.0), torch.tensor([[0.1]]))
     loss.sum().backward()

@@ -1,4 +1,4 @@
-"""The factorial experiment: an orthogonal plan, effects by hand, and a run that goes on where it was left."""
+"""The factorial experiment: orthogonal design, effects by hand, resuming."""
 
 import numpy as np
 import pytest
@@ -28,24 +28,24 @@ def finish(run):
 
 
 @pytest.mark.parametrize(("count", "runs"), [(1, 2), (2, 4), (3, 4), (4, 8), (7, 8)])
-def test_the_plan_is_orthogonal_and_balanced(count, runs):
+def test_the_design_is_orthogonal_and_balanced(count, runs):
     table = design(count)
     assert table.shape == (runs, count) and set(table.flatten()) == {-1, 1}
     assert np.array_equal(table.T @ table, runs * np.eye(count)) and not table.sum(0).any()
 
 
-def test_effects_of_an_exact_model_are_found_with_no_width_and_noise_gives_width():
+def test_effects_and_their_intervals_by_hand():
     signs = np.tile(design(3), (2, 1)).astype(float)
     logs = 2.0 + signs @ np.array([0.5, -0.25, 0.0])
     slopes, half = effects(signs, logs)
     assert slopes == pytest.approx([0.5, -0.25, 0], abs=1e-12) and half == pytest.approx(0, abs=1e-9)
-    # rest alternates by 0.1: 8 runs, 4 left over, t = 2.13
+    # residuals alternate by 0.1: 8 trainings, 4 degrees of freedom, t = 2.13
     noisy = logs + 0.1 * np.repeat([1, -1], 4)
     assert effects(signs, noisy)[1] == pytest.approx(2.13 * (8 * 0.01 / 4 / 8) ** 0.5)
     assert effects(design(3).astype(float), np.arange(4.0))[1] == np.inf
 
 
-def test_the_verdict_is_a_ratio_with_its_interval():
+def test_the_verdict_follows_from_the_interval_of_the_ratio():
     params = Params(switches=["replay", "relu"], repeats=2)
     plan = list(trials(params))
     fds = [10 * (0.5 if row["replay"] > 0 else 1) * (1.1 if repeat else 1) for row, repeat in plan]
@@ -56,7 +56,7 @@ def test_the_verdict_is_a_ratio_with_its_interval():
 
 
 @pytest.mark.parametrize("name", SWITCHES)
-def test_every_switch_completes_both_ways_and_changes_what_it_names(name):
+def test_every_switch_is_valid_on_and_off_and_changes_its_settings(name):
     who = subject()
     off, on = (config_with(who, {name: sign}, Params(switches=[name])) for sign in (-1, 1))
     assert off != on and off.images == on.images == 12_800
@@ -64,7 +64,7 @@ def test_every_switch_completes_both_ways_and_changes_what_it_names(name):
     assert changed <= set(SWITCHES[name][1]) | {"r2"}
 
 
-def test_switches_that_cannot_be_tried_are_named():
+def test_invalid_switches_are_named():
     with pytest.raises(ConfigError, match="unknown switch 'soft_labels'"):
         list(trials(Params(switches=["soft_labels"])))
     with pytest.raises(ConfigError, match="different"):
@@ -73,7 +73,7 @@ def test_switches_that_cannot_be_tried_are_named():
         next(GanAblationReport().run(subject(body="mlp"), Params(switches=["max_pooling"], images=64)))
 
 
-def test_a_report_goes_on_with_the_trainings_that_are_done():
+def test_a_stopped_report_continues_with_the_finished_trainings():
     who, params = subject(), Params(switches=["replay"], images=64, repeats=2)
     steps, whole = finish(GanAblationReport().run(who, params))
     assert [len(step.kept) for step in steps if step.kept] == [1, 2, 3, 4] and steps[-1].done == steps[-1].total
@@ -83,7 +83,7 @@ def test_a_report_goes_on_with_the_trainings_that_are_done():
     assert len(whole.tables["trainings"]) == 4 and whole.facts["trainings"] == 4
 
 
-def test_only_families_with_the_tricks_are_experimented_on():
+def test_only_families_with_these_settings_fit():
     from models.families.gans.style_gan import StyleGAN
 
     assert reports()["gan_ablation"] is reports()["hack_lab"] is GanAblationReport

@@ -1,4 +1,4 @@
-"""Age groups, the stages of the training, the identity network, and what a request for another age is answered."""
+"""Face ageing: age groups, stages of the training, identity network, latent search, the operation age."""
 
 import math
 
@@ -52,19 +52,19 @@ def ask(model, images, **params):
         ((0.25, 0.5), ("below 0.375", "0.375+")),
     ],
 )
-def test_the_usual_groups_are_kept_as_far_as_the_data_has_such_ages(ages, names):
+def test_default_groups_are_those_of_the_paper_that_are_not_empty(ages, names):
     found = boundaries_of(tuple(float(age) for age in sorted(ages)))
     assert names_of(found) == names
     assert groups_of(torch.tensor([float(age) for age in ages]), found).unique().tolist() == list(range(len(names)))
 
 
-def test_ages_that_no_usual_boundary_parts_are_cut_into_equal_parts():
+def test_ages_in_one_group_of_the_paper_are_split_into_equal_groups():
     ages = torch.rand(600, generator=torch.Generator().manual_seed(0)).sort().values * 10
     groups = groups_of(ages, boundaries_of(ages.tolist()))
     assert torch.bincount(groups).tolist() == pytest.approx([100] * 6, abs=2)
 
 
-def test_one_age_alone_is_no_data_for_ageing():
+def test_a_dataset_of_one_age_is_refused():
     spec, _, _ = dataset("attributes")
     alone = DataSpec(spec.layout, 8, 8, 1, None, spec.columns, ages=(30.0, 30.0))
     with pytest.raises(DataError, match="same age"):
@@ -80,13 +80,13 @@ def test_one_age_alone_is_no_data_for_ageing():
         ({"condition": "labels", "boundaries": [30]}, "boundaries"),
     ],
 )
-def test_groups_that_cannot_be_are_refused_by_name(config, field):
+def test_invalid_boundaries_are_refused(config, field):
     with pytest.raises(ConfigError) as caught:
         build(**config)
     assert caught.value.field.startswith(f"config/{field}")
 
 
-def test_identities_that_teach_nothing_are_refused_when_asked_for_and_passed_over_when_not():
+def test_identities_without_repetition_are_refused_or_ignored():
     spec, train, _ = dataset("attributes")
     alone = DataSpec(spec.layout, 8, 8, 1, None, spec.columns, ages=spec.ages, identities=len(train))
     with pytest.raises(DataError, match="identities"):
@@ -96,7 +96,7 @@ def test_identities_that_teach_nothing_are_refused_when_asked_for_and_passed_ove
     assert other.config.identity == "labels" and not other.warnings({})
 
 
-def test_every_stage_teaches_its_own_networks_alone():
+def test_each_stage_changes_only_its_networks():
     training = build()
     model, seen = training.family, []
     assert model.bounds == (28, 32) and model.total == 40
@@ -109,11 +109,11 @@ def test_every_stage_teaches_its_own_networks_alone():
         seen.append((model.stage, moved))
     assert [stage for stage, _ in seen] == ["gan"] * 7 + ["encoder"] + ["recognisers"] * 2
     assert all(moved == {"gan"} for stage, moved in seen if stage == "gan")
-    assert seen[7][1] == {"gan", "encoder"}  # the averaged generator settles once
+    assert seen[7][1] == {"gan", "encoder"}  # batch norm of the averaged generator is recalibrated once
     assert seen[8][1] == seen[9][1] == {"reader", "identifier"}
 
 
-def test_a_short_run_has_every_stage_that_fits():
+def test_a_short_training_has_every_stage_that_fits():
     assert build(images=12).family.bounds == (4, 8)
     assert math.isfinite(finished(build(images=4))["identity_distance_identity"])
 
@@ -124,7 +124,7 @@ def finished(training: Training) -> dict[str, float]:
     return training.finish()
 
 
-def test_the_contrast_is_that_of_the_paper_and_pulls_one_person_together():
+def test_supervised_contrastive_loss_equals_the_formula():
     features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     same = -math.log(math.exp(5) / (math.exp(5) + 2))  # cosine 1 at temperature .2 against twice cosine 0
     assert supervised_contrastive_loss(features, torch.tensor([0, 1, 1, 0])).item() == pytest.approx(same, rel=1e-5)
@@ -132,7 +132,7 @@ def test_the_contrast_is_that_of_the_paper_and_pulls_one_person_together():
     assert identity_distance(features[:2], features[2:]).tolist() == pytest.approx([1, 1])
 
 
-def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it_is():
+def test_a_classifier_as_identity_network_is_not_changed():
     spec = dataset("labelled", (3, 12, 12))[0]
     teacher = Classifier.create({"images": 8, "batch_size": 4, "width": 4}, spec)
     training = build()
@@ -148,17 +148,17 @@ def test_a_classifier_of_identities_becomes_the_identity_network_and_stays_as_it
     assert torch.equal(again.identity_features(grey), model.eval().identity_features(grey))
 
 
-def test_identity_by_a_model_needs_one():
+def test_identity_model_without_init_from_is_refused():
     with pytest.raises(ConfigError, match="identity=model") as caught:
         finished(build(identity="model"))
     assert "init_from" in caught.value.remedy
 
 
-def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
+def test_latent_search_reduces_its_loss_and_rows_are_independent():
     model = served()
     for layer in model.gan.ema.module.modules():
         if isinstance(layer, torch.nn.Conv2d):
-            layer.weight *= 4  # as if trained: pictures differ
+            layer.weight *= 4  # so that images differ as after training
     groups = torch.tensor([0, 1, 2])
     images = model.decode(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), groups)
     apart, pixels = {}, {}
@@ -172,13 +172,13 @@ def test_the_search_comes_nearer_in_what_it_searches_for_and_each_row_alone():
     assert apart["identity"] < 0.5 * apart["z0"] and pixels["pixel"] < 0.5 * pixels["z0"]
 
 
-def test_the_encoders_guess_is_as_long_as_the_latents_the_generator_knows():
+def test_encoded_latents_have_the_norm_of_the_training_latents():
     for latent, length in (("normal", 1.0), ("sphere", 1.0), ("uniform", 3**-0.5)):
         found = served(latent=latent).encode(torch.rand(2, 1, 16, 16))
         assert found.square().mean(1).sqrt().tolist() == pytest.approx([length] * 2, rel=1e-4)
 
 
-def test_one_age_or_the_row_of_all_with_the_identity_distance_beside_each():
+def test_one_or_all_ages_with_their_identity_distances():
     model, images = served(), torch.rand(2, 1, 16, 16)
     one = ask(model, images, to="60+", latents="z0")
     row = ask(model, images, all=True, latents="z0")
@@ -192,7 +192,7 @@ def test_one_age_or_the_row_of_all_with_the_identity_distance_beside_each():
     assert row.facts["items"][1]["ages"][-1]["identity_distance"] == pytest.approx(wanted[1].item(), abs=1e-5)
 
 
-def test_the_age_shown_is_read_or_given_and_decides_the_search():
+def test_the_age_of_the_face_is_read_or_given_and_used_in_the_search():
     model, images = served(), torch.rand(1, 1, 16, 16)
     read = model.age_groups[int(model.age_logits(images).argmax())]
     assert ask(model, images, to="60+", latents="z0").facts["items"][0]["from"] == read
@@ -212,7 +212,7 @@ def test_the_age_shown_is_read_or_given_and_decides_the_search():
         ({"to": "60+", "label": "old"}, "label"),
     ],
 )
-def test_an_age_that_is_not_there_is_refused_with_those_that_are(params, field):
+def test_an_unknown_age_is_refused_and_the_groups_are_named(params, field):
     model = served()
     with pytest.raises(InputError) as caught:
         ask(model, torch.rand(1, 1, 16, 16), **params)
@@ -221,7 +221,7 @@ def test_an_age_that_is_not_there_is_refused_with_those_that_are(params, field):
         assert "60+" in caught.value.detail + (caught.value.remedy or "")
 
 
-def test_an_age_in_years_means_its_group_and_classes_are_groups_too():
+def test_an_age_in_years_selects_its_group_and_classes_are_groups():
     assert group_named("65", ("0-59", "60+"), (60.0,)) == 1 and group_named("0-59", ("0-59", "60+"), (60.0,)) == 0
     model = served(condition="labels")
     assert model.age_groups == ("a", "b", "c") and model.age_group("b") == 1
@@ -229,14 +229,14 @@ def test_an_age_in_years_means_its_group_and_classes_are_groups_too():
         model.age_group("65")
 
 
-def test_groups_follow_the_ages_of_each_image():
+def test_groups_follow_the_age_of_each_image():
     training = build()
     batch = {"ages": torch.tensor([20.5, 40.0, 60.9]), "images": torch.zeros(3, 1, 16, 16)}
     bounds = training.family.config.boundaries
     assert training.family._groups(batch).tolist() == np.digitize([20.5, 40.0, 60.9], bounds).tolist()
 
 
-def test_a_rare_age_is_shown_as_often_as_the_others():
+def test_rare_ages_are_drawn_as_often_as_others():
     few = Columns(
         {"images": np.zeros((40, 1, 16, 16), np.uint8), "ages": np.array([5.0] * 36 + [70.0] * 4, np.float32)}
     )

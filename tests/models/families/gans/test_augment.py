@@ -1,4 +1,4 @@
-"""Augmentations move, colour and cover as they say, differentiably."""
+"""Augmentations: translation, colour and cutout by hand, the use of the generator, gradients."""
 
 import torch
 
@@ -7,7 +7,7 @@ from models.families.gans.augment import AdaptiveAugment, brighten, contrast, cu
 IMAGES = torch.rand(4, 3, 9, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_shifting_moves_each_image_by_its_own_pixels_and_lets_grey_in():
+def test_shift_translates_each_image_by_its_own_offset_and_fills_grey():
     moved = shift(IMAGES, torch.tensor([0, 2, -1, 0]), torch.tensor([0, 0, 3, -6]))
     assert torch.equal(moved[0], IMAGES[0])
     assert torch.equal(moved[1, :, 2:], IMAGES[1, :, :-2]) and moved[1, :, :2].abs().max() == 0
@@ -15,7 +15,7 @@ def test_shifting_moves_each_image_by_its_own_pixels_and_lets_grey_in():
     assert moved[3].abs().max() == 0
 
 
-def test_a_cut_out_covers_its_box_alone():
+def test_cutout_covers_only_its_box():
     covered = cutout(IMAGES, torch.tensor([0, -1, 7, 2]), torch.tensor([0, 4, 0, 1]), (3, 2))
     assert torch.equal(covered == 0, expected_mask())
 
@@ -26,7 +26,7 @@ def expected_mask():
     return mask
 
 
-def test_colours_change_around_grey_and_around_the_mean():
+def test_saturate_scales_around_grey_and_contrast_around_the_mean():
     half, one = torch.full((4, 1), 0.5), torch.ones(4, 1)
     torch.testing.assert_close(brighten(IMAGES, half), IMAGES + 0.5)
     torch.testing.assert_close(saturate(IMAGES, 0 * one), IMAGES.mean(1, keepdim=True).expand_as(IMAGES))
@@ -36,7 +36,7 @@ def test_colours_change_around_grey_and_around_the_mean():
         torch.testing.assert_close(change(IMAGES, one), IMAGES)
 
 
-def test_both_augmentations_are_drawn_from_the_generator_and_let_gradients_through():
+def test_augmentations_use_the_given_generator_and_are_differentiable():
     adaptive = AdaptiveAugment(100)
     adaptive.p.fill_(0.7)
     for augment in (diff_augment, adaptive):

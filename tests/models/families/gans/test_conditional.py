@@ -1,4 +1,4 @@
-"""What is told to both players, how it enters, and what is asked for when nobody says."""
+"""Conditional GANs: how the condition enters both networks, labels of samples, class agreement."""
 
 import numpy as np
 import pytest
@@ -35,28 +35,28 @@ def trained_on_numbers(**config):
     return model, train(model, training=training)
 
 
-def test_the_projection_is_that_of_the_paper():
+def test_projection_discriminator_equals_the_formula_of_the_paper():
     model = build(ConditionalGAN, CLASSES).eval()
-    player, images, labels = model.discriminator, torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
-    h = player.features(images)
-    embedding = player.projection.weight.T[labels]  # (b, c)
-    wanted = player.last(player.stddev(h).flatten(1))[:, 0] + (embedding * h.sum((2, 3))).sum(1)
-    torch.testing.assert_close(player(images, model.condition(labels)), wanted)
+    network, images, labels = model.discriminator, torch.rand(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
+    h = network.features(images)
+    embedding = network.projection.weight.T[labels]  # (b, c)
+    wanted = network.last(network.stddev(h).flatten(1))[:, 0] + (embedding * h.sum((2, 3))).sum(1)
+    torch.testing.assert_close(network(images, model.condition(labels)), wanted)
 
 
-def test_the_generator_hears_the_label_through_its_norms():
+def test_conditional_batch_norm_passes_the_label_to_g():
     model = build(ConditionalGAN, CLASSES).eval()
     latents, labels = torch.randn(1, model.latent_dim).expand(3, -1), torch.arange(3)
-    assert torch.equal(*model.decode(latents, labels)[:2])  # gains and shifts start alike
-    for player in (model.ema.module, model.generator):
-        for stage in player.stages:
+    assert torch.equal(*model.decode(latents, labels)[:2])  # all gains and shifts start at 0
+    for network in (model.ema.module, model.generator):
+        for stage in network.stages:
             torch.nn.init.normal_(stage.norm.shift.weight, generator=draws())
     images = model.decode(latents, labels)
     assert (images[0] - images[1]).abs().max() > 0.05 and (images[1] - images[2]).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("body", ["stable", "mlp"])
-def test_a_concatenated_label_reaches_the_input_of_both(body):
+def test_a_concatenated_label_changes_g_and_d(body):
     model = build(ConditionalGAN, CLASSES, body=body, conditioning="concatenation").eval()
     images, labels = torch.rand(1, 1, 8, 8), torch.arange(3)
     made = model.decode(torch.randn(1, model.latent_dim).expand(3, -1), labels)
@@ -64,13 +64,13 @@ def test_a_concatenated_label_reaches_the_input_of_both(body):
     assert not torch.allclose(made[0], made[1], atol=1e-4) and len(logits.unique()) == 3
 
 
-def test_a_gradient_reaches_what_hears_the_label():
+def test_gains_of_conditional_batch_norm_get_gradients():
     model = build(ConditionalGAN, CLASSES)
     train(model, 2)
     assert all(stage.norm.gain.weight.abs().max() > 0 for stage in model.generator.stages)
 
 
-def test_fakes_are_asked_for_as_the_batch_is_or_evenly():
+def test_labels_of_fakes_follow_the_batch_or_are_uniform():
     labels = torch.tensor([0] * 90 + [1] * 10)
     common = ClassCondition(2, balanced=False).for_fakes(labels, draws())
     assert torch.equal(common.bincount(), labels.bincount()) and not torch.equal(common, labels)
@@ -78,7 +78,7 @@ def test_fakes_are_asked_for_as_the_batch_is_or_evenly():
     assert 30 < int(even.sum()) < 70
 
 
-def test_labels_are_drawn_as_common_as_they_are_in_the_training_data():
+def test_sampled_labels_have_the_frequencies_of_the_training_data():
     condition = ClassCondition(3, balanced=False)
     condition.fit(Columns({"labels": np.array([0] * 60 + [2] * 40)}))
     assert condition.marginal.tolist() == pytest.approx([0.6, 0, 0.4])
@@ -86,14 +86,14 @@ def test_labels_are_drawn_as_common_as_they_are_in_the_training_data():
     assert drawn.bincount(minlength=3).tolist() == [600, 0, 400]
 
 
-def test_the_marginal_known_while_training_is_that_of_the_images_shown():
+def test_class_frequencies_in_training_are_those_of_the_batches_so_far():
     condition = ClassCondition(3, balanced=False)
     condition.observe(torch.tensor([0, 0]))
     condition.observe(torch.tensor([1, 1, 2, 0, 0, 0]))
     assert condition.marginal.tolist() == pytest.approx([5 / 8, 2 / 8, 1 / 8])
 
 
-def test_numbers_are_standardised_by_all_that_was_shown():
+def test_numbers_are_standardised_over_all_batches_so_far():
     condition, numbers = NumberCondition(balanced=False), torch.randn(600, generator=draws()) * 3 + 50
     for part in numbers.split(50):
         condition.observe(part)
@@ -103,7 +103,7 @@ def test_numbers_are_standardised_by_all_that_was_shown():
     torch.testing.assert_close(features[:, 1:4].square() + features[:, 4:].square(), torch.ones(600, 3))
 
 
-def test_numbers_are_drawn_from_their_distribution():
+def test_sampled_numbers_have_the_distribution_of_the_training_data():
     condition = NumberCondition(balanced=False)
     condition.fit(Columns({"targets": np.array([3.0, 1.0, 2.0, 4.0, 5.0])}))
     assert condition.from_uniform(torch.tensor([0.0, 0.25, 0.5, 0.625])).tolist() == pytest.approx(
@@ -111,7 +111,7 @@ def test_numbers_are_drawn_from_their_distribution():
     )
 
 
-def test_a_past_fake_keeps_the_label_it_was_made_for():
+def test_replayed_fakes_keep_their_label():
     model = build(ConditionalGAN, CLASSES, replay=64)
     for _ in range(12):
         labels = torch.randint(3, (16,))
@@ -121,7 +121,7 @@ def test_a_past_fake_keeps_the_label_it_was_made_for():
     assert not torch.equal(shown.images, images)
 
 
-def test_an_image_without_a_label_is_judged_over_all_labels():
+def test_logits_without_a_label_marginalise_over_labels():
     for conditioning in ("projection", "concatenation"):
         model = build(ConditionalGAN, CLASSES, conditioning=conditioning).eval()
         model.condition.marginal.copy_(torch.tensor([0.5, 0.25, 0.25]))
@@ -151,7 +151,7 @@ def test_samples_follow_label_and_labels():
         items(label=1, labels=[1])
 
 
-def test_a_model_of_numbers_decodes_for_a_number():
+def test_a_model_of_targets_decodes_for_a_number():
     model, training = trained_on_numbers()
     training.finish()
     model.eval()
@@ -165,7 +165,7 @@ def test_a_model_of_numbers_decodes_for_a_number():
             model.label(nonsense)
 
 
-def test_class_agreement_is_counted_by_class():
+def test_class_agreement_by_hand():
     class Measure:
         net = torch.nn.Module()
         count = 4
@@ -190,12 +190,12 @@ def test_class_agreement_is_counted_by_class():
         ({"generator_norm": "pixel", "conditioning": "projection"}, "generator_norm=pixel", "conditioning=projection"),
     ],
 )
-def test_ways_that_cannot_work_are_named(config, first, second):
+def test_conflicting_conditioning_settings_are_named(config, first, second):
     with pytest.raises(ConfigError, match=f"{first} and {second} exclude each other"):
         build(ConditionalGAN, CLASSES, **config)
 
 
-def test_data_without_labels_is_refused():
+def test_a_dataset_without_the_condition_is_refused():
     with pytest.raises(DataError, match="labels"):
         build(ConditionalGAN, spec(), condition="labels")
     with pytest.raises(DataError, match="targets"):
@@ -203,7 +203,7 @@ def test_data_without_labels_is_refused():
 
 
 @pytest.mark.parametrize("config", [{}, {"replay": 8, "conditioning": "concatenation", "balanced": True}])
-def test_a_resumed_run_ends_as_the_undisturbed_one(config):
+def test_a_resumed_training_equals_an_unbroken_one(config):
     whole = train(build(ConditionalGAN, CLASSES, **config)).state()
     part = train(build(ConditionalGAN, CLASSES, **config), 3).state()
     resumed = train(build(ConditionalGAN, CLASSES, seed=9, **config), 0)

@@ -1,4 +1,4 @@
-"""Which configs are complete, and which are refused by the names of the two settings that clash."""
+"""Defaults of empty settings, and conflicts, which name both settings."""
 
 import itertools
 from typing import get_args
@@ -10,11 +10,11 @@ from models.losses.adversarial import LossName
 from models.types import ConfigError
 from tests.models.families.gans.tiny import build, spec
 
-BODIES = ("stable", "dcgan", "mlp", "fast")
+ARCHITECTURES = ("stable", "dcgan", "mlp", "fast")
 
 
-@pytest.mark.parametrize(("body", "loss"), list(itertools.product(BODIES, get_args(LossName))))
-def test_every_loss_completes_with_every_body_and_completing_again_changes_nothing(body, loss):
+@pytest.mark.parametrize(("body", "loss"), list(itertools.product(ARCHITECTURES, get_args(LossName))))
+def test_resolving_a_config_twice_changes_nothing(body, loss):
     config = GAN.resolve_config(GAN.Config(body=body, loss=loss), spec(28))
     assert GAN.resolve_config(config, spec(28)) == config
     assert config.critic_steps == (5 if loss == "wasserstein" else 1)
@@ -29,13 +29,13 @@ def test_an_empty_config_is_the_stable_preset():
     assert config.augment == "none" and config.images == 300_000
 
 
-def test_few_images_are_augmented_and_a_body_without_convolutions_takes_what_has_no_room_for_them():
+def test_defaults_depend_on_count_and_size_of_the_images():
     assert GAN.resolve_config(GAN.Config(), spec(28, count=500)).augment == "diff"
     assert GAN.resolve_config(GAN.Config(augment="none"), spec(28, count=500)).augment == "none"
     assert GAN.resolve_config(GAN.Config(), spec(6, count=500)).body == "mlp"
 
 
-def test_what_one_setting_decides_gives_way_to_another_that_is_asked_for():
+def test_a_default_gives_way_to_a_conflicting_explicit_setting():
     assert GAN.resolve_config(GAN.Config(body="dcgan", r1=2.0), spec(28)).discriminator_norm == "none"
     assert GAN.resolve_config(GAN.Config(discriminator_norm="batch"), spec(28)).r1 == 0
 
@@ -58,14 +58,14 @@ def test_what_one_setting_decides_gives_way_to_another_that_is_asked_for():
         ({"dropout_when_sampling": True}, "dropout_when_sampling=True", "generator_dropout=0.0"),
     ],
 )
-def test_settings_that_exclude_each_other_are_named(config, first, second):
+def test_conflicting_settings_are_named(config, first, second):
     with pytest.raises(ConfigError) as caught:
         build(GAN, **config)
     assert f"{first} and {second} exclude each other" in caught.value.detail
     assert caught.value.field == "config/" + second.split("=")[0] and caught.value.remedy
 
 
-def test_an_unknown_switch_is_refused_by_name():
+def test_an_unknown_setting_is_refused_by_name():
     with pytest.raises(ConfigError) as caught:
         build(GAN, soft_labels=True)
     assert caught.value.field == "config/soft_labels"

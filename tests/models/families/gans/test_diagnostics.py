@@ -1,4 +1,4 @@
-"""The doctor of adversarial trainings: each trouble is provoked and told, a healthy run is left alone."""
+"""Alarms and remedies of GAN trainings: each alarm is provoked; a healthy training raises none."""
 
 import math
 
@@ -47,7 +47,7 @@ def names(training: Training) -> set[str]:
     return {alarm.name for alarm in training.monitor.alarms}
 
 
-def test_a_healthy_run_raises_no_alarm(small_digits):
+def test_a_healthy_training_raises_no_alarm(small_digits):
     training = run(small_digits, augment="none", images=3840)
     assert names(training) == set()
     assert training.monitor.readings[-1].metrics["gradient_nonfinite"] == 0
@@ -57,13 +57,13 @@ def silent(model: GAN) -> None:
     model.noise = lambda count, draws: torch.zeros(count, model.config.latent_dim)
 
 
-def test_a_generator_that_makes_one_image_has_collapsed(small_digits):
+def test_a_generator_of_one_image_raises_mode_collapse(small_digits):
     training = run(small_digits, augment="none", images=1280, change=silent)
     (alarm,) = [alarm for alarm in training.monitor.alarms if alarm.name == "mode-collapse"]
     assert alarm.evidence["distance"] < 0.1 * alarm.evidence["real_distance"] and "few different" in alarm.cause
 
 
-def test_a_few_images_over_and_over_are_a_collapse_too():
+def test_repetitions_of_a_few_images_raise_mode_collapse():
     reals = torch.rand(64, 1, 8, 8)
     assert not list(alarms.collapsed(torch.rand(64, 1, 8, 8), reals))
     groups = torch.rand(8, 1, 8, 8).repeat(8, 1, 1, 1) + 0.01 * torch.rand(64, 1, 8, 8)
@@ -75,7 +75,7 @@ def test_a_few_images_over_and_over_are_a_collapse_too():
 FEW = {"count": 16, "augment": "none", "r1": 0.0, "minibatch_stddev": False, "batch_size": 16, "images": 3200}
 
 
-def test_a_discriminator_that_knows_few_images_by_heart_overfits_and_is_shown_augmented_ones(small_digits):
+def test_an_overfitted_discriminator_gets_more_augmentation(small_digits):
     training = run(small_digits, auto_remedy=True, **FEW)
     alarm = next(alarm for alarm in training.monitor.alarms if alarm.name == "discriminator-overfits")
     assert alarm.evidence["unseen"] < alarm.evidence["trained"] and "augmented" in alarm.treated
@@ -93,7 +93,7 @@ WON = {
 }
 
 
-def test_a_discriminator_that_has_won_is_too_strong_and_is_slowed_down(small_digits):
+def test_a_too_strong_discriminator_gets_a_lower_learning_rate(small_digits):
     training = run(small_digits, auto_remedy=True, **WON)
     pace = training.family.remedies.value("pace")
     assert "discriminator-too-strong" in names(training) and pace < 1
@@ -102,7 +102,7 @@ def test_a_discriminator_that_has_won_is_too_strong_and_is_slowed_down(small_dig
     assert rates["discriminator"] == pytest.approx(2000 * pace * rates["generator"])
 
 
-def test_copies_of_training_images_are_told_from_likenesses(small_digits):
+def test_copies_of_training_images_differ_from_similar_images(small_digits):
     _, train, validation = small_digits
     known = alarms.training_rows(train, torch.device("cpu"))
     reals = validation.spaced(64)["images"]
@@ -112,7 +112,7 @@ def test_copies_of_training_images_are_told_from_likenesses(small_digits):
     assert not list(alarms.memorised(validation.spaced(128)["images"][1::2], reals, known))
 
 
-def test_a_generator_that_gives_training_images_away_memorises(small_digits):
+def test_a_generator_of_training_images_raises_memorising(small_digits):
     def parrot(model: GAN) -> None:
         model.sample = lambda generator, count, context: model._train_images[:count]
         model._train_images = small_digits[1].spaced(128)["images"]
@@ -120,44 +120,44 @@ def test_a_generator_that_gives_training_images_away_memorises(small_digits):
     assert "memorising" in names(run(small_digits, augment="none", images=640, change=parrot))
 
 
-def test_gradients_that_are_not_finite_are_left_out_and_told(small_digits):
-    def burst(model: GAN) -> None:
+def test_updates_with_non_finite_gradients_are_skipped_and_reported(small_digits):
+    def spoil(model: GAN) -> None:
         turns = iter(range(10**6))
         weight = model.discriminator.convs[0].conv.weight
-        weight.register_hook(lambda slope: slope * (math.inf if next(turns) % 7 == 3 else 1.0))
+        weight.register_hook(lambda gradient: gradient * (math.inf if next(turns) % 7 == 3 else 1.0))
 
-    training = run(small_digits, augment="none", images=1280, change=burst)
+    training = run(small_digits, augment="none", images=1280, change=spoil)
     alarm = next(alarm for alarm in training.monitor.alarms if alarm.name == "non-finite-gradients")
     assert 0 < alarm.evidence["share"] < 0.5 and "learning_rate" in alarm.remedy
     training.state()  # raises when a weight is not finite
 
 
-def found(images: int, **metrics: float) -> Reading:
+def reading(images: int, **metrics: float) -> Reading:
     return Reading(images, metrics)
 
 
-def test_a_gradient_that_grows_a_hundredfold_explodes():
-    before = [found(step, gradient_generator=1.0, gradient_discriminator=2.0) for step in range(3)]
-    (alarm,) = alarms.exploding(found(4, gradient_generator=150.0, gradient_discriminator=100.0), before)
+def test_a_gradient_a_hundred_times_larger_raises_exploding():
+    before = [reading(step, gradient_generator=1.0, gradient_discriminator=2.0) for step in range(3)]
+    (alarm,) = alarms.exploding(reading(4, gradient_generator=150.0, gradient_discriminator=100.0), before)
     assert alarm.name == "exploding-generator"
-    assert not list(alarms.exploding(found(4, gradient_generator=150.0), before[:2]))
+    assert not list(alarms.exploding(reading(4, gradient_generator=150.0), before[:2]))
 
 
-def test_a_distance_that_leaves_its_best_by_half_is_getting_worse():
-    before = [found(100, fd=30.0, fd_floor=1.0), found(200, fd=10.0, fd_floor=1.0)]
-    (alarm,) = alarms.worsening(found(300, fd=17.0, fd_floor=1.0), before)
+def test_fd_half_again_above_its_best_raises_getting_worse():
+    before = [reading(100, fd=30.0, fd_floor=1.0), reading(200, fd=10.0, fd_floor=1.0)]
+    (alarm,) = alarms.worsening(reading(300, fd=17.0, fd_floor=1.0), before)
     assert (alarm.name, alarm.evidence["best_images"]) == ("getting-worse", 200)
-    assert not list(alarms.worsening(found(300, fd=15.0, fd_floor=1.0), before))
+    assert not list(alarms.worsening(reading(300, fd=15.0, fd_floor=1.0), before))
 
 
 @pytest.mark.parametrize(("loss", "won"), [("hinge", 0.05), ("least_squares", 0.01), ("wasserstein", -50.0)])
-def test_winning_is_measured_by_what_ignorance_costs(loss, won):
-    before = [found(1, loss_discriminator=won)]
+def test_too_strong_compares_with_the_loss_of_a_blind_discriminator(loss, won):
+    before = [reading(1, loss_discriminator=won)]
     assert bool(list(alarms.too_strong(loss, before[0], before))) == (loss != "wasserstein")
-    assert not list(alarms.too_strong(loss, found(2, loss_discriminator=0.3), before))
+    assert not list(alarms.too_strong(loss, reading(2, loss_discriminator=0.3), before))
 
 
-def test_the_best_generator_measured_so_far_comes_back_three_times_at_most():
+def test_the_best_generator_is_restored_at_most_three_times():
     model = build(GAN, auto_remedy=True)
     best = {name: tensor.clone() for name, tensor in model.ema.module.state_dict().items()}
     model.remedies.remember(model.ema.module, 5.0)
@@ -176,7 +176,7 @@ TREATED = {"auto_remedy": True, "measure_every": 16, "images": 64, "augment": "d
 
 
 @pytest.mark.parametrize("steps", [5, 11])
-def test_a_run_with_measurements_and_remedies_is_resumed_bit_for_bit(steps, monkeypatch):
+def test_a_training_with_measures_and_remedies_resumes_bit_for_bit(steps, monkeypatch):
     monkeypatch.setattr(alarms, "OVERFIT", -9.0)
     monkeypatch.setattr(alarms, "DEVIATIONS", -9.0)  # everything is an alarm
     monkeypatch.setattr(alarms, "WON", 99.0)
@@ -207,7 +207,7 @@ def test_a_run_with_measurements_and_remedies_is_resumed_bit_for_bit(steps, monk
     ("config", "points"),
     [((512, None), 0), ((16_000, None), 8), ((16_000, 0), 0), ((16_000, 4000), 4), ((16_000, 1), 64)],
 )
-def test_measurements_along_the_way_are_bounded_by_the_length(config, points):
+def test_midway_measurements_are_bounded_by_the_training_length(config, points):
     model = build(GAN, images=config[0], measure_every=config[1])
     found = list(model.midway_points())
     assert len(found) == points and all(0 < images <= model.total for images in found)

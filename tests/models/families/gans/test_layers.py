@@ -1,4 +1,4 @@
-"""Layers of the adversarial bodies against what they are said to equal."""
+"""Layers of the GANs against the operations that they equal."""
 
 import pytest
 import torch
@@ -21,17 +21,17 @@ from models.families.gans.layers import (
 @pytest.mark.parametrize(
     ("small", "big"), [((4, 4), (8, 8)), ((4, 4), (7, 7)), ((4, 3), (7, 3)), ((4, 5), (4, 9)), ((5, 4), (5, 4))]
 )
-def test_the_upsampling_convolution_is_doubling_then_convolving(small, big):
+def test_doubling_conv_equals_upsampling_then_convolving(small, big):
     features = torch.randn(3, 6, *small, dtype=torch.float64)
     kernel = torch.randn(5, 6, 3, 3, dtype=torch.float64)
-    # what lies beyond the crop is repeated pixels for the one and zeros for the other: compare before cropping
+    # beyond the crop one has repeated pixels and the other zeros, so compare before cropping
     grid = tuple(side * factor for side, factor in zip(small, layers.strides(small, big), strict=True))
     wanted = F.conv2d(double(features, grid), kernel, padding=1)[:, :, : big[0], : big[1]]
     torch.testing.assert_close(doubling_conv(features, kernel, big), wanted)
 
 
 @pytest.mark.parametrize("factors", [(2, 2), (2, 1), (1, 1)])
-def test_the_halving_convolution_is_convolving_then_halving(factors):
+def test_halving_conv_equals_convolving_then_downsampling(factors):
     features = torch.randn(3, 6, 8, 4, dtype=torch.float64)
     kernel, bias = torch.randn(5, 6, 3, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     wanted = halve(F.conv2d(features, kernel, bias, padding=1), factors)
@@ -39,13 +39,13 @@ def test_the_halving_convolution_is_convolving_then_halving(factors):
     assert halving_conv(features[:, :, :7, :3], kernel, factors).shape[2:] == wanted.shape[2:] or factors != (2, 2)
 
 
-def test_halving_averages_blocks_and_repeats_the_last_odd_row():
+def test_halve_averages_blocks_and_repeats_the_last_odd_row():
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
     assert halve(image)[0, 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
     assert torch.equal(halve(double(image, (6, 6))), image)
 
 
-def test_pixel_norm_brings_every_pixel_to_unit_mean_square():
+def test_pixel_norm_gives_every_pixel_unit_mean_square():
     features = PixelNorm()(7 * torch.randn(2, 16, 3, 3))
     torch.testing.assert_close(features.square().mean(1), torch.ones(2, 3, 3))
 
@@ -62,7 +62,7 @@ def test_batch_norm_takes_gain_and_shift_from_the_condition():
     torch.testing.assert_close(out[2], features[2] + 5, atol=1e-3, rtol=1e-4)
 
 
-def test_the_spread_of_a_batch_is_by_hand_in_training_and_stored_in_serving():
+def test_minibatch_stddev_by_hand_in_training_and_stored_in_eval_mode():
     layer = MinibatchStddev(group=2)
     features = torch.tensor([0.0, 10.0, 2.0, 10.0])[:, None, None, None].expand(4, 1, 2, 2)
     layer.train()
@@ -73,10 +73,10 @@ def test_the_spread_of_a_batch_is_by_hand_in_training_and_stored_in_serving():
     layer.eval()
     served = layer(features)
     torch.testing.assert_close(served[:, 1, 0, 0], torch.full((4,), 0.50005))
-    assert torch.equal(served[:1], layer(features[:1]))  # no neighbour is seen
+    assert torch.equal(served[:1], layer(features[:1]))  # rows are independent
 
 
-def test_dropout_when_sampling_follows_from_the_latents_alone():
+def test_dropout_mask_in_sampling_depends_only_on_the_latents():
     layer, latents = ChannelDropout(64, 0.5, when_sampling=True).eval(), torch.randn(40, 8)
     out = layer(torch.ones(40, 64, 2, 2), latents)
     assert torch.equal(out[3:4], layer(torch.ones(1, 64, 2, 2), latents[3:4]))
@@ -87,14 +87,14 @@ def test_dropout_when_sampling_follows_from_the_latents_alone():
     assert torch.equal(off(torch.ones(1, 64), latents[:1]), torch.ones(1, 64))
 
 
-def test_dropout_in_training_is_drawn_anew():
+def test_dropout_mask_in_training_is_random():
     layer, latents = ChannelDropout(64, 0.3, when_sampling=False).train(), torch.zeros(30, 8)
     first, second = layer(torch.ones(30, 64), latents), layer(torch.ones(30, 64), latents)
     assert not torch.equal(first, second)
     assert 0.25 < (first == 0).double().mean() < 0.35 and first.max() == pytest.approx(1 / 0.7)
 
 
-def test_settling_gives_batch_norm_the_plain_mean_of_the_batches():
+def test_recalibrated_batch_norm_has_the_mean_over_batches():
     network = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).eval()
     batches = iter([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 10.0])])
     recalibrate_batch_norm(network, lambda: network(next(batches)[:, None, None, None]), 2)

@@ -1,4 +1,4 @@
-"""Growth: exact at both ends of a fade, without loss of moments, and resumed in its middle."""
+"""Growth: exact at both ends of a fade, keeps optimiser moments, resumes in the middle of a fade."""
 
 import pytest
 import torch
@@ -17,49 +17,49 @@ PHASES = {"images": 48, "fade_images": 8, "stabilise_images": 8}
 
 def grown(kind, level: int):
     torch.manual_seed(0)
-    player = kind(16, SIZES, CHANNELS, 3) if kind is GrowingGenerator else kind(SIZES, CHANNELS, 3)
+    network = kind(16, SIZES, CHANNELS, 3) if kind is GrowingGenerator else kind(SIZES, CHANNELS, 3)
     for _ in range(level):
-        player.grow()
-    return player.eval()
+        network.grow()
+    return network.eval()
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_alpha_0_is_the_smaller_generator_upsampled_and_alpha_1_the_plain_larger_one(level):
+def test_a_fading_generator_is_exact_at_alpha_0_and_1(level):
     latents = torch.randn(3, 16)
-    small, large, player = (
+    small, large, network = (
         grown(GrowingGenerator, level - 1),
         grown(GrowingGenerator, level),
         grown(GrowingGenerator, level),
     )
-    player.fade(0.0)
-    assert player.fading
-    assert torch.equal(player(latents), double(small(latents), SIZES[level]))
-    player.fade(1.0)
-    assert torch.equal(player(latents), large(latents))
-    player.fading = True  # the blend itself is exact as well, not only left out
-    assert torch.equal(player(latents), large(latents))
-    player.fade(0.5)
-    torch.testing.assert_close(player(latents), (double(small(latents), SIZES[level]) + large(latents)) / 2)
+    network.fade(0.0)
+    assert network.fading
+    assert torch.equal(network(latents), double(small(latents), SIZES[level]))
+    network.fade(1.0)
+    assert torch.equal(network(latents), large(latents))
+    network.fading = True  # the blend itself is exact, too
+    assert torch.equal(network(latents), large(latents))
+    network.fade(0.5)
+    torch.testing.assert_close(network(latents), (double(small(latents), SIZES[level]) + large(latents)) / 2)
 
 
 @pytest.mark.parametrize("level", [1, 2])
-def test_alpha_0_is_the_smaller_discriminator_on_halved_images_and_alpha_1_the_plain_larger_one(level):
+def test_a_fading_discriminator_is_exact_at_alpha_0_and_1(level):
     images = torch.randn(3, 3, *SIZES[level])
     kind = GrowingDiscriminator
-    small, large, player = grown(kind, level - 1), grown(kind, level), grown(kind, level)
-    player.fade(0.0)
-    assert torch.equal(player(images), small(halve(images)))
-    player.fading = True
-    player.alpha.fill_(1.0)
-    assert torch.equal(player(images), large(images))
+    small, large, network = grown(kind, level - 1), grown(kind, level), grown(kind, level)
+    network.fade(0.0)
+    assert torch.equal(network(images), small(halve(images)))
+    network.fading = True
+    network.alpha.fill_(1.0)
+    assert torch.equal(network(images), large(images))
 
 
-def test_reals_are_blended_as_the_fakes_are():
+def test_real_images_are_blended_like_fakes():
     model = build(ProgressiveGAN, spec(16), **PHASES)
     images = torch.rand(2, 1, 16, 16)
     model.grow_to(0)
     torch.testing.assert_close(model.real_images({"images": images}), halve(halve(images)) * 2 - 1)
-    model.grow_to(8)  # the second level begins to fade in: nothing has changed yet but the grid
+    model.grow_to(8)  # the second level begins to fade in: only the size has changed
     small = halve(halve(images)) * 2 - 1
     torch.testing.assert_close(model.real_images({"images": images}), double(small, (8, 8)))
     model.grow_to(12)
@@ -76,7 +76,7 @@ def test_level_and_alpha_follow_the_count_of_images():
     assert build(ProgressiveGAN, spec(16), images=48, fade_images=0, stabilise_images=0).level_and_alpha(0) == (2, 1.0)
 
 
-def test_growing_does_nothing_twice_and_the_average_grows_along():
+def test_growing_is_idempotent_and_grows_the_average():
     model = build(ProgressiveGAN, spec(16), **PHASES)
     model.grow_to(8)
     names = [name for name, _ in model.named_parameters()]
@@ -88,7 +88,7 @@ def test_growing_does_nothing_twice_and_the_average_grows_along():
     assert model.ema.module.alpha == 0
 
 
-def test_moments_survive_growth():
+def test_optimiser_moments_survive_growth():
     model = build(ProgressiveGAN, spec(16), **PHASES)
     training = train(model, 2)  # up to the first growth
     before = {name: slots["exp_avg_sq"].clone() for name, slots in named_moments(training)}
@@ -105,7 +105,7 @@ def test_moments_survive_growth():
     assert {id(p) for name, p in model.named_parameters() if name in fresh} <= held
     training.advance()
     training.advance()
-    assert fresh <= dict(named_moments(training)).keys()  # and the new ones learn
+    assert fresh <= dict(named_moments(training)).keys()  # the new ones are trained
 
 
 def named_moments(training: Training):
@@ -116,7 +116,7 @@ def named_moments(training: Training):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 6, 7])
-def test_a_run_resumed_at_a_growth_or_in_the_middle_of_a_fade_is_the_undisturbed_one(steps):
+def test_resuming_at_a_growth_or_in_a_fade_equals_an_unbroken_training(steps):
     data, config = spec(16), PHASES | {"augment": "adaptive"}
     whole = train(build(ProgressiveGAN, data, **config)).state()
     part = train(build(ProgressiveGAN, data, **config), steps).state()
@@ -129,7 +129,7 @@ def test_a_run_resumed_at_a_growth_or_in_the_middle_of_a_fade_is_the_undisturbed
 
 
 @pytest.mark.parametrize("size", [(28, 28, 1), (9, 33, 3), (8, 8, 3)])
-def test_any_size_is_reached_and_shown_at_full_size_all_the_way(size):
+def test_snapshots_and_samples_have_full_size_at_every_level(size):
     model = build(ProgressiveGAN, spec(*size), images=64)
     training = train(model, 1)
     assert model.generator.level == 0 and training.snapshot().shape[2:] == size[:2]
@@ -140,17 +140,17 @@ def test_any_size_is_reached_and_shown_at_full_size_all_the_way(size):
     assert torch.equal(served.decode(latents), model.decode(latents))
 
 
-def test_a_size_that_growth_cannot_reach_in_time_is_refused():
+def test_too_few_images_to_reach_full_size_are_refused():
     with pytest.raises(ConfigError, match="images is 48, but the full size is reached only after 96"):
         build(ProgressiveGAN, spec(16), images=48, fade_images=24, stabilise_images=24)
 
 
-def test_a_grown_model_is_no_start_for_a_new_one():
+def test_init_from_is_refused():
     with pytest.raises(ConfigError, match="init_from is not supported"):
         build(ProgressiveGAN, spec(16), **PHASES).init_from(build(ProgressiveGAN, spec(16), **PHASES))
 
 
-def test_a_large_preset_is_valid():
+def test_the_settings_of_the_paper_are_valid():
     config = {"width": 16, "widest": 512, "latent_dim": 512, "batch_size": 16, "images": 12_000_000}
     data = spec(1024, channels=3, count=70_000)
     found = ProgressiveGAN.resolve_config(
@@ -164,7 +164,7 @@ def test_a_large_preset_is_valid():
     )
 
 
-def test_equalised_layers_start_at_unit_scale_and_learn_at_one_pace():
+def test_equalized_layers_start_at_unit_scale():
     torch.manual_seed(0)
     conv, dense = EqualizedConv(64, 64, gain=1), EqualizedLinear(256, 256, gain=1, lr_multiplier=0.01, bias=1.0)
     assert conv(torch.randn(8, 64, 12, 12))[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, abs=0.05)

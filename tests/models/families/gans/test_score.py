@@ -1,4 +1,4 @@
-"""The discriminator's verdict: calibrated, honest where it cannot tell, and answered by the operation."""
+"""Calibration of D's logits, and the operation score."""
 
 import pytest
 import torch
@@ -10,18 +10,18 @@ from models.registry import fitting
 from tests.models.families.gans.tiny import build
 
 
-def test_log_odds_of_two_gaussians_are_their_likelihood_ratio():
+def test_platt_scaling_of_gaussians_equals_their_likelihood_ratio():
     draws = torch.Generator().manual_seed(0)
     real, fake = torch.randn(20_000, generator=draws) + 1, torch.randn(20_000, generator=draws) - 1
     scale, shift = platt_scaling(real, fake).tolist()
     assert scale == pytest.approx(2, abs=0.06) and shift == pytest.approx(0, abs=0.04)  # log N(x; 1) / N(x; -1) = 2x
 
 
-def test_a_discriminator_that_cannot_tell_answers_even_odds():
+def test_a_blind_discriminator_answers_even_odds():
     same = torch.randn(500, generator=torch.Generator().manual_seed(0))
     scale, shift = platt_scaling(same, same).tolist()
     assert abs(scale) < 1e-6 and abs(shift) < 1e-6
-    assert platt_scaling(same - 3, same)[0] == 0  # and never turns round
+    assert platt_scaling(same - 3, same)[0] == 0  # never negative
     assert balanced_accuracy(torch.tensor([1.0, 2.0]), torch.tensor([-1.0, 3.0])) == 0.75
 
 
@@ -30,7 +30,7 @@ def test_separable_logits_stay_finite():
     assert torch.isfinite(scale) and torch.isfinite(shift) and scale > 0
 
 
-def test_the_score_of_an_image_is_the_calibrated_probability():
+def test_score_is_the_calibrated_probability():
     model, operation = build(GAN).eval(), Score()
     with torch.no_grad():
         model.calibration.copy_(torch.tensor([2.0, -0.5]))

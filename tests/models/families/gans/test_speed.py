@@ -1,4 +1,4 @@
-"""Paths that an accelerator takes, walked on the CPU: memory layout, compiled calls, nothing read per step."""
+"""What differs on an accelerator, tested on the CPU: memory layout, compilation, no value read in a step."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ FAMILIES = {
 }
 
 
-def made(name: str):
+def small(name: str):
     family, config = FAMILIES[name]
     return build(family, spec(classes=3), penalty_every=2, **config)
 
@@ -32,10 +32,10 @@ def accelerated(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["conditional", "progressive", "style"])
-def test_channels_last_is_another_layout_of_the_same_training(name, monkeypatch):
-    plain = train(made(name)).state().tensors
+def test_channels_last_gives_the_same_training(name, monkeypatch):
+    plain = train(small(name)).state().tensors
     monkeypatch.setattr(base.GANBase, "accelerated", True)
-    training = train(made(name))
+    training = train(small(name))
     kernels = [weight for weight in training.family.discriminator.parameters() if weight.ndim == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
     found = training.state().tensors
@@ -44,10 +44,10 @@ def test_channels_last_is_another_layout_of_the_same_training(name, monkeypatch)
 
 
 @pytest.mark.parametrize("name", ["gan", "progressive"])
-def test_moments_come_back_in_the_layout_of_their_weights(name, accelerated):
-    whole = train(made(name)).state()
-    part = train(made(name), 5).state()
-    resumed = train(made(name), 0)
+def test_restored_moments_have_the_layout_of_their_weights(name, accelerated):
+    whole = train(small(name)).state()
+    part = train(small(name), 5).state()
+    resumed = train(small(name), 0)
     resumed.restore(part)
     for optimiser in resumed.optimisers.values():
         for weight, slots in optimiser.state.items():
@@ -57,7 +57,7 @@ def test_moments_come_back_in_the_layout_of_their_weights(name, accelerated):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_compiled_players_play_the_same_game_and_penalties_stay_eager(accelerated, monkeypatch):
+def test_compiled_networks_train_alike_and_penalties_stay_eager(accelerated, monkeypatch):
     calls = []
 
     def backend(graph, inputs):
@@ -77,17 +77,17 @@ def test_compiled_players_play_the_same_game_and_penalties_stay_eager(accelerate
     ).family.differentiates_generator_twice
 
 
-def test_compiling_is_for_accelerators():
+def test_nothing_is_compiled_on_the_cpu():
     assert train(build(GAN, compile=True), 1).family.generator._compiled_call_impl is None
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_no_number_is_read_in_a_step(name, monkeypatch):
-    """Each reading of a tensor's value makes an accelerator wait."""
-    training = train(made(name), 7)  # layers are grown, the pool is full
+def test_a_step_reads_no_value_from_the_device(name, monkeypatch):
+    """Reading a value of a tensor would wait for the device."""
+    training = train(small(name), 7)  # layers are grown, the pool is full
     training.grow_to(training.images)
 
-    def read(*given):
+    def read(*args):
         raise AssertionError("a value was read")
 
     for how in ("item", "__bool__", "__float__", "__int__", "tolist", "nonzero"):
@@ -96,19 +96,19 @@ def test_no_number_is_read_in_a_step(name, monkeypatch):
     training.advance()
 
 
-def test_a_pool_swaps_rows_and_loses_none():
+def test_an_image_pool_swaps_rows_and_loses_none():
     pool, draws = ImagePool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
     batches = torch.arange(40.0).reshape(10, 4, 1, 1, 1)
-    given = [pool.exchange(batch, draws) for batch in batches]
-    assert torch.equal(given[0], batches[0]), "the pool is filling"
-    rest = torch.cat([*given, pool.images]).flatten().tolist()
-    # what filled the pool was given out as well
+    exchanged = [pool.exchange(batch, draws) for batch in batches]
+    assert torch.equal(exchanged[0], batches[0]), "the pool is filling"
+    rest = torch.cat([*exchanged, pool.images]).flatten().tolist()
+    # the rows that filled the pool were returned, too
     assert sorted(rest) == sorted([*range(40), *range(6)])
-    swapped = sum(int((out != batch).sum()) for out, batch in zip(given, batches, strict=True))
+    swapped = sum(int((out != batch).sum()) for out, batch in zip(exchanged, batches, strict=True))
     assert 8 < swapped < 28
 
 
-def test_a_pool_goes_on_where_its_state_was_left():
+def test_an_image_pool_continues_from_its_state():
     first, draws = ImagePool(6, (1, 1, 1)), torch.Generator().manual_seed(0)
     first.exchange(torch.arange(4.0).reshape(4, 1, 1, 1), draws)
     second = ImagePool(6, (1, 1, 1))

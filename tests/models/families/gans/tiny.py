@@ -1,4 +1,4 @@
-"""Smallest games: 8x8 images, few channels, seeded."""
+"""Small GANs for tests: 8x8 images, few channels, seeded."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from models.types import DataSpec
 
 
 def spec(height: int = 8, width: int | None = None, channels: int = 1, classes: int | None = None, count: int = 16):
-    """Facts of a dataset; labels where there are classes."""
+    """Facts of a dataset, with labels if `classes` is given."""
     rows = {"images": count, **({"labels": count} if classes else {})}
     names = tuple(f"class {index}" for index in range(classes)) if classes else None
     return DataSpec("labelled" if classes else "plain", height, width or height, channels, names, {"train": rows})
@@ -19,10 +19,10 @@ def spec(height: int = 8, width: int | None = None, channels: int = 1, classes: 
 def columns(data: DataSpec, seed: int = 0) -> Columns:
     """Random images, and labels in turn."""
     draws, count = np.random.default_rng(seed), data.count
-    found = {"images": draws.integers(0, 256, (count, *data.shape), dtype=np.uint8)}
+    arrays = {"images": draws.integers(0, 256, (count, *data.shape), dtype=np.uint8)}
     if data.classes:
-        found["labels"] = np.arange(count) % len(data.classes)
-    return Columns(found)
+        arrays["labels"] = np.arange(count) % len(data.classes)
+    return Columns(arrays)
 
 
 def build(family: type[Family], data: DataSpec | None = None, seed: int = 0, **config) -> Family:
@@ -32,7 +32,7 @@ def build(family: type[Family], data: DataSpec | None = None, seed: int = 0, **c
 
 
 def train(model: Family, steps: int | None = None, training: Training | None = None) -> Training:
-    """Some updates, or all."""
+    """A training after `steps` updates, or at its end."""
     training = training or Training(model, columns(model.data), columns(model.data, 1), seed=3)
     model.train()
     while training.images < training.total and steps != 0:
