@@ -123,7 +123,7 @@ def describe_detector(detector: type[Detector]) -> dict[str, Any]:
     return {
         "summary": detector.summary,
         "passes": detector.passes,
-        "lesson": detector.lesson_settings,
+        "lesson": detector.attack_settings,
         "params": detector.Config.model_json_schema(),
     }
 

@@ -1,4 +1,4 @@
-"""A classifier with defences in front of it, as a model of its own: weights, settings and threshold in one piece."""
+"""A classifier behind defences, as a model of its own: weights, settings and the detector's threshold in one file."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -22,7 +22,7 @@ DRAWS, BATCH = 16, 64
 
 
 class Part(BaseModel):
-    """A model inside this one: where it came from, and all that is needed to build it."""
+    """A model inside this one: its origin and all that is needed to build it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,12 +33,12 @@ class Part(BaseModel):
 
     @classmethod
     def of(cls, model: Family, reference: str) -> Self:
-        """The description of a live model."""
+        """The description of a model."""
         data = asdict(model.data) | {"columns": {}}
         return cls(model=reference, family=model.name, config=model.config.model_dump(mode="json"), data=data)
 
     def build(self) -> Family:
-        """The model with fresh weights, in the structure it had at the end of its training."""
+        """The model with new weights, in the architecture that it had at the end of its training."""
         family = registry.models()[self.family].create(self.config, DataSpec.from_facts(self.data))
         if hasattr(family.config, "images"):
             family.grow_to(family.total - family.config.batch_size)
@@ -46,7 +46,7 @@ class Part(BaseModel):
 
 
 class Stage(BaseModel):
-    """One defence by name, its settings, and the model it works with."""
+    """A defence by name, its settings, and its own model if it has one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,7 +56,7 @@ class Stage(BaseModel):
 
 
 class DefendedConfig(BaseModel):
-    """What is in front of which model."""
+    """The base model, the stages in front of it, and the detector."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -67,10 +67,10 @@ class DefendedConfig(BaseModel):
 
 
 class Defended(Classifies, RandomlySmoothed, DetectsAdversarial, Family):
-    """Stages without a gradient let it straight through, and random ones are averaged: attacks on it are adaptive.
+    """Gradients pass straight through stages without one, and random stages are averaged, so attacks are adaptive.
 
-    The noise of an image is drawn from its own 8-bit content, so the same image has the same answer, alone or in any
-    batch, while an attacker who moves meets new noise at each step.
+    The noise of an image is seeded by its 8-bit content: the same image gets the same answer, alone or in any batch,
+    and different noise at each step of an attack.
     """
 
     name = "defended"
@@ -90,44 +90,44 @@ class Defended(Classifies, RandomlySmoothed, DetectsAdversarial, Family):
     def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         missing, unexpected = self.load_state_dict(state, strict=False)
         if missing or unexpected:
-            raise ModelError("the weights do not belong to this model's parts")
+            raise ModelError("the weights do not fit the parts of this defended model")
         return self.eval().requires_grad_(False)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Of the base behind all stages; with a random stage the logarithm of the mean of `draws` softmaxes."""
-        return through(self.base.logits, self.stages, images, self.config.draws)
+        """(b, K): logits behind all stages; with a random stage the logarithm of the mean of `draws` softmaxes."""
+        return logits_behind(self.base.logits, self.stages, images, self.config.draws)
 
     @property
     def sigma(self) -> float | None:
-        """Of noise in the first place: behind another stage it certifies nothing about the image."""
-        first = next(iter(self.config.stages), None)
-        return self.stages[0].config.sigma if first is not None and first.kind == "noise" else None
+        """The sigma of noise if that is the first stage; behind another stage it certifies nothing about the image."""
+        stages = self.config.stages
+        return self.stages[0].config.sigma if stages and stages[0].kind == "noise" else None
 
     def voter(self, images: Tensor) -> Tensor:
-        return through(self.base.logits, self.stages[1:], images, self.config.draws)
+        return logits_behind(self.base.logits, self.stages[1:], images, self.config.draws)
 
     def adversarial_score(self, images: Tensor) -> Tensor:
         return self.detector(self.base.logits, images)
 
     @property
     def threshold(self) -> float | None:
-        return self.detector.level
+        return self.detector.threshold
 
-    def teach(self, images: Tensor, seed: int = 0) -> Iterator[tuple[int, int]]:
-        """Lets the detector learn from clean images (n, c, h, w) that are not those of `calibrate`."""
-        return self.detector.learn(self, self.base.logits, images.to(self.device), seed)
+    def fit_detector(self, images: Tensor, seed: int = 0) -> Iterator[tuple[int, int]]:
+        """Train the detector on clean images (n, c, h, w) other than those of `calibrate`. Yields (done, total)."""
+        return self.detector.fit(self, self.base.logits, images.to(self.device), seed)
 
     def calibrate(self, images: Tensor) -> None:
-        """Sets the detector's threshold from clean images (n, c, h, w)."""
+        """Set the detector's threshold from clean images (n, c, h, w)."""
         self.detector.adapt_to(is_line_art(images))
         parts = [self.adversarial_score(part.to(self.device)).cpu() for part in images.split(BATCH)]
         self.detector.calibrate(torch.cat(parts))
 
     def optimisers(self) -> dict:
-        raise ConfigError("a defended model is made, not trained", field="family")
+        raise ConfigError("a defended model cannot be trained; train its base model and defend that", field="family")
 
     def step(self, batch: Batch, optimisers: dict, context) -> Metrics:
-        raise ConfigError("a defended model is made, not trained", field="family")
+        raise ConfigError("a defended model cannot be trained; train its base model and defend that", field="family")
 
 
 def defend(
@@ -139,32 +139,36 @@ def defend(
     draws: int = DRAWS,
     detector: dict[str, Any] | None = None,
 ) -> Defended:
-    """`base` behind `stages`, each {"kind": ..., settings}; `load` gives the models that stages name.
+    """`base` behind `stages`, each {"kind": ..., settings}; `load` returns the models that stages name.
 
-    In eval mode and frozen; the detector has no threshold yet. Raises ConfigError for a stage that cannot be.
+    The result is frozen and in eval mode; its detector has no threshold yet. Raises ConfigError for invalid stages.
     """
     if not isinstance(base, Classifies):
         raise ConfigError(f"only a classifier can be defended; {reference} is a {base.name}", field="model")
-    helpers = [helper_of(stage, registry.defences(), load, base.data, f"stages/{k}") for k, stage in enumerate(stages)]
-    watch = helper_of(detector or {"kind": "squeezing"}, registry.detectors(), load, base.data, "detector")
-    plain = tuple(stage for stage, _ in helpers)
-    config = DefendedConfig(base=Part.of(base, reference), stages=plain, draws=draws, detector=watch[0])
-    made = Defended(config, base.data)
-    copies = [(made.base, base), (made.detector, watch[1]), *zip(made.stages, (m for _, m in helpers), strict=True)]
-    for inside, given in copies:
-        if given is not None:
-            (inside if inside is made.base else inside.model).load_state_dict(given.state_dict())
-    return made.eval().requires_grad_(False).to(base.device)
+    entries = [read_stage(stage, registry.defences(), load, base.data, f"stages/{k}") for k, stage in enumerate(stages)]
+    detector_stage, detector_model = read_stage(
+        detector or {"kind": "squeezing"}, registry.detectors(), load, base.data, "detector"
+    )
+    config = DefendedConfig(
+        base=Part.of(base, reference), stages=tuple(stage for stage, _ in entries), draws=draws, detector=detector_stage
+    )
+    model = Defended(config, base.data)
+    model.base.load_state_dict(base.state_dict())
+    parts = [(model.detector, detector_model), *zip(model.stages, (source for _, source in entries), strict=True)]
+    for part, source in parts:
+        if source is not None:
+            part.model.load_state_dict(source.state_dict())
+    return model.eval().requires_grad_(False).to(base.device)
 
 
-def helper_of(
-    asked: dict[str, Any], kinds: dict[str, type], load: Callable[[str], Family], data: DataSpec, where: str
+def read_stage(
+    entry: dict[str, Any], kinds: dict[str, type], load: Callable[[str], Family], data: DataSpec, where: str
 ) -> tuple[Stage, Family | None]:
-    """One entry of a request as a Stage, and the live model it names."""
-    settings = {name: value for name, value in asked.items() if name != "kind"}
-    kind = asked.get("kind")
+    """One entry of a request as a Stage, and the model it names."""
+    settings = {name: value for name, value in entry.items() if name != "kind"}
+    kind = entry.get("kind")
     if kind not in kinds:
-        raise ConfigError(f"there is no such kind; there is {', '.join(kinds)}", field=f"{where}/kind")
+        raise ConfigError(f"unknown kind {kind!r}; choose one of {', '.join(kinds)}", field=f"{where}/kind")
     config = read_config(kinds[kind], settings, where)
     settings = config.model_dump(mode="json")
     if not kinds[kind].helper:
@@ -182,41 +186,43 @@ def helper_of(
 
 
 def stage_of(stage: Stage) -> Defence:
-    """The module of a stage, with fresh weights in its model."""
+    """The module of a stage, with new weights in its model."""
     kind = registry.defences()[stage.kind]
     return kind(read_config(kind, stage.settings), stage.part.build() if stage.part else None)
 
 
 def detector_of(stage: Stage, data: DataSpec) -> Detector:
-    """The detector for images like `data`, with fresh weights in its model and no threshold."""
+    """The detector for images like `data`, with new weights in its model and no threshold."""
     kind = registry.detectors()[stage.kind]
     config = read_config(kind, stage.settings, "detector")
     return kind(config, data, stage.part.build()) if stage.part else kind(config, data)
 
 
-def through(network, stages: nn.ModuleList, images: Tensor, draws: int) -> Tensor:
-    """Logits of `network` behind `stages`."""
-    own = RowRNG(fingerprints(images))
+def logits_behind(network, stages: nn.ModuleList, images: Tensor, draws: int) -> Tensor:
+    """Logits (b, K) of `network` behind `stages`: log(mean of `draws` softmaxes) if a stage is random."""
+    rng = RowRNG(fingerprints(images))
     if not any(stage.random for stage in stages):
         for stage in stages:
-            images = stage(images, own)
+            images = stage(images, rng)
         return network(images)
-    chances = [_answer(network, stages, images, own.seeds + number * STRIDE) for number in range(draws)]
-    return torch.stack(chances).logsumexp(0) - torch.tensor(float(draws)).log()
+    log_probabilities = [
+        _log_softmax_behind(network, stages, images, rng.seeds + number * STRIDE) for number in range(draws)
+    ]
+    return torch.stack(log_probabilities).logsumexp(0) - torch.tensor(float(draws)).log()
 
 
 STRIDE = 1_000_003
-"""Between the seeds of two draws."""
+"""Difference between the seeds of two draws."""
 
 
-def _answer(network, stages: nn.ModuleList, images: Tensor, seeds: Tensor) -> Tensor:
+def _log_softmax_behind(network, stages: nn.ModuleList, images: Tensor, seeds: Tensor) -> Tensor:
     for stage in stages:
         images = stage(images, RowRNG(seeds))
     return network(images).log_softmax(1)
 
 
 def fingerprints(images: Tensor) -> Tensor:
-    """(b,) int64: a number for each image, from its 8-bit levels alone."""
+    """(b,) int64: a hash of the 8-bit levels of each image."""
     levels = (images.detach() * 255).round().long().flatten(1)
     weights = RowRNG(torch.zeros(1, dtype=torch.int64, device=images.device)).words((levels.shape[1],), "fingerprint")
     return (levels * weights).sum(1)

@@ -1,6 +1,6 @@
-"""What says whether an image is adversarial: a score of each image, and a threshold that was set on clean ones.
+"""Detectors of adversarial images: a score per image, and a threshold calibrated on clean images.
 
-A detector is one class in a file of this folder. It asks a network for logits and knows nothing else of it.
+A detector is one class in `models/defences/detectors/`. It uses only the logits of the network that it protects.
 """
 
 from abc import ABC, abstractmethod
@@ -21,23 +21,23 @@ Network = Callable[[Tensor], Tensor]
 
 class Quantile(core.Config):
     quantile: float = Field(
-        QUANTILE, gt=0.5, lt=1, description="Share of clean validation images that are below the threshold."
+        QUANTILE, gt=0.5, lt=1, description="Fraction of clean validation images below the threshold."
     )
 
 
 class Detector(nn.Module, ABC):
-    """Scores are higher for adversarial images. `data` describes the images that the network takes."""
+    """Scores are higher for adversarial images. `data` describes the input images of the network."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     helper: ClassVar[tuple[type, ...]] = ()
-    """Capabilities, one of which a model that it works with must have."""
-    learns: ClassVar[bool] = False
-    """Has to be shown clean images and attacks before it can judge."""
+    """Capabilities; its own model must have one of them. Empty: it needs no model."""
+    needs_training: ClassVar[bool] = False
+    """Must be trained on clean images and attacks before use."""
     passes: ClassVar[int]
-    """How often it asks the network about an image that it judges."""
-    lesson_settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Attacks that it can be shown, each with the settings that are not its defaults."""
+    """Forward passes of the network per scored image."""
+    attack_settings: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Attacks that it can be trained on, with their settings that differ from the defaults."""
     Config: ClassVar[type[Quantile]] = Quantile
 
     def __init__(self, config: Quantile, data: DataSpec):
@@ -47,29 +47,30 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, network: Network, images: Tensor) -> Tensor:
-        """(b,) scores; `network` gives logits."""
+        """Scores (b,) of images; `network` returns logits."""
 
     def adapt_to(self, line_art: bool) -> None:
-        """Adapt to the kind of images."""
+        """Choose settings for line art, or else for photographs."""
 
-    def learn(self, model: Family, network: Network, images: Tensor, seed: int) -> Iterator[tuple[int, int]]:
-        """Learn from clean images (n, c, h, w) and attacks on `model`; yields (done, total) pieces of work."""
+    def fit(self, model: Family, network: Network, images: Tensor, seed: int) -> Iterator[tuple[int, int]]:
+        """Train on clean images (n, c, h, w) and attacks on `model`. Yields (steps done, all steps)."""
         yield from ()
 
     @property
-    def lessons(self) -> list[str]:
-        """Attacks that it has been, or will be, shown."""
-        return list(self.config.attacks) if self.learns else []
+    def training_attacks(self) -> list[str]:
+        """Names of the attacks that it is trained on."""
+        return list(self.config.attacks) if self.needs_training else []
 
     def calibrate(self, scores: Tensor) -> None:
-        """Sets the threshold from the scores (n,) of clean images."""
+        """Set the threshold to the `quantile` of the scores (n,) of clean images."""
         self.clean.fill_(float(scores.double().quantile(self.config.quantile)))
 
     @property
-    def level(self) -> float | None:
+    def threshold(self) -> float | None:
+        """Scores above it count as adversarial; None before `calibrate`."""
         return None if bool(self.clean.isnan()) else float(self.clean)
 
     @property
     def unit(self) -> float:
-        """A distance of scores that means something: attacks on the detector measure theirs by it."""
-        return max(self.level or 0.0, 1e-6)
+        """The scale of the scores, by which attacks on the detector divide them."""
+        return max(self.threshold or 0.0, 1e-6)

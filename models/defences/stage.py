@@ -1,8 +1,8 @@
-"""What a defence is: a stage between the image and the model, and how an attacker's gradient goes through it.
+"""The base of defences: stages between the image and the model.
 
-A stage is one class in a file of this folder. What cannot be differentiated passes the gradient straight through
+A stage is one class in `models/defences/stages/`. A stage without a gradient passes the gradient straight through
 (backward pass differentiable approximation, Athalye et al. 2018), so that every white-box attack on a defended model
-is an adaptive one.
+is adaptive.
 """
 
 from abc import ABC, abstractmethod
@@ -23,16 +23,16 @@ class Config(BaseModel):
 
 
 class Defence(nn.Module, ABC):
-    """One stage: images (b, c, h, w) in [0, 1] -> the same shape and range, row by row."""
+    """One stage: images (b, c, h, w) in [0, 1] -> images of the same shape and range, each row on its own."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     random: ClassVar[bool] = False
-    """Draws anew each time it is asked, so that a model behind it answers by vote."""
-    smooth: ClassVar[bool] = False
-    """Has a gradient of its own; without one the gradient passes straight through."""
+    """Draws random numbers, so that the model behind it averages several answers."""
+    differentiable: ClassVar[bool] = False
+    """Has a useful gradient of its own; otherwise the gradient passes straight through."""
     helper: ClassVar[tuple[type, ...]] = ()
-    """Capabilities, one of which a model that the stage works with must have; none: it needs no model."""
+    """Capabilities; its own model must have one of them. Empty: it needs no model."""
     Config: ClassVar[type[Config]] = Config
 
     def __init__(self, config: Config, model: Family | None = None):
@@ -46,17 +46,17 @@ class Defence(nn.Module, ABC):
         """The images after this stage; `rng` gives each row its random numbers."""
 
     def forward(self, images: Tensor, rng: RowRNG) -> Tensor:
-        found = self.apply_to(images, rng)
-        return found if self.smooth else straight(images, found)
+        changed = self.apply_to(images, rng)
+        return changed if self.differentiable else straight_through(images, changed)
 
 
-def straight(before: Tensor, after: Tensor) -> Tensor:
-    """`after`, with the gradient of `before`."""
+def straight_through(before: Tensor, after: Tensor) -> Tensor:
+    """The values of `after` with the gradient of `before`."""
     return before + (after - before).detach() if before.requires_grad else after
 
 
 def read_config(kind: type[Defence], values: dict, where: str = "stages") -> Config:
-    """The typed settings of a stage. Raises ConfigError naming the first fault."""
+    """The typed settings of a stage or detector. Raises ConfigError with the first error."""
     try:
         return kind.Config(**values)
     except ValidationError as error:

@@ -80,10 +80,10 @@ class AdversarialDetectionReport(Report):
         images, labels, clean = split(subject, params)
         names = [*params.methods, ADAPTIVE]
         model, total = detecting(subject, params), len(names) * len(images)
-        learned = model.detector.lessons
-        if model.detector.learns and model is not subject.model:
+        learned = model.detector.training_attacks
+        if model.detector.needs_training and model is not subject.model:
             lesson = torch.cat(list(spread(subject.train, "images", model.detector.config.images)))
-            for _ in model.teach(lesson, subject.seed):
+            for _ in model.fit_detector(lesson, subject.seed):
                 yield Progress(0, total)
         model.calibrate(clean.cpu())
         before, eps = suspicions(model, images), eps_for(subject, params.eps, "linf")

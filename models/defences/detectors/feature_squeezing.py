@@ -1,4 +1,4 @@
-"""A detector that squeezes the image and looks how far the answer moves."""
+"""Feature squeezing (Xu et al. 2018): compares the predictions for an image and for simplified versions of it."""
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +10,14 @@ from models.types import DataSpec
 
 
 def squeezers() -> nn.ModuleList:
-    """Those of Xu et al.: fewer bits, and a median of 2x2."""
+    """The squeezers of Xu et al.: 1, 4 and 5 bits, and a median filter of 2x2."""
     return nn.ModuleList([*(BitDepth(BitDepth.Config(bits=bits)) for bits in (1, 4, 5)), Median(Median.Config(size=2))])
 
 
 class Squeezing(Detector):
-    """Feature squeezing (Xu et al. 2018): the largest l1 distance of the softmax before and after a squeezer.
+    """score = max over squeezers s of ||softmax(z(x)) - softmax(z(s(x)))||_1.
 
-    Line art is squeezed to 1 bit, other images to 4 and 5; all by a median of 2x2.
+    Squeezers: 1 bit for line art, 4 and 5 bits for other images, and a median filter of 2x2 for both.
     """
 
     name = "squeezing"
@@ -33,7 +33,7 @@ class Squeezing(Detector):
         self.used.copy_(torch.tensor([1.0, 0, 0, 1] if line_art else [0.0, 1, 1, 1]))
 
     def forward(self, network: Network, images: Tensor) -> Tensor:
-        draws = RowRNG(torch.zeros(len(images), dtype=torch.int64, device=images.device))
+        rng = RowRNG(torch.zeros(len(images), dtype=torch.int64, device=images.device))
         plain = network(images).softmax(1)
-        moved = [(network(squeeze(images, draws)).softmax(1) - plain).abs().sum(1) for squeeze in self.squeezers]
-        return (torch.stack(moved) * self.used[:, None]).amax(0)
+        distances = [(network(squeeze(images, rng)).softmax(1) - plain).abs().sum(1) for squeeze in self.squeezers]
+        return (torch.stack(distances) * self.used[:, None]).amax(0)

@@ -1,20 +1,20 @@
-"""A detector that looks at what an autoencoder makes of the image."""
+"""The detector of MagNet (Meng & Chen 2017): the reconstruction error of an autoencoder."""
 
 from torch import Tensor, nn
 
 from models.capabilities import Denoises, Encodes
 from models.defences.detector import Detector, Network, Quantile
 from models.defences.stages.purification import Config as Rebuilt
-from models.defences.stages.purification import cleaned
+from models.defences.stages.purification import reconstructed
 from models.types import DataSpec
 
 
 class Rebuild(Quantile, Rebuilt):
-    """The autoencoder, and the threshold."""
+    """The autoencoder and the quantile of the threshold."""
 
 
 class Reconstruction(Detector):
-    """MagNet's detector (Meng & Chen 2017): the root mean square of what an autoencoder does not give back."""
+    """score = root mean square of AE(x) - x."""
 
     name = "reconstruction"
     summary = "Looks at what an autoencoder does not give back of the image."
@@ -27,4 +27,4 @@ class Reconstruction(Detector):
         self.model = model
 
     def forward(self, network: Network, images: Tensor) -> Tensor:
-        return (cleaned(self.model, images) - images).square().flatten(1).mean(1).clamp_min(1e-12).sqrt()
+        return (reconstructed(self.model, images) - images).square().flatten(1).mean(1).clamp_min(1e-12).sqrt()

@@ -1,4 +1,4 @@
-"""JPEG compression (Das et al. 2017; Guo et al. 2018), in tensors: what the file format throws away, not the file."""
+"""JPEG compression (Das et al. 2017; Guo et al. 2018) on tensors: the lossy steps of JPEG without the file."""
 
 import math
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.attacks.core.rng import RowRNG
 from models.defences import stage as core
-from models.defences.stage import straight
+from models.defences.stage import straight_through
 
 # ITU-T T.81, annex K, tables K.1 and K.2
 LUMA = (
@@ -39,15 +39,15 @@ def cosines() -> Tensor:
 
 
 class Config(core.Config):
-    quality: int = Field(75, ge=1, le=100, description="Quality of the JPEG: lower removes more.")
+    quality: int = Field(75, ge=1, le=100, description="JPEG quality; lower removes more.")
 
 
 class JPEG(core.Defence):
-    """The gradient takes rounding for the identity and is exact elsewhere (Shin & Song 2017)."""
+    """The gradient treats rounding as the identity and is exact elsewhere (Shin & Song 2017)."""
 
     name = "jpeg"
     summary = "Compresses the image as JPEG does."
-    smooth = True
+    differentiable = True
     Config = Config
 
     def __init__(self, config: Config, model=None):
@@ -60,24 +60,25 @@ class JPEG(core.Defence):
     def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         levels = images * 255
         if images.shape[1] != 3:
-            return self._written(self.plane(levels - 128, self.luma) + 128)
+            return self._to_8_bit(self.plane(levels - 128, self.luma) + 128)
         planes = torch.einsum("kc,bchw->bkhw", self.ycc, levels)
         height, width = images.shape[2:]
         small = F.pad(planes[:, 1:], (0, width % 2, 0, height % 2), mode="replicate")
         small = self.plane(F.avg_pool2d(small, 2), self.chroma)
         chroma = small.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :height, :width]
         planes = torch.cat([self.plane(planes[:, :1] - 128, self.luma) + 128, chroma], 1)
-        return self._written(torch.einsum("ck,bkhw->bchw", torch.linalg.inv(self.ycc), planes))
+        return self._to_8_bit(torch.einsum("ck,bkhw->bchw", torch.linalg.inv(self.ycc), planes))
 
     def plane(self, values: Tensor, steps: Tensor) -> Tensor:
-        """(b, c, h, w) through blocks of 8x8: transformed, rounded to multiples of `steps`, and back."""
+        """(b, c, h, w) in blocks of 8x8: DCT, rounding to multiples of `steps` (8, 8), inverse DCT."""
         height, width = values.shape[2:]
         padded = F.pad(values, (0, -width % 8, 0, -height % 8), mode="replicate")
         blocks = padded.unflatten(3, (-1, 8)).unflatten(2, (-1, 8)).transpose(3, 4)  # (b, c, H/8, W/8, 8, 8)
-        found = self.basis @ blocks @ self.basis.T / steps
-        found = self.basis.T @ (straight(found, found.round()) * steps) @ self.basis
-        return found.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
+        # DCT coefficients in units of the quantisation steps
+        coefficients = self.basis @ blocks @ self.basis.T / steps
+        blocks = self.basis.T @ (straight_through(coefficients, coefficients.round()) * steps) @ self.basis
+        return blocks.transpose(3, 4).flatten(4, 5).flatten(2, 3)[:, :, :height, :width]
 
     @staticmethod
-    def _written(levels: Tensor) -> Tensor:
-        return (straight(levels, levels.round()) / 255).clamp(0, 1)
+    def _to_8_bit(levels: Tensor) -> Tensor:
+        return (straight_through(levels, levels.round()) / 255).clamp(0, 1)

@@ -15,7 +15,7 @@ class BitDepth(core.Defence):
     summary = "Rounds every number of the image to fewer bits."
 
     class Config(core.Config):
-        bits: int = Field(3, ge=1, le=8, description="Bits left of the eight of each number.")
+        bits: int = Field(3, ge=1, le=8, description="Bits per value, of 8.")
 
     def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         top = 2**self.config.bits - 1
@@ -27,7 +27,7 @@ class Median(core.Defence):
 
     name = "median"
     summary = "Replaces every pixel by the median around it."
-    smooth = True
+    differentiable = True
 
     class Config(core.Config):
         size: int = Field(3, ge=2, le=9, description="Side of the neighbourhood in pixels.")
@@ -50,10 +50,10 @@ class Noise(core.Defence):
     name = "noise"
     summary = "Adds Gaussian noise, several times over, and lets the answers vote (randomised smoothing)."
     random = True
-    smooth = True
+    differentiable = True
 
     class Config(core.Config):
-        sigma: float = Field(0.25, gt=0, le=4, description="Standard deviation of the noise; pixels are in [0, 1].")
+        sigma: float = Field(0.25, gt=0, le=4, description="Standard deviation of the noise; pixels lie in [0, 1].")
 
     def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         return images + self.config.sigma * rng.normal(tuple(images.shape[1:]), "defence")

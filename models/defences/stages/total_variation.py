@@ -1,4 +1,4 @@
-"""Total variation minimisation (Rudin et al. 1992; as a defence Guo et al. 2018): the flattest image near the given."""
+"""Total variation minimisation (Rudin et al. 1992; as a defence Guo et al. 2018): denoising that keeps edges."""
 
 import torch
 from pydantic import Field
@@ -8,28 +8,29 @@ from models.attacks.core.rng import RowRNG
 from models.defences import stage as core
 
 STEP = 0.25
-"""Of the dual iteration, the largest that converges in practice (Chambolle 2004)."""
+"""Step size of the dual iteration, the largest that converges in practice (Chambolle 2004)."""
 
 
 class Config(core.Config):
-    weight: float = Field(0.1, gt=0, le=10, description="Price of variation: more makes the image flatter.")
-    steps: int = Field(30, ge=1, le=500, description="Iterations.")
+    weight: float = Field(0.1, gt=0, le=10, description="Weight of the total variation; larger values smooth more.")
+    steps: int = Field(30, ge=1, le=500, description="Number of iterations.")
 
 
 class TotalVariation(core.Defence):
-    """Minimises |u - x|^2 / 2 + weight * TV(u) by Chambolle's dual iteration; its gradient is exact."""
+    """Minimises ||u - x||^2 / 2 + weight * TV(u) over u by Chambolle's dual iteration. The gradient is exact."""
 
     name = "tv"
     summary = "Smooths the image but keeps its edges (total variation minimisation)."
-    smooth = True
+    differentiable = True
     Config = Config
 
     def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         dual = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
         for _ in range(self.config.steps):
-            slope = gradient(divergence(dual) - images / self.config.weight)
-            size = (slope.square().sum(0) + 1e-12).sqrt()  # the root of zero has no slope
-            dual = (dual + STEP * slope) / (1 + STEP * size)
+            # g = grad(div p - x / weight), p <- (p + tau g) / (1 + tau |g|)
+            g = gradient(divergence(dual) - images / self.config.weight)
+            size = (g.square().sum(0) + 1e-12).sqrt()  # sqrt has no gradient at 0
+            dual = (dual + STEP * g) / (1 + STEP * size)
         return (images - self.config.weight * divergence(dual)).clamp(0, 1)
 
 

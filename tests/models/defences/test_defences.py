@@ -100,7 +100,7 @@ def test_a_gradient_gets_through_every_stage(kind):
     weights = torch.rand(found.shape)
     (slope,) = torch.autograd.grad((found * weights).sum(), images)
     assert torch.isfinite(slope).all() and slope.abs().sum() > 0
-    if not stage(kind).smooth:
+    if not stage(kind).differentiable:
         assert torch.equal(slope, weights)
 
 
@@ -169,7 +169,7 @@ def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
     images = smooth((64, 3, 9, 14))
     models = [behind({"kind": "bit_depth"}, shape=(3, 9, 14), detector=TRAINED) for _ in range(2)]
     for model in models:
-        steps = list(model.teach(images))
+        steps = list(model.fit_detector(images))
         assert steps[-1][0] == steps[-1][1] and not any(p.requires_grad for p in model.parameters())
         model.calibrate(images)
     one, two = models
@@ -188,14 +188,14 @@ def test_what_a_detector_cannot_learn_from_is_named():
     made = behind(detector=TRAINED)
     made.base.__class__ = OracleUnavailable
     with pytest.raises(ConfigError, match="pgd") as caught:
-        list(made.teach(smooth((64, 1, 12, 12))))
+        list(made.fit_detector(smooth((64, 1, 12, 12))))
     assert caught.value.field == "detector/attacks" and "square" in caught.value.remedy
     made = behind(detector=TRAINED | {"attacks": ["square"]})
     made.base.__class__ = OracleUnavailable
-    assert list(made.teach(smooth((64, 1, 12, 12))))  # what needs no gradient teaches it too
+    assert list(made.fit_detector(smooth((64, 1, 12, 12))))  # what needs no gradient teaches it too
     made = behind(detector=TRAINED | {"eps": "0/255"})
     with pytest.raises(ConfigError, match="nothing to learn"):
-        list(made.teach(smooth((64, 1, 12, 12))))
+        list(made.fit_detector(smooth((64, 1, 12, 12))))
 
 
 @pytest.mark.parametrize("detector", [{"kind": "squeezing"}, {"kind": "reconstruction", "model": "coder"}])

@@ -61,7 +61,7 @@ def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, fl
     columns = Columns(source.data.validation)
     rows = {name: torch.cat(list(spread(columns, name, IMAGES))) for name in ("images", "labels") if name in columns}
     images = rows["images"]
-    if defended.detector.learns:
+    if defended.detector.needs_training:
         teach(job, defended, Columns(source.data.train))
     defended.calibrate(images)
     labelled = "labels" in rows and tuple(source.data.facts.get("classes") or ()) == defended.data.classes
@@ -79,6 +79,6 @@ def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, fl
 def teach(job: RunningJob, defended: Defended, train: Columns) -> None:
     """Trains the detector on clean training images and attacks on them; validation images set its threshold."""
     images = torch.cat(list(spread(train, "images", defended.detector.config.images)))
-    for done, total in defended.teach(images):
+    for done, total in defended.fit_detector(images):
         job.progress(done, total)
         job.stop_if_asked()
