@@ -1,6 +1,7 @@
-"""How unfamiliar an image is: how badly the model draws it, beside two rivals that need no such model.
+"""Anomaly scores: the reconstruction error of the model, with PCA and nearest neighbours in code space as baselines.
 
-Each is counted in standard deviations from what is usual for images the model is at home with.
+Each is standardised: the number of standard deviations above the mean over reference images, which are validation
+images of the model's own dataset.
 """
 
 from collections.abc import Callable
@@ -17,15 +18,15 @@ from models.seeds import generator
 
 NEIGHBOURS = 5
 SHARES = (0.95, 0.99)
-HOT = 0.5
-DRAWS = 10
+HOT = 0.5  # absolute difference shown white
+DRAWS = 10  # codes per image in -ELBO
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of images: codes (n, d), mean squared errors of reconstruction (n,), and of PCA with as many numbers (n,).
+    """Measurements of n images: codes (n, d), and mean squared errors (n,) of the model and of PCA of the same size.
 
-    Of a model with a bound -ELBO too; of images at home it may be known of fewer than the rest.
+    `bounds` (m,) are -ELBO for a model with a posterior; for reference images m may be smaller than n.
     """
 
     codes: Tensor
@@ -39,23 +40,23 @@ class Measured:
 
 
 def measure(model: Family, basis: Tensor) -> Callable[[Tensor], Tensor]:
-    """A function from images (b, c, h, w) to rows (b, 2 + d) for `Measured.from_rows`; `basis` is of `pca_basis`."""
+    """A function from images (b, c, h, w) to rows (b, 2 + d) for `Measured.from_rows`; `basis` as by `pca_basis`."""
     basis = basis.to(model.device)
 
     def rows(images: Tensor) -> Tensor:
-        codes, drawn = reconstruct(model, images)
-        errors = (drawn - images).square().flatten(1).mean(1)
+        codes, reconstructions = reconstruct(model, images)
+        errors = (reconstructions - images).square().flatten(1).mean(1)
         centred = images.flatten(1) - basis[0]
-        left = centred - centred @ basis[1:].T @ basis[1:]
-        return torch.cat([errors[:, None], left.square().mean(1, keepdim=True), codes], 1)
+        residual = centred - centred @ basis[1:].T @ basis[1:]
+        return torch.cat([errors[:, None], residual.square().mean(1, keepdim=True), codes], 1)
 
     return rows
 
 
 def bound(model: Family) -> Callable[[Tensor], Tensor] | None:
-    """A function from images (b, c, h, w) to -ELBO (b,) over ten draws, the same for every image; None: no such bound.
+    """A function from images (b, c, h, w) to -ELBO (b,) over ten draws, the same for every image; None without one.
 
-    A reconstruction from the mean hides what the code had to pay for it; an image far from the data pays dearly.
+    Unlike the reconstruction error it includes the KL term, which is large for images unlike the data.
     """
     if not isinstance(model, HasPosterior):
         return None
@@ -71,49 +72,55 @@ def pca_basis(images: Tensor, dimensions: int) -> Tensor:
 
 
 def enough_for_pca(pixels: int) -> int:
-    """Images beyond which the axes gain little and memory suffers."""
+    """Number of images to fit PCA to: more would cost memory and hardly improve the axes."""
     return max(2, min(4096, NUMBERS // pixels))
 
 
 class Familiar:
-    """What is usual: measured on images the model has not learned from, of data that it has."""
+    """Reference scores, from validation images of the model's own dataset."""
 
     def __init__(self, home: Measured):
         self.home = home
-        spread = home.codes.std(0, correction=0)
-        self.mean, self.spread = home.codes.mean(0), torch.where(spread > 1e-8, spread, torch.ones_like(spread))
-        usual = {"model": home.errors, "pca": home.pca_errors, "knn": self._distances(home.codes, itself=True)}
-        usual |= {} if home.bounds is None else {"elbo": home.bounds}
-        self.usual = {name: (rows.double().mean(), rows.double().std(correction=0)) for name, rows in usual.items()}
-        self.normal = {name: self._standard(name, rows).sort().values for name, rows in usual.items()}
+        deviation = home.codes.std(0, correction=0)
+        self.mean, self.scale = home.codes.mean(0), torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))
+        reference = {
+            "model": home.errors,
+            "pca": home.pca_errors,
+            "knn": self._distances(home.codes, exclude_self=True),
+        }
+        reference |= {} if home.bounds is None else {"elbo": home.bounds}
+        self.moments = {
+            name: (rows.double().mean(), rows.double().std(correction=0)) for name, rows in reference.items()
+        }
+        self.sorted_scores = {name: self._standardise(name, rows).sort().values for name, rows in reference.items()}
 
     def scores(self, measured: Measured) -> dict[str, Tensor]:
-        """By `model`, `pca`, `knn` (distance to the nearest codes) and, of a vae, `elbo`: (n,), 0 is usual, 3 rare."""
+        """Standardised scores (n,) by `model`, `pca`, `knn` (distance to the nearest codes) and, for a vae, `elbo`."""
         rows = {"model": measured.errors, "pca": measured.pca_errors, "knn": self._distances(measured.codes)}
         rows |= {} if measured.bounds is None else {"elbo": measured.bounds}
-        return {name: self._standard(name, values) for name, values in rows.items()}
+        return {name: self._standardise(name, values) for name, values in rows.items()}
 
     def thresholds(self, name: str) -> dict[str, float]:
-        """Scores that 95 % and 99 % of familiar images do not exceed."""
-        return {f"{share:.2f}": float(self.normal[name].quantile(share)) for share in SHARES}
+        """The 95 % and 99 % quantiles of the reference scores."""
+        return {f"{share:.2f}": float(self.sorted_scores[name].quantile(share)) for share in SHARES}
 
     def standing(self, scores: Tensor) -> Tensor:
-        """(n,): the share of familiar images with a lower score of `model`."""
-        return torch.searchsorted(self.normal["model"], scores).double() / len(self.normal["model"])
+        """(n,): the share of reference images with a lower score of `model`."""
+        return torch.searchsorted(self.sorted_scores["model"], scores).double() / len(self.sorted_scores["model"])
 
-    def _standard(self, name: str, rows: Tensor) -> Tensor:
-        mean, spread = self.usual[name]
-        return (rows.double() - mean) / (spread if spread > 1e-12 else 1.0)
+    def _standardise(self, name: str, rows: Tensor) -> Tensor:
+        mean, deviation = self.moments[name]
+        return (rows.double() - mean) / (deviation if deviation > 1e-12 else 1.0)
 
-    def _distances(self, codes: Tensor, itself: bool = False) -> Tensor:
-        """Mean distance to the nearest codes of home; without `itself`, which is among them."""
-        reference = (self.home.codes - self.mean) / self.spread
-        count = min(NEIGHBOURS + itself, len(reference))
-        found = nearest((codes - self.mean) / self.spread, reference, count)[0]
-        return found[:, 1:].mean(1) if itself and count > 1 else found.mean(1)
+    def _distances(self, codes: Tensor, exclude_self: bool = False) -> Tensor:
+        """(n,): mean distance to the nearest reference codes; `exclude_self` if `codes` are these codes."""
+        reference = (self.home.codes - self.mean) / self.scale
+        count = min(NEIGHBOURS + exclude_self, len(reference))
+        distances = nearest((codes - self.mean) / self.scale, reference, count)[0]
+        return distances[:, 1:].mean(1) if exclude_self and count > 1 else distances.mean(1)
 
 
-def heat(images: Tensor, drawn: Tensor) -> Tensor:
-    """(n, 3, h, w): where images differ from what was drawn, from black over red and yellow to white at half a unit."""
-    value = (images - drawn).abs().mean(1, keepdim=True) / HOT
+def heat(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """(n, 3, h, w): heat map of the absolute difference, from black (0) over red and yellow to white (0.5)."""
+    value = (images - reconstructions).abs().mean(1, keepdim=True) / HOT
     return torch.cat([value * 3, value * 3 - 1, value * 3 - 2], 1).clamp(0, 1)

@@ -1,7 +1,7 @@
-"""How close generated images are to real ones in the features of a frozen network, beside floors and trivial samplers.
+"""Sample quality: Frechet distance, kernel distance, precision and recall in the features of a frozen network.
 
-Every distance is biased by the number of images, so each comes with the same distance between two sets of real images
-of that number.
+The network is trained on the dataset itself (models/evaluation/feature_network.py). All distances depend on the number
+of images, so each is given with its floor: the same distance between two sets of real images of that number.
 """
 
 import math
@@ -15,46 +15,49 @@ from models.capabilities import takes_labels
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation.feature_network import FeatureNet, blank_net, blurred, feature_net
-from models.evaluation.metrics import CHUNK, nearest, spread
+from models.evaluation.metrics import CHUNK, nearest, spaced_rows
 from models.family import Family
 from models.seeds import generator
 from models.types import DataSpec
 
-IMAGES = 2000
-FEWEST = 4  # with fewer a covariance says nothing
+MAX_IMAGES = 2000
+MIN_IMAGES = 4  # below, a covariance means nothing
 ROUNDS = 40  # of the bootstrap
 NEIGHBOURS = 3
-KEPT = "features-2"
-"""Name in the dataset's cache; the number grows when what it means changes."""
-LEARNED = ("mean", "scale", "floor", "wanted", "usual", "trivial")
-TRIVIAL = (
+CACHE_NAME = "features-2"  # in the cache of the dataset; the number grows when the contents change
+CACHED = {
+    "mean": "mean", "scale": "scale", "floor": "floor", "wanted": "reference", "usual": "copy_distance",
+    "trivial": "baselines",
+}  # fmt: skip
+"""Names of tensors in the cache, and the attributes that hold them."""
+BASELINES = (
     "fd_floor", "fd_blurred", "fd_repeated", "kid_floor", "kid_blurred", "kid_repeated", "precision_floor",
     "recall_floor",
 )  # fmt: skip
 
 
-def frechet(found: Tensor, wanted: Tensor) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^1/2) of Gaussians fitted to rows (n, d) (Heusel et al. 2017, eq. 6)."""
-    found, wanted = found.double(), wanted.double()
-    first, second = found.T.cov(correction=0), wanted.T.cov(correction=0)
+def frechet(samples: Tensor, reference: Tensor) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^1/2) for Gaussians fitted to rows (n, d) (Heusel et al. 2017, eq. 6)."""
+    samples, reference = samples.double(), reference.double()
+    first, second = samples.T.cov(correction=0), reference.T.cov(correction=0)
     values, vectors = torch.linalg.eigh(first)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0).sqrt().sum()
-    shift = (found.mean(0) - wanted.mean(0)).square().sum()
+    shift = (samples.mean(0) - reference.mean(0)).square().sum()
     return max(0.0, float(shift + first.trace() + second.trace() - 2 * cross))
 
 
-def kernel_distance(found: Tensor, wanted: Tensor) -> float:
-    """The squared MMD with kernel (x.y / d + 1)^3, unbiased: about 0 where nothing differs (Binkowski et al. 2018)."""
-    tables = kernel(found, found), kernel(wanted, wanted)
+def kernel_distance(samples: Tensor, reference: Tensor) -> float:
+    """Unbiased squared MMD with kernel (x.y / d + 1)^3, about 0 for equal distributions (Binkowski et al. 2018)."""
+    tables = kernel(samples, samples), kernel(reference, reference)
     inside = [(table.sum() - table.trace()) / (len(table) * (len(table) - 1)) for table in tables]
-    return float(inside[0] + inside[1] - 2 * kernel(found, wanted).mean())
+    return float(inside[0] + inside[1] - 2 * kernel(samples, reference).mean())
 
 
 def coverage(points: Tensor, reference: Tensor) -> float:
-    """Share of `points` within the k-nearest-neighbour ball of some `reference` row (Kynkaanniemi et al. 2019, eq. 1).
+    """Share of `points` within the k-nearest-neighbour ball of a `reference` row (Kynkaanniemi et al. 2019, eq. 1).
 
-    Of generated in real it is precision, of real in generated recall.
+    Precision: coverage(generated, real). Recall: coverage(real, generated).
     """
     count = min(NEIGHBOURS, len(reference) - 1)
     radii = nearest(reference, reference, count + 1)[0][:, -1]
@@ -62,109 +65,113 @@ def coverage(points: Tensor, reference: Tensor) -> float:
     return float(torch.cat(inside).double().mean())
 
 
-def interval(measure: Callable[[Tensor, Tensor], float], found: Tensor, wanted: Tensor) -> tuple[float, float]:
-    """A 90 % bootstrap interval around the estimate; resampling adds a bias of its own, which is taken off."""
+def interval(measure: Callable[[Tensor, Tensor], float], samples: Tensor, reference: Tensor) -> tuple[float, float]:
+    """A 90 % bootstrap interval around the estimate, corrected for the bias of resampling."""
     draws = generator(0, "bootstrap")
-    selection = [resample(draws, found, wanted) for _ in range(ROUNDS)]
-    return spread_around(measure(found, wanted), [measure(found[mine], wanted[theirs]) for mine, theirs in selection])
+    selections = [resample(draws, samples, reference) for _ in range(ROUNDS)]
+    values = [measure(samples[first], reference[second]) for first, second in selections]
+    return bootstrap_interval(measure(samples, reference), values)
 
 
-def kernel_interval(found: Tensor, wanted: Tensor) -> tuple[float, float]:
-    """`interval` of `kernel_distance`, with every kernel computed once: a resampled row is a row with a weight."""
-    n, m = len(found), len(wanted)
-    first, second, across = (kernel(*rows) for rows in ((found, found), (wanted, wanted), (found, wanted)))
+def kernel_interval(samples: Tensor, reference: Tensor) -> tuple[float, float]:
+    """`interval` of `kernel_distance`, with each kernel computed once: resampling changes the weights of its rows."""
+    n, m = len(samples), len(reference)
+    first, second, across = (
+        kernel(*rows) for rows in ((samples, samples), (reference, reference), (samples, reference))
+    )
     draws, values = generator(0, "bootstrap"), []
     for _ in range(ROUNDS):
-        selection = zip(resample(draws, found, wanted), (n, m), strict=True)
+        selection = zip(resample(draws, samples, reference), (n, m), strict=True)
         f, w = (torch.bincount(rows, minlength=count).double() for rows, count in selection)
         inside = [(x @ k @ x - x @ k.diagonal()) / (c * (c - 1)) for x, k, c in ((f, first, n), (w, second, m))]
         values.append(float(inside[0] + inside[1] - 2 * (f @ across @ w) / (n * m)))
-    return spread_around(kernel_distance(found, wanted), values)
+    return bootstrap_interval(kernel_distance(samples, reference), values)
 
 
-def kernel(found: Tensor, wanted: Tensor) -> Tensor:
+def kernel(samples: Tensor, reference: Tensor) -> Tensor:
     """(n, d), (m, d) -> (n, m): (x.y / d + 1)^3."""
-    return (found.double() @ wanted.double().T / found.shape[1] + 1) ** 3
+    return (samples.double() @ reference.double().T / samples.shape[1] + 1) ** 3
 
 
 def resample(draws: torch.Generator, *sets: Tensor) -> list[Tensor]:
     return [torch.randint(len(rows), (len(rows),), generator=draws) for rows in sets]
 
 
-def spread_around(centre: float, values: list[float]) -> tuple[float, float]:
+def bootstrap_interval(centre: float, values: list[float]) -> tuple[float, float]:
     ends = torch.tensor(values, dtype=torch.float64)
     low, high = (ends - ends.mean()).quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     return centre + low, centre + high
 
 
-def usual_distance(known: Tensor, unseen: Tensor) -> Tensor:
-    """(): how near to a known image, in pixels, only one unseen image in twenty comes."""
-    return nearest(unseen.flatten(1), known.flatten(1))[0][:, 0].quantile(0.05)
+def usual_distance(train: Tensor, validation: Tensor) -> Tensor:
+    """(): the 5 % quantile of the pixel distance from a validation image to the nearest training image."""
+    return nearest(validation.flatten(1), train.flatten(1))[0][:, 0].quantile(0.05)
 
 
-def copied(found: Tensor, known: Tensor, usual: Tensor) -> float:
-    """Share of images nearer to a known one than `usual`; a fair sampler has .05."""
-    return float((nearest(found.flatten(1), known.flatten(1))[0][:, 0] < usual).double().mean())
+def copied(samples: Tensor, train: Tensor, limit: Tensor) -> float:
+    """Share of samples nearer to a training image than `limit`; 0.05 for real images and `usual_distance`."""
+    return float((nearest(samples.flatten(1), train.flatten(1))[0][:, 0] < limit).double().mean())
 
 
 def evenly(length: int, count: int) -> Tensor:
-    """(count,) places from the first to the last of `length`: what is sorted by class is seen in all its classes."""
+    """(count,) indices from the first to the last of `length` rows, which may be sorted by class."""
     return torch.linspace(0, length - 1, count).long()
 
 
 def evenness(labels: Tensor, classes: int) -> float:
-    """Entropy of how often each class occurs, as a share of the greatest possible: 0 for one class alone."""
+    """Entropy of the class frequencies as a share of its maximum, in [0, 1]; 0 for a single class."""
     shares = torch.bincount(labels, minlength=classes).double() / len(labels)
     return max(0.0, float(-torch.xlogy(shares, shares).sum() / math.log(classes)))
 
 
 class Fidelity:
-    """The measure of one dataset: its frozen network, real images it has not seen, and the numbers that need no model.
+    """Measures samples against one dataset, with its frozen network, real images, and baselines that need no model.
 
-    A quarter of the training images is kept from the network, so that the floor compares two sets it does not know.
-    All of it but the images is learned once and kept in the cache of the dataset, if it has one.
+    Every fourth training image is held out from the network's training, so that the floor compares two sets of images
+    new to it. All but the images is learned once and stored in the cache of the dataset, if it has one.
     """
 
     def __init__(self, train: Columns, validation: Columns, device: torch.device, classes: int | None = None):
         total = len(train.columns["images"])
-        kept = torch.arange(0, total, 4 if total >= 4 else 1)
-        seen = torch.arange(total)[torch.arange(total) % 4 != 0] if total >= 4 else kept
+        held_out = torch.arange(0, total, 4 if total >= 4 else 1)
+        learned_from = torch.arange(total)[torch.arange(total) % 4 != 0] if total >= 4 else held_out
         self.labelled = classes is not None and classes > 1 and "labels" in train
         self.device = device
-        self.count = min(IMAGES, len(kept), len(validation.columns["images"]))
-        self.known = train.rows(kept[evenly(len(kept), self.count)], ["images"])["images"].cpu()
-        self.unseen = torch.cat(list(spread(validation, limit=self.count))).cpu()
+        self.count = min(MAX_IMAGES, len(held_out), len(validation.columns["images"]))
+        self.train_images = train.rows(held_out[evenly(len(held_out), self.count)], ["images"])["images"].cpu()
+        self.validation_images = torch.cat(list(spaced_rows(validation, limit=self.count))).cpu()
         classes = classes if self.labelled else None
-        if not (train.cache and self._take(train.cache.get(KEPT), blank_net(train, device, classes))):
-            self._learn(train, seen, classes)
-            if train.cache:  # what is kept counts, also when another training was faster
-                self._take(train.cache.put(KEPT, self._state()), self.net)
+        if not (train.cache and self._load(train.cache.get(CACHE_NAME), blank_net(train, device, classes))):
+            self._learn(train, learned_from, classes)
+            if train.cache:  # another training may have been faster: all use what is in the cache
+                self._load(train.cache.put(CACHE_NAME, self._state()), self.net)
 
-    def _learn(self, train: Columns, seen: Tensor, classes: int | None) -> None:
-        self.net: FeatureNet = feature_net(train, seen, self.device, classes)
-        # scaled on whole and damaged images: what only reacts to damage would else be magnified without bound
-        noisy = self.known + 0.1 * torch.randn(self.known.shape, generator=generator(0, "noisy"))
-        rows = torch.cat([self._raw(images) for images in (self.known, blurred(self.known), noisy)])
-        self.mean, self.scale = rows.mean(0), rows.std(0, correction=0).clamp_min(1e-4)
-        self.floor, self.wanted = self.rows(self.known), self.rows(self.unseen)
-        self.usual, self.trivial = usual_distance(self.known, self.unseen), self._trivial()
+    def _learn(self, train: Columns, rows: Tensor, classes: int | None) -> None:
+        self.net: FeatureNet = feature_net(train, rows, self.device, classes)
+        # scaled on damaged images too: features that only react to damage would otherwise be magnified without bound
+        noisy = self.train_images + 0.1 * torch.randn(self.train_images.shape, generator=generator(0, "noisy"))
+        features = torch.cat([self._raw(images) for images in (self.train_images, blurred(self.train_images), noisy)])
+        self.mean, self.scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-4)
+        self.floor, self.reference = self.rows(self.train_images), self.rows(self.validation_images)
+        self.copy_distance = usual_distance(self.train_images, self.validation_images)
+        self.baselines = self._baselines()
 
-    def _trivial(self) -> Tensor:
-        """The numbers of TRIVIAL: two sets of real images, blurred ones, and one image for ever."""
-        if self.count < FEWEST:
-            return torch.zeros(len(TRIVIAL), dtype=torch.float64)
-        sets = self.floor, self.rows(blurred(self.known)), self.floor[:1].expand_as(self.floor)
-        found = [measure(rows, self.wanted) for measure in (frechet, kernel_distance) for rows in sets]
-        found += [coverage(self.floor, self.wanted), coverage(self.wanted, self.floor)]
-        return torch.tensor(found, dtype=torch.float64)
+    def _baselines(self) -> Tensor:
+        """The numbers of BASELINES: for real images, blurred ones, and a single image repeated."""
+        if self.count < MIN_IMAGES:
+            return torch.zeros(len(BASELINES), dtype=torch.float64)
+        sets = self.floor, self.rows(blurred(self.train_images)), self.floor[:1].expand_as(self.floor)
+        numbers = [measure(rows, self.reference) for measure in (frechet, kernel_distance) for rows in sets]
+        numbers += [coverage(self.floor, self.reference), coverage(self.reference, self.floor)]
+        return torch.tensor(numbers, dtype=torch.float64)
 
     def _state(self) -> dict[str, Tensor]:
         net = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        return net | {name: getattr(self, name) for name in LEARNED}
+        return net | {name: getattr(self, attribute) for name, attribute in CACHED.items()}
 
-    def _take(self, state: dict[str, Tensor] | None, net: FeatureNet) -> bool:
-        """Whether `state`, once kept, fits these images and could be taken over."""
-        if state is None or not {*LEARNED} <= state.keys() or len(state["wanted"]) != self.count:
+    def _load(self, state: dict[str, Tensor] | None, net: FeatureNet) -> bool:
+        """Take over the `state` from the cache. False if there is none or it does not fit these images."""
+        if state is None or not CACHED.keys() <= state.keys() or len(state["wanted"]) != self.count:
             return False
         weights = {name.removeprefix("net."): tensor for name, tensor in state.items() if name.startswith("net.")}
         if {name: tensor.shape for name, tensor in weights.items()} != {
@@ -173,69 +180,69 @@ class Fidelity:
             return False
         net.load_state_dict(weights)
         self.net = net.eval().requires_grad_(False)
-        for name in LEARNED:
-            setattr(self, name, state[name].clone())
+        for name, attribute in CACHED.items():
+            setattr(self, attribute, state[name].clone())
         return True
 
     def rows(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) in [0, 1] -> (n, 64), each feature standardised."""
+        """(n, c, h, w) in [0, 1] -> (n, 64): standardised features."""
         return (self._raw(images) - self.mean) / self.scale
 
-    def predicted(self, images: Tensor) -> Tensor:
-        """(n, k) logits of the frozen network."""
+    def class_logits(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) in [0, 1] -> (n, k): logits of the frozen network."""
         return torch.cat([self.net(part.to(self.device)).cpu() for part in images.split(CHUNK)])
 
     def _raw(self, images: Tensor) -> Tensor:
         return torch.cat([self.net.features(part.to(self.device)).cpu() for part in images.split(CHUNK)])
 
-    def some(self, count: int) -> Tensor:
-        """`count` rows of the floor, spaced over it."""
+    def floor_rows(self, count: int) -> Tensor:
+        """`count` evenly spaced rows of the floor."""
         return self.floor[evenly(len(self.floor), count)]
 
-    def quick(self, found: Tensor) -> dict[str, float]:
-        """FD and KID of `found` (n, c, h, w) for any n up to `count`, with the floor of as many real images."""
-        count = min(len(found), self.count)
-        if count < FEWEST:
+    def distances(self, samples: Tensor) -> dict[str, float]:
+        """FD and KID of the first `count` samples (n, c, h, w), each with the floor for as many real images."""
+        count = min(len(samples), self.count)
+        if count < MIN_IMAGES:
             return {}
-        rows, floor = self.rows(found[:count]), self.some(count)
-        facts: dict[str, float] = {"fidelity_images": float(count)}
+        rows, floor = self.rows(samples[:count]), self.floor_rows(count)
+        metrics: dict[str, float] = {"fidelity_images": float(count)}
         for name, measure in (("fd", frechet), ("kid", kernel_distance)):
-            facts |= {name: measure(rows, self.wanted), f"{name}_floor": measure(floor, self.wanted)}
-        return facts
+            metrics |= {name: measure(rows, self.reference), f"{name}_floor": measure(floor, self.reference)}
+        return metrics
 
-    def report(self, found: Tensor) -> dict[str, float]:
-        """Distances of `found` (count, c, h, w), with intervals, floors and the distances of two trivial samplers."""
-        if len(found) < FEWEST:
+    def report(self, samples: Tensor) -> dict[str, float]:
+        """All metrics of samples (count, c, h, w): distances with intervals, floors and baselines; share of copies."""
+        if len(samples) < MIN_IMAGES:
             return {}
-        rows = self.rows(found)
-        facts: dict[str, float] = {"fidelity_images": float(len(found))}
-        low, high = interval(frechet, rows, self.wanted)
-        facts |= {"fd": frechet(rows, self.wanted), "fd_low": low, "fd_high": high}
-        low, high = kernel_interval(rows, self.wanted)
-        facts |= {"kid": kernel_distance(rows, self.wanted), "kid_low": low, "kid_high": high}
-        facts |= {"precision": coverage(rows, self.wanted), "recall": coverage(self.wanted, rows)}
-        facts |= dict(zip(TRIVIAL, self.trivial.tolist(), strict=True))
-        return facts | {"copied": copied(found, self.known, self.usual)}
+        rows = self.rows(samples)
+        metrics: dict[str, float] = {"fidelity_images": float(len(samples))}
+        low, high = interval(frechet, rows, self.reference)
+        metrics |= {"fd": frechet(rows, self.reference), "fd_low": low, "fd_high": high}
+        low, high = kernel_interval(rows, self.reference)
+        metrics |= {"kid": kernel_distance(rows, self.reference), "kid_low": low, "kid_high": high}
+        metrics |= {"precision": coverage(rows, self.reference), "recall": coverage(self.reference, rows)}
+        metrics |= dict(zip(BASELINES, self.baselines.tolist(), strict=True))
+        return metrics | {"copied": copied(samples, self.train_images, self.copy_distance)}
 
 
 _MEASURES: WeakKeyDictionary[Columns, Fidelity] = WeakKeyDictionary()
 
 
 def fidelity_of(train: Columns, validation: Columns, device: torch.device, data: DataSpec) -> Fidelity:
-    """The measure of this dataset, made once for as long as `train` lives; its first making learns a network."""
+    """The Fidelity of this dataset, made at the first call (which may train its network) while `train` lives."""
     if train not in _MEASURES:
         _MEASURES[train] = Fidelity(train, validation, device, len(data.classes) if data.classes else None)
     return _MEASURES[train]
 
 
 def sample_report(model: Family, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-    """Sample quality of a model that has a prior and decodes (HasPrior, Decodes): `Fidelity.report` of its samples."""
-    measure = fidelity_of(train, validation, model.device, model.data)
-    return measure.report(in_chunks(lambda count: decode_prior(model, count, context.generator), measure.count))
+    """`Fidelity.report` of samples from a model with a prior and a decoder (HasPrior, Decodes)."""
+    fidelity = fidelity_of(train, validation, model.device, model.data)
+    return fidelity.report(in_chunks(lambda count: decode_prior(model, count, context.generator), fidelity.count))
 
 
 def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
-    """(count, c, h, w): samples of a model that has a prior and decodes; a conditional one decodes example labels."""
+    """(count, c, h, w): samples from a model with a prior and a decoder; from a conditional one for example labels."""
     noise = torch.randn(count, model.latent_dim, generator=draws, device=model.device)
     uniform = torch.rand(count, generator=draws, device=model.device)
     labels = [model.example_labels(count).to(model.device)] if takes_labels(model) else []
@@ -243,5 +250,5 @@ def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
 
 
 def in_chunks(sample: Callable[[int], Tensor], count: int) -> Tensor:
-    """(count, c, h, w), on the host: images by `sample(n)`, at most CHUNK at a time."""
+    """(count, c, h, w) on the host: images from `sample(n)` for at most CHUNK at a time."""
     return torch.cat([sample(min(CHUNK, count - start)).cpu() for start in range(0, count, CHUNK)])

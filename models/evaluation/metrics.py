@@ -1,4 +1,4 @@
-"""Measures of trained models and the trivial baselines that stand beside them. Work and memory are bounded by rows."""
+"""Metrics of trained models and trivial baselines. Work and memory are bounded by the number of rows used."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from models.data import Columns
 
-ROWS = 10_000
-NUMBERS = 32_000_000
-CHUNK = 256
+ROWS = 10_000  # of a split, at most
+NUMBERS = 32_000_000  # in an array, at most (128 MB)
+CHUNK = 256  # rows at a time
 
 
-def spread(columns: Columns, name: str = "images", limit: int = ROWS) -> Iterator[Tensor]:
+def spaced_rows(columns: Columns, name: str = "images", limit: int = ROWS) -> Iterator[Tensor]:
     """At most `limit` rows of a column, evenly spaced over it, in chunks."""
     count = len(columns.columns[name])
     indices = torch.arange(count) if count <= limit else torch.linspace(0, count - 1, limit).long()
@@ -23,8 +23,8 @@ def spread(columns: Columns, name: str = "images", limit: int = ROWS) -> Iterato
 
 
 def gather(columns: Columns, function: Callable[[Tensor], Tensor], device: torch.device, limit: int = ROWS) -> Tensor:
-    """`function` of the images of at most `limit` rows, chunk by chunk, on the host."""
-    return torch.cat([function(images.to(device)).cpu() for images in spread(columns, limit=limit)])
+    """`function` of the images of at most `limit` evenly spaced rows, computed in chunks, on the host."""
+    return torch.cat([function(images.to(device)).cpu() for images in spaced_rows(columns, limit=limit)])
 
 
 def psnr(mse: float) -> float:
@@ -38,10 +38,10 @@ def row_psnr(images: Tensor, target: Tensor) -> Tensor:
 
 
 class Pca:
-    """The best linear code of a given size: the baseline of every autoencoder."""
+    """The best linear autoencoder of a given code size: the baseline of autoencoders."""
 
     def __init__(self, rows: Tensor, rank: int):
-        """`rows` (n, D). The principal plane is exact up to 1024 rows or columns, else by subspace iteration."""
+        """`rows` (n, D). Exact for D up to 1024, else by subspace iteration."""
         self.mean = rows.mean(0)
         self.basis = principal_axes(rows - self.mean, min(rank, *rows.shape))
 
@@ -67,9 +67,9 @@ def pca_mse(train: Columns, validation: Columns, rank: int) -> float:
     """Validation error per pixel of PCA with `rank` axes, fitted on at most 10 000 training rows and 128 MB."""
     first = train.rows(torch.tensor([0]), ["images"])["images"]
     limit = max(2, min(ROWS, NUMBERS // first.numel()))
-    pca = Pca(torch.cat([images.flatten(1).cpu() for images in spread(train, limit=limit)]), rank)
+    pca = Pca(torch.cat([images.flatten(1).cpu() for images in spaced_rows(train, limit=limit)]), rank)
     total, count = 0.0, 0
-    for images in spread(validation, limit=limit):
+    for images in spaced_rows(validation, limit=limit):
         rows = images.flatten(1).cpu()
         total, count = total + float((pca.reconstruct(rows).clamp(0, 1) - rows).square().sum()), count + rows.numel()
     return total / count
@@ -78,27 +78,27 @@ def pca_mse(train: Columns, validation: Columns, rank: int) -> float:
 def mean_image(split: Columns) -> Tensor:
     """The mean (c, h, w) of at most 10 000 images, on the host."""
     total, count = 0.0, 0
-    for images in spread(split):
+    for images in spaced_rows(split):
         total, count = total + images.cpu().double().sum(0), count + len(images)
     return (total / count).float()
 
 
 def mean_image_mse(train: Columns, validation: Columns) -> float:
-    """Validation error per pixel of answering the mean training image."""
+    """Validation error per pixel of the mean training image as a constant prediction."""
     mean, error, numbers = mean_image(train), 0.0, 0
-    for images in spread(validation):
+    for images in spaced_rows(validation):
         error, numbers = error + float((images.cpu() - mean).square().sum()), numbers + images.numel()
     return error / numbers
 
 
 def nearest(queries: Tensor, reference: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
     """(q, d), (n, d) -> distances and indices (q, count) of the nearest rows, nearest first."""
-    found = [torch.cdist(part, reference).topk(count, largest=False) for part in queries.split(CHUNK)]
-    return torch.cat([item.values for item in found]), torch.cat([item.indices for item in found])
+    chunks = [torch.cdist(part, reference).topk(count, largest=False) for part in queries.split(CHUNK)]
+    return torch.cat([chunk.values for chunk in chunks]), torch.cat([chunk.indices for chunk in chunks])
 
 
 def knn_accuracy(reference: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, neighbours: int = 5) -> float:
-    """Share of queries whose label is the most frequent among the nearest reference rows; the nearest breaks a tie."""
+    """Accuracy of the majority label of the nearest reference rows; the nearer row wins a tie."""
     votes = labels[nearest(queries, reference, min(neighbours, len(reference)))[1]]  # (q, k)
     counts = (votes[:, :, None] == votes[:, None, :]).sum(2)
     return float((votes.gather(1, counts.argmax(1, keepdim=True))[:, 0] == truth).double().mean())
@@ -110,16 +110,16 @@ def active_units(means: Tensor, threshold: float = 0.01) -> int:
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error: |confidence - accuracy| averaged over bins of confidence (Guo et al. 2017, eq. 3)."""
+    """Expected calibration error: mean |confidence - accuracy| over bins of confidence (Guo et al. 2017, eq. 3)."""
     confidence, predicted = logits.softmax(1).max(1)
-    right = (predicted == labels).double()
+    correct = (predicted == labels).double()
     index = (confidence * bins).long().clamp_max(bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, confidence.double() - right)
+    gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, index, confidence.double() - correct)
     return float(gaps.abs().sum() / max(len(labels), 1))
 
 
 def linear_softmax_accuracy(rows: Tensor, labels: Tensor, queries: Tensor, truth: Tensor, classes: int) -> float:
-    """Accuracy of multinomial logistic regression on standardised inputs (n, D): what pixels or codes give linearly."""
+    """Accuracy of multinomial logistic regression on standardised rows (n, D)."""
     mean, scale = rows.mean(0), rows.std(0, correction=0).clamp_min(0.05)
     rows, queries = (rows - mean) / scale, (queries - mean) / scale
     weight = torch.zeros(rows.shape[1], classes, requires_grad=True)
@@ -138,7 +138,7 @@ def linear_softmax_accuracy(rows: Tensor, labels: Tensor, queries: Tensor, truth
 
 
 def linear_baseline(train: Columns, validation: Columns, classes: int) -> float:
-    """Validation accuracy of a linear softmax on pixels, averaged to 16x16 where there are too many weights."""
+    """Validation accuracy of a linear classifier of pixels, averaged to 16x16 above two million weights."""
 
     def pixels(images: Tensor) -> Tensor:
         small = images.flatten(1).shape[1] * classes <= 2_000_000
@@ -147,20 +147,22 @@ def linear_baseline(train: Columns, validation: Columns, classes: int) -> float:
     host, width = torch.device("cpu"), pixels(train.rows(torch.tensor([0]), ["images"])["images"]).shape[1]
     limit = max(2, min(ROWS, NUMBERS // width))
     rows = [gather(split, pixels, host, limit) for split in (train, validation)]
-    labels = [torch.cat(list(spread(split, "labels", limit))).cpu() for split in (train, validation)]
+    labels = [torch.cat(list(spaced_rows(split, "labels", limit))).cpu() for split in (train, validation)]
     return linear_softmax_accuracy(rows[0], labels[0], rows[1], labels[1], classes)
 
 
 def linear_mae(train: Columns, validation: Columns) -> float:
-    """Mean absolute error of ridge regression on pixels averaged to at most 16x16."""
+    """Mean absolute error of ridge regression on pixels, averaged to 16x16 above 1024 numbers per image."""
 
     def pixels(images: Tensor) -> Tensor:
         return (images if images[0].numel() <= 1024 else F.adaptive_avg_pool2d(images, 16)).flatten(1)
 
     host = torch.device("cpu")
     rows, queries = (gather(split, pixels, host, 5000).double() for split in (train, validation))
-    known, truth = (torch.cat(list(spread(split, "targets", 5000))).cpu().double() for split in (train, validation))
+    targets, truth = (
+        torch.cat(list(spaced_rows(split, "targets", 5000))).cpu().double() for split in (train, validation)
+    )
     centred = rows - rows.mean(0)
     ridge = 1e-3 * len(rows) * torch.eye(rows.shape[1], dtype=rows.dtype)
-    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (known - known.mean()))
-    return float(((queries - rows.mean(0)) @ weight + known.mean() - truth).abs().mean())
+    weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (targets - targets.mean()))
+    return float(((queries - rows.mean(0)) @ weight + targets.mean() - truth).abs().mean())

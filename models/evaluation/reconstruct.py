@@ -1,4 +1,4 @@
-"""Images through the code and back, also by models that decode for a label."""
+"""Encode and decode images, with labels for conditional models."""
 
 from torch import Tensor
 
@@ -8,9 +8,9 @@ from models.types import InputError
 
 
 def reconstruct(model: Family, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Codes of images (b, c, h, w), and what they decode to: for `labels` (b,), else for those the model recognises.
+    """Codes of images (b, c, h, w) and their reconstructions.
 
-    Raises InputError for a conditional model that needs to be told.
+    A conditional model decodes for `labels` (b,), by default those it infers. Raises InputError if it infers none.
     """
     codes = model.encode(images)
     if not takes_labels(model):

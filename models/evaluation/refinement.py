@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.data import Columns
-from models.evaluation.metrics import CHUNK, linear_softmax_accuracy, spread
+from models.evaluation.metrics import CHUNK, linear_softmax_accuracy, spaced_rows
 from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 from models.nn.fit import fit_small
 from models.seeds import derive, generator, normal_rows
@@ -31,8 +31,8 @@ class Domain:
     def of(cls, columns: Columns, name: str, limit: int = ROWS) -> "Domain":
         """At most `limit` rows of domain `name`, evenly spread."""
         labels = f"{name}_labels"
-        found = torch.cat(list(spread(columns, labels, limit))) if labels in columns else None
-        return cls(torch.cat(list(spread(columns, name, limit))), found)
+        found = torch.cat(list(spaced_rows(columns, labels, limit))) if labels in columns else None
+        return cls(torch.cat(list(spaced_rows(columns, name, limit))), found)
 
     def made(self, function: Callable[[Tensor], Tensor]) -> "Domain":
         """What `function` makes of the images, in the 8 bits of a picture, with the same labels."""

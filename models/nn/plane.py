@@ -1,4 +1,4 @@
-"""A plane through code space: a map of codes to two numbers that can be read backwards."""
+"""A plane in latent space: codes are projected to two coordinates, and points lifted back."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -9,26 +9,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Plane:
-    """`centre` (d,), `axes` (2, d) orthonormal, `spread` (2,) of codes along them.
+    """`centre` (d,), orthonormal `axes` (2, d), and `spread` (2,), the standard deviation of codes along them.
 
-    Codes of two numbers are their own map, codes of one lie on a line; what has no variance gets an axis of zeros.
+    The axes of codes of one or two numbers are the coordinate axes; a direction without variance is an axis of zeros.
     """
 
     centre: Tensor
     axes: Tensor
     spread: Tensor
     explained: float = 1.0
-    """Share of the variance of the codes that lies in the plane."""
+    """Share of the variance of the codes in the plane, in [0, 1]."""
 
     @classmethod
     def standard(cls, latent_dim: int, device: torch.device | str = "cpu") -> Self:
-        """For standard normal codes of one or two numbers: the first axes of code space."""
+        """The plane of standard normal codes of one or two numbers: the coordinate axes."""
         axes = torch.eye(2, latent_dim, device=device)
         return cls(torch.zeros(latent_dim, device=device), axes, axes.norm(dim=1))
 
     @classmethod
     def through(cls, codes: Tensor) -> Self:
-        """Of greatest variance through codes (n, d), PCA."""
+        """The plane of greatest variance of codes (n, d), by PCA."""
         centred = (codes - codes.mean(0)).double()
         total = centred.square().sum()
         if codes.shape[1] <= 2:
@@ -36,17 +36,17 @@ class Plane:
             return cls(torch.zeros(codes.shape[1]), axes.float(), (centred @ axes.T).std(0, correction=0).float())
         axes = torch.zeros(2, codes.shape[1], dtype=torch.float64)
         if total > 0:
-            found = _leading(centred)
-            axes[: len(found)] = found
-        placed = centred @ axes.T
-        explained = float(placed.square().sum() / total) if total > 0 else 1.0
-        return cls(codes.mean(0), axes.float(), placed.std(0, correction=0).float(), explained)
+            leading = _leading(centred)
+            axes[: len(leading)] = leading
+        places = centred @ axes.T
+        explained = float(places.square().sum() / total) if total > 0 else 1.0
+        return cls(codes.mean(0), axes.float(), places.std(0, correction=0).float(), explained)
 
     @classmethod
     def scaled(cls, centre: Tensor, axes: Tensor) -> Self:
-        """From orthogonal axes (k, d), the longest first and as long as codes spread along them."""
+        """From orthogonal axes (k, d) whose lengths are the standard deviations of codes along them, longest first."""
         width = axes.shape[1]
-        if width <= 2:  # the numbers of the code themselves, however the axes are turned
+        if width <= 2:  # the coordinate axes
             spread = torch.cat([axes.square().sum(0).sqrt(), axes.new_zeros(2 - width)])
             return cls(centre, torch.eye(2, width, device=axes.device), spread)
         axes = torch.cat([axes[:2], axes.new_zeros(max(0, 2 - len(axes)), width)])
@@ -54,23 +54,23 @@ class Plane:
         return cls(centre, axes / spread.clamp_min(1e-12)[:, None], spread)
 
     def place(self, codes: Tensor) -> Tensor:
-        """(n, d) -> (n, 2)."""
+        """Coordinates of codes: (n, d) -> (n, 2)."""
         return (codes - self.centre) @ self.axes.T
 
     def lift(self, points: Tensor) -> Tensor:
-        """(n, 2) -> (n, d): the codes in the plane whose places they are."""
+        """Codes in the plane at these coordinates: (n, 2) -> (n, d)."""
         return self.centre + points @ self.axes
 
 
 def _leading(centred: Tensor) -> Tensor:
-    """Up to two axes (k, d) of greatest variance of rows (n, d), the largest component of each made positive."""
+    """Up to two axes (k, d) of greatest variance of rows (n, d), signed so that their largest component is positive."""
     count, width = centred.shape
     if width <= count:
         vectors = torch.linalg.eigh(centred.T @ centred)[1].flip(1)[:, :2].T
-    else:  # the small side decides the cost
+    else:  # the smaller matrix
         values, left = torch.linalg.eigh(centred @ centred.T)
-        kept = values.flip(0)[:2] > 1e-12 * values[-1]
-        vectors = (left.flip(1)[:, :2].T @ centred)[kept]
+        nonzero = values.flip(0)[:2] > 1e-12 * values[-1]
+        vectors = (left.flip(1)[:, :2].T @ centred)[nonzero]
         vectors = vectors / vectors.norm(dim=1, keepdim=True)
     signs = vectors.gather(1, vectors.abs().argmax(1, keepdim=True)).sign()
     return vectors * torch.where(signs == 0, 1.0, signs)

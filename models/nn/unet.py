@@ -1,4 +1,4 @@
-"""A U-shaped network for restoring images: what is fine passes along the top, what is wide goes through the bottom."""
+"""A U-Net for image restoration (Ronneberger et al. 2015)."""
 
 from itertools import pairwise
 
@@ -9,9 +9,9 @@ from models.nn.resnet import ResidualBlock
 
 
 class UNet(nn.Module):
-    """(b, before, h, w) -> (b, after, h, w), any size: padded inside to a whole number of cells, and cropped back.
+    """(b, before, h, w) -> (b, after, h, w), for any size: pads to a multiple of the cell size and crops the result.
 
-    Works at half resolution, with the pixels of each 2x2 cell as channels (Zhang et al. 2018, FFDNet): 4x cheaper.
+    Works at half resolution, with the pixels of each 2x2 cell as channels (Zhang et al. 2018, FFDNet), 4 times cheaper.
     """
 
     def __init__(self, before: int, after: int, width: int, levels: int):
@@ -30,11 +30,11 @@ class UNet(nn.Module):
         height, width = images.shape[2:]
         padding = (0, -width % self.cell, 0, -height % self.cell)
         maps = self.enter(F.pixel_unshuffle(F.pad(images, padding, mode="replicate"), 2))
-        kept = []
+        skips = []
         for before, down in zip(self.before, self.down, strict=True):
-            kept.append(before(maps))
-            maps = down(kept[-1])
+            skips.append(before(maps))
+            maps = down(skips[-1])
         maps = self.bottom(maps)
-        for level in reversed(range(len(kept))):
-            maps = self.after[level](F.pixel_shuffle(self.up[level](maps), 2) + kept[level])
+        for level in reversed(range(len(skips))):
+            maps = self.after[level](F.pixel_shuffle(self.up[level](maps), 2) + skips[level])
         return F.pixel_shuffle(self.leave(maps), 2)[:, :, :height, :width]

@@ -62,7 +62,7 @@ class Anomaly(Operation):
         pca_errors = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
         errors = (reconstructions - images).square().flatten(1).mean(1)
         scores = reference.scores(Measured(outputs["codes"], errors, pca_errors, outputs.get("bounds")))
-        threshold = float(reference.normal["model"].quantile(params.share))
+        threshold = float(reference.sorted_scores["model"].quantile(params.share))
         items = [
             {
                 "score": score,

@@ -23,7 +23,7 @@ from models.attacks.pgd import PGD
 from models.attacks.square import Square
 from models.capabilities import Classifies
 from models.defences.defended import Defended, defend
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
 from models.reports.core.classification import CHUNK, eps_for, rows_of, share, white_box
 
@@ -82,7 +82,7 @@ class AdversarialDetectionReport(Report):
         model, total = detecting(subject, params), len(names) * len(images)
         learned = model.detector.training_attacks
         if model.detector.needs_training and model is not subject.model:
-            lesson = torch.cat(list(spread(subject.train, "images", model.detector.config.images)))
+            lesson = torch.cat(list(spaced_rows(subject.train, "images", model.detector.config.images)))
             for _ in model.fit_detector(lesson, subject.seed):
                 yield Progress(0, total)
         model.calibrate(clean.cpu())

@@ -12,7 +12,7 @@ from models.capabilities import Decodes, Encodes
 from models.data import Columns
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import DatasetView, Selection
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.evaluation.reconstruct import reconstruct
 from models.reports.core.base import Curve, Findings, Progress, Report, Run, Subject
 from models.reports.core.codes import BATCH, CodesParams, standardised, view_of
@@ -94,7 +94,7 @@ class AnomalyReport(Report):
             pictures["near_duplicates"] = view.images(
                 torch.tensor([p for row in pairs[:32] for p in _positions(view, row)])
             )
-        return Findings(facts, tables, [histogram(familiar.normal["model"], scores["model"])], pictures)
+        return Findings(facts, tables, [histogram(familiar.sorted_scores["model"], scores["model"])], pictures)
 
 
 def anomalies(view: DatasetView, selection: Selection, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
@@ -126,7 +126,7 @@ def fitted_basis(subject: Subject, home: Columns, rows: Tensor) -> Tensor:
     """PCA of what the model learned from, else of its validation data that count as normal."""
     limit = enough_for_pca(subject.model.data.pixels)
     if subject.learned is not None and len(rows) == len(home):  # not only some of its classes
-        images = torch.cat(list(spread(subject.learned, limit=limit)))
+        images = torch.cat(list(spaced_rows(subject.learned, limit=limit)))
     else:
         images = home.rows(rows[:limit], ["images"])["images"]
     return pca_basis(images.cpu(), subject.model.latent_dim)

@@ -92,7 +92,7 @@ class GanAblationReport(Report):
                     yield Progress(len(distances) * updates + training.step, len(plan) * updates)
             distances.append(distance(training, fidelity))
             yield Progress(len(distances) * updates, len(plan) * updates, list(distances))
-        return summarise(params, plan, distances, frechet(fidelity.floor, fidelity.wanted))
+        return summarise(params, plan, distances, frechet(fidelity.floor, fidelity.reference))
 
 
 def config_with(subject: Subject, signs: dict[str, int], params: GanAblationParams) -> NetworkConfig:
@@ -118,7 +118,7 @@ def distance(training: Training, fidelity: Fidelity) -> float:
     """FD of the samples of a finished training."""
     model, context = training.family.eval(), training.context("evaluate")
     model.after_training(training.train, context)
-    return frechet(fidelity.rows(model.sample_on_host(fidelity.count, context)), fidelity.wanted)
+    return frechet(fidelity.rows(model.sample_on_host(fidelity.count, context)), fidelity.reference)
 
 
 def trials(params: GanAblationParams) -> Generator[tuple[dict[str, int], int], None, None]:

@@ -118,7 +118,7 @@ def chosen(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def accuracy(model: Classifier, validation: Columns) -> float:
     """Over at most 10 000 validation images."""
     logits = metrics.gather(validation, model.logits, model.device)
-    truth = torch.cat(list(metrics.spread(validation, "labels"))).cpu()
+    truth = torch.cat(list(metrics.spaced_rows(validation, "labels"))).cpu()
     return float((logits.argmax(1) == truth).double().mean())
 
 
@@ -139,7 +139,7 @@ def findings(subject: Subject, plan: list[tuple[int, str, int]], found: list[flo
         for place, count in enumerate(counts)
         for method in METHODS[1:]
     }
-    truth = torch.cat(list(metrics.spread(subject.validation, "labels")))
+    truth = torch.cat(list(metrics.spaced_rows(subject.validation, "labels")))
     facts = {"accuracy_majority": float(torch.bincount(truth).max() / len(truth)), **gains}
     helps = [count for place, count in enumerate(counts) if bands["fine_tuned"][place][0] > bands["scratch"][place][1]]
     said = f"with {' and '.join(map(str, helps))} labels" if helps else "with no number of labels"

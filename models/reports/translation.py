@@ -76,7 +76,7 @@ class TranslationReport(Report):
         yield Progress(2, total)
         if measure:
             table.append({"way": "real"})
-            for row, images in zip(table, [*ways.values(), measure.known], strict=True):
+            for row, images in zip(table, [*ways.values(), measure.train_images], strict=True):
                 row |= self._likeness(measure, images)
         yield Progress(3, total)
         facts = {"direction": direction, "images": len(inputs)} | {
@@ -103,9 +103,9 @@ class TranslationReport(Report):
 
     def _likeness(self, measure: Fidelity, images: Tensor) -> dict[str, float]:
         rows = measure.rows(images)
-        low, high = kernel_interval(rows, measure.wanted)
-        found = {"kid": kernel_distance(rows, measure.wanted), "kid_low": low, "kid_high": high}
-        return found | {"fd": frechet(rows, measure.wanted)}
+        low, high = kernel_interval(rows, measure.reference)
+        found = {"kid": kernel_distance(rows, measure.reference), "kid_low": low, "kid_high": high}
+        return found | {"fd": frechet(rows, measure.reference)}
 
     def _class_kept(self, subject: Subject, found: Tensor, source: str, target: str, count: int) -> float | None:
         """None where the domains have no labels."""

@@ -203,8 +203,8 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
     def _knn_accuracy(self, train: Columns, validation: Columns) -> dict[str, float]:
         if "labels" not in train or "labels" not in validation:
             return {}
-        labels = torch.cat(list(metrics.spread(train, "labels", 5000)))
-        truth = torch.cat(list(metrics.spread(validation, "labels", 1000)))
+        labels = torch.cat(list(metrics.spaced_rows(train, "labels", 5000)))
+        truth = torch.cat(list(metrics.spaced_rows(validation, "labels", 1000)))
         codes = [
             metrics.gather(split, self.encode, self.device, rows) for split, rows in ((train, 5000), (validation, 1000))
         ]
@@ -237,7 +237,7 @@ def dead_units(dead: int, units: int, inactive_for: str) -> Alarm:
 def reconstruction_mse(model: AutoencoderBase, split: Columns) -> float:
     """Mean squared error per pixel of decode(encode(x)) over at most 10 000 rows."""
     total, count = 0.0, 0
-    for images in metrics.spread(split):
+    for images in metrics.spaced_rows(split):
         images = images.to(model.device)
         error = (reconstruct(model, images)[1] - images).square().double().sum()
         total, count = total + float(error), count + images.numel()

@@ -95,7 +95,7 @@ class ContractiveAutoencoder(AutoencoderBase):
         """Adds the mean squared norm of the Jacobian on at most 500 images, and the same per unit of code variance."""
         measured = super().evaluate(train, validation, context)
         codes, norms = [], []
-        for images in metrics.spread(validation, limit=ROWS):
+        for images in metrics.spaced_rows(validation, limit=ROWS):
             with torch.enable_grad():
                 images = images.to(self.device).requires_grad_(self.config.body != "linear")
                 code = self.encode(images)

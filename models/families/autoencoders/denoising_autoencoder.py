@@ -138,7 +138,7 @@ class DenoisingAutoencoder(Denoises, AutoencoderBase):
     def _psnrs(self, split: Columns, context: StepContext, noise: str) -> tuple[float, float, float]:
         """PSNR of noisy, denoised and median-filtered images over at most 2000 rows."""
         errors, count = torch.zeros(3, dtype=torch.float64), 0
-        for clean in metrics.spread(split, limit=ROWS):
+        for clean in metrics.spaced_rows(split, limit=ROWS):
             clean = clean.to(self.device)
             noisy = self.corrupt(clean, context.generator, vary=False, noise=noise)
             candidates = (noisy, self.denoise(noisy), median_filter(noisy))

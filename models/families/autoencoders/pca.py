@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.data import Columns
-from models.evaluation.metrics import NUMBERS, ROWS, principal_axes, spread
+from models.evaluation.metrics import NUMBERS, ROWS, principal_axes, spaced_rows
 
 MAX_NUMBERS = 4_000_000
 """Numbers in the axes, at most; larger images are averaged over square cells first."""
@@ -35,7 +35,7 @@ class PrincipalAxes(nn.Module):
         """Compute mean and axes from at most 10 000 training images and 128 MB."""
         device = self.mean.device
         limit = max(2, min(ROWS, NUMBERS // math.prod(self.shape)))
-        rows = torch.cat([self._cells(images.to(device)) for images in spread(train, limit=limit)])
+        rows = torch.cat([self._cells(images.to(device)) for images in spaced_rows(train, limit=limit)])
         self.mean.copy_(rows.mean(0))
         axes = principal_axes(rows - self.mean, min(len(self.axes), *rows.shape))
         self.axes[: len(axes)] = axes
@@ -88,7 +88,7 @@ def explained_variance(train: Columns, latent_dim: int) -> float:
     """
     images = train.columns["images"]
     limit = max(2, min(ROWS // 2, NUMBERS // math.prod(images.shape[1:])))
-    rows = torch.cat([part.flatten(1) for part in spread(train, limit=limit)])
+    rows = torch.cat([part.flatten(1) for part in spaced_rows(train, limit=limit)])
     held_out = torch.arange(len(rows)) % 5 == 4
     if not held_out.any() or held_out.all():
         return 0.0

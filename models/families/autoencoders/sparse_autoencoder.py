@@ -185,7 +185,7 @@ class SparseAutoencoder(AutoencoderBase):
         """Adds the mean number of active units (the rank of the PCA baseline) and the number of dead units."""
         measured = super().evaluate(train, validation, context) | {"l0": self._l0(validation)}
         ever = torch.zeros(self.latent_dim, dtype=torch.bool)
-        for images in metrics.spread(train):
+        for images in metrics.spaced_rows(train):
             ever |= self.active(self.encode(images.to(self.device))).any(0).cpu()
         return measured | {"dead_units": int((~ever).sum()), "revived_units": int(self.revived)}
 

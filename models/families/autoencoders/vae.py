@@ -282,7 +282,7 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
         """
         sums = torch.zeros(2, dtype=torch.float64)
         means, rows = [], 0
-        for images in metrics.spread(validation):
+        for images in metrics.spaced_rows(validation):
             images = images.to(self.device)
             mean, logvar = self.posterior(images)
             noise = torch.randn(mean.shape, generator=context.generator, device=mean.device)
@@ -304,12 +304,12 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
         """Mean importance-sampled -log p of 8 to 100 images, a tighter bound than -ELBO."""
         cost = NLL_SAMPLES * self.data.pixels
         rows = min(100, max(8, NLL_NUMBERS // cost))
-        images = torch.cat(list(metrics.spread(validation, limit=rows))).to(self.device)
+        images = torch.cat(list(metrics.spaced_rows(validation, limit=rows))).to(self.device)
         parts = images.split(max(1, NLL_NUMBERS // 20 // cost))
         return float(torch.cat([self.importance_nll(part, NLL_SAMPLES, context.generator) for part in parts]).mean())
 
     def _label_accuracies(self, validation: Columns, context: StepContext) -> dict[str, float]:
-        pairs = zip(metrics.spread(validation), metrics.spread(validation, "labels"), strict=True)
+        pairs = zip(metrics.spaced_rows(validation), metrics.spaced_rows(validation, "labels"), strict=True)
         correct = [
             (self.infer_labels(images.to(self.device)).cpu() == labels.cpu()).double() for images, labels in pairs
         ]

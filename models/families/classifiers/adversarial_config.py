@@ -12,7 +12,7 @@ from models.attacks.core.base import Eps
 from models.attacks.core.norms import expand_to
 from models.attacks.core.threat import ThreatModel
 from models.data import Columns
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.families.classifiers.base import ClassifierBaseConfig
 from models.types import ConfigError
 
@@ -96,7 +96,7 @@ def is_line_art(images: Tensor) -> bool:
 
 def default_eps(train: Columns, norm: str) -> float:
     """0.3 for grey line art such as MNIST, else 8/255; for l2 2.0 and 0.5, usual for 28x28 and 32x32x3 images."""
-    line_art = is_line_art(torch.cat(list(spread(train, limit=MAX_IMAGES))))
+    line_art = is_line_art(torch.cat(list(spaced_rows(train, limit=MAX_IMAGES))))
     return {"linf": 0.3 if line_art else 8 / 255, "l2": 2.0 if line_art else 0.5}[norm]
 
 

@@ -187,7 +187,7 @@ class AdversarialTraining:
             attacked = threat.project(images, images + self.guard.carried).requires_grad_()
             logits = model.logits(attacked)
             loss = loss_fn(logits)
-            model.descend(loss, optimisers)
+            model.minimise(loss, optimisers)
             with torch.no_grad():
                 further = attacked + expand_to(radius, images) * threat.geometry.steepest(attacked.grad)
                 self.guard.carried.copy_(threat.project(images, further) - images)

@@ -97,7 +97,7 @@ class Classifier(Classifies, ClassifierBase):
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""
         logits = metrics.gather(validation, self.logits, self.device)
-        labels = torch.cat(list(metrics.spread(validation, "labels")))
+        labels = torch.cat(list(metrics.spaced_rows(validation, "labels")))
         correct = (logits.argmax(1) == labels).double()
         counts = torch.bincount(labels, minlength=len(self.data.classes))
         by_class = torch.bincount(labels, correct, minlength=len(counts)) / counts.clamp_min(1)
@@ -119,7 +119,7 @@ class Classifier(Classifies, ClassifierBase):
 
     def _majority_accuracy(self, train: Columns, labels: Tensor) -> float:
         """Accuracy on `labels` (N,) of always predicting the most frequent training class."""
-        known = torch.cat(list(metrics.spread(train, "labels", limit=len(train))))
+        known = torch.cat(list(metrics.spaced_rows(train, "labels", limit=len(train))))
         return float((labels == torch.bincount(known).argmax()).double().mean())
 
     def _class_weights(self, labels: Tensor) -> Tensor | None:

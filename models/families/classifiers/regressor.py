@@ -55,7 +55,7 @@ class Regressor(Regresses, ClassifierBase):
         """Fit mean, deviation and ridge to the training targets, unless they come with another regressor's weights."""
         if self.initialised_from is not None and issubclass(self.initialised_from, Regressor):
             return
-        targets = torch.cat(list(metrics.spread(train, "targets"))).to(self.device).double()
+        targets = torch.cat(list(metrics.spaced_rows(train, "targets"))).to(self.device).double()
         deviation = targets.std(unbiased=False)
         self.mean.copy_(targets.mean())
         self.deviation.copy_(deviation if deviation > 1e-12 else 1.0)
@@ -90,8 +90,8 @@ class Regressor(Regresses, ClassifierBase):
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Errors in the unit of the targets, beside always predicting the mean and a linear model of the pixels."""
         estimates = metrics.gather(validation, self.estimate, self.device).double()
-        truth = torch.cat(list(metrics.spread(validation, "targets"))).cpu().double()
-        train_targets = torch.cat(list(metrics.spread(train, "targets"))).cpu().double()
+        truth = torch.cat(list(metrics.spaced_rows(validation, "targets"))).cpu().double()
+        train_targets = torch.cat(list(metrics.spaced_rows(train, "targets"))).cpu().double()
         errors = (estimates - truth).abs()
         measures = {"mae": float(errors.mean()), "rmse": float(errors.square().mean().sqrt())}
         measures["mae_mean"] = float((truth - train_targets.mean()).abs().mean())

@@ -14,7 +14,7 @@ from models.attacks.criteria.classification import Misclassified
 from models.attacks.fgsm import FGSM
 from models.attacks.pgd import PGD
 from models.data import Columns
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.family import Family
 
 MAX_IMAGES, MAX_VALUES = 500, 1_000_000
@@ -26,7 +26,7 @@ LEAKING = 0.15
 def robust_accuracies(family: Family, validation: Columns, eps: float, norm: str, seed: int = 0) -> dict[str, float]:
     """Accuracy on validation images: clean, under random signs, FGSM and PGD-40, all of size eps."""
     count = min(MAX_IMAGES, max(32, MAX_VALUES // family.data.pixels))
-    columns = (torch.cat(list(spread(validation, name, count))) for name in ("images", "labels"))
+    columns = (torch.cat(list(spaced_rows(validation, name, count))) for name in ("images", "labels"))
     images, labels = (column.to(family.device) for column in columns)
     access = WhiteBox(family, lambda net, x: net.logits(x))
     threat = ThreatModel(norm, eps)

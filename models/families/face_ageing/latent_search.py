@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from models.data import Columns
 from models.evaluation.latent_search import descend, distance
-from models.evaluation.metrics import CHUNK, nearest, spread
+from models.evaluation.metrics import CHUNK, nearest, spaced_rows
 from models.families.face_ageing.identity import identity_distance
 
 Variant = Literal["z0", "pixel", "identity"]
@@ -58,8 +58,8 @@ def evaluate_ageing(model, train: Columns, validation: Columns) -> dict[str, flo
     `_copy` is the face itself, `_nearest` the nearest training image of the requested age, `_mean` the mean of them.
     """
     count = max(2, min(MOST_FACES, MOST_PIXELS // model.data.pixels))
-    images = torch.cat(list(spread(validation, limit=count))).to(model.device)
-    truth = torch.cat(list(spread(validation, "labels", limit=count))).to(model.device)
+    images = torch.cat(list(spaced_rows(validation, limit=count))).to(model.device)
+    truth = torch.cat(list(spaced_rows(validation, "labels", limit=count))).to(model.device)
     ages = torch.arange(len(model.age_groups), device=model.device).expand(len(images), -1)
     metrics: dict[str, float] = {}
     for variant in VARIANTS:
@@ -93,7 +93,7 @@ def _mean_identity_distance(model, images: Tensor, faces: Tensor) -> float:
 
 def _baselines(images: Tensor, groups: int, train: Columns) -> dict[str, Tensor]:
     """(b, k, c, h, w) each: for every image and group the nearest training image of the group, and the group's mean."""
-    candidates, labels = torch.cat(list(spread(train))), torch.cat(list(spread(train, "labels")))
+    candidates, labels = torch.cat(list(spaced_rows(train))), torch.cat(list(spaced_rows(train, "labels")))
     near, mean = [], []
     for group in range(groups):
         of_group = candidates[labels == group] if bool((labels == group).any()) else candidates

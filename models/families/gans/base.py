@@ -19,8 +19,7 @@ from models.capabilities import Decodes, Discriminates, HasPrior
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
-from models.evaluation.fidelity import Fidelity
-from models.evaluation.metrics import CHUNK
+from models.evaluation.fidelity import Fidelity, in_chunks
 from models.families.gans import diagnostics, evaluation
 from models.families.gans.augment import AdaptiveAugment, diff_augment
 from models.families.gans.auto_remedy import Remedies
@@ -298,8 +297,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     def sample_on_host(self, count: int, context: StepContext, network: nn.Module | None = None) -> Tensor:
         """`count` new images in [0, 1] from the averaged generator, or from `network`, in the host's memory."""
         network = self.ema.module if network is None else network
-        sizes = [min(CHUNK, count - start) for start in range(0, count, CHUNK)]
-        return torch.cat([self.sample(network, size, context).cpu() for size in sizes])
+        return in_chunks(lambda size: self.sample(network, size, context), count)
 
     def recalibrate_batch_norm(self, network: nn.Module, context: StepContext, batches: int = NORM_BATCHES) -> None:
         """Give an averaged generator batch norm statistics of its own activations."""

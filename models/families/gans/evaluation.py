@@ -29,12 +29,12 @@ def evaluate_midway(gan, train: Columns, validation: Columns, context: StepConte
     affordable = int(gan.total * SAMPLED_SHARE / len(gan.midway_points()))
     count = min(fidelity.count, max(FEWEST_SAMPLES, affordable))
     samples = gan.sample_on_host(count, context, gan.serving_generator(context))
-    metrics = fidelity.quick(samples)
+    metrics = fidelity.distances(samples)
     if metrics:
-        rows, floor = fidelity.rows(samples), fidelity.some(len(samples))
-        metrics |= {"precision": coverage(rows, fidelity.wanted), "recall": coverage(fidelity.wanted, rows)}
-        metrics |= {"precision_floor": coverage(floor, fidelity.wanted)}
-        metrics |= {"recall_floor": coverage(fidelity.wanted, floor)}
+        rows, floor = fidelity.rows(samples), fidelity.floor_rows(len(samples))
+        metrics |= {"precision": coverage(rows, fidelity.reference), "recall": coverage(fidelity.reference, rows)}
+        metrics |= {"precision_floor": coverage(floor, fidelity.reference)}
+        metrics |= {"recall_floor": coverage(fidelity.reference, floor)}
     return metrics
 
 
@@ -42,7 +42,7 @@ def evaluate(gan, train: Columns, validation: Columns, context: StepContext) -> 
     """Sample quality with floors and trivial samplers, and how well D still tells samples from unseen images."""
     fidelity = fidelity_of(train, validation, gan.device, gan.data)
     samples = gan.sample_on_host(fidelity.count, context)
-    metrics = fidelity.report(samples) | {"discriminator_accuracy": calibrate(gan, fidelity.unseen, samples)}
+    metrics = fidelity.report(samples) | {"discriminator_accuracy": calibrate(gan, fidelity.validation_images, samples)}
     metrics |= class_evenness(fidelity, samples)
     return metrics | gan.condition_agreement(fidelity, train, validation, context)
 
@@ -52,8 +52,8 @@ def class_evenness(fidelity: Fidelity, samples: Tensor) -> dict[str, float]:
     if not fidelity.labelled:
         return {}
     classes = fidelity.net.content.out_features
-    images = {"class_entropy": samples, "class_entropy_floor": fidelity.unseen}
-    return {name: evenness(fidelity.predicted(rows).argmax(1), classes) for name, rows in images.items()}
+    images = {"class_entropy": samples, "class_entropy_floor": fidelity.validation_images}
+    return {name: evenness(fidelity.class_logits(rows).argmax(1), classes) for name, rows in images.items()}
 
 
 def calibrate(gan, unseen: Tensor, samples: Tensor) -> float:

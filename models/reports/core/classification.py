@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.attacks.core.access import WhiteBox
 from models.evaluation.confidence import wilson
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.families.classifiers.adversarial_config import default_eps
 from models.family import Family
 from models.reports.core.base import Subject
@@ -26,7 +26,7 @@ def check_classes(subject: Subject) -> None:
 def rows_of(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
     """Validation images (n, c, h, w) and labels, evenly spaced: stored classes may follow one another."""
     check_classes(subject)
-    found = (torch.cat(list(spread(subject.validation, name, count))) for name in ("images", "labels"))
+    found = (torch.cat(list(spaced_rows(subject.validation, name, count))) for name in ("images", "labels"))
     images, labels = (column.to(subject.model.device) for column in found)
     return images, labels
 

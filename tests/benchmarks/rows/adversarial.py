@@ -141,10 +141,10 @@ def stacked(subject: Subject) -> Subject:
 def modes(subject: Subject) -> Found:
     judge = Fidelity(subject.train, subject.validation, torch.device("cpu"), 10)
     labels = torch.from_numpy(np.array(subject.source.data.validation["labels"][: judge.count]))
-    sure = float((judge.predicted(judge.unseen).argmax(1) == labels).double().mean())
+    sure = float((judge.class_logits(judge.validation_images).argmax(1) == labels).double().mean())
 
     def counted(images: torch.Tensor) -> int:
-        digits = torch.stack([judge.predicted(images[:, index : index + 1]).argmax(1) for index in range(3)])
+        digits = torch.stack([judge.class_logits(images[:, index : index + 1]).argmax(1) for index in range(3)])
         return len((digits * torch.tensor([[100], [10], [1]])).sum(0).unique())
 
     stack = stacked(subject)

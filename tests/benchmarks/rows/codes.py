@@ -56,7 +56,7 @@ DAE_CLASSIC = Row(
 
 def with_labels(columns: Columns, most: int) -> tuple[Tensor, Tensor]:
     """Evenly spaced rows: images (n, c, h, w) and labels (n,)."""
-    return tuple(torch.cat(list(metrics.spread(columns, name, most))) for name in ("images", "labels"))
+    return tuple(torch.cat(list(metrics.spaced_rows(columns, name, most))) for name in ("images", "labels"))
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def probe(subject: Subject, coder) -> float:
 
 
 def raw_and_pca(subject: Subject) -> dict[str, float]:
-    pca = Pca(torch.cat(list(metrics.spread(subject.train))).flatten(1), 32)
+    pca = Pca(torch.cat(list(metrics.spaced_rows(subject.train))).flatten(1), 32)
 
     def projected(images: Tensor) -> Tensor:
         return (images.flatten(1) - pca.mean) @ pca.basis.T
@@ -177,8 +177,8 @@ def mixture_samples(subject: Subject) -> Found:
     prior = subject.trained("vae", {"latent_dim": 20, "epochs": 20}, share=0.6)
     classes = len(subject.spec.classes) if labelled(subject.spec) else None
     judge = Fidelity(subject.train, subject.validation, torch.device("cpu"), classes)
-    distances = [frechet(judge.rows(drawn(run, judge.count, subject.seed)), judge.wanted) for run in (auto, prior)]
-    beside = {"floor (real against real)": frechet(judge.floor, judge.wanted), "VAE prior": distances[1]}
+    distances = [frechet(judge.rows(drawn(run, judge.count, subject.seed)), judge.reference) for run in (auto, prior)]
+    beside = {"floor (real against real)": frechet(judge.floor, judge.reference), "VAE prior": distances[1]}
     note = f"{judge.count} images on each side, features of a network trained on this dataset; {auto.note}"
     return Found(distances[0], beside, note, auto.short or prior.short)
 

@@ -56,8 +56,8 @@ def pix2pix_kid(subject: Subject) -> Found:
         found[name] = in_batches(lambda part, model=run.model: model.translate(part, "ab"), unseen["input"])
         notes.append(f"{name}: {run.note}, L1 {run.measured['l1']:.4f}")
         short |= run.short
-    distances = {name: kernel_distance(measure.rows(images), measure.wanted) for name, images in found.items()}
-    floor = kernel_distance(measure.rows(measure.known), measure.wanted)
+    distances = {name: kernel_distance(measure.rows(images), measure.reference) for name, images in found.items()}
+    floor = kernel_distance(measure.rows(measure.train_images), measure.reference)
     notes.append(f"floor {floor:.4f}")
     return Found(distances.pop("pix2pix"), distances, "; ".join(notes), short)
 

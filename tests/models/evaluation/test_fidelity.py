@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.data import Columns
-from models.evaluation.feature_network import blurred, feature_net, turned
+from models.evaluation.feature_network import blurred, feature_net, reoriented
 from models.evaluation.fidelity import (
     Fidelity,
     coverage,
@@ -65,7 +65,7 @@ def test_evenness_is_one_for_all_classes_alike_and_zero_for_one():
 
 def test_turning_names_what_was_done():
     images = torch.rand(64, 1, 4, 4)
-    out, which = turned(images, draws(0))
+    out, which = reoriented(images, draws(0))
     assert set(which.tolist()) == set(range(8))
     for row, way in enumerate(which.tolist()):
         plain = images[row]
@@ -97,9 +97,11 @@ def test_the_instrument_orders_real_blurred_and_repeated_images(classes):
     assert report["kid"] < 0.3 * min(report["kid_blurred"], report["kid_repeated"])
     assert report["fd_low"] < report["fd"] < report["fd_high"]
     assert report["precision"] > 0.6 and report["recall"] > 0.6 and report["copied"] < 0.2
-    assert measure.report(measure.known)["copied"] == 1
+    assert measure.report(measure.train_images)["copied"] == 1
     if classes:
-        assert (measure.predicted(measure.unseen).argmax(1) == torch.from_numpy(truth)).double().mean() > 0.9
+        assert (
+            measure.class_logits(measure.validation_images).argmax(1) == torch.from_numpy(truth)
+        ).double().mean() > 0.9
 
 
 def test_a_few_images_of_a_sorted_dataset_have_the_floor_of_all_its_classes():
@@ -108,7 +110,7 @@ def test_a_few_images_of_a_sorted_dataset_have_the_floor_of_all_its_classes():
     with torch.no_grad():
         measure = Fidelity(Columns({"images": images[order]}), Columns({"images": unseen}), torch.device("cpu"))
         assert {int(label) for label in labels[order][::4][evenly(100, 40)]} == {0, 1, 2, 3}
-        quick = measure.quick(measure.known[:16])
+        quick = measure.distances(measure.train_images[:16])
     assert quick["kid_floor"] < 0.2 * quick["kid"], "16 images of one corner are far, 16 of all corners are near"
 
 

@@ -86,5 +86,5 @@ def test_the_linear_baseline_is_about_that_of_scikit_learn():
 
 
 def test_rows_are_bounded_and_spread_over_the_column():
-    found = torch.cat(list(metrics.spread(Columns({"labels": np.arange(1000)}), "labels", limit=11)))
+    found = torch.cat(list(metrics.spaced_rows(Columns({"labels": np.arange(1000)}), "labels", limit=11)))
     assert len(found) == 11 and found[0] == 0 and found[-1] == 999

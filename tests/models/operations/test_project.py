@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.evaluation.latent_search import distance, pace
+from models.evaluation.latent_search import distance, lr_factor
 from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.gan import GAN
 from models.families.gans.style_gan import StyleGAN
@@ -85,5 +85,5 @@ def test_the_distance_is_the_error_at_three_sizes():
 
 
 def test_the_step_size_rises_and_falls():
-    assert pace(0) == pytest.approx(0.2) and pace(0.5) == 1 and pace(0.875) == pytest.approx(0.5)
-    assert pace(1) == pytest.approx(0, abs=1e-12) and math.isclose(pace(0.04), 1)
+    assert lr_factor(0) == pytest.approx(0.2) and lr_factor(0.5) == 1 and lr_factor(0.875) == pytest.approx(0.5)
+    assert lr_factor(1) == pytest.approx(0, abs=1e-12) and math.isclose(lr_factor(0.04), 1)

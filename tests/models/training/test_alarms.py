@@ -22,7 +22,7 @@ SIDES = ("train", "validation")
 
 @pytest.fixture(autouse=True)
 def unmeasured(monkeypatch):
-    monkeypatch.setattr("models.evaluation.feature_network.SHOWN", 64)
+    monkeypatch.setattr("models.evaluation.feature_network.MAX_TRAINED", 64)
 
 
 def waves(count: int, seed: int, noise: float = 0.03, side: int = 8) -> np.ndarray:

@@ -22,7 +22,7 @@ CONFIG = {"images": 64, "batch_size": 8, "latent_dim": 2, "hidden": [8]}
 @pytest.fixture(autouse=True)
 def lean(place, monkeypatch):
     monkeypatch.setattr(training.devices, "use_threads", lambda wanted: None)
-    monkeypatch.setattr("models.evaluation.feature_network.SHOWN", 128)
+    monkeypatch.setattr("models.evaluation.feature_network.MAX_TRAINED", 128)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def learned(monkeypatch) -> list:
 
 
 def key(digest: str) -> str:
-    return f"datasets/{digest}/{fidelity.KEPT}.safetensors"
+    return f"datasets/{digest}/{fidelity.CACHE_NAME}.safetensors"
 
 
 def measure(digest: str, tick=lambda: None) -> fidelity.Fidelity:
@@ -61,8 +61,8 @@ def test_a_kept_network_measures_as_the_learned_one(learned):
     digest = store_dataset(count=40)
     fresh, kept = measure(digest), measure(digest)
     assert len(learned) == 1
-    assert fresh.report(fresh.known) == kept.report(kept.known)
-    assert torch.equal(fresh.predicted(fresh.unseen), kept.predicted(kept.unseen))
+    assert fresh.report(fresh.train_images) == kept.report(kept.train_images)
+    assert torch.equal(fresh.class_logits(fresh.validation_images), kept.class_logits(kept.validation_images))
 
 
 def test_trainings_that_learn_at_once_go_on_with_the_network_of_the_first():
@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_used_is_learned_again(learned, bytes_there):
     if bytes_there:
         blobs.put(key(digest), bytes_there)
     else:  # another version of what the tensors mean
-        DatasetCache(digest).put(fidelity.KEPT, {"wanted": torch.zeros(2)})
+        DatasetCache(digest).put(fidelity.CACHE_NAME, {"wanted": torch.zeros(2)})
     assert measure(digest).count == 10 and len(learned) == 1
 
 

@@ -8,7 +8,7 @@ from app.core.errors import AnamorphError
 from app.core.settings import settings
 from models.data import Columns
 from models.defences.defended import DRAWS, Defended, defend
-from models.evaluation.metrics import spread
+from models.evaluation.metrics import spaced_rows
 from models.types import ConfigError, DataSpec
 from workers import devices
 from workers.jobs.job import Result, RunningJob
@@ -59,7 +59,9 @@ def clean_images(job: RunningJob, card: dict) -> Source | None:
 def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, float]:
     """Fits the detector's threshold; with labels of its classes, also the accuracy with and without stages."""
     columns = Columns(source.data.validation)
-    rows = {name: torch.cat(list(spread(columns, name, IMAGES))) for name in ("images", "labels") if name in columns}
+    rows = {
+        name: torch.cat(list(spaced_rows(columns, name, IMAGES))) for name in ("images", "labels") if name in columns
+    }
     images = rows["images"]
     if defended.detector.needs_training:
         teach(job, defended, Columns(source.data.train))
@@ -78,7 +80,7 @@ def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, fl
 
 def teach(job: RunningJob, defended: Defended, train: Columns) -> None:
     """Trains the detector on clean training images and attacks on them; validation images set its threshold."""
-    images = torch.cat(list(spread(train, "images", defended.detector.config.images)))
+    images = torch.cat(list(spaced_rows(train, "images", defended.detector.config.images)))
     for done, total in defended.fit_detector(images):
         job.progress(done, total)
         job.stop_if_asked()
