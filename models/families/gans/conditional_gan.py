@@ -1,4 +1,4 @@
-"""A GAN whose images are requested by class or by number; D is told the condition as well (Mirza & Osindero 2014)."""
+"""A GAN whose images are requested by class or by number, a condition that D gets as well (Mirza & Osindero 2014)."""
 
 from typing import Literal
 
@@ -54,7 +54,7 @@ class ConditionalGAN(Conditional, GANBase):
     """Labels are class indices (int64), or numbers (float) with `condition=targets`."""
 
     name = "conditional_gan"
-    summary = "Draws new images of a class, or for a number, that is asked for."
+    summary = "Generates new images of a requested class, or for a requested number."
     lecture = "Conditional generative adversarial networks"
     layouts = ("labelled", "attributes")
     Config = ConditionalGANConfig

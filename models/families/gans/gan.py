@@ -25,7 +25,7 @@ class GAN(GANBase):
     """The unconditional GAN: each loss, penalty and trick is a setting of its own."""
 
     name = "gan"
-    summary = "Draws new images; trained against a discriminator, with the losses and tricks of a decade as switches."
+    summary = "Generates new images; losses, penalties and training tricks can be chosen one by one."
     lecture = "Generative adversarial networks: the minimax game, DCGAN, tips and tricks"
     Config = NetworkConfig
     config: NetworkConfig

@@ -49,7 +49,7 @@ class ProgressiveGAN(GANBase):
     """Level and alpha follow from the count of images shown; alpha is also a buffer, which a published model keeps."""
 
     name = "progressive_gan"
-    summary = "Draws new images; grows from 4x4 pixels to the full size while it trains."
+    summary = "Generates new images; grows from about 4x4 pixels to the full size during training."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
     spherical = True

@@ -48,7 +48,7 @@ class StyleGAN(StyleBased, GANBase):
     """Latents are styles w: interpolation is linear, and truncation moves them towards the mean style."""
 
     name = "style_gan"
-    summary = "Draws new images from styles, which can be truncated, mixed and projected on."
+    summary = "Generates new images from styles, which can be truncated, mixed, and found for a given image."
     lecture = "Style-based generators"
     Config = StyleGANConfig
     config: StyleGANConfig

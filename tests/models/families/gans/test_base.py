@@ -287,3 +287,37 @@ def test_learning_rate_is_constant_then_decreases_to_a_tenth():
     model = build(GAN)
     assert [round(model.schedule(progress), 6) for progress in (0, 0.5, 0.75, 1)] == [1, 1, 0.55, 0.1]
     assert math.isclose(model.schedule(0.25), 1)
+
+
+class LeCam(GAN):
+    """A GAN with a further term of D: the squared logits (a form of the regularisation of Tseng et al. 2021)."""
+
+    name = "lecam"
+
+    def d_penalties(self, reals, fakes, a, b, context):
+        lecam = a.square().mean() + b.square().mean()
+        return super().d_penalties(reals, fakes, a, b, context) | {"lecam": (0.5, lecam)}
+
+
+def test_a_family_varies_one_term_of_d_by_one_method():
+    plain, varied = build(GAN), build(LeCam)
+    (a, b, _), (_, _, metrics) = first_update(plain), first_update(varied)
+    torch.testing.assert_close(metrics["lecam"], a.square().mean() + b.square().mean())
+    assert "r1" in metrics and not same(weights(plain.discriminator), weights(varied.discriminator))
+
+
+class CriticGAN(GAN):
+    """A GAN whose G minimises the Wasserstein loss, whatever the loss of D."""
+
+    name = "critic_gan"
+
+    def g_adversarial_loss(self, b, reals):
+        return -b.mean()
+
+
+def test_a_family_varies_the_loss_of_g_by_one_method():
+    plain, varied = build(GAN), build(CriticGAN)
+    first_update(plain)
+    metrics = first_update(varied)[2]
+    assert metrics["loss_generator"] != 0 and same(weights(plain.discriminator), weights(varied.discriminator))
+    assert not same(weights(plain.generator), weights(varied.generator))
