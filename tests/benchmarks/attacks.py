@@ -1,10 +1,10 @@
-"""Attacks against the libraries people know, on the same model, machine and images: seconds, robust accuracy, ratios.
+"""Attacks compared with libraries on the same model, machine and images: seconds, robust accuracy, ratios.
 
     python -m tests.benchmarks.attacks [--images 256] [--only pgd,deepfool] [--wide] [--rounds 3]
 
 The victim is a two-convolution network trained here on real digits. Times are CPU seconds of this process, the best of
-`--rounds` for everyone. Beside the robust accuracy stands on how many images, one by one, a library and we agree. A
-library that is not installed is left out.
+`--rounds`. Besides the robust accuracy, the number of images with the same result as the library is shown. A library
+that is not installed is left out.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from models.registry import attacks
 class Outcome(NamedTuple):
     seconds: float
     number: float
-    """To compare: robust accuracy, a median size, a rate."""
+    """The compared number: robust accuracy, median size or rate."""
     note: str
-    """What the number is, or who found it."""
+    """The meaning of the number."""
     held: Tensor | None = None
-    """(N,): the images that held out."""
+    """(N,): images that the attack did not change to adversarial."""
 
 
 ROUNDS = [1]
-"""How often each timing is taken, as the command line says."""
+"""Number of timings, set by the command line."""
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -74,15 +74,15 @@ def train(net: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> nn.Mod
 
 
 def timed(work: Callable[[], float | Tensor], note: str) -> Outcome:
-    """The quickest of some rounds. `work` gives a number, or which images held out."""
+    """The fastest of ROUNDS timings. `work` returns a number or the mask of robust images."""
     best = float("inf")
     for _ in range(ROUNDS[0]):
         start = time.process_time()
-        found = work()
+        result = work()
         best = min(best, time.process_time() - start)
-    if isinstance(found, Tensor):
-        return Outcome(best, float(found.float().mean()), note, found)
-    return Outcome(best, found, note)
+    if isinstance(result, Tensor):
+        return Outcome(best, float(result.float().mean()), note, result)
+    return Outcome(best, result, note)
 
 
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -185,7 +185,7 @@ def show(title: str, mine: Outcome, peers: list[Outcome | None]) -> None:
 
 
 def report(net: nn.Module, x: Tensor, y: Tensor, only: set[str]) -> None:
-    """Each attack next to its peers."""
+    """Each attack next to the libraries."""
     for eps in (0.1, 0.2):
         if "pgd" in only:
             fb = lambda a: a.LinfPGD(abs_stepsize=0.01, steps=40)  # noqa: E731
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--only", default="pgd,deepfool,ddn,cw,autoattack,uap")
     parser.add_argument("--wide", action="store_true", help="attack the batch-normed network")
-    parser.add_argument("--rounds", type=int, default=1, help="time everything so often, keep the best")
+    parser.add_argument("--rounds", type=int, default=1, help="number of timings, of which the best counts")
     options = parser.parse_args()
     ROUNDS[0] = options.rounds
     warnings.simplefilter("ignore")

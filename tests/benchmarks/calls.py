@@ -1,11 +1,11 @@
-"""What a call of FGSM with one image takes beside one that classifies it: inside the inference host, and over HTTP.
+"""CPU time of an FGSM call with one image, compared with a classify call: inside the inference host, and over HTTP.
 
     python -m tests.benchmarks.calls [--only host,http] [--names small,usual,large,imagenet] [--rounds 5]
 
 `small` is a two-convolution classifier of 28x28 digits, `usual` the service's default one of the same, `large` that of
-64x64, `imagenet` the built-in efficientnet-lite0. The floor is a call to classify and one backward pass of the bare
-network; a call of FGSM needs that and another forward pass, since it tests the very bytes that it sends. Milliseconds
-of CPU on one thread, over HTTP of all processes of the service, the best of many.
+64x64, `imagenet` the built-in efficientnet-lite0. The floor is a classify call plus one backward pass of the network;
+an FGSM call needs one more forward pass, because it evaluates the returned bytes. Milliseconds of CPU time on one
+thread, over HTTP of all processes of the service, the best of many.
 """
 
 import argparse
@@ -43,7 +43,7 @@ SIZES = {"small": (28, 1), "usual": (28, 1), "large": (64, 1), "imagenet": (224,
 CONFIGS = {"small": {"body": "conv"}, "usual": {}, "large": {}}
 BUILTIN = "efficientnet-lite0"
 EPS = "8/255"
-ASKED = 1.3
+MAX_RATIO = 1.3
 
 
 def picture(size: int, channels: int) -> bytes:
@@ -62,18 +62,18 @@ def model_of(name: str) -> tuple[Family, dict]:
 
 
 def milliseconds(work: Callable[[], object], rounds: int) -> float:
-    """The best of many: what a call takes when nothing else gets in its way."""
+    """CPU milliseconds of a call: the minimum of many."""
     work()
-    spent, until = [], time.perf_counter() + 0.7 * rounds
-    while len(spent) < 5 * rounds or time.perf_counter() < until:
+    timings, until = [], time.perf_counter() + 0.7 * rounds
+    while len(timings) < 5 * rounds or time.perf_counter() < until:
         start = time.process_time()
         work()
-        spent.append(time.process_time() - start)
-    return min(spent) * 1000
+        timings.append(time.process_time() - start)
+    return min(timings) * 1000
 
 
 def passes(model: Family, name: str, rounds: int) -> tuple[float, float]:
-    """A forward pass of the bare network, and the backward pass to its input alone."""
+    """CPU milliseconds of a forward pass of the network, and of the backward pass to its input."""
     size, channels = SIZES[name]
     x, truth = torch.rand(1, channels, size, size), torch.zeros(1, dtype=torch.int64)
 
@@ -91,31 +91,31 @@ def passes(model: Family, name: str, rounds: int) -> tuple[float, float]:
 
 def line(name: str, where: str, attack: float, classify: float, forward: float, backward: float) -> None:
     floor = classify + backward
-    verdict = "reached" if attack <= ASKED * floor else "MISSED"
+    verdict = "reached" if attack <= MAX_RATIO * floor else "MISSED"
     print(
         f"{name:9} {where:5} attack {attack:8.2f}   classify {classify:8.2f}   forward {forward:7.2f}   "
-        f"backward {backward:7.2f}   attack / (classify + backward) {attack / floor:.2f}, asked <= {ASKED}: {verdict}",
+        f"backward {backward:7.2f}   ratio to classify + backward {attack / floor:.2f}, target <= {MAX_RATIO}: {verdict}",
         flush=True,
     )
 
 
 def in_host(names: list[str], rounds: int) -> dict[str, tuple[float, float]]:
-    """The passes of each network, for whoever compares with them."""
-    known = {}
+    """Prints the calls in the host; returns the passes of each network."""
+    measured = {}
     with own_place():
         host = Host(1 << 30, torch.device("cpu"))
         for name in names:
             model, facts = model_of(name)
             model.eval().requires_grad_(False)
             digest, _ = artifacts.publish(model, facts, {"name": name})
-            known[name] = passes(model, name, rounds)
-            asked = {"model": digest, "encoding": "png", "images": [picture(*SIZES[name])]}
+            measured[name] = passes(model, name, rounds)
+            call = {"model": digest, "encoding": "png", "images": [picture(*SIZES[name])]}
             calls = [
-                asked | {"operation": "attack", "params": {"method": "fgsm", "eps": EPS}},
-                asked | {"operation": "classify", "params": {}},
+                call | {"operation": "attack", "params": {"method": "fgsm", "eps": EPS}},
+                call | {"operation": "classify", "params": {}},
             ]
-            line(name, "host", *(milliseconds(lambda c=c: answered(host, c), rounds) for c in calls), *known[name])
-    return known
+            line(name, "host", *(milliseconds(lambda c=c: answered(host, c), rounds) for c in calls), *measured[name])
+    return measured
 
 
 def answered(host: Host, call: dict) -> None:
@@ -123,7 +123,7 @@ def answered(host: Host, call: dict) -> None:
     assert "answer" in outcome, outcome
 
 
-def over_http(names: list[str], rounds: int, known: dict[str, tuple[float, float]]) -> None:
+def over_http(names: list[str], rounds: int, measured: dict[str, tuple[float, float]]) -> None:
     with tempfile.TemporaryDirectory(prefix="anamorph-bench-") as folder:
         process = start_service(Path(folder))
         try:
@@ -136,14 +136,14 @@ def over_http(names: list[str], rounds: int, known: dict[str, tuple[float, float
                 paths = f"attack?method=fgsm&eps={EPS}", "classify"
                 messages = [request("POST", f"/v1/models/{name}/{path}", picture(*SIZES[name])) for path in paths]
                 service = psutil.Process(process.pid)
-                found = [spent_on(service, where.hostname, where.port, message, rounds) for message in messages]
-                line(name, "http", *found, *(known.get(name) or passes(model_of(name)[0].eval(), name, rounds)))
+                timings = [spent_on(service, where.hostname, where.port, message, rounds) for message in messages]
+                line(name, "http", *timings, *(measured.get(name) or passes(model_of(name)[0].eval(), name, rounds)))
         finally:
             end(process)
 
 
 def make(client: Client, name: str) -> None:
-    """The model, trained for an epoch: what a call takes does not depend on what was learned."""
+    """Creates the model by training for one epoch; the time of a call does not depend on the weights."""
     if name == "imagenet":
         client.ask("PUT", f"/v1/models/{name}", params={"builtin": BUILTIN})
         return
@@ -157,26 +157,26 @@ def make(client: Client, name: str) -> None:
 
 
 def spent_on(service: psutil.Process, host: str, port: int, message: bytes, rounds: int) -> float:
-    """Milliseconds that the service computes for a call of a client that asks again as soon as it is answered."""
-    found = []
-    for _ in range(rounds + 1):  # the first warms it up
+    """CPU milliseconds of the service per call of a client that sends calls without pause."""
+    timings = []
+    for _ in range(rounds + 1):  # the first is a warm-up
         before, start = computed(service), time.perf_counter()
         load = asyncio.run(drive(host, port, [message], 1, 3.0))
         assert not load.errors, "a call was refused"
         calls = load.rate * (time.perf_counter() - start)
-        after = computed(service)  # less those that began or ended meanwhile, such as one that trained
-        found.append(sum(after[pid] - before[pid] for pid in after.keys() & before.keys()) * 1000 / calls)
-    return min(found[1:])
+        after = computed(service)  # without processes that began or ended meanwhile
+        timings.append(sum(after[pid] - before[pid] for pid in after.keys() & before.keys()) * 1000 / calls)
+    return min(timings[1:])
 
 
 def computed(service: psutil.Process) -> dict[int, float]:
-    """Seconds of CPU of each process of the service."""
-    found = {}
+    """CPU seconds of each process of the service."""
+    seconds = {}
     for process in (service, *service.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            found[process.pid] = times.user + times.system
-    return found
+            seconds[process.pid] = times.user + times.system
+    return seconds
 
 
 def main() -> None:
@@ -187,9 +187,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     names, only = options.names.split(","), options.only.split(",")
-    known = in_host(names, options.rounds) if "host" in only else {}
+    measured = in_host(names, options.rounds) if "host" in only else {}
     if "http" in only:
-        over_http(names, options.rounds, known)
+        over_http(names, options.rounds, measured)
 
 
 if __name__ == "__main__":

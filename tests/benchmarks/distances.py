@@ -1,9 +1,9 @@
-"""Minimum-norm attacks beside the libraries people know: the median size of what turns an image, and the best peer's.
+"""Minimum-norm attacks compared with libraries: median size of the perturbation, and that of the best library.
 
     python -m tests.benchmarks.distances [--images 64] [--only deepfool,ddn,cw,fab,ead] [--wide]
 
-The victim is that of the benchmark of attacks, the images are those it gets right; an image that an attack does not
-turn counts as infinitely far. Peers get the same steps. A library that is not installed is left out.
+The victim is that of `attacks.py`, the images those it classifies correctly. An image without success counts as
+infinitely far. Libraries get the same number of steps. A library that is not installed is left out.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from tests.benchmarks.attacks import digits, network, train
 
 Maker = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Network, images, labels -> adversarial images."""
-ASKED = 1.02
+MAX_RATIO = 1.02
 SEARCHES, STEPS, WEIGHT = 5, 300, 1.0
-"""What C&W and EAD are given: the libraries' nine times ten thousand steps would take hours."""
+"""Settings of C&W and EAD; the libraries' defaults of 9 times 10,000 steps would take hours."""
 
 
 def foolbox(make: Callable[[ModuleType], object]) -> Maker:
@@ -48,7 +48,7 @@ def adv_lib(module: str, function: str, **config) -> Maker:
 
 
 def of_adv_lib(module: str) -> ModuleType:
-    """A module of adversarial-library, less the plots and pretrained networks that it imports beside its attacks."""
+    """A module of adversarial-library, imported without its plots and pretrained networks."""
     names = "visdom", "torchvision", "torchvision.models", "torchvision.transforms"
     absent = {name: mock.MagicMock() for name in names if importlib.util.find_spec(name.split(".")[0]) is None}
     sys.modules.update(absent)
@@ -104,12 +104,12 @@ TABLE: dict[str, tuple[int, dict, dict[str, Maker]]] = {
                    decision_rule="L1"),
     }),
 }  # fmt: skip
-"""Attack -> the p of its norm, our settings, and the peers'."""
+"""Attack -> the p of its norm, our settings, and the libraries' calls."""
 NEEDS = {"foolbox": "foolbox", "adv_lib": "adv_lib", "art": "art", "pyautoattack": "pyautoattack"}
 
 
 def measured(net: nn.Module, x: Tensor, y: Tensor, images: Tensor, p: int) -> tuple[float, float]:
-    """The median size, and the share of images that were turned."""
+    """The median size, and the fraction of successes."""
     with torch.no_grad():
         turned = net(images).argmax(1) != y
     size = (images - x).flatten(1).norm(p=p, dim=1)
@@ -119,18 +119,18 @@ def measured(net: nn.Module, x: Tensor, y: Tensor, images: Tensor, p: int) -> tu
 def lines(net: nn.Module, x: Tensor, y: Tensor, chosen: list[str]) -> Iterator[str]:
     for name in chosen:
         p, config, peers = TABLE[name]
-        found = attacks()[name](**config).run(WhiteBox(net, shape=tuple(x.shape[1:])), x, Misclassified(y))
-        mine, share = measured(net, x, y, found.floats, p)
+        result = attacks()[name](**config).run(WhiteBox(net, shape=tuple(x.shape[1:])), x, Misclassified(y))
+        mine, share = measured(net, x, y, result.floats, p)
         theirs = {}
         for peer, make in peers.items():
             if importlib.util.find_spec(NEEDS[peer]):
                 theirs[peer] = measured(net, x, y, make(net, x, y).detach(), p)
         text = ", ".join(f"{peer} {size:.4f} ({rate:.0%})" for peer, (size, rate) in theirs.items())
         ratio = mine / min((size for size, _ in theirs.values()), default=float("nan"))
-        verdict = "reached" if ratio <= ASKED else "MISSED"
+        verdict = "reached" if ratio <= MAX_RATIO else "MISSED"
         yield (
             f"{name:9} l{p}  ours {mine:.4f} ({share:.0%})   {text}   ours / best {ratio:.3f}, "
-            f"asked <= {ASKED}: {verdict}"
+            f"target <= {MAX_RATIO}: {verdict}"
         )
 
 

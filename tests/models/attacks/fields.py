@@ -1,4 +1,4 @@
-"""Victims with many answers per image: a network that segments noisy scenes, and a detector known in closed form."""
+"""Victims with many outputs per image: a small network that segments noisy scenes, and a detector in closed form."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Victims for the attack tests: a small CNN trained for seconds on real 8x8 digits, and a linear model."""
+"""Victims of the attack tests: a small CNN trained for seconds on real 8x8 digits."""
 
 from functools import cache
 

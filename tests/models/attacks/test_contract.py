@@ -1,4 +1,4 @@
-"""What holds for every attack there is: a new file is under test the moment it exists."""
+"""The contract of all attacks on classifiers; a new file in `models/attacks/` is tested without any change here."""
 
 import copy
 
@@ -14,7 +14,7 @@ from tests.models.attacks.nets import cnn, digits, victims
 
 
 def attacks() -> dict[str, type]:
-    """Those on classifiers; the others have tests of their own."""
+    """Attacks on classifiers; the others have tests of their own."""
     return {name: kind for name, kind in registry.attacks().items() if Classifies in kind.victims}
 
 
@@ -36,7 +36,7 @@ QUICK = {
     "square": {"queries": 30},
     "zoo": {"steps": 4, "searches": 1},
 }
-"""Settings that make the slow ones quick; the claims here do not depend on them."""
+"""Settings that make slow attacks fast; the contract does not depend on them."""
 EPS = {"linf": 16 / 255, "l2": 0.8, "l1": 5.0, "l0": 6.0}
 CASES = [(name, norm) for name, kind in attacks().items() for norm in kind.norms]
 
@@ -61,7 +61,7 @@ def run(name, norm, x, criterion, *, levels=None, net=None, seeds=0, **config):
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_results_lie_in_the_ball_and_the_box_and_are_what_they_claim(name, norm):
+def test_results_lie_in_ball_and_box_and_report_true_success(name, norm):
     x, y = victims(8)
     result = run(name, norm, x, Misclassified(y))
     assert result.images.min() >= 0
@@ -73,7 +73,7 @@ def test_results_lie_in_the_ball_and_the_box_and_are_what_they_claim(name, norm)
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_an_image_fares_the_same_alone_and_in_any_company(name, norm):
+def test_image_gets_the_same_result_alone_and_in_any_batch(name, norm):
     x, y = victims(6)
     seeds = torch.arange(6) * 7919
     together = run(name, norm, x, Misclassified(y), levels=256, seeds=seeds)
@@ -84,7 +84,7 @@ def test_an_image_fares_the_same_alone_and_in_any_company(name, norm):
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_taking_finished_rows_out_changes_the_verdicts_of_none(name, norm):
+def test_removing_finished_rows_changes_no_result(name, norm):
     x, y = victims(6)
     attack = make(name, norm)
     whole = attack.run(access_for(attack), x, Misclassified(y), compact=False)
@@ -94,7 +94,7 @@ def test_taking_finished_rows_out_changes_the_verdicts_of_none(name, norm):
 
 
 @pytest.mark.parametrize("name", attacks())
-def test_the_model_and_all_random_streams_stay_as_they_were(name):
+def test_model_and_random_streams_are_unchanged(name):
     x, y = victims(3)
     net = copy.deepcopy(cnn()).requires_grad_(True).train()
     net[1].eval()
@@ -118,7 +118,7 @@ def test_the_model_and_all_random_streams_stay_as_they_were(name):
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_no_radius_no_change(name, norm):
+def test_eps_0_changes_nothing(name, norm):
     x, y = victims(3)
     result = run(name, norm, x, Misclassified(y), levels=256, eps=0.0)
     assert torch.equal(result.images, x)
@@ -126,7 +126,7 @@ def test_no_radius_no_change(name, norm):
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_an_image_that_is_wrong_at_the_start_comes_back_unchanged_for_one_query(name, norm):
+def test_misclassified_image_is_returned_unchanged_after_one_query(name, norm):
     x, y = victims(3)
     result = run(name, norm, x, Misclassified((y + 1) % 10), levels=256)
     assert torch.equal(result.images, x)
@@ -136,7 +136,7 @@ def test_an_image_that_is_wrong_at_the_start_comes_back_unchanged_for_one_query(
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_eight_bit_results_survive_being_written_and_keep_within_whole_levels(name, norm):
+def test_results_are_8_bit_images_within_eps(name, norm):
     x, y = victims(8)
     result = run(name, norm, x, Misclassified(y), levels=256)
     pixels = (result.images * 255).round()
@@ -148,7 +148,7 @@ def test_eight_bit_results_survive_being_written_and_keep_within_whole_levels(na
 
 
 @pytest.mark.parametrize("name", [name for name, kind in attacks().items() if kind.targeted])
-def test_a_targeted_success_is_the_target(name):
+def test_targeted_success_means_target_class(name):
     x, y = victims(6)
     targets = (y + 3) % 10
     norm = attacks()[name].norms[0]
@@ -160,7 +160,7 @@ def test_a_targeted_success_is_the_target(name):
 
 
 @pytest.mark.parametrize("name", attacks())
-def test_a_budget_is_never_exceeded(name):
+def test_query_budget_is_never_exceeded(name):
     x, y = victims(4)
     attack = make(name, attacks()[name].norms[0])
     shown = []
@@ -174,7 +174,7 @@ def test_a_budget_is_never_exceeded(name):
 
 @pytest.mark.parametrize("name", attacks())
 @pytest.mark.parametrize("count", [0, 1])
-def test_no_image_and_one_image(name, count):
+def test_batches_of_no_image_and_one_image(name, count):
     x, y = victims(1)
     result = run(name, attacks()[name].norms[0], x[:count], Misclassified(y[:count]))
     assert result.images.shape == (count, 1, 8, 8)
@@ -206,7 +206,7 @@ def test_black_and_white_images(name, norm, value):
 
 
 @pytest.mark.parametrize("name", attacks())
-def test_answers_that_are_no_numbers_are_neither_success_nor_robustness(name):
+def test_nonfinite_outputs_are_neither_success_nor_robustness(name):
     x, y = victims(2)
 
     class Broken(nn.Module):

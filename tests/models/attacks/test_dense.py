@@ -1,4 +1,4 @@
-"""Attacks on every pixel and every object at once, against masks and detections known beforehand."""
+"""Attacks on segmenters and detectors, on masks and detections known in advance."""
 
 import copy
 
@@ -46,7 +46,7 @@ def half(labels, threshold=0.5):
 
 
 @pytest.mark.parametrize("name", ON_PIXELS)
-def test_masks_are_spoilt_within_eps_and_success_is_that_of_the_bytes(name):
+def test_segmentation_success_is_that_of_the_8_bit_images(name):
     x, masks = scenes(4, seed=5)
     model = Fields()
     result = run(name, model, x, half(masks, 0.3))
@@ -60,7 +60,7 @@ def test_masks_are_spoilt_within_eps_and_success_is_that_of_the_bytes(name):
 
 
 @pytest.mark.parametrize("name", ON_PIXELS)
-def test_an_image_fares_the_same_in_any_company(name):
+def test_image_gets_the_same_result_in_any_batch(name):
     x, masks = scenes(4, seed=5)
     seeds, order = torch.arange(4) * 7919, torch.tensor([3, 3, 0, 2])
     together = run(name, Fields(), x, half(masks, 0.4), seeds=seeds)
@@ -70,7 +70,7 @@ def test_an_image_fares_the_same_in_any_company(name):
 
 
 @pytest.mark.parametrize("name", ON_PIXELS)
-def test_a_mask_holds_the_change_and_the_pixels_outside_keep_their_bytes(name):
+def test_pixels_outside_the_mask_keep_their_bytes(name):
     x, masks = scenes(2, seed=5)
     mask = torch.zeros(2, 1, SIZE, SIZE)
     mask[:, :, :, : SIZE // 2] = 1
@@ -80,7 +80,7 @@ def test_a_mask_holds_the_change_and_the_pixels_outside_keep_their_bytes(name):
 
 
 @pytest.mark.parametrize("name", ON_PIXELS)
-def test_pixels_that_do_not_count_do_not_change_the_verdict(name):
+def test_ignored_pixels_do_not_change_success(name):
     x, masks = scenes(2, seed=5)
     some = masks.clone()
     some[:, SIZE // 2 :] = 255
@@ -90,7 +90,7 @@ def test_pixels_that_do_not_count_do_not_change_the_verdict(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ON_PIXELS if name not in ("square", "fgsm")])
-def test_a_mask_can_be_chosen(name):
+def test_mask_limits_the_changed_pixels(name):
     x, masks = scenes(2, seed=5)
     aim = torch.full_like(masks, 2)
     steps = 150 if name == "dag" else 20
@@ -100,7 +100,7 @@ def test_a_mask_can_be_chosen(name):
 
 
 @pytest.mark.parametrize("name", ON_PIXELS)
-def test_the_segmenter_stays_as_it_was(name):
+def test_segmenter_is_unchanged_by_the_attack(name):
     x, masks = scenes(2, seed=5)
     model = Fields(copy.deepcopy(Fields().net).requires_grad_(True).train())
     state = copy.deepcopy(model.state_dict())
@@ -112,7 +112,7 @@ def test_the_segmenter_stays_as_it_was(name):
     assert model.training
 
 
-def test_weights_of_segpgd_and_cospgd_are_those_of_the_papers_on_a_hand_made_example():
+def test_weights_of_segpgd_and_cospgd_match_the_papers():
     logits = torch.tensor([[[[2.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [1.5, 0.0]]]])  # (1, 2, 2, 2)
     labels = torch.tensor([[[0, 0], [1, 0]]])
     rows = type("AttackRun", (), {"criterion": FractionOfPixels(labels)})()
@@ -132,7 +132,7 @@ def test_weights_of_segpgd_and_cospgd_are_those_of_the_papers_on_a_hand_made_exa
 
 
 @pytest.mark.parametrize("kind", [SegPGD, CosPGD])
-def test_the_first_steps_of_segpgd_and_cospgd_follow_their_formulas(kind):
+def test_first_steps_of_segpgd_and_cospgd_follow_their_formulas(kind):
     x, masks = scenes(2, seed=5)
     model, steps, eps = Fields(), 4, 8 / 255
     last = {}
@@ -160,7 +160,7 @@ def test_the_first_steps_of_segpgd_and_cospgd_follow_their_formulas(kind):
     assert torch.allclose(last["x"], image, atol=1e-6)
 
 
-def test_steps_that_grow_shorter_spoil_more_pixels_than_steps_of_one_length():
+def test_decaying_steps_beat_constant_steps():
     x, masks = scenes(24, seed=5)
     net, spoilt = Fields(), {}
     for name, step in (("shorter", None), ("even", 2.5 * EPS / 20)):
@@ -169,7 +169,7 @@ def test_steps_that_grow_shorter_spoil_more_pixels_than_steps_of_one_length():
     assert spoilt["shorter"] > spoilt["even"] + 0.003
 
 
-def test_dag_stops_by_its_rule_and_gives_the_best_it_has_where_it_cannot():
+def test_dag_stops_by_its_rule_or_returns_its_best_image():
     x, masks = scenes(3, seed=5)
     free = run("dag", Fields(), x, FractionOfPixels(masks), eps=None, steps=200)
     assert free.success.all()
@@ -182,7 +182,7 @@ def test_dag_stops_by_its_rule_and_gives_the_best_it_has_where_it_cannot():
     assert left.mean() < partial < clean - 0.1
 
 
-def test_shuffled_perturbations_do_a_fraction_of_the_harm():
+def test_shuffled_perturbation_does_a_fraction_of_the_harm():
     x, masks = scenes(8, seed=5)
     result = run("dag", Fields(), x, FractionOfPixels(masks), eps=None, steps=12)
     control = shuffled(x, result.images, ThreatModel("linf", None, 256), torch.arange(8))
@@ -193,7 +193,7 @@ def test_shuffled_perturbations_do_a_fraction_of_the_harm():
     assert clean - alike < 0.25 * (clean - spoilt)
 
 
-def test_a_shuffle_keeps_to_the_mask():
+def test_shuffled_perturbation_stays_inside_the_mask():
     x = torch.full((2, 3, 6, 6), 0.5)
     mask = torch.zeros(2, 1, 6, 6)
     mask[0, :, :3], mask[1, :, :, 4:] = 1, 1
@@ -207,7 +207,7 @@ def test_a_shuffle_keeps_to_the_mask():
 
 @pytest.mark.parametrize("goal", GOALS)
 @pytest.mark.parametrize("name", ON_BOXES)
-def test_detectors_are_fooled_and_the_verdict_is_that_of_their_detections(goal, name):
+def test_detector_success_agrees_with_its_detections(goal, name):
     x, boxes = blob_images()
     model = Blobs()
     criterion = GOALS[goal](boxes, torch.full((3,), -1))
@@ -231,7 +231,7 @@ def test_detectors_are_fooled_and_the_verdict_is_that_of_their_detections(goal, 
         assert result.success.all()
 
 
-def test_an_object_wanted_as_another_class_is_one():
+def test_objects_of_the_target_class_do_not_count():
     x, boxes = blob_images()
     criterion = GOALS["mislabel"](boxes, torch.full((3,), 1))
     result = run("pgd", Blobs(), x, criterion, eps=0.5, steps=40)
@@ -241,7 +241,7 @@ def test_an_object_wanted_as_another_class_is_one():
     assert result.initially_wrong[1]  # its only object is of that class already
 
 
-def test_an_object_whose_cells_moved_off_pulls_the_closest_one_back():
+def test_mislabel_loss_moves_closest_cell_back_onto_the_object():
     maps = torch.full((1, 6, 1, 2), -3.0)
     maps[0, 2:, 0] = torch.tensor([[0.0, 0, 4, 1], [9.0, 9, 12, 12]]).T  # the first overlaps the object by a quarter
     maps.requires_grad_()
@@ -253,7 +253,7 @@ def test_an_object_whose_cells_moved_off_pulls_the_closest_one_back():
     assert float(kept.margin(maps.detach())) < 0 and not kept.loss(maps).any()
 
 
-def test_detections_of_an_image_are_the_same_in_any_company():
+def test_detections_are_the_same_in_any_batch():
     x, _ = blob_images()
     maps = Blobs().detection_maps(x)
     assert torch.equal(detections(maps)[[2, 0]], detections(maps[[2, 0]]))

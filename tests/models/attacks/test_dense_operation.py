@@ -1,4 +1,4 @@
-"""The attack operation on segmenters and detectors: facts of the bytes sent, and errors that name the parameter."""
+"""The attack operation on segmenters and detectors: facts describe the returned bytes, errors name the field."""
 
 import json
 
@@ -32,7 +32,7 @@ def plane(value=0, rows=slice(None), inside=0):
     return found
 
 
-def test_a_spoilt_mask_is_described_by_its_own_bytes():
+def test_segmentation_facts_describe_the_8_bit_image():
     images, masks = scenes(2, seed=5)
     truth = masks[0].byte()
     loud = {"eps": "24/255", "steps": 10, "control": True, "sweep": [0.02, 0.1]}
@@ -53,7 +53,7 @@ def test_a_spoilt_mask_is_described_by_its_own_bytes():
     assert [point["eps"] for point in item["sweep"]] == pytest.approx([5 / 255, 25 / 255])
 
 
-def test_what_may_change_and_what_has_to_turn_are_separate():
+def test_mask_and_pixels_are_independent():
     images, _ = scenes(1, seed=5)
     left = plane(255, (slice(None), slice(SIZE // 2)))
     top = plane(1, slice(4))
@@ -66,7 +66,7 @@ def test_what_may_change_and_what_has_to_turn_are_separate():
 
 
 @pytest.mark.parametrize("aim", ["target", "aim"])
-def test_a_class_for_all_pixels_or_one_for_each(aim):
+def test_target_class_may_be_one_for_all_pixels_or_one_per_pixel(aim):
     images, _ = scenes(1, seed=5)
     given = {"target": "disc"} if aim == "target" else {"aim": plane(2, inside=2)}
     result = attack(Fields(), images, method="cospgd", eps=0.4, steps=20, threshold=0.8, **given)
@@ -75,7 +75,7 @@ def test_a_class_for_all_pixels_or_one_for_each(aim):
     assert item["adversarial"]["shares"]["disc"] == item["adversarial"]["pixels_on_target"]
 
 
-def test_a_mask_holds_classifiers_too():
+def test_mask_limits_attacks_on_classifiers():
     images, _ = victims(1)
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[:4] = 1
@@ -83,7 +83,7 @@ def test_a_mask_holds_classifiers_too():
     assert torch.equal(result.images[:, :, 4:], images[:, :, 4:]) and not torch.equal(result.images, images)
 
 
-def test_requests_with_other_planes_share_a_batch_without_a_trace():
+def test_requests_with_different_planes_share_a_batch():
     images, masks = scenes(2, seed=5)
     model = Fields().eval().requires_grad_(False)
     common = {"method": "segpgd", "steps": 4, "eps": 0.1}
@@ -97,7 +97,7 @@ def test_requests_with_other_planes_share_a_batch_without_a_trace():
         assert torch.equal(OPERATION.compute(model, twice, params)["images"][0], together["images"][row])
 
 
-def test_objects_vanish_and_the_answer_lists_what_is_left():
+def test_vanish_lists_the_remaining_detections():
     images, boxes = blob_images()
     given = [["red", *boxes[2, 0, :4].tolist()], [1, *boxes[2, 1, :4].tolist()]]
     result = attack(Blobs(), images[2:], method="pgd", eps=0.5, boxes=given, control=True, sweep=[0.1])
@@ -109,7 +109,7 @@ def test_objects_vanish_and_the_answer_lists_what_is_left():
     assert result.pictures["clean_boxes"].shape == result.pictures["adversarial_boxes"].shape == (1, 3, SIZE, SIZE)
 
 
-def test_without_boxes_the_models_own_detections_are_the_truth_and_an_empty_image_is_left_alone():
+def test_missing_boxes_default_to_the_models_detections():
     images, _ = blob_images()
     item = attack(Blobs(), images[:1], method="fgsm", eps=0.3).facts["items"][0]
     assert item["labels_from"] == "model" and item["clean"]["objects"] == 1
@@ -120,7 +120,7 @@ def test_without_boxes_the_models_own_detections_are_the_truth_and_an_empty_imag
     assert made["success"] and {box["label"] for box in made["adversarial"]["detections"]} == {"blue"}
 
 
-def test_an_object_that_the_model_does_not_see_is_left_out_of_a_renaming_and_counted():
+def test_mislabel_skips_and_counts_undetected_objects():
     images, boxes = blob_images()
     seen, missed = ["red", *boxes[0, 0, :4].tolist()], ["blue", 0, 14, 16, 16]
     how = {"method": "pgd", "eps": 0.5, "goal": "mislabel"}
@@ -153,7 +153,7 @@ def test_an_object_that_the_model_does_not_see_is_left_out_of_a_renaming_and_cou
         ({"method": "dag", "gamma": 0}, "gamma"),
     ],
 )
-def test_what_a_segmenter_cannot_be_attacked_with_is_refused_by_name(params, field):
+def test_segmenter_errors_name_the_invalid_parameter(params, field):
     with pytest.raises((ConfigError, InputError)) as caught:
         attack(Fields(), scenes(1)[0], **params)
     assert caught.value.field == field
@@ -173,20 +173,20 @@ def test_what_a_segmenter_cannot_be_attacked_with_is_refused_by_name(params, fie
         ({"method": "pgd", "goal": "vanish", "target": "red"}, "target"),
     ],
 )
-def test_what_a_detector_cannot_be_attacked_with_is_refused_by_name(params, field):
+def test_detector_errors_name_the_invalid_parameter(params, field):
     with pytest.raises((ConfigError, InputError)) as caught:
         attack(Blobs(), blob_images()[0][:1], **params)
     assert caught.value.field == field
 
 
-def test_the_schema_of_an_attack_lists_what_its_victims_understand():
+def test_attack_schema_lists_settings_of_its_victims():
     listed = {name: set(params_schema(kind)["properties"]) for name, kind in attacks().items()}
     assert {"truth", "pixels", "aim"} <= listed["segpgd"] and not {"label", "boxes", "goal"} & listed["segpgd"]
     assert {"label", "truth", "boxes", "mask"} <= listed["pgd"]
     assert not {"truth", "boxes"} & listed["deepfool"] and {"mask", "label"} <= listed["deepfool"]
 
 
-def test_a_mask_is_answered_as_indices_with_shares_and_an_image_of_any_size_keeps_it():
+def test_segmentation_answer_has_class_indices_shares_and_input_size():
     images, masks = scenes(1, size=20, seed=5)
     model = Fields().eval()
     params = Segment.Params()
@@ -202,7 +202,7 @@ def test_a_mask_is_answered_as_indices_with_shares_and_an_image_of_any_size_keep
     assert torch.allclose(over.images[ground], images[ground], atol=1e-6) and not torch.equal(over.images, images)
 
 
-def test_objects_are_located_with_their_classes_and_drawn():
+def test_detected_objects_are_listed_and_drawn():
     images, boxes = blob_images()
     model, params = Blobs().eval(), DetectObjects.Params()
     rows = DetectObjects().rows(model, images, params)

@@ -1,4 +1,4 @@
-"""Dense attacks against adversarial-library, where it has them."""
+"""Dense attacks compared with adversarial-library."""
 
 import sys
 from importlib.util import find_spec
@@ -33,8 +33,8 @@ class Centred(nn.Module):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-def test_dag_takes_the_same_steps(targeted):
-    """The reference lets perturbations leave [0, 1] and clips what it shows: so pixels here are far from both ends."""
+def test_dag_takes_the_steps_of_the_reference(targeted):
+    """The reference clips the shown image but not the perturbation, so pixels here are far from 0 and 1."""
     x, masks = scenes(4, seed=5)
     x = x.clamp(0.3, 0.7)
     net, gamma, steps, last = Centred().eval(), 0.5 / 255, 20, {}
@@ -63,7 +63,7 @@ def test_dag_takes_the_same_steps(targeted):
     assert (last["x"] - theirs["x"]).abs().max() <= 1e-6
 
 
-def test_dag_needs_no_more_steps_than_the_reference_for_its_stop_rule():
+def test_dag_stops_no_later_than_the_reference():
     x, masks = scenes(4, seed=5)
     net, gamma = Centred().eval(), 2 / 255
     theirs = reference.dag(net, x, masks, max_iter=120, γ=gamma)

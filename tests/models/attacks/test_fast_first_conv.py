@@ -1,4 +1,4 @@
-"""The faster gradient of thin convolutions is the gradient, in any batch, and leaves the model alone."""
+"""FastFirstConv computes the right gradient, the same in any batch, and leaves the model unchanged."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def value_and_grad(net, x):
 
 
 @pytest.mark.parametrize(("before", "after", "kernel", "stride", "padding", "size"), SHAPES)
-def test_value_to_the_bit_and_gradient_to_rounding(before, after, kernel, stride, padding, size):
+def test_fast_layer_keeps_value_bits_and_gradient(before, after, kernel, stride, padding, size):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(before, after, kernel, stride, padding), nn.Tanh()).eval().requires_grad_(False)
@@ -32,7 +32,7 @@ def test_value_to_the_bit_and_gradient_to_rounding(before, after, kernel, stride
     assert torch.allclose(gradient, truth, atol=1e-5, rtol=1e-5)
 
 
-def test_an_image_has_the_same_gradient_in_any_batch():
+def test_image_gets_the_same_gradient_in_any_batch():
     layer = with_fast_first_conv(nn.Conv2d(3, 6, (3, 5), (2, 1), (0, 2)).eval().requires_grad_(False))
     draws = torch.Generator().manual_seed(0)
     x, above = torch.rand(5, 3, 10, 7, generator=draws), torch.randn(5, 6, 4, 7, generator=draws)
@@ -53,7 +53,7 @@ def test_many_positions_are_folded_in_parts(monkeypatch):
     assert torch.allclose(value_and_grad(with_fast_first_conv(net), x)[1], value_and_grad(net, x)[1], atol=1e-5)
 
 
-def test_the_copy_shares_weights_and_the_model_keeps_its_layers():
+def test_copy_shares_weights_and_leaves_the_model_unchanged():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval().requires_grad_(False)
     fast = with_fast_first_conv(net)
     assert type(net[0]) is nn.Conv2d
@@ -69,17 +69,17 @@ def test_the_copy_shares_weights_and_the_model_keeps_its_layers():
         nn.Conv2d(1, 4, 3, padding="same"), nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"),
     ],
 )  # fmt: skip
-def test_other_layers_stay(layer):
+def test_unsupported_layers_are_not_replaced(layer):
     net = nn.Sequential(layer).eval().requires_grad_(False)
     assert with_fast_first_conv(net) is net
 
 
-def test_a_layer_that_is_being_trained_stays():
+def test_trainable_layer_is_not_replaced():
     net = nn.Sequential(nn.Conv2d(1, 4, 3))
     assert with_fast_first_conv(net) is net
 
 
-def test_an_attacked_model_has_the_fast_layer_and_no_gradient_of_weights():
+def test_white_box_uses_fast_layer_without_weight_gradients():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
     box = WhiteBox(net)
     leaf, outputs = box.outputs_with_graph(torch.rand(2, 1, 8, 8))

@@ -1,4 +1,4 @@
-"""Attacks on models that make something of an image: when they have won, held against the model asked again."""
+"""Attacks on translators, autoencoders and discriminators; success is checked on the returned images."""
 
 from functools import cache
 
@@ -18,7 +18,7 @@ OPERATION = AttackOperation()
 
 
 class Maker(Encodes, Decodes, Translates, Discriminates, Family):
-    """A small autoencoder with a code of eight numbers, whose translation is its reconstruction in negative."""
+    """A small autoencoder with 8-dimensional codes, whose translation is its negated reconstruction."""
 
     name = "maker"
     latent_dim = 8
@@ -72,7 +72,7 @@ def attack(images: Tensor, **params):
 
 
 def truth(model: Maker, goal: str, sent: Tensor, x: Tensor, aim: Tensor | None, reach: float) -> list[bool]:
-    """Success told by asking the model about the pictures that were sent, and nothing else."""
+    """Success computed from the model's outputs for the returned images."""
     made = {
         "latents": model.encode,
         "reconstruction": lambda images: model.decode(model.encode(images)),
@@ -91,7 +91,7 @@ def truth(model: Maker, goal: str, sent: Tensor, x: Tensor, aim: Tensor | None, 
 
 @pytest.mark.parametrize("method", ["fgsm", "pgd", "square"])
 @pytest.mark.parametrize(("goal", "reach"), [("latents", 0.25), ("reconstruction", 1.1), ("translation", 0.06)])
-def test_driving_an_output_away_beats_noise_and_success_is_that_of_the_picture_sent(goal, reach, method):
+def test_pushing_outputs_away_beats_noise_and_reports_true_success(goal, reach, method):
     x = digits()[0][1297:1309]
     config = {"queries": 60} if method == "square" else {}
     model, result = attack(x, method=method, eps="24/255", goal=goal, reach=reach, control=True, **config)
@@ -103,7 +103,7 @@ def test_driving_an_output_away_beats_noise_and_success_is_that_of_the_picture_s
 
 
 @pytest.mark.parametrize("goal", ["latents", "reconstruction", "translation"])
-def test_an_aim_is_reached_when_the_output_is_nearer_to_it(goal):
+def test_success_means_output_closer_to_target_than_to_origin(goal):
     images = digits()[0][1297:1306]
     model, result = attack(images, method="pgd", eps=0.5, goal=goal, towards="last", control=True)
     x, aim = images[:-1], images[-1:].expand(8, -1, -1, -1)
@@ -117,7 +117,7 @@ def test_an_aim_is_reached_when_the_output_is_nearer_to_it(goal):
         assert closer or item["initially_wrong"]
 
 
-def test_a_discriminator_is_fooled_and_answers_in_its_own_words():
+def test_attack_on_discriminator_reports_realness():
     x = digits()[0][1297:1305]
     model, result = attack(x, method="pgd", eps=0.3, goal="realness", sweep=[0.02, 0.3])
     told = [item["success"] for item in result.facts["items"]]
@@ -126,7 +126,7 @@ def test_a_discriminator_is_fooled_and_answers_in_its_own_words():
     assert {item["clean"]["label"] for item in result.facts["items"]} <= {"real", "generated"}
 
 
-def test_minimum_norm_attacks_find_how_little_moves_a_code():
+def test_minimum_norm_attack_on_codes_finds_the_distance():
     x = digits()[0][:6]
     _, result = attack(x, method="ddn", goal="latents", reach=0.3, sweep=True)
     for item in result.facts["items"]:
@@ -135,7 +135,7 @@ def test_minimum_norm_attacks_find_how_little_moves_a_code():
         assert flips == sorted(flips)
 
 
-def test_an_output_that_starts_where_it_shall_leave_from_still_has_a_gradient():
+def test_loss_has_a_gradient_at_the_origin():
     origin = torch.zeros(2, 3, requires_grad=True)
     for criterion in (FarFrom(torch.zeros(2, 3), torch.ones(2)), CloserTo(torch.ones(2, 3), torch.zeros(2, 3))):
         for value in (criterion.loss(origin), criterion.surfaces(origin, 1)[:, 0]):
@@ -143,7 +143,7 @@ def test_an_output_that_starts_where_it_shall_leave_from_still_has_a_gradient():
             assert torch.isfinite(slope).all() and (slope != 0).any()
 
 
-def test_without_a_goal_the_first_that_fits_is_meant():
+def test_default_goal_is_the_first_supported_one():
     assert victim_of(maker(), AttackParams()).goals == ("translation",)
 
 
@@ -162,7 +162,7 @@ def test_without_a_goal_the_first_that_fits_is_meant():
         ({"goal": "realness", "target": "true"}, "target"),
     ],
 )
-def test_what_a_goal_cannot_use_is_refused_by_name(params, field):
+def test_goal_errors_name_the_unused_parameter(params, field):
     with pytest.raises((ConfigError, InputError)) as caught:
         attack(digits()[0][:1], **params)
     assert caught.value.field == field

@@ -1,4 +1,4 @@
-"""What is done side by side or several tries ahead ends where one after another ends."""
+"""Batched targets and batched squares give the results of the sequential runs."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def both(name, x, y, **config):
     return runs
 
 
-def test_square_ahead_ends_at_the_very_image_for_a_quarter_more_queries_at_most():
+def test_batched_square_equals_sequential_with_few_more_queries():
     x, y = victims(12)
     alone, ahead = both("square", x, y, eps=0.06, queries=700)
     assert torch.equal(alone.success, ahead.success)
@@ -25,8 +25,8 @@ def test_square_ahead_ends_at_the_very_image_for_a_quarter_more_queries_at_most(
     assert (ahead.queries <= 1.25 * alone.queries + 16).all()
 
 
-def test_square_ahead_asks_about_no_square_that_changes_nothing_and_about_none_twice():
-    """Three squares of four repeat a try or paint what has that colour already, late in a search."""
+def test_batched_square_skips_no_op_and_repeated_squares():
+    """Late in a search three of four squares are repeats or change nothing."""
     x, y = victims(6)
     alone, ahead = both("square", x, y, eps=0.004, queries=1500, rescale=False)
     assert not ahead.success.any()
@@ -35,7 +35,7 @@ def test_square_ahead_asks_about_no_square_that_changes_nothing_and_about_none_t
     assert (ahead.queries < 0.75 * alone.queries).all()
 
 
-def test_square_ahead_is_shown_as_many_images_as_it_counts():
+def test_batched_square_counts_every_image_shown():
     x, y = victims(5)
     shown = []
 
@@ -49,7 +49,7 @@ def test_square_ahead_is_shown_as_many_images_as_it_counts():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_targets_side_by_side_are_those_in_turn(norm):
+def test_batched_targets_equal_sequential_targets(norm):
     x, y = victims(12)
     turn, beside = both("apgdt", x, y, norm=norm, eps={"linf": 0.08, "l2": 0.3}[norm], steps=8, targets=5)
     assert torch.equal(turn.success, beside.success)
@@ -61,7 +61,7 @@ def test_targets_side_by_side_are_those_in_turn(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_fab_finds_the_same_distance_for_all_targets_at_once(norm):
+def test_fab_batched_over_targets_equals_sequential(norm):
     x, y = victims(12)
     turn, beside = both("fab", x, y, norm=norm, steps=10, targets=4)
     assert turn.success.all()
@@ -71,7 +71,7 @@ def test_fab_finds_the_same_distance_for_all_targets_at_once(norm):
 
 
 def by_sorting(weight, cap, total):
-    """The level, found by walking over the caps in order."""
+    """The water level by a loop over the sorted caps."""
     for number in sorted(cap):
         if sum(w * min(number, c) for w, c in zip(weight, cap, strict=True)) >= total:
             below = max((c for c in cap if c < number), default=0.0)
@@ -80,7 +80,7 @@ def by_sorting(weight, cap, total):
     return float("inf")
 
 
-def test_level_is_the_crossing_of_the_sum():
+def test_water_level_solves_the_sum():
     draws = torch.Generator().manual_seed(3)
     weight, cap = torch.rand(40, 30, generator=draws), torch.rand(40, 30, generator=draws)
     weight = weight * (torch.rand(40, 30, generator=draws) > 0.2)

@@ -1,4 +1,4 @@
-"""Attacks on a regressor: a linear one, whose nearest adversarial image is known, asked again about the bytes sent."""
+"""Attacks on a linear regressor with known nearest adversarial images; success is checked on the returned images."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ OPERATION = AttackOperation()
 
 
 class Meter(Regresses, Family):
-    """100 + 10 times a weighted sum of the pixels; the targets had a deviation of 2."""
+    """100 + 10 times a weighted sum of the pixels; the targets have a standard deviation of 2."""
 
     name = "meter"
     deviation = torch.tensor(2.0)
@@ -49,7 +49,7 @@ def attacked(**params) -> tuple[Tensor, list[dict]]:
 
 @pytest.mark.parametrize(("goal", "sign"), [("up", 1), ("down", -1), ("away", 1)])
 @pytest.mark.parametrize("method", ["fgsm", "pgd", "square"])
-def test_the_estimate_goes_where_it_is_told(goal, sign, method):
+def test_estimate_moves_up_down_or_either_way(goal, sign, method):
     change, items = attacked(method=method, goal=goal, eps="8/255", seed=1)
     most = 10 * float(MODEL.weight.abs().sum()) * 8 / 255
     for moved, item in zip(change.tolist(), items, strict=True):
@@ -61,14 +61,14 @@ def test_the_estimate_goes_where_it_is_told(goal, sign, method):
         assert change.tolist() == pytest.approx([sign * most] * 3, rel=1e-3)
 
 
-def test_a_change_too_large_for_eps_fails():
+def test_minimal_change_larger_than_eps_fails():
     most = 10 * float(MODEL.weight.abs().sum()) * 2 / 255
     for reach, wins in ((most / 2 * 0.95, True), (most / 2 * 1.05, False)):
         _, items = attacked(method="pgd", goal="up", eps="2/255", reach=reach)
         assert [item["success"] for item in items] == [wins] * 3
 
 
-def test_a_target_is_reached_within_the_tolerance_and_not_passed():
+def test_target_value_is_reached_within_tolerance():
     wanted = float(MODEL.estimate(IMAGES)[0]) - 1.5
     _, items = attacked(method="pgd", target=f"{wanted}", eps="8/255")
     assert items[0]["success"] and abs(items[0]["adversarial"]["value"] - wanted) <= 0.2 + 1e-4
@@ -76,7 +76,7 @@ def test_a_target_is_reached_within_the_tolerance_and_not_passed():
     assert not any(item["success"] for item in far)
 
 
-def test_a_random_change_of_the_same_size_does_less():
+def test_random_control_does_less_than_the_attack():
     item = attacked(method="fgsm", eps="8/255", control=True, goal="up")[1][0]
     assert abs(item["control"]["change"]) < 0.5 * item["adversarial"]["change"]
 
@@ -86,20 +86,20 @@ def test_a_random_change_of_the_same_size_does_less():
     [({"label": 1}, "label"), ({"target": "seven"}, "target"), ({"target": "nan"}, "target"),
      ({"target": 3, "goal": "up"}, "goal"), ({"goal": "vanish"}, "goal"), ({"threshold": 0.5}, "threshold")],
 )  # fmt: skip
-def test_settings_that_mean_nothing_here_are_refused_by_name(given, field):
+def test_foreign_settings_are_refused_by_name(given, field):
     with pytest.raises((ConfigError, InputError)) as caught:
         attacked(method="fgsm", **given)
     assert caught.value.field == field
 
 
-def test_the_nearest_image_that_moves_the_estimate_is_that_of_the_formula():
+def test_nearest_image_that_shifts_the_estimate_equals_the_formula():
     assert isinstance(victim_of(MODEL), RegressionVictim)
     _, items = attacked(method="deepfool", goal="up")
     wanted = 1.0 / float(10 * MODEL.weight.norm())  # |delta| of a linear model
     assert all(item["success"] and item["norms"]["l2"] < 1.3 * wanted for item in items)
 
 
-def test_attacks_that_play_classes_off_against_each_other_are_not_for_numbers():
+def test_attacks_that_compare_classes_refuse_regressors():
     ranking = next(name for name, kind in attacks().items() if kind.needs_class_scores)
     with pytest.raises(ConfigError, match="does not support a model that predicts a number"):
         attacked(method=ranking)

@@ -1,4 +1,4 @@
-"""The attack operation: the facts of DESIGN section 4, and errors that name the field."""
+"""The attack operation on classifiers: the facts of its answer, and errors that name the field."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.models.attacks.test_contract import QUICK
 
 
 def attacks() -> dict[str, type]:
-    """Those on classifiers; the others have tests of their own."""
+    """Attacks on classifiers; the others have tests of their own."""
     return {name: kind for name, kind in registry.attacks().items() if Classifies in kind.victims}
 
 
@@ -28,7 +28,7 @@ def attack(images, model=None, **params):
     return OPERATION.result(model, rows, OPERATION.compute(model, rows, params), params)
 
 
-def test_an_answer_says_everything_about_the_bytes_sent():
+def test_attack_answer_describes_the_returned_bytes():
     images, labels = victims()
     result = attack(images[:8], method="fgsm", eps="32/255", control=True, sweep=True)
     sent = (result.images * 255).round() / 255
@@ -52,14 +52,14 @@ def test_an_answer_says_everything_about_the_bytes_sent():
     assert result.pictures["perturbation"].shape == images[:8].shape
 
 
-def test_eps_between_two_levels_is_rounded_down_and_the_neighbours_are_named():
+def test_eps_between_two_levels_is_rounded_down_with_a_note():
     item = attack(victims()[0][:1], method="fgsm", eps=0.1).facts["items"][0]
     assert item["linf_255"] == 25
     assert item["eps"] == pytest.approx(25 / 255)
     assert any("25.5/255" in note and "25/255" in note and "26/255" in note for note in item["notes"])
 
 
-def test_an_image_that_is_wrong_already_comes_back_unchanged():
+def test_misclassified_image_is_returned_unchanged():
     images, labels = victims()
     other = (int(labels[0]) + 1) % 10
     result = attack(images[:1], method="fgsm", label=str(other))
@@ -71,7 +71,7 @@ def test_an_image_that_is_wrong_already_comes_back_unchanged():
     assert torch.equal(result.images, images[:1])
 
 
-def test_a_target_is_hit_or_not_as_the_picture_says():
+def test_targeted_success_agrees_with_the_returned_image():
     images, _ = victims()
     result = attack(images[:8], method="fgsm", eps=0.3, target="3")
     for item in result.facts["items"]:
@@ -94,13 +94,13 @@ def test_a_target_is_hit_or_not_as_the_picture_says():
         ({"method": "fgsm", "sweep": [0.1, 3.0]}, "eps"),
     ],
 )
-def test_bad_parameters_are_refused_by_name(params, field):
+def test_errors_name_the_invalid_parameter(params, field):
     with pytest.raises((ConfigError, InputError)) as caught:
         attack(victims()[0][:1], **params)
     assert caught.value.field == field
 
 
-def test_settings_of_other_models_that_hold_their_defaults_are_no_fault():
+def test_default_values_of_foreign_settings_are_accepted():
     schema = params_schema(registry.attacks()["pgd"])
     filled = {name: spec["default"] for name, spec in schema["properties"].items() if "default" in spec}
     images = victims()[0][:2]
@@ -110,7 +110,7 @@ def test_settings_of_other_models_that_hold_their_defaults_are_no_fault():
     assert caught.value.field == "aim"
 
 
-def test_a_model_without_finite_answers_is_not_called_robust():
+def test_model_with_nonfinite_outputs_is_not_called_robust():
     class Broken(torch.nn.Module):
         def forward(self, x):
             return x.flatten(1)[:, :10] * torch.nan
@@ -119,7 +119,7 @@ def test_a_model_without_finite_answers_is_not_called_robust():
         attack(victims()[0][:1], Victim(Broken()).eval(), method="fgsm")
 
 
-def test_rows_of_different_requests_share_a_batch_without_a_trace():
+def test_rows_of_different_requests_share_a_batch():
     images = digits()[0][:8]
     model = Victim(cnn()).eval()
     requests = [
@@ -156,7 +156,7 @@ def test_every_attack_answers_a_request(name):
         assert item["queries"] >= 1
 
 
-def test_padding_with_copies_costs_a_black_box_attack_nothing():
+def test_padding_copies_cost_no_queries():
     shown = []
 
     class Counting(torch.nn.Module):
@@ -173,7 +173,7 @@ def test_padding_with_copies_costs_a_black_box_attack_nothing():
     assert all(torch.equal(tensor[0], tensor[7]) for tensor in found.values())
 
 
-def test_a_sweep_of_a_minimum_norm_attack_is_read_from_one_run():
+def test_sweep_of_minimum_norm_attack_uses_one_run():
     images, _ = victims()
     item = attack(images[:1], method="deepfool", sweep=True).facts["items"][0]
     far = item["norms"]["l2"]
@@ -181,7 +181,7 @@ def test_a_sweep_of_a_minimum_norm_attack_is_read_from_one_run():
     assert item["eps"] is None
 
 
-def test_the_schema_of_every_attack_lists_common_and_own_settings():
+def test_attack_schema_lists_common_and_own_settings():
     for kind in attacks().values():
         schema = params_schema(kind)
         assert {"method", "label", "target", "seed", "control", "sweep", "eps"} <= set(schema["properties"])

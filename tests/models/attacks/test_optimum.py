@@ -1,4 +1,4 @@
-"""Exact answers: on a linear model the nearest adversarial image is known, and so is the best one in a ball."""
+"""Exact answers on a linear model: the nearest adversarial image and the best image in a ball are known."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ MINIMAL = [
 
 
 @pytest.mark.parametrize(("name", "norm", "config", "factor"), MINIMAL)
-def test_a_minimum_norm_attack_finds_the_nearest_point_of_a_linear_boundary(name, norm, config, factor):
+def test_minimum_norm_attack_finds_nearest_point_of_linear_boundary(name, norm, config, factor):
     net, x = Linear(), images()
     y = net(x).argmax(1)
     kind = attacks()[name]
@@ -89,7 +89,7 @@ def test_a_bounded_attack_reaches_the_lowest_margin_in_the_ball(name, norm):
         assert result.success.all()
 
 
-def test_the_l1_step_of_fgsm_is_the_best_one_inside_the_pixel_range():
+def test_fgsm_l1_step_is_optimal_inside_the_pixel_range():
     net, x = Linear(bias=300.0), images()
     result = attacks()["fgsm"](norm="l1", eps=3.0).run(
         WhiteBox(net), x, Misclassified(torch.zeros(4, dtype=torch.int64))
@@ -105,7 +105,7 @@ def test_the_l1_step_of_fgsm_is_the_best_one_inside_the_pixel_range():
     assert torch.allclose(-(delta * net.w.flatten()).sum(1), wanted, rtol=1e-4)
 
 
-def test_a_target_is_reached_at_the_known_distance():
+def test_targeted_minimum_distance_equals_the_formula():
     net, x = Linear(), images()
     result = attacks()["ddn"](steps=200, radius=0.1).run(WhiteBox(net), x, Targeted(torch.ones(4, dtype=torch.int64)))
     assert result.success.all()
@@ -113,7 +113,7 @@ def test_a_target_is_reached_at_the_known_distance():
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_step_to_a_hyperplane_is_the_shortest_one_in_the_pixel_range(norm):
+def test_step_to_hyperplane_is_shortest_inside_the_pixel_range(norm):
     draws = torch.Generator().manual_seed(0)
     x, normal = torch.rand(200, 30, generator=draws), torch.randn(200, 30, generator=draws)
     normal[:, :3] = 0
@@ -152,7 +152,7 @@ def test_projections_are_idempotent_and_within_the_threat(norm):
     assert torch.allclose(threat.project(x, z), z, atol=2e-6)
 
 
-def test_the_gradient_of_the_loss_is_that_of_cross_entropy_by_finite_differences():
+def test_loss_gradient_equals_finite_differences_of_cross_entropy():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.Tanh(), nn.Linear(8, 3)).eval()

@@ -1,4 +1,4 @@
-"""Against the reference libraries: equal where the algorithm is deterministic, never weaker otherwise."""
+"""Compared with reference libraries: equal where the algorithm is deterministic, no weaker otherwise."""
 
 import warnings
 
@@ -23,7 +23,7 @@ NAMES = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
 class Soft(torch.nn.Module):
-    """The CNN with logits a tenth as large: where the reference's cross-entropy in float32 is still exact enough."""
+    """The CNN with logits divided by 10, for which the references' cross-entropy in float32 is accurate."""
 
     def forward(self, x):
         return cnn()(x) / 10
@@ -39,14 +39,14 @@ class Times(torch.nn.Module):
 
 
 def doubtful(count):
-    """Victims of which the model is not so sure that cross-entropy in float32, as the peers use it, has no digits."""
+    """Victims for which cross-entropy in float32, as the references compute it, does not underflow."""
     x, y = victims(400)
     unsure = torch.nn.functional.cross_entropy(cnn()(x), y, reduction="none") >= 1e-6
     return x[unsure][:count], y[unsure][:count]
 
 
 def ours(name, x, y, *, net=None, target=None, access=WhiteBox, start=None, seeds=0, **config):
-    """The last iterate is what foolbox returns, so early stopping and best-so-far are set aside through `on_step`."""
+    """The last iterate, which foolbox returns, taken in `on_step` instead of the best image."""
     attack, last = attacks()[name](**config), {}
     criterion = Misclassified(y) if target is None else Targeted(target)
     keep = lambda _, attack_run: last.update(x=getattr(attack_run.state, "x", attack_run.best).clone())  # noqa: E731
@@ -72,7 +72,7 @@ def test_fgsm_equals_foolbox(eps):
     assert torch.equal(result.success, success)
 
 
-def test_on_images_of_which_the_model_is_sure_fgsm_fools_more_than_foolbox():
+def test_fgsm_fools_more_confident_images_than_foolbox():
     x, y = victims(400)
     loud = torch.nn.Sequential(cnn(), Times(30)).eval()
     _, success = in_foolbox(foolbox.attacks.LinfFastGradientAttack(), x, y, 0.1, net=loud)
@@ -157,7 +157,7 @@ def test_fgsm_bim_and_pgd_equal_torchattacks(targeted):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_deepfool_is_as_short_as_foolbox(norm):
+def test_deepfool_distance_is_no_larger_than_foolbox(norm):
     x, y = victims(128)
     kind = foolbox.attacks.L2DeepFoolAttack if norm == "l2" else foolbox.attacks.LinfDeepFoolAttack
     theirs, success = in_foolbox(kind(), x, y)
@@ -167,7 +167,7 @@ def test_deepfool_is_as_short_as_foolbox(norm):
     assert result.distance.median() <= 1.02 * size(theirs - x)[success].median()
 
 
-def test_ddn_is_as_short_as_foolbox():
+def test_ddn_distance_is_no_larger_than_foolbox():
     x, y = victims(128)
     theirs, success = in_foolbox(foolbox.attacks.DDNAttack(), x, y)
     result, _ = ours("ddn", x, y)
@@ -175,7 +175,7 @@ def test_ddn_is_as_short_as_foolbox():
     assert result.distance.median() <= 1.01 * (theirs - x)[success].flatten(1).norm(dim=1).median()
 
 
-def test_cw_is_as_short_as_foolbox():
+def test_cw_distance_is_no_larger_than_foolbox():
     x, y = victims(24)
     attack = foolbox.attacks.L2CarliniWagnerAttack(steps=150, binary_search_steps=4, initial_const=1.0)
     theirs, success = in_foolbox(attack, x, y)
@@ -184,7 +184,7 @@ def test_cw_is_as_short_as_foolbox():
     assert result.distance.median() <= 1.02 * (theirs - x)[success].flatten(1).norm(dim=1).median()
 
 
-def test_ead_is_as_short_as_foolbox():
+def test_ead_distance_is_no_larger_than_foolbox():
     x, y = victims(24)
     attack = foolbox.attacks.EADAttack(steps=150, binary_search_steps=4, initial_const=1.0, decision_rule="L1")
     theirs, success = in_foolbox(attack, x, y)
@@ -195,7 +195,7 @@ def test_ead_is_as_short_as_foolbox():
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.8)])
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
-def test_apgd_walks_as_the_reference_does(norm, eps, loss):
+def test_apgd_equals_the_reference_step_by_step(norm, eps, loss):
     x, y = victims(64)
     start = (
         attacks()["apgd"](norm=norm, eps=eps).threat().project(x, x + 0.05 * torch.sin(torch.arange(64.0)).view(8, 8))
@@ -211,7 +211,7 @@ def test_apgd_walks_as_the_reference_does(norm, eps, loss):
     assert (off <= 1e-6 if norm == "linf" else off <= 1e-4).float().mean() >= 0.95, off.sort().values[-8:]
 
 
-def test_targeted_apgd_turns_as_many_as_the_reference():
+def test_targeted_apgd_succeeds_as_often_as_the_reference():
     x, y = victims(100)
     walker = APGDAttack_targeted(cnn(), n_iter=20, eps=0.1, device="cpu", n_target_classes=4)
     with torch.random.fork_rng(devices=[]):
@@ -221,7 +221,7 @@ def test_targeted_apgd_turns_as_many_as_the_reference():
 
 
 @pytest.mark.parametrize(("norm", "targets"), [("linf", 0), ("linf", 1), ("l2", 0), ("l2", 1), ("l1", 1)])
-def test_fab_ends_where_the_reference_does(norm, targets):
+def test_fab_equals_the_reference(norm, targets):
     x, y = victims(100)
     walker = FABAttack_PT(cnn(), norm=NAMES[norm], n_iter=20, eps=1.0, device="cpu")
     walker.target_class = 2
@@ -254,7 +254,7 @@ def test_square_needs_as_few_queries_as_the_reference(norm):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.12), ("l2", 0.8)])
-def test_autoattack_leaves_as_many_images_as_the_reference(norm, eps):
+def test_autoattack_robust_accuracy_equals_the_reference(norm, eps):
     x, y = victims(200)
     with torch.random.fork_rng(devices=[]):
         whole = reference.AutoAttack(cnn(), norm=NAMES[norm], eps=eps, seed=0, version="custom",

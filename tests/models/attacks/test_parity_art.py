@@ -1,4 +1,4 @@
-"""Against the Adversarial Robustness Toolbox: the same steps from the same start give the same images."""
+"""Compared with the Adversarial Robustness Toolbox: the same steps from the same start give the same images."""
 
 import warnings
 from functools import cache
@@ -25,7 +25,7 @@ def estimator():
 
 
 def in_art(name, x, aim, **config):
-    """`aim` are the labels, or with `targeted` the targets."""
+    """`aim` are the labels, or the targets if `targeted`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         attack = getattr(evasion, name)(estimator(), batch_size=len(x), **config)
@@ -52,8 +52,8 @@ def test_steps_of_linf_equal_art(name, targeted):
     assert (result.success >= (guess != y if target is None else guess == target)).all()
 
 
-def test_pgd_l2_fools_at_least_what_art_fools():
-    """It clips to the box before it projects, so its images are others."""
+def test_pgd_l2_fools_no_fewer_than_art():
+    """ART clips to the box before it projects, so its images differ."""
     x, y = doubtful(64)
     images = in_art("ProjectedGradientDescent", x, y, norm=2, eps=0.8, eps_step=0.2, max_iter=10, verbose=False)
     result, _ = ours("pgd", x, y, eps=0.8, norm="l2", step=0.2, steps=10, random_start=False)

@@ -1,5 +1,5 @@
-"""Black boxes beside the libraries' at an equal budget of queries, over three seeds: no fewer images fall (99 % of
-chance), and the median of the distances is at most 15 % longer."""
+"""Label-based attacks compared with libraries at equal queries, over three seeds: no fewer successes (at 99 %
+confidence), and a median distance at most 15 % larger."""
 
 import warnings
 
@@ -24,7 +24,7 @@ SEEDS = range(3)
 
 
 class Counting(torch.nn.Module):
-    """The CNN, and how many images it was asked about."""
+    """The CNN with a count of the images it was shown."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def distances(images, x):
 
 
 def no_further(mine: list, theirs: list) -> None:
-    """Distances of both, pooled over the seeds: as many are within the peer's median, and their own is no longer."""
+    """Compares distances pooled over the seeds: successes within the reference's median, and our median."""
     mine, theirs = torch.cat(mine), torch.cat(theirs)
     middle = theirs.median()
     assert mine.median() <= 1.15 * middle
@@ -55,7 +55,7 @@ def foolbox_kind(name):
 
 
 @pytest.mark.parametrize("name", ["hopskipjump", "boundary"])
-def test_walks_along_the_boundary_come_as_near_as_foolboxs(name):
+def test_boundary_attack_distance_is_no_larger_than_foolbox(name):
     (x, y), mine, theirs = victims(12), [], []
     for seed in SEEDS:
         net = Counting().eval()
@@ -71,7 +71,7 @@ def test_walks_along_the_boundary_come_as_near_as_foolboxs(name):
     no_further(mine, theirs)
 
 
-def test_hopskipjump_comes_as_near_as_arts():
+def test_hopskipjump_distance_is_no_larger_than_art():
     (x, y), mine, theirs = victims(12), [], []
     for seed in SEEDS:
         net = Counting().eval()
@@ -91,7 +91,7 @@ def test_hopskipjump_comes_as_near_as_arts():
     no_further(mine, theirs)
 
 
-def test_three_pixels_turn_as_many_images_as_torchattacks_does():
+def test_three_pixel_attack_succeeds_as_often_as_torchattacks():
     (x, y), mine, theirs = victims(24), 0, 0
     for seed in SEEDS:
         net = Counting().eval()

@@ -1,4 +1,4 @@
-"""Attacks that see scores only: with as many queries, no fewer images fall than to the libraries' (99 % of chance)."""
+"""Score-based attacks compared with libraries at equal queries: no fewer successes (at 99 % confidence)."""
 
 import warnings
 
@@ -20,7 +20,7 @@ EPS, STEPS, SAMPLES, SEEDS = 0.12, 12, 32, range(3)
 
 
 def least(theirs: int, tries: int) -> float:
-    """The fewest hits that are no fewer than `theirs` but for chance: two samples, 99 % on one side."""
+    """The smallest count not significantly below `theirs`: two samples, one-sided, 99 %."""
     rate = (theirs + 1) / (tries + 2)
     return theirs - 2.326 * (2 * tries * rate * (1 - rate)) ** 0.5
 
@@ -35,8 +35,8 @@ def fooled(name, count, **config) -> int:
     return sum(int(one.success.sum()) for one in found)
 
 
-def test_nes_fools_as_many_as_foolboxs_estimator():
-    """Its losses are summed over the batch before they weigh the probes: it is given one image at a time."""
+def test_nes_fools_no_fewer_than_foolbox():
+    """The reference sums losses over the batch before weighting the probes, so it gets one image at a time."""
     count, hits = 16, 0
     (x, y), kind = victims(count), foolbox.attacks.LinfBasicIterativeAttack
     estimated = es_gradient_estimator(kind, samples=SAMPLES, sigma=0.001, bounds=(0, 1), clip=True)
@@ -51,7 +51,7 @@ def test_nes_fools_as_many_as_foolboxs_estimator():
     assert fooled("nes", count, step=0.02) >= least(hits, count * len(SEEDS))
 
 
-def test_spsa_fools_as_many_as_torchattacks():
+def test_spsa_fools_no_fewer_than_torchattacks():
     count, hits = 50, 0
     x, y = victims(count)
     with torch.random.fork_rng(devices=[]):

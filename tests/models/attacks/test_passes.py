@@ -1,4 +1,4 @@
-"""The price an attack gives itself beforehand holds: no image costs more passes, repairs after rounding aside."""
+"""Attacks stay within the passes that they declare, not counting repairs after rounding."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ CASES = [(name, norm) for name, kind in attacks().items() if Classifies in kind.
 
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
-def test_no_image_costs_more_than_was_said(name, norm):
+def test_passes_stay_within_the_declared_cost(name, norm):
     x, y = victims(3)
     # most hold out, so that all is spent
     config = {} if attacks()[name].minimal else {"eps": 0.004 if norm == "linf" else 0.02}

@@ -1,4 +1,4 @@
-"""Where attack libraries are known to go wrong: masked gradients, probabilities, dropout, batch norm, rounding."""
+"""Known pitfalls of attack libraries: masked gradients, probabilities, dropout, batch norm, rounding."""
 
 import pytest
 import torch
@@ -32,11 +32,11 @@ def robust(net, name="pgd", access=WhiteBox, **config):
     return int((~attacks()[name](**config).run(access(net), x, Misclassified(y)).success).sum())
 
 
-def test_logits_a_thousand_times_as_large_make_no_model_robust():
+def test_scaled_logits_do_not_stop_the_attack():
     assert abs(robust(Wrapped(cnn(), lambda z: 1000 * z).eval()) - robust(cnn())) <= 3
 
 
-def test_a_softmax_at_the_end_makes_no_model_robust_and_is_noticed():
+def test_model_with_softmax_output_is_attacked_and_reported():
     x, y = victims(64)
     soft = Wrapped(cnn(), lambda z: (z / 10).softmax(1)).eval()
     plain = Wrapped(cnn(), lambda z: z / 10).eval()
@@ -45,21 +45,21 @@ def test_a_softmax_at_the_end_makes_no_model_robust_and_is_noticed():
     assert abs(int((~result.success).sum()) - robust(plain)) <= 1
 
 
-def test_a_gradient_that_is_zero_everywhere_is_counted():
+def test_zero_gradients_are_counted():
     x, y = victims(8)
     stairs = Wrapped(nn.Sequential(Wrapped(nn.Identity(), lambda x: (x * 8).round() / 8), cnn()), lambda z: z).eval()
     result = attacks()["pgd"](eps=0.1, steps=4).run(WhiteBox(stairs), x, Misclassified(y))
     assert (result.zero_gradient[~result.success] == result.gradients[~result.success]).all()
 
 
-def test_a_model_without_a_gradient_is_named_as_such():
+def test_model_without_gradient_raises_input_error():
     x, y = victims(2)
     dead = Wrapped(cnn(), lambda z: z.detach()).eval()
     with pytest.raises(InputError, match="no gradient"):
         attacks()["fgsm"](eps=0.1).run(WhiteBox(dead), x, Misclassified(y))
 
 
-def test_dropout_and_batch_norm_of_a_model_in_training_are_asked_in_eval_mode_and_left_alone():
+def test_model_in_training_is_attacked_in_eval_mode_and_restored():
     x, y = victims(16)
     net = cnn()
     expected = attacks()["bim"](eps=0.05).run(WhiteBox(net), x, Misclassified(y))
@@ -91,7 +91,7 @@ def test_batch_norm_that_does_not_follow_a_layer_directly_stays():
 
 
 @pytest.mark.parametrize(("name", "factor"), [("deepfool", 1.05), ("ddn", 1.01)])
-def test_a_minimum_norm_success_survives_eight_bits(name, factor):
+def test_minimum_norm_success_survives_rounding_to_8_bits(name, factor):
     x, y = victims(64)
     floats = attacks()[name]().run(WhiteBox(cnn()), x, Misclassified(y))
     attack = attacks()[name]()
@@ -104,7 +104,7 @@ def test_a_minimum_norm_success_survives_eight_bits(name, factor):
     assert sent.distance.median() <= factor * floats.distance.median()
 
 
-def test_an_eps_between_two_levels_is_not_exceeded_by_rounding():
+def test_rounding_does_not_exceed_eps_between_two_levels():
     x, y = victims(16)
     attack = attacks()["pgd"](eps=0.1, steps=5)
     result = attack.run(WhiteBox(cnn()), x, Misclassified(y), attack.threat(levels=256))
@@ -112,7 +112,7 @@ def test_an_eps_between_two_levels_is_not_exceeded_by_rounding():
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
-def test_rounding_keeps_other_norms_inside_the_ball_too(norm):
+def test_rounding_stays_inside_l2_l1_and_l0_balls(norm):
     x, y = victims(32)
     attack = attacks()["pgd"](norm=norm, eps=0.7, steps=5)
     result = attack.run(WhiteBox(cnn()), x, Misclassified(y), attack.threat(levels=256))
@@ -120,7 +120,7 @@ def test_rounding_keeps_other_norms_inside_the_ball_too(norm):
     assert (result.distance > 0.5).any()
 
 
-def test_the_mask_is_never_left():
+def test_perturbation_stays_inside_the_mask():
     x, y = victims(8)
     mask = torch.zeros(1, 1, 8, 8)
     mask[..., :4] = 1
@@ -143,7 +143,7 @@ def test_the_mask_is_never_left():
         assert not torch.equal(result.images, x)
 
 
-def test_a_curve_only_rises_and_agrees_with_single_runs_or_beats_them():
+def test_success_grows_with_eps_and_is_no_worse_than_single_runs():
     x, y = victims(48)
     radii = torch.tensor([0.0, 0.02, 0.05, 0.08, 0.12])
     for name in ("pgd", "deepfool"):
@@ -162,7 +162,7 @@ def test_a_curve_only_rises_and_agrees_with_single_runs_or_beats_them():
                 assert hits[:, column].sum() >= single.success.sum() - 1
 
 
-def test_random_signs_of_the_same_size_do_far_less_than_an_attack():
+def test_random_signs_do_far_less_than_the_attack():
     x, y = victims(200)
     threat = ThreatModel("linf", 24 / 255, levels=256)
     control = noise(x, threat, torch.arange(200))
@@ -172,7 +172,7 @@ def test_random_signs_of_the_same_size_do_far_less_than_an_attack():
     assert attacked > 5 * fooled
 
 
-def test_restarts_and_sequences_turn_at_least_as_many_as_one_attack():
+def test_restarts_and_sequences_succeed_at_least_as_often():
     x, y = victims(64)
     one = attacks()["pgd"](eps=0.09, steps=3)
     box = WhiteBox(cnn())
@@ -188,7 +188,7 @@ def test_restarts_and_sequences_turn_at_least_as_many_as_one_attack():
     assert chain.sum() > single.sum()
 
 
-def test_a_quantised_attack_shows_the_model_whole_levels_only():
+def test_quantised_attack_shows_the_model_8_bit_images_only():
     x, y = victims(8)
     seen = []
 
@@ -202,7 +202,7 @@ def test_a_quantised_attack_shows_the_model_whole_levels_only():
     assert all(torch.equal((images * 255).round() / 255, images) for images in seen)
 
 
-def test_bisecting_a_bounded_attack_comes_near_the_smallest_perturbation():
+def test_bisect_finds_nearly_the_smallest_perturbation():
     x, y = victims(16)
     found = combine.bisect(
         attacks()["pgd"](eps=0.5, steps=20), WhiteBox(cnn()), x, Misclassified(y), ThreatModel("linf"), tolerance=0.002
@@ -237,13 +237,13 @@ def test_eot_attacks_the_mean_over_transformations():
         (lambda: ScoreOracle(cnn(), budget=0), "budget"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(make, field):
+def test_invalid_configs_name_the_field(make, field):
     with pytest.raises(ConfigError) as caught:
         make()
     assert caught.value.field == field
 
 
-def test_attack_access_threat_and_images_have_to_go_together():
+def test_attack_checks_access_threat_and_images():
     x, y = victims(2)
     pgd = attacks()["pgd"](eps=0.1)
     with pytest.raises(ConfigError, match="gradients"):
@@ -280,7 +280,7 @@ def test_margins_are_below_zero_exactly_when_the_image_is_adversarial():
     assert aimed.margin(maps * 0) < 0
 
 
-def test_segmentation_is_attacked_through_the_same_engine():
+def test_classifier_attacks_work_on_segmenters():
     x, _ = victims(4)
     net = Wrapped(nn.Identity(), lambda images: torch.cat([0.5 - images, images - 0.5], 1)).eval()
     labels = net(x).argmax(1)
@@ -290,7 +290,7 @@ def test_segmentation_is_attacked_through_the_same_engine():
     assert result.success.all()
 
 
-def test_draws_are_uniform_normal_and_their_own():
+def test_row_rng_is_uniform_normal_and_independent_per_row():
     draws = RowRNG(torch.arange(4))
     uniform = draws.uniform((50_000,), "u")
     normal = draws.normal((50_000,), "n")
@@ -307,7 +307,7 @@ def test_draws_are_uniform_normal_and_their_own():
     assert counts.min() > 0.97 * 200_000 / 7
 
 
-def test_a_label_oracle_shows_labels_alone():
+def test_label_oracle_returns_only_labels():
     x, _ = victims(4)
     shown = LabelOracle(lambda images: cnn()(images).argmax(1), classes=10).outputs(x)
     assert torch.equal(shown.sum(1), torch.ones(4))

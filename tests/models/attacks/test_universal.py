@@ -1,4 +1,4 @@
-"""Universal perturbations fool images they were not fitted to, far beyond noise of the same size."""
+"""Universal perturbations fool images they were not fitted to, far more often than noise of the same size."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def fit(**config):
 
 
 @pytest.mark.parametrize(("config", "factor"), [({"steps": 60}, 4), ({"method": "deepfool", "passes": 1}, 2)])
-def test_unseen_images_are_fooled_far_more_than_by_controls_of_the_same_size(config, factor):
+def test_universal_perturbation_beats_controls_on_unseen_images(config, factor):
     delta, steps, test = fit(**config)
     box = WhiteBox(cnn())
     assert delta.abs().max() <= 50 / 255 + 1e-6
@@ -42,14 +42,14 @@ def test_unseen_images_are_fooled_far_more_than_by_controls_of_the_same_size(con
     assert rate > fooling_rate(box, test, permuted(delta))
 
 
-def test_a_targeted_one_drives_images_to_its_class():
+def test_targeted_universal_perturbation_leads_to_its_class():
     delta, _, test = fit(steps=80, target=8)
     answers = cnn()(apply(delta, test.head(200)["images"])).argmax(1)
     plain = cnn()(test.head(200)["images"]).argmax(1)
     assert (answers == 8).float().mean() > 2 * (plain == 8).float().mean()
 
 
-def test_a_resumed_fit_ends_where_an_unbroken_one_does():
+def test_resumed_fit_equals_uninterrupted_fit():
     train, _ = splits()
     config = UniversalConfig(steps=12)
     whole = Universal(WhiteBox(cnn()), train, config, seed=3)
@@ -64,13 +64,13 @@ def test_a_resumed_fit_ends_where_an_unbroken_one_does():
     assert torch.equal(whole.delta, second.delta)
 
 
-def test_the_controls_keep_size_or_values():
+def test_controls_keep_size_or_values():
     delta = torch.linspace(-0.2, 0.2, 64).view(1, 8, 8)
     assert torch.equal(permuted(delta).flatten().sort().values, delta.flatten().sort().values)
     assert random_signs(delta).abs().unique().numel() == 1
 
 
-def test_no_perturbation_fools_nothing_and_the_matrix_has_every_pair():
+def test_zero_perturbation_fools_nothing_and_matrix_is_complete():
     _, test = splits()
     nothing = torch.zeros(1, 8, 8)
     assert fooling_rate(WhiteBox(cnn()), test, nothing) == 0

@@ -1,4 +1,4 @@
-"""Defences: each stage does what its name says; stages and what is behind them are one model, served like any other."""
+"""Defences: each stage computes what its name says; a defended model is saved and served like any other."""
 
 import io
 
@@ -34,7 +34,7 @@ def draws(count: int) -> RowRNG:
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
-    """Random images that are smooth at the scale of a few pixels, in 8 bits."""
+    """Random smooth 8-bit images."""
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
     return (torch.nn.functional.avg_pool2d(noise, 5, 1, 2, count_include_pad=False) * 255).round() / 255
 
@@ -57,7 +57,7 @@ def behind(*stages: dict, shape=(1, 12, 12), **settings) -> Defended:
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("quality", [10, 50, 90])
-def test_jpeg_loses_what_the_file_format_loses(mode, quality):
+def test_jpeg_stage_approximates_the_jpeg_file(mode, quality):
     images = smooth((1, len(mode), 21, 34))
     levels = (images[0] * 255).round().to(torch.uint8)
     array = levels[0].numpy() if mode == "L" else levels.permute(1, 2, 0).numpy()
@@ -71,7 +71,7 @@ def test_jpeg_loses_what_the_file_format_loses(mode, quality):
     assert np.abs(found - written).mean() < (0.55 * lost if mode == "RGB" else 0.6 / 255)
 
 
-def test_bits_are_dropped_and_a_median_is_the_median():
+def test_bit_depth_and_median_compute_what_they_say():
     images = smooth((2, 3, 9, 12))
     found = stage("bit_depth", bits=2)(images, draws(2))
     assert torch.equal(found.unique(), torch.tensor([0, 1 / 3, 2 / 3, 1])[(found.unique() * 3).long()])
@@ -81,7 +81,7 @@ def test_bits_are_dropped_and_a_median_is_the_median():
     assert stage("median", size=4)(images, draws(2)).shape == images.shape
 
 
-def test_total_variation_is_traded_for_distance():
+def test_larger_weight_of_total_variation_smooths_more():
     def variation(values: torch.Tensor) -> float:
         return float(values.diff(dim=2).abs().sum() + values.diff(dim=3).abs().sum())
 
@@ -94,7 +94,7 @@ def test_total_variation_is_traded_for_distance():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "purify"])
-def test_a_gradient_gets_through_every_stage(kind):
+def test_every_stage_passes_a_gradient(kind):
     images = smooth((2, 1, 12, 12)).requires_grad_()
     found = stage(kind)(images, draws(2))
     weights = torch.rand(found.shape)
@@ -106,7 +106,7 @@ def test_a_gradient_gets_through_every_stage(kind):
 
 @pytest.mark.parametrize("shape", [(1, 12, 12), (3, 9, 14)], ids=["grey", "colour"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_defended_model_is_one_piece_and_answers_a_row_alone_as_in_company(kind, shape):
+def test_defended_model_gives_the_same_answer_alone_and_in_a_batch(kind, shape):
     made = behind({"kind": kind} | ({"model": "coder"} if kind == "purify" else {}), shape=shape, draws=3)
     images = smooth((4, *shape))
     made.calibrate(images)
@@ -118,7 +118,7 @@ def test_a_defended_model_is_one_piece_and_answers_a_row_alone_as_in_company(kin
     assert not torch.equal(made.logits(images), made.base.logits(images))
 
 
-def test_noise_belongs_to_the_image():
+def test_noise_depends_on_the_image_alone():
     images = smooth((3, 1, 12, 12))
     assert len(set(fingerprints(images).tolist())) == 3
     assert torch.equal(fingerprints(images[2:]), fingerprints(images)[2:])
@@ -129,8 +129,8 @@ def test_noise_belongs_to_the_image():
 
 
 @pytest.mark.parametrize("kind", ["bit_depth", "jpeg", "noise"])
-def test_an_attack_on_a_defended_model_goes_through_the_defence(kind):
-    """The same attack, made on the model without its defence, does less harm than one that knows of it."""
+def test_attack_on_defended_model_passes_through_the_defence(kind):
+    """The attack on the undefended model does less harm than the adaptive attack."""
     made = behind({"kind": kind, **({"sigma": 0.1} if kind == "noise" else {})}, draws=4)
     images = smooth((24, 1, 12, 12))
     labels = made.logits(images).argmax(1)
@@ -150,13 +150,13 @@ def test_an_attack_on_a_defended_model_goes_through_the_defence(kind):
         ([{"kind": "purify", "model": "classifier"}], "stages/0/model"),
     ],
 )
-def test_a_stage_that_cannot_be_is_named(stages, field):
+def test_invalid_stage_is_named_in_the_error(stages, field):
     with pytest.raises(ConfigError) as caught:
         defend(classifier(), "digits", stages, lambda reference: classifier())
     assert caught.value.field == field
 
 
-def test_an_autoencoder_of_another_size_is_refused():
+def test_autoencoder_of_another_image_size_is_refused():
     with pytest.raises(ConfigError) as caught:
         defend(classifier(), "d", [{"kind": "purify", "model": "m"}], lambda reference: autoencoder((3, 12, 12)))
     assert "3x12x12" in caught.value.detail
@@ -165,7 +165,7 @@ def test_an_autoencoder_of_another_size_is_refused():
 TRAINED = {"kind": "trained", "attacks": ["pgd"], "images": 64, "eps": "20/255"}
 
 
-def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
+def test_trained_detector_is_saved_with_the_model_and_reproducible():
     images = smooth((64, 3, 9, 14))
     models = [behind({"kind": "bit_depth"}, shape=(3, 9, 14), detector=TRAINED) for _ in range(2)]
     for model in models:
@@ -180,7 +180,7 @@ def test_a_trained_detector_is_part_of_the_model_and_the_same_each_time():
     assert torch.isfinite(slope).all() and slope.flatten(1).abs().sum(1).gt(0).all()
 
 
-def test_what_a_detector_cannot_learn_from_is_named():
+def test_trained_detector_errors_name_the_cause():
     class OracleUnavailable(Classifier):
         def logits(self, images):
             return super().logits(images).detach()
@@ -199,7 +199,7 @@ def test_what_a_detector_cannot_learn_from_is_named():
 
 
 @pytest.mark.parametrize("detector", [{"kind": "squeezing"}, {"kind": "reconstruction", "model": "coder"}])
-def test_the_threshold_lets_the_asked_share_of_clean_images_pass(detector):
+def test_threshold_is_the_quantile_of_clean_scores(detector):
     made = behind(detector=detector | {"quantile": 0.8})
     images = smooth((40, 1, 12, 12))
     operation = DetectAdversarial()

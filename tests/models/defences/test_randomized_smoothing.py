@@ -1,4 +1,4 @@
-"""Certificates: exact where the truth is known, honest where it is not."""
+"""Certificates of randomised smoothing: exact where the truth is known, never too large otherwise."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.models.defences.test_defences import classifier, smooth
 
 
 def half_space(x: torch.Tensor) -> torch.Tensor:
-    """(b, 2) logits: which side of a plane through pixel space an image is on."""
+    """(b, 2): logits of a linear classifier."""
     normal = torch.linspace(-1, 1, x[0].numel())
     distance = x.flatten(1) @ (normal / normal.norm())
     return torch.stack([distance, -distance], 1)
@@ -22,7 +22,7 @@ def votes_of(image: torch.Tensor, sigma: float, n: int, what: str = "votes") -> 
 
 
 @pytest.mark.parametrize("sigma", [0.25, 1.0])
-def test_before_a_plane_the_radius_is_the_distance_to_it(sigma):
+def test_certified_radius_of_half_space_is_the_distance_to_it(sigma):
     """Cohen et al., appendix: for a linear classifier the certificate is exact, up to the finite count of votes."""
     image = torch.full((1, 4, 4), 0.5) + 0.1 * torch.linspace(-1, 1, 16).view(1, 4, 4)
     distance = float(half_space(image[None])[0, 0])
@@ -32,7 +32,7 @@ def test_before_a_plane_the_radius_is_the_distance_to_it(sigma):
     assert distance - 0.07 * sigma < radius.item() <= distance
 
 
-def test_on_the_plane_it_abstains():
+def test_certificate_abstains_on_the_boundary():
     votes = votes_of(torch.full((1, 4, 4), 0.5), 0.25, 2000)
     guess, radius, _ = certify(votes[None], votes[None], 0.25, alpha=0.001)
     assert guess.item() == ABSTAINED and radius.item() == 0
@@ -40,14 +40,14 @@ def test_on_the_plane_it_abstains():
     assert vote(counts, alpha=0.001).tolist() == [ABSTAINED, 0, ABSTAINED]
 
 
-def test_bounds_are_clopper_and_pearson():
+def test_lower_bound_and_interval_are_clopper_pearson():
     assert lower_bound(np.array([100]), 100, 0.001)[0] == pytest.approx(0.001 ** (1 / 100))
     assert lower_bound(np.array([0]), 100, 0.001)[0] == 0
     assert interval(0, 20) == pytest.approx((0, 1 - 0.025 ** (1 / 20)))
     assert interval(8, 20) == pytest.approx((0.1912, 0.6395), abs=1e-4)  # Clopper & Pearson's own tables
 
 
-def test_a_vote_is_the_same_in_any_number_of_blocks_and_needs_no_memory_for_its_length():
+def test_votes_do_not_depend_on_the_number_of_blocks():
     seen = []
 
     def counted(x: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def test_a_vote_is_the_same_in_any_number_of_blocks_and_needs_no_memory_for_its_
     assert set(seen) == {64}
 
 
-def test_the_operation_certifies_each_image_by_itself():
+def test_certify_operation_treats_each_image_separately():
     model, operation = classifier(), Certify()
     images = smooth((3, 1, 12, 12))
     params = CertifyParams(n=60, sigma=0.05)
@@ -75,7 +75,7 @@ def test_the_operation_certifies_each_image_by_itself():
         assert (item["radius_l2"] > 0) != item["abstained"]
 
 
-def test_noise_in_front_is_what_is_certified():
+def test_sigma_of_a_first_noise_stage_is_certified():
     base = classifier()
     made = defend(base, "digits", [{"kind": "noise", "sigma": 0.4}, {"kind": "bit_depth"}], lambda reference: base)
     sigma, voter = voter_of(made, None)
