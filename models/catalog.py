@@ -110,7 +110,7 @@ def describe_report(report: type[Report]) -> dict[str, Any]:
         "columns": report.columns,
         "price": report.price,
         "settings": report.settings,
-        "passes_on": report.passes_on,
+        "forwards_params": report.forwards_params,
         "params": report.Params.model_json_schema(),
     }
 

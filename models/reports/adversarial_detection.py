@@ -1,4 +1,4 @@
-"""Can adversarial images be told from clean ones? A detector against several attacks, one of which knows of it."""
+"""A detector of adversarial images against several attacks, one of them adaptive (it attacks the detector as well)."""
 
 from typing import Any, ClassVar, Literal
 
@@ -24,8 +24,8 @@ from models.attacks.square import Square
 from models.capabilities import Classifies
 from models.defences.defended import Defended, defend
 from models.evaluation.metrics import spaced_rows
-from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.core.classification import CHUNK, eps_for, rows_of, share, white_box
+from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
+from models.reports.core.classification import CHUNK, classifier_access, eps_for, labelled_images, rate
 
 METHODS: dict[str, type[Attack]] = {a.name: a for a in (FGSM, PGD, MIFGSM, APGD, DeepFool, DDN, CW, Square)}
 QUERIES = 500
@@ -34,41 +34,40 @@ POINTS = 21
 
 
 class AdversarialDetectionParams(Params):
-    """Which detector, against what."""
+    """The detector and the attacks."""
 
     detector: dict[str, Any] = Field(
-        {"kind": "squeezing"}, description="As in POST /v1/defences. A model that has a detector is judged by its own."
+        {"kind": "squeezing"}, description="Detector, as in POST /v1/defences. Ignored for a model that has a detector."
     )
     methods: list[Literal[*METHODS]] = Field(
         ["fgsm", "pgd", "ddn", "square"],
         min_length=1,
         max_length=len(METHODS),
-        description="Attacks that know of no detector.",
+        description="Attacks on the classifier alone.",
     )
     eps: Eps | None = Field(
         None,
-        description="Size (linf) of bounded attacks. Empty: as the model was trained against, or as is usual.",
+        description="eps (linf) of bounded attacks. Default: that of the model's adversarial training, else chosen "
+        "from the images (0.3 for grey line art, else 8/255).",
     )
     steps: int = Field(40, ge=1, le=1000, description="Gradient steps of the adaptive attack.")
-    images: int = Field(200, ge=4, le=10_000, description="At most so many validation images.")
+    images: int = Field(200, ge=4, le=10_000, description="Maximum number of validation images.")
 
 
 class AdversarialDetectionReport(Report):
-    """The threshold is a quantile of clean images of the model's own validation data, other ones than those attacked.
+    """The threshold is a quantile of the scores of clean validation images, other ones than those attacked.
 
-    AUROC compares images that an attack turned with the same images clean; `learned_from` marks attacks that a trained
-    detector was shown. The adaptive attack (PGD) seeks images that are misclassified and below the threshold at once;
-    only against it does a detector mean much.
+    AUROC compares adversarial images with the same images clean. `learned_from` marks attacks that a trained detector
+    learned from. The adaptive attack (PGD) looks for images that are misclassified with a score below the threshold;
+    a detector protects against an attacker who knows it only as far as it withstands this attack.
     """
 
     name = "adversarial_detection"
-    summary = (
-        "Judges a detector of adversarial images: AUROC and hits at its threshold, also against an adaptive attack."
-    )
+    summary = "Evaluates a detector of adversarial images: AUROC and detection rates, also against an adaptive attack."
     needs = (Classifies,)
     columns = ("images", "labels")
     Params = AdversarialDetectionParams
-    # the adaptive attack runs twice at most, and each of its passes looks through the detector as well
+    # the adaptive attack runs at most twice, and each of its passes includes the detector
     price = {
         "forwards": "min(images, (validation + 1) / 2) * (run_forwards + count_methods * (2 + look)"
         " + 2 * (steps + 3) * (1 + look) + 2 + 5 * look) + lesson_forwards",
@@ -76,97 +75,99 @@ class AdversarialDetectionReport(Report):
     }
     settings: ClassVar[dict[str, dict[str, Any]]] = {"square": {"queries": QUERIES}}
 
-    def run(self, subject: Subject, params: AdversarialDetectionParams, kept: Any = None) -> Run:
+    def run(self, subject: Subject, params: AdversarialDetectionParams, progress_state: Any = None) -> Run:
         images, labels, clean = split(subject, params)
         names = [*params.methods, ADAPTIVE]
-        model, total = detecting(subject, params), len(names) * len(images)
+        model, total = with_detector(subject, params), len(names) * len(images)
         learned = model.detector.training_attacks
         if model.detector.needs_training and model is not subject.model:
             lesson = torch.cat(list(spaced_rows(subject.train, "images", model.detector.config.images)))
             for _ in model.fit_detector(lesson, subject.seed):
                 yield Progress(0, total)
         model.calibrate(clean.cpu())
-        before, eps = suspicions(model, images), eps_for(subject, params.eps, "linf")
-        rows: list[dict[str, Any]] = list(kept or [])
+        before, eps = adversarial_scores(model, images), eps_for(subject, params.eps, "linf")
+        rows: list[dict[str, Any]] = list(progress_state or [])
         for place in range(len(rows), len(names)):
-            found = []
+            parts = []
             for start in range(0, len(images), CHUNK):
                 part = slice(start, start + CHUNK)
                 seed = start + subject.seed
-                found.append(assault(names[place], model, images[part], labels[part], eps, params, seed))
+                parts.append(run_attack(names[place], model, images[part], labels[part], eps, params, seed))
                 yield Progress(place * len(images) + min(start + CHUNK, len(images)), total)
-            after, turned = (torch.cat(column) for column in zip(*found, strict=True))
-            row = judged(names[place], before, suspicions(model, after), turned, model.threshold)
+            after, turned = (torch.cat(column) for column in zip(*parts, strict=True))
+            row = attack_row(names[place], before, adversarial_scores(model, after), turned, model.threshold)
             rows = [*rows, row | {"learned_from": names[place] in learned}]
             yield Progress((place + 1) * len(images), total, rows)
         level, count = model.threshold, len(images)
-        harmless = suspicions(model, noise(images, ThreatModel("linf", eps, 256), torch.arange(count)))
+        harmless = adversarial_scores(model, noise(images, ThreatModel("linf", eps, 256), torch.arange(count)))
         facts = {"images": count, "detector": model.config.detector.kind, "threshold": level, "eps": eps}
-        facts |= {"learned_from": learned} | share("clean_suspected", int((before > level).sum()), count)
-        facts |= share("random_signs_suspected", int((harmless > level).sum()), count)
+        facts |= {"learned_from": learned} | rate("clean_suspected", int((before > level).sum()), count)
+        facts |= rate("random_signs_suspected", int((harmless > level).sum()), count)
         table = [{name: value for name, value in row.items() if name != "roc"} for row in rows]
-        return Findings(facts, {"attacks": table}, plots(rows), notes=notes(table))
+        return ReportResult(facts, {"attacks": table}, plots(rows), notes=notes(table))
 
 
-def detecting(subject: Subject, params: AdversarialDetectionParams) -> Defended:
-    """The model with its own detector, or with the one that was asked for."""
+def with_detector(subject: Subject, params: AdversarialDetectionParams) -> Defended:
+    """The model itself if it has a detector, else with the detector of the params."""
     if isinstance(subject.model, Defended):
         return subject.model
     return defend(subject.model, "this", [], subject.load, detector=params.detector)
 
 
 def split(subject: Subject, params: AdversarialDetectionParams) -> tuple[Tensor, Tensor, Tensor]:
-    """Images to attack with their labels, and clean ones in between for the threshold."""
-    images, labels = rows_of(subject, 2 * params.images)
+    """Images to attack, their labels, and other clean images for the threshold, alternating in the split."""
+    images, labels = labelled_images(subject, 2 * params.images)
     return images[::2][: params.images], labels[::2][: params.images], images[1::2]
 
 
-def suspicions(model: Defended, images: Tensor) -> Tensor:
+def adversarial_scores(model: Defended, images: Tensor) -> Tensor:
+    """(n,): the detector's scores, in chunks of CHUNK images."""
     return torch.cat([model.adversarial_score(part) for part in images.split(CHUNK)])
 
 
-def assault(
+def run_attack(
     name: str, model: Defended, x: Tensor, labels: Tensor, eps: float, params: AdversarialDetectionParams, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """8-bit images, and which of them are misclassified that were not before."""
+    """8-bit images of the attack, and which of them (n,) are misclassified where the clean image is not."""
     seeds, right = torch.arange(len(x), device=x.device) + seed, model.logits(x).argmax(1) == labels
     if name == ADAPTIVE:
-        images = evading(model, x, labels, PGD(steps=params.steps, eps=eps), seeds)
+        images = adaptive_attack(model, x, labels, PGD(steps=params.steps, eps=eps), seeds)
     else:
         kind = METHODS[name]
         settings = {} if kind.minimal else {"eps": eps}
         attack = kind(**settings, **({"queries": QUERIES} if kind is Square else {}))
         threat = ThreatModel(attack.threat().norm, attack.threat().eps, 256)
-        images = attack.run(white_box(model), x, Misclassified(labels), threat, seeds).images
+        images = attack.run(classifier_access(model), x, Misclassified(labels), threat, seeds).images
     return images, right & (model.logits(images).argmax(1) != labels)
 
 
-def evading(model: Defended, x: Tensor, labels: Tensor, attack: Attack, seeds: Tensor) -> Tensor:
-    """Images of an attack that knows the detector: the sum of both ends first, and where that fails both in turns."""
-    box, threat = WhiteBox(model, with_suspicion), ThreatModel("linf", attack.config.eps, 256)
-    ends = labels, model.threshold, model.detector.unit
-    first = attack.run(box, x, UndetectedMisclassification(*ends), threat, seeds)
-    second = attack.run(box, x, SelectiveLoss(*ends), threat, seeds, skip=first.success)
+def adaptive_attack(model: Defended, x: Tensor, labels: Tensor, attack: Attack, seeds: Tensor) -> Tensor:
+    """Attacks classifier and detector: the sum of both losses first, and where that fails one of the two per step."""
+    box, threat = WhiteBox(model, logits_and_score), ThreatModel("linf", attack.config.eps, 256)
+    goal = labels, model.threshold, model.detector.unit
+    first = attack.run(box, x, UndetectedMisclassification(*goal), threat, seeds)
+    second = attack.run(box, x, SelectiveLoss(*goal), threat, seeds, skip=first.success)
     return torch.where(expand_to(first.success, x), first.images, second.images)
 
 
-def with_suspicion(model: Defended, images: Tensor) -> Tensor:
+def logits_and_score(model: Defended, images: Tensor) -> Tensor:
+    """(n, classes + 1): logits, and the detector's score as the last column."""
     return torch.cat([model.logits(images), model.adversarial_score(images)[:, None]], 1)
 
 
-def judged(name: str, before: Tensor, after: Tensor, turned: Tensor, threshold: float) -> dict[str, Any]:
-    """A row of the table, with `roc`, the hit rate at each rate of false alarms."""
+def attack_row(name: str, before: Tensor, after: Tensor, turned: Tensor, threshold: float) -> dict[str, Any]:
+    """A row of the table; `roc` holds the true positive rate at POINTS false positive rates."""
     hits, clean = after[turned], before[turned]
     row: dict[str, Any] = {"attack": name, "turned": int(turned.sum()), "images": len(turned)}
     row["auroc"] = auroc(clean, hits) if len(hits) else None
-    row |= share("suspected", int((hits > threshold).sum()), len(hits))
-    row |= share("unnoticed", int((turned & (after <= threshold)).sum()), len(turned))
+    row |= rate("suspected", int((hits > threshold).sum()), len(hits))
+    row |= rate("unnoticed", int((turned & (after <= threshold)).sum()), len(turned))
     levels = before.double().quantile(torch.linspace(1, 0, POINTS, dtype=torch.float64, device=before.device))
     return row | {"roc": [float((hits.double() > level).double().mean()) for level in levels] if len(hits) else []}
 
 
 def plots(rows: list[dict[str, Any]]) -> list[Curve]:
-    """The receiver operating characteristic of each attack that turned an image."""
+    """The ROC curve of each attack that fooled the classifier at least once."""
     axis = [step / (POINTS - 1) for step in range(POINTS)]
     series = {row["attack"]: row["roc"] for row in rows if row["roc"]}
     return (
@@ -175,7 +176,7 @@ def plots(rows: list[dict[str, Any]]) -> list[Curve]:
 
 
 def auroc(clean: Tensor, adversarial: Tensor) -> float:
-    """The chance that an adversarial image has the higher score (Mann & Whitney); ties count half."""
+    """P(score of an adversarial image > score of a clean one), ties counted half (Mann & Whitney 1947)."""
     difference = adversarial.double()[:, None] - clean.double()[None]
     return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())
 
@@ -184,7 +185,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     adaptive = rows[-1]
     if adaptive["unnoticed"] and adaptive["unnoticed"] > 0.2:
         return [
-            f"An attack that knows the detector turns {adaptive['unnoticed']:.1%} of the images unnoticed: "
-            "it does not protect against whoever has the model."
+            f"An attack that knows the detector fools the model undetected on {adaptive['unnoticed']:.1%} of the "
+            "images: the detector does not protect against an attacker who has the model."
         ]
     return []

@@ -1,4 +1,4 @@
-"""Do the codes fall into groups, and are they the classes? k-means or a Gaussian mixture over codes."""
+"""Clusters the codes of a dataset with k-means or a Gaussian mixture, and compares clusters with classes."""
 
 from typing import Any
 
@@ -10,63 +10,66 @@ from torch import Tensor
 from models.capabilities import Encodes
 from models.evaluation.clustering import Clustering, Method
 from models.evaluation.dataset_view import DatasetView, Selection
-from models.reports.core.base import Findings, Report, Run, Subject
+from models.reports.core.base import Report, ReportResult, Run, Subject
 from models.reports.core.codes import CodesParams, encode_all, view_of
 from models.types import DataError
 
-SHOWN = 16
+PER_CLUSTER = 16
 
 
 class ClusterParams(CodesParams):
-    """How to group."""
+    """The clustering, and the images."""
 
-    clusters: int | None = Field(None, ge=2, le=1000, description="Groups; empty: the number of classes, else 10.")
-    method: Method = Field("kmeans", description="k-means, or a Gaussian mixture (diagonal).")
+    clusters: int | None = Field(
+        None, ge=2, le=1000, description="Number of clusters. Default: the number of classes, else 10."
+    )
+    method: Method = Field("kmeans", description="kmeans, or gmm: a Gaussian mixture with diagonal covariances.")
 
 
 class ClusterReport(Report):
-    """With labels: accuracy under the best matching of groups to classes (Hungarian), NMI and ARI. Without: silhouette.
+    """The silhouette; with labels also the accuracy of the best one-to-one matching (Hungarian), NMI and ARI.
 
-    Codes are standardised per dimension. The same seed gives the same groups. The operation `cluster` puts other images
-    into the groups of a finished report.
+    Codes are standardised per dimension. The same seed gives the same clusters. The operation `cluster` assigns other
+    images to the clusters of a finished report.
     """
 
     name = "cluster"
-    summary = "Groups the codes of a dataset and compares the groups with its classes."
+    summary = "Clusters the codes of a dataset and compares the clusters with its classes."
     needs = (Encodes,)
     Params = ClusterParams
 
-    def run(self, subject: Subject, params: ClusterParams, kept: Any = None) -> Run:
+    def run(self, subject: Subject, params: ClusterParams, progress_state: Any = None) -> Run:
         view = view_of(subject)
         selection = view.select(params.split, params.images)
         count = params.clusters or len(subject.data.classes or ()) or 10
         if count >= len(selection):
             raise DataError(
-                f"{count} clusters need more than {count} images; there are {len(selection)} to look at",
+                f"{count} clusters need more than {count} images; there are {len(selection)}",
                 "params/clusters",
-                "ask for fewer clusters" + ("" if params.split == "all" else ", or for split: all"),
+                "use fewer clusters" + ("" if params.split == "all" else ", or split: all"),
             )
         codes = yield from encode_all(subject.model, view, selection)
-        found = Clustering.fit(codes, count, params.method, subject.seed)
-        groups = found.assign(codes)[0].numpy()
+        clustering = Clustering.fit(codes, count, params.method, subject.seed)
+        groups = clustering.assign(codes)[0].numpy()
         facts = {"clusters": count, "images": len(codes), "method": params.method}
-        facts |= shape_facts(found.standardised(codes).numpy().astype(np.float64), groups)
-        table = [{"cluster": k, "images": int((groups == k).sum())} for k in range(len(found))]
+        facts |= shape_facts(clustering.standardised(codes).numpy().astype(np.float64), groups)
+        table = [{"cluster": k, "images": int((groups == k).sum())} for k in range(len(clustering))]
         labels = view.labels(selection.positions)
         if labels is not None:
             facts |= label_facts(labels.numpy(), groups)
             name_majority(table, labels.numpy(), groups, subject.data.classes)
-        pictures = {"clusters": sheet(view, selection, found, codes)}
+        pictures = {"clusters": sheet(view, selection, clustering, codes)}
         notes = []
-        if len(found) < count:
+        if len(clustering) < count:
             notes = [
-                f"Only {len(found)} of the codes differ, so there are no more groups: the model may have collapsed."
+                f"Only {len(clustering)} codes are distinct, so there are no more clusters: the model may have "
+                "collapsed."
             ]
-        return Findings(facts, {"clusters": table}, [], pictures, notes, found.pack({"clusters": table}))
+        return ReportResult(facts, {"clusters": table}, [], pictures, notes, clustering.pack({"clusters": table}))
 
 
 def shape_facts(points: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:
-    """How well separated the groups are: the mean silhouette in [-1, 1] over at most 5 000 points."""
+    """The mean silhouette, in [-1, 1], of at most 5 000 points; None for a single cluster."""
     from sklearn.metrics import silhouette_score
 
     part = slice(0, 5000)
@@ -77,7 +80,7 @@ def shape_facts(points: np.ndarray, groups: np.ndarray) -> dict[str, float | Non
 
 
 def label_facts(labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-    """Accuracy of the best one-to-one matching, NMI and ARI, with the accuracy of one single group beside them."""
+    """Accuracy of the best one-to-one matching, NMI, ARI; the accuracy of a single cluster is the baseline."""
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
@@ -93,7 +96,7 @@ def label_facts(labels: np.ndarray, groups: np.ndarray) -> dict[str, float]:
 
 
 def name_majority(rows: list[dict[str, Any]], labels: np.ndarray, groups: np.ndarray, classes: tuple | None) -> None:
-    """Adds to each group the class most of its members have, and their share."""
+    """Adds to the row of each cluster its most frequent class as `label`, and that class's fraction as `share`."""
     for row in rows:
         members = labels[groups == row["cluster"]]
         if len(members):
@@ -101,15 +104,15 @@ def name_majority(rows: list[dict[str, Any]], labels: np.ndarray, groups: np.nda
             row |= {"label": classes[best] if classes else str(best), "share": float((members == best).mean())}
 
 
-def sheet(view: DatasetView, selection: Selection, found: Clustering, codes: Tensor) -> Tensor:
-    """A row of images per group, those nearest its middle first; short groups are filled up with white."""
-    groups, distances, _ = found.assign(codes)
+def sheet(view: DatasetView, selection: Selection, clustering: Clustering, codes: Tensor) -> Tensor:
+    """A row of PER_CLUSTER images per cluster, nearest to its centre first; short rows are filled with white."""
+    groups, distances, _ = clustering.assign(codes)
     rows = []
-    for group in range(min(len(found), 64)):
+    for group in range(min(len(clustering), 64)):
         members = (groups == group).nonzero()[:, 0]
         if not len(members):
             continue
-        near = members[distances[members].argsort(stable=True)[:SHOWN]]
+        near = members[distances[members].argsort(stable=True)[:PER_CLUSTER]]
         images = view.images(selection.positions[near])
-        rows.append(torch.cat([images, images.new_ones(SHOWN - len(images), *images.shape[1:])]))
+        rows.append(torch.cat([images, images.new_ones(PER_CLUSTER - len(images), *images.shape[1:])]))
     return torch.cat(rows)

@@ -1,4 +1,4 @@
-"""Detectors under attack: mean average precision before and after."""
+"""Attacks on object detectors: mean average precision on clean and attacked images."""
 
 from typing import Any, Literal
 
@@ -16,28 +16,28 @@ from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 
 
 class DetectionAttackParams(DenseParams):
-    """The true boxes are those of the dataset."""
+    """The ground truth is the boxes of the dataset."""
 
     attacks: list[Literal[*against(DetectsObjects)]] = Field(
-        ["pgd", "apgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
+        ["pgd", "apgd", "dag"], min_length=1, max_length=8, description="White-box attacks to run."
     )
     goal: Literal["vanish", "fabricate", "mislabel"] = Field(
         "vanish",
-        description="Objects are to go unseen, to appear where there are none, or to get a wrong class"
-        " (but for those that no box of the model overlaps by half).",
+        description="vanish: objects are missed; fabricate: objects appear where there are none; mislabel: objects get "
+        "a wrong class (only those that a box of the model overlaps with IoU 0.5 or more count).",
     )
 
 
-class Found:
-    """Detections and the objects they are of."""
+class PrecisionTally:
+    """Detections and objects, for average precision."""
 
-    def __init__(self, names: tuple[str, ...], kept: dict | None = None):
+    def __init__(self, names: tuple[str, ...], state: dict | None = None):
         self.precision = Precision(len(names))
-        if kept is not None:
-            self.precision.rows, self.precision.objects = kept["rows"], kept["objects"]
+        if state is not None:
+            self.precision.rows, self.precision.objects = state["rows"], state["objects"]
 
-    def add(self, seen: Tensor, truth: Tensor) -> None:
-        for table, boxes in zip(seen, truth, strict=True):
+    def add(self, predictions: Tensor, truth: Tensor) -> None:
+        for table, boxes in zip(predictions, truth, strict=True):
             self.precision.add(table, boxes)
 
     def state(self) -> dict:
@@ -51,17 +51,19 @@ class Found:
 
 
 class DetectionAttack(DenseAttack):
-    """`found` and `false` are detections on objects and off them, each as a share of the objects."""
+    """`found` counts detections that match an object, `false` those that match none, both divided by the objects."""
 
     name = "detection_attack"
-    summary = "Attacks a detector over a dataset: average precision before and after, beside random perturbations."
+    summary = (
+        "Attacks an object detector: average precision on clean and attacked images, and under random perturbations."
+    )
     needs = (DetectsObjects,)
     columns = ("images", "boxes")
     Params = DetectionAttackParams
     measure = "map50"
 
-    def tally(self, model: Family, kept: Any = None) -> Found:
-        return Found(model.data.classes, kept)
+    def tally(self, model: Family, state: Any = None) -> PrecisionTally:
+        return PrecisionTally(model.data.classes, state)
 
     def truth(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["boxes"]
@@ -69,5 +71,5 @@ class DetectionAttack(DenseAttack):
     def criterion(self, truth: Tensor, params: DetectionAttackParams) -> Criterion:
         return GOALS[params.goal](truth, torch.full((len(truth),), NONE, device=truth.device))
 
-    def drawn(self, model: Family, images: Tensor, seen: Tensor) -> Tensor:
-        return draw(images, seen, hues(len(model.data.classes)).to(images))
+    def draw_predictions(self, model: Family, images: Tensor, predictions: Tensor) -> Tensor:
+        return draw(images, predictions, hues(len(model.data.classes)).to(images))

@@ -12,7 +12,7 @@ from models.capabilities import Decodes, Discriminates, HasPrior
 from models.evaluation.fidelity import Fidelity, fidelity_of, frechet
 from models.families.gans.presets import NetworkConfig
 from models.family import Family
-from models.reports.core.base import Findings, Params, Progress, Report, Run, Subject
+from models.reports.core.base import Params, Progress, Report, ReportResult, Run, Subject
 from models.seeds import derive
 from models.training.loop import Training
 from models.types import ConfigError
@@ -75,12 +75,12 @@ class GanAblationReport(Report):
     def fits(cls, family: type[Family]) -> bool:
         return super().fits(family) and issubclass(family.Config, NetworkConfig)
 
-    def run(self, subject: Subject, params: GanAblationParams, kept: Any = None) -> Run:
+    def run(self, subject: Subject, params: GanAblationParams, progress_state: Any = None) -> Run:
         plan = list(trials(params))
         for signs, _ in plan:
             config_with(subject, signs, params)  # raises before the first training if two settings conflict
         fidelity = fidelity_of(subject.train, subject.validation, subject.model.device, subject.data)
-        distances: list[float] = list(kept or [])
+        distances: list[float] = list(progress_state or [])
         while len(distances) < len(plan):
             signs, repeat = plan[len(distances)]
             training = new_training(subject, config_with(subject, signs, params), repeat)
@@ -164,7 +164,7 @@ def effects(signs: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, float]:
 
 def summarise(
     params: GanAblationParams, plan: list[tuple[dict[str, int], int]], distances: list[float], floor: float
-) -> Findings:
+) -> ReportResult:
     """The effects as ratios with their intervals, and all trainings."""
     signs = np.array([list(row.values()) for row, _ in plan], dtype=np.float64)
     slopes, half = effects(signs, np.log(np.maximum(distances, 1e-9)))
@@ -184,4 +184,4 @@ def summarise(
         "fd_median": float(np.median(distances)),
     }
     note = "The ratios hold for this dataset, architecture and training length; in longer trainings they may reverse."
-    return Findings(facts, {"effects": table, "trainings": runs}, notes=[note])
+    return ReportResult(facts, {"effects": table, "trainings": runs}, notes=[note])

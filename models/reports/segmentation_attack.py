@@ -1,4 +1,4 @@
-"""Segmenters under attack: mean IoU before and after."""
+"""Attacks on segmenters: mean IoU on clean and attacked images."""
 
 from typing import Any, Literal
 
@@ -15,45 +15,46 @@ from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 
 
 class SegmentationAttackParams(DenseParams):
-    """An image counts as fooled when 99 % of its pixels are wrong; the measures count every pixel."""
+    """An image counts as fooled when 99 % of its pixels are wrong; the measures count all pixels."""
 
     attacks: list[Literal[*against(Segments)]] = Field(
-        ["pgd", "segpgd", "cospgd", "dag"], min_length=1, max_length=8, description="Attacks that see gradients."
+        ["pgd", "segpgd", "cospgd", "dag"], min_length=1, max_length=8, description="White-box attacks to run."
     )
 
 
-class Confusion:
-    """Pixels by true and guessed class."""
+class ConfusionTally:
+    """Confusion matrix: pixels by true and predicted class."""
 
-    def __init__(self, names: tuple[str, ...], kept: list | None = None):
+    def __init__(self, names: tuple[str, ...], state: list | None = None):
         self.names = names
-        self.table = torch.zeros(len(names), len(names), dtype=torch.int64) if kept is None else torch.tensor(kept)
+        size = len(names)
+        self.table = torch.zeros(size, size, dtype=torch.int64) if state is None else torch.tensor(state)
 
-    def add(self, seen: Tensor, truth: Tensor) -> None:
-        self.table += confusion(seen, truth, len(self.names)).cpu()
+    def add(self, predictions: Tensor, truth: Tensor) -> None:
+        self.table += confusion(predictions, truth, len(self.names)).cpu()
 
     def state(self) -> list:
         return self.table.tolist()
 
     def summary(self) -> dict[str, float]:
         by_class = ious(self.table)
-        found = {"miou": float(by_class.nanmean().nan_to_num()), "pixel_accuracy": pixel_accuracy(self.table)}
-        named = zip(self.names[:20], by_class.tolist(), strict=False)
-        return found | {f"iou:{name}": value for name, value in named if value == value}
+        summary = {"miou": float(by_class.nanmean().nan_to_num()), "pixel_accuracy": pixel_accuracy(self.table)}
+        first = zip(self.names[:20], by_class.tolist(), strict=False)
+        return summary | {f"iou:{name}": value for name, value in first if value == value}  # no NaN
 
 
 class SegmentationAttack(DenseAttack):
-    """Mean IoU over all images together, as segmenters are usually compared; per-class IoU beside it."""
+    """Mean IoU of the confusion matrix over all images, and the IoU of each class."""
 
     name = "segmentation_attack"
-    summary = "Attacks a segmenter over a dataset: mean IoU before and after, beside random and shuffled perturbations."
+    summary = "Attacks a segmenter: mean IoU on clean and attacked images, and under random and shuffled perturbations."
     needs = (Segments,)
     columns = ("images", "masks")
     Params = SegmentationAttackParams
     measure = "miou"
 
-    def tally(self, model: Family, kept: Any = None) -> Confusion:
-        return Confusion(model.data.classes, kept)
+    def tally(self, model: Family, state: Any = None) -> ConfusionTally:
+        return ConfusionTally(model.data.classes, state)
 
     def truth(self, batch: dict[str, Tensor]) -> Tensor:
         return batch["masks"]
@@ -61,5 +62,5 @@ class SegmentationAttack(DenseAttack):
     def criterion(self, truth: Tensor, params: DenseParams) -> Criterion:
         return FractionOfPixels(truth)
 
-    def drawn(self, model: Family, images: Tensor, seen: Tensor) -> Tensor:
-        return overlay(images, seen, 0.7)
+    def draw_predictions(self, model: Family, images: Tensor, predictions: Tensor) -> Tensor:
+        return overlay(images, predictions, 0.7)

@@ -1,4 +1,4 @@
-"""How much robustness can be proved? Certified accuracy of a model under noise, beside what attacks achieve."""
+"""Randomised smoothing (Cohen et al. 2019): certified accuracy, and accuracy under attack."""
 
 from typing import Any
 
@@ -15,138 +15,151 @@ from models.defences.defended import Defended, defend
 from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, vote, voter_of
 from models.evaluation.confidence import wilson
 from models.family import Family
-from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.core.classification import CHUNK, rows_of, share, white_box
+from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
+from models.reports.core.classification import CHUNK, classifier_access, labelled_images, rate
 from models.seeds import derive
 
 POINTS, ATTACKS = 33, 6
-BEYOND = 4
-"""Attacks go so many times farther than any certificate: there the curves of both fall."""
+MAX_RADIUS = 4
+"""Largest attacked radius, as a multiple of the largest certified one; there both curves have dropped."""
 VOTES = 200
-"""Noisy copies that decide what the smoothed model answers to an attacked image."""
+"""Noisy copies for the smoothed prediction of an attacked image."""
 
 
 class SmoothingParams(Params):
-    """The noise, the votes, and how hard to attack beside."""
+    """The noise, the votes, and the attack."""
 
     sigma: float | None = Field(
-        None, gt=0, le=4, description="Noise. Empty: that of a model defended by noise, else 0.25."
+        None,
+        gt=0,
+        le=4,
+        description="Standard deviation of the noise, for pixels in [0, 1]. Default: that of a model defended by "
+        "noise, else 0.25.",
     )
-    n: int = Field(500, ge=10, le=100_000, description="Noisy copies of each image that measure the share.")
-    n0: int = Field(50, ge=1, le=10_000, description="Noisy copies before them that choose the answer.")
-    alpha: float = Field(0.001, gt=0, lt=0.5, description="Chance that the radius of an image is too large.")
-    images: int = Field(100, ge=2, le=10_000, description="Validation images to certify.")
-    attacked: int = Field(32, ge=0, le=1000, description="How many of them to attack as well; 0: none.")
+    n: int = Field(
+        500, ge=10, le=100_000, description="Noisy copies of each image that estimate the probability of its class."
+    )
+    n0: int = Field(50, ge=1, le=10_000, description="Noisy copies of each image that select its class.")
+    alpha: float = Field(0.001, gt=0, lt=0.5, description="Probability that a certified radius is too large.")
+    images: int = Field(100, ge=2, le=10_000, description="Maximum number of validation images to certify.")
+    attacked: int = Field(32, ge=0, le=1000, description="Number of them to attack as well; 0: none.")
     steps: int = Field(20, ge=1, le=1000, description="Gradient steps of the attack on the smoothed model.")
-    draws: int = Field(8, ge=1, le=256, description="Noisy copies averaged in each of its steps.")
+    draws: int = Field(8, ge=1, le=256, description="Noisy copies averaged in each step of the attack.")
 
 
 class SmoothingReport(Report):
-    """Certified accuracy at a radius is a lower bound of what any l2 attack leaves, an attack an upper one.
+    """Certified accuracy is a lower bound of the robust accuracy at an l2 radius; accuracy under attack, an upper one.
 
-    The smoothed model answers by vote and may abstain, which counts as an error. It is attacked by PGD through the
-    mean of noisy answers; the model without noise by DDN, which seeks the smallest perturbation.
+    The smoothed model predicts by majority vote and may abstain, which counts as an error. PGD attacks it through the
+    mean of noisy predictions; DDN, a minimum-norm attack, attacks the model without noise.
     """
 
     name = "smoothing"
-    summary = "Certified accuracy over the l2 radius (randomised smoothing), beside accuracy under attack."
+    summary = "Certified accuracy over the l2 radius (randomised smoothing), and accuracy under attack."
     needs = (Classifies,)
     columns = ("images", "labels")
     Params = SmoothingParams
-    # copies are asked about 64 at a time; 104 and 101 are those of DDN
+    # batches of 64 copies; 104 and 101 are the passes of DDN
     price = {
         "forwards": "images * (n + n0 + 126) + min(attacked, images) * (104 + 7 * 256 + 6 * (steps + 3) * draws)",
         "backwards": "min(attacked, images) * (101 + 6 * steps * draws)",
     }
 
-    def run(self, subject: Subject, params: SmoothingParams, kept: Any = None) -> Run:
-        images, labels = rows_of(subject, params.images)
+    def run(self, subject: Subject, params: SmoothingParams, progress_state: Any = None) -> Run:
+        images, labels = labelled_images(subject, params.images)
         sigma, voter = voter_of(subject.model, params.sigma)
         classes, attacked = len(subject.data.classes), min(params.attacked, len(images))
         cost = params.n + params.n0
         total = len(images) * cost + attacked * ATTACKS * params.steps * params.draws
-        rows: list[dict[str, Any]] = list(kept or [])
+        rows: list[dict[str, Any]] = list(progress_state or [])
         for index in range(len(rows), len(images)):
             seed = torch.tensor(derive(subject.seed, "certify", index), device=images.device)
             first, votes = (
-                count_votes(voter, images[index], sigma, seed, count, classes, what)[None]
-                for what, count in (("first", params.n0), ("votes", params.n))
+                count_votes(voter, images[index], sigma, seed, count, classes, purpose)[None]
+                for purpose, count in (("first", params.n0), ("votes", params.n))
             )
-            guess, radius, least = (float(value) for value in certify(first, votes, sigma, params.alpha))
-            about = {"image": index, "label": int(labels[index]), "answer": int(guess) if guess >= 0 else None}
-            rows.append(about | {"radius": radius if guess >= 0 else 0.0, "share_at_least": least})
+            answer, radius, lower = (float(value) for value in certify(first, votes, sigma, params.alpha))
+            row = {"image": index, "label": int(labels[index]), "answer": int(answer) if answer >= 0 else None}
+            rows.append(row | {"radius": radius if answer >= 0 else 0.0, "share_at_least": lower})
             yield Progress((index + 1) * cost, total, list(rows))
-        top = BEYOND * max([row["radius"] for row in rows] + [sigma])
+        top = MAX_RADIUS * max([row["radius"] for row in rows] + [sigma])
         radii = [top * step / (POINTS - 1) for step in range(POINTS)]
-        proved = [sum(holds(row, radius) for row in rows) for radius in radii]
-        series = {"certified": [hits / len(rows) for hits in proved]}
-        bands = {"certified": [wilson(hits, len(rows)) for hits in proved]}
+        certified = [sum(certified_at(row, radius) for row in rows) for radius in radii]
+        series = {"certified": [hits / len(rows) for hits in certified]}
+        bands = {"certified": [wilson(hits, len(rows)) for hits in certified]}
         attacks: list[dict[str, Any]] = []
         if attacked:
-            plain, table = yield from assault(subject, params, images[:attacked], labels[:attacked], top, total)
-            attacks = table
-            for name, at in {"attacked": table, "attacked without noise": None}.items():
-                hits = [plain(radius) for radius in radii] if at is None else [left(table, radius) for radius in radii]
-                series[name] = [count / attacked for count in hits]
-                bands[name] = [wilson(count, attacked) for count in hits]
+            counts_without_noise, attacks = yield from run_attacks(
+                subject, params, images[:attacked], labels[:attacked], top, total
+            )
+            hits = {"attacked": [right_at(attacks, radius) for radius in radii]}
+            hits["attacked without noise"] = [counts_without_noise(radius) for radius in radii]
+            for name, counts in hits.items():
+                series[name] = [count / attacked for count in counts]
+                bands[name] = [wilson(count, attacked) for count in counts]
         plot = Curve("Certified and attacked accuracy", "l2 radius", "accuracy", radii, series, bands)
-        found = facts(rows, sigma, params)
-        return Findings(found, {"images": rows, "attacks": attacks}, [plot], notes=notes(rows, attacks, attacked))
+        facts = summarise(rows, sigma, params)
+        return ReportResult(facts, {"images": rows, "attacks": attacks}, [plot], notes=notes(rows, attacks, attacked))
 
 
-def holds(row: dict[str, Any], radius: float) -> bool:
-    """Whether the image is certified to be answered rightly at the radius."""
+def certified_at(row: dict[str, Any], radius: float) -> bool:
+    """Whether the correct class of the image is certified at the radius."""
     return row["answer"] == row["label"] and row["radius"] >= radius
 
 
-def facts(rows: list[dict[str, Any]], sigma: float, params: SmoothingParams) -> dict[str, Any]:
-    right = sum(holds(row, 0) for row in rows)
-    found = {"images": len(rows), "sigma": sigma, "n": params.n, "alpha": params.alpha}
-    found |= share("accuracy_smoothed", right, len(rows))
-    found["abstained"] = sum(row["answer"] is None for row in rows) / len(rows)
-    found["mean_certified_radius"] = sum(row["radius"] for row in rows if holds(row, 0)) / len(rows)
+def summarise(rows: list[dict[str, Any]], sigma: float, params: SmoothingParams) -> dict[str, Any]:
+    """Accuracy of the smoothed model, abstentions, mean certified radius, and certified accuracy at three radii."""
+    right = sum(certified_at(row, 0) for row in rows)
+    facts = {"images": len(rows), "sigma": sigma, "n": params.n, "alpha": params.alpha}
+    facts |= rate("accuracy_smoothed", right, len(rows))
+    facts["abstained"] = sum(row["answer"] is None for row in rows) / len(rows)
+    facts["mean_certified_radius"] = sum(row["radius"] for row in rows if certified_at(row, 0)) / len(rows)
     for radius in (0.25, 0.5, 1.0):
-        found |= share(f"certified_{radius}", sum(holds(row, radius) for row in rows), len(rows))
-    return found
+        facts |= rate(f"certified_{radius}", sum(certified_at(row, radius) for row in rows), len(rows))
+    return facts
 
 
 def smoothed(subject: Subject, sigma: float, draws: int) -> Family:
-    """The model with noise in front, as attacks see it."""
+    """The model with noise in front, averaged over `draws`, as PGD attacks it."""
     model = subject.model
     if isinstance(model, Defended) and model.sigma == sigma:
         return model
     return defend(model, "this", [{"kind": "noise", "sigma": sigma}], subject.load, draws=draws)
 
 
-def assault(subject: Subject, params: SmoothingParams, images: Tensor, labels: Tensor, top: float, total: int):
-    """(accuracy without noise as a function of the radius, rows of the smoothed one): images right, out of those given.
+def run_attacks(subject: Subject, params: SmoothingParams, images: Tensor, labels: Tensor, top: float, total: int):
+    """(correct images without noise as a function of the radius, a row of correct images per radius with noise).
 
-    An image once turned stays turned at larger radii.
+    An image that is misclassified at one radius counts as misclassified at all larger ones.
     """
     sigma, voter = voter_of(subject.model, params.sigma)
     seeds = torch.arange(len(images), device=images.device) + subject.seed
     base = subject.model.base if isinstance(subject.model, Defended) else subject.model
-    one = DDN().run(white_box(base), images, Misclassified(labels), ThreatModel("l2", None), seeds)
-    distances = torch.where(one.initially_wrong, 0.0, torch.where(one.success, one.distance, torch.inf))
-    model, done = smoothed(subject, sigma, params.draws), total - len(images) * ATTACKS * params.steps * params.draws
-    right = answers(voter, images, sigma, seeds, len(subject.data.classes), params.alpha) == labels
+    result = DDN().run(classifier_access(base), images, Misclassified(labels), ThreatModel("l2", None), seeds)
+    distances = torch.where(result.initially_wrong, 0.0, torch.where(result.success, result.distance, torch.inf))
+    model = smoothed(subject, sigma, params.draws)
+    work_done = total - len(images) * ATTACKS * params.steps * params.draws
+    classes = len(subject.data.classes)
+    right = smoothed_predictions(voter, images, sigma, seeds, classes, params.alpha) == labels
     table = [{"radius": 0.0, "right": int(right.sum())}]
     attack = PGD(norm="l2", steps=params.steps, stop_early=False)
     for step in range(1, ATTACKS + 1):
         radius = top * step / ATTACKS
         for part in right.nonzero()[:, 0].split(CHUNK):
             threat = ThreatModel("l2", radius)
-            found = attack.run(white_box(model), images[part], Misclassified(labels[part]), threat, seeds[part]).images
-            turned = answers(voter, found, sigma, seeds[part], len(subject.data.classes), params.alpha)
-            right[part] &= turned == labels[part]
+            adversarial = attack.run(
+                classifier_access(model), images[part], Misclassified(labels[part]), threat, seeds[part]
+            ).images
+            answers = smoothed_predictions(voter, adversarial, sigma, seeds[part], classes, params.alpha)
+            right[part] &= answers == labels[part]
         table.append({"radius": radius, "right": int(right.sum())})
-        done += len(images) * params.steps * params.draws
-        yield Progress(done, total)
+        work_done += len(images) * params.steps * params.draws
+        yield Progress(work_done, total)
     return (lambda radius: int((distances > radius).sum())), table
 
 
-def answers(voter, images: Tensor, sigma: float, seeds: Tensor, classes: int, alpha: float) -> Tensor:
-    """(n,): what the smoothed model answers, ABSTAINED where the vote is not clear."""
+def smoothed_predictions(voter, images: Tensor, sigma: float, seeds: Tensor, classes: int, alpha: float) -> Tensor:
+    """(n,): classes predicted by the smoothed model, ABSTAINED where the vote is not significant."""
     votes = [
         count_votes(voter, image, sigma, seed, VOTES, classes, "answer")
         for image, seed in zip(images, seeds, strict=True)
@@ -154,19 +167,21 @@ def answers(voter, images: Tensor, sigma: float, seeds: Tensor, classes: int, al
     return vote(torch.stack(votes), alpha) if votes else torch.empty(0, dtype=torch.int64) + ABSTAINED
 
 
-def left(table: list[dict[str, Any]], radius: float) -> int:
-    """Right answers at a radius: as many as at the largest attacked radius up to it."""
+def right_at(table: list[dict[str, Any]], radius: float) -> int:
+    """Correct images at a radius: those at the largest attacked radius up to it."""
     return next(row["right"] for row in reversed(table) if row["radius"] <= radius + 1e-9)
 
 
 def notes(rows: list[dict[str, Any]], attacks: list[dict[str, Any]], attacked: int) -> list[str]:
-    """A certificate that an attack breaks is a fault of this program, or the chance of alpha."""
-    found = ["Radii hold for the smoothed model, which answers by vote; of the model without noise they say nothing."]
+    """Notes. An attack that leaves fewer images correct than are certified contradicts one of the two numbers."""
+    sentences = [
+        "Radii hold for the smoothed model, which predicts by vote; they say nothing about the model without noise."
+    ]
     for row in attacks:
-        proved = sum(holds(one, row["radius"]) for one in rows[:attacked])
-        if row["right"] < proved:
-            found.append(
-                f"At l2 {row['radius']:.3g} an attack left {row['right']} images right of {proved} certified: more "
-                "votes are needed for one of the two numbers."
+        certified = sum(certified_at(image, row["radius"]) for image in rows[:attacked])
+        if row["right"] < certified:
+            sentences.append(
+                f"At l2 {row['radius']:.3g} an attack leaves {row['right']} images correct, but {certified} are "
+                "certified: raise n, or lower alpha."
             )
-    return found
+    return sentences

@@ -1,5 +1,4 @@
-"""Can somebody who sees only its labels fool a classifier? A substitute learns from them and is attacked in its place
-(Papernot et al. 2017)."""
+"""Black-box transfer attack (Papernot et al. 2017) on substitutes that learned from a classifier's labels."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,8 +16,9 @@ from models.capabilities import Classifies
 from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.registry import attacks
-from models.reports.core.base import Curve, Findings, Params, Progress, Report, Run, Subject
-from models.reports.core.substitute_models import Committee, fit
+from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
+from models.reports.core.classification import classifier_access
+from models.reports.core.substitute_models import SubstituteEnsemble, train_substitutes
 from models.seeds import derive
 from models.types import DataError
 
@@ -26,48 +26,64 @@ BATCH = 250
 
 
 class TransferParams(Params):
-    """What the attacker has and may ask, and how examples are made on the substitute."""
+    """The attacker's images and queries, the training of the substitutes, and the attack on them."""
 
-    initial: int = Field(100, ge=2, le=10_000, description="Images the attacker begins with.")
-    rounds: int = Field(
-        6, ge=0, le=12, description="Rounds of Jacobian augmentation, each of which doubles the images."
-    )
-    step: float = Field(0.1, gt=0, le=1, description="How far an image is moved to make a new one (lambda).")
-    budget: int = Field(6400, ge=2, le=1_000_000, description="Most queries of the victim, which answers with a label.")
-    epochs: int = Field(10, ge=1, le=200, description="Passes over the images in each round.")
+    initial: int = Field(100, ge=2, le=10_000, description="Images that the attacker starts with.")
+    rounds: int = Field(6, ge=0, le=12, description="Rounds of Jacobian augmentation; each doubles the images.")
+    step: float = Field(0.1, gt=0, le=1, description="Step of the augmentation in pixel values (lambda).")
+    budget: int = Field(6400, ge=2, le=1_000_000, description="Maximum number of queries; each returns one label.")
+    epochs: int = Field(10, ge=1, le=200, description="Training epochs in each round.")
     substitutes: int = Field(
-        3, ge=1, le=8, description="Networks that learn from the same labels and are attacked together; time grows so."
+        3,
+        ge=1,
+        le=8,
+        description="Substitute networks, trained on the same labels and attacked together; time is proportional.",
     )
-    method: Literal["fgsm", "mifgsm", "pgd"] = Field("mifgsm", description="What makes examples on the substitute.")
-    eps: Eps = Field("76/255", description="Largest change of a pixel: a number or k/255.", validate_default=True)
+    method: Literal["fgsm", "mifgsm", "pgd"] = Field("mifgsm", description="Attack on the substitutes.")
+    eps: Eps = Field(
+        "76/255",
+        description="Maximum change of a pixel (linf): a number, or a fraction such as 8/255.",
+        validate_default=True,
+    )
     steps: int = Field(10, ge=1, le=1000, description="Gradient steps of mifgsm and pgd.")
     momentum: float = Field(1.0, ge=0, le=10, description="Weight of past gradients in mifgsm.")
-    diversity: float = Field(0.0, ge=0, le=1, description="Chance of a resized and padded image in a step (DI).")
-    kernel: int | None = Field(
-        None, ge=0, le=31, description="Width of the blur of gradients (TI); 0 for none. Empty: a sixth of the side."
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="Probability of a resized and padded input in a step of mifgsm (DI)."
     )
-    images: int = Field(500, ge=1, le=10_000, description="Images to try the examples on, other than the attacker's.")
+    kernel: int | None = Field(
+        None,
+        ge=0,
+        le=31,
+        description="Kernel size of the blur of gradients in mifgsm (TI); 0: none. Default: a sixth of the shorter "
+        "side.",
+    )
+    images: int = Field(
+        500, ge=1, le=10_000, description="Maximum number of images to attack, other than the attacker's."
+    )
 
     def attack(self, side: int) -> Attack:
-        """The attack on the substitute, for images of this shorter side. It never stops early: a margin carries over.
+        """The attack on the substitutes for images whose shorter side is `side` pixels.
 
-        Blurred gradients carry over better because a substitute's own details are not in them.
+        It does not stop early, because examples with a larger margin transfer better. So do blurred gradients, which
+        lack details that only the substitutes have.
         """
         kernel = min(15, side // 6 | 1) if self.kernel is None else self.kernel
-        own = {"fgsm": {}, "pgd": {"steps": self.steps, "stop_early": False}}
-        own["mifgsm"] = {"steps": self.steps, "momentum": self.momentum, "diversity": self.diversity,
+        settings = {"fgsm": {}, "pgd": {"steps": self.steps, "stop_early": False}}
+        settings["mifgsm"] = {"steps": self.steps, "momentum": self.momentum, "diversity": self.diversity,
                          "kernel": kernel if kernel > 1 else 0, "stop_early": False}  # fmt: skip
-        return attacks()[self.method](eps=self.eps, **own[self.method])
+        return attacks()[self.method](eps=self.eps, **settings[self.method])
 
 
 class TransferReport(Report):
-    """The victim answers with labels alone, and every label is counted. Success is a changed answer.
+    """The victim returns labels alone, and every label counts as a query. Success is a changed label.
 
-    A stopped report begins anew; the same seed finds the same.
+    An interrupted report starts again from the beginning; the same seed gives the same result.
     """
 
     name = "transfer"
-    summary = "A substitute trained on a classifier's answers, and how many examples made on it fool the classifier."
+    summary = (
+        "Trains substitutes on a classifier's labels, and measures how often examples made on them fool the classifier."
+    )
     needs = (Classifies,)
     columns = ("images", "labels")
     Params = TransferParams
@@ -75,63 +91,69 @@ class TransferReport(Report):
         "forwards": "min(budget, initial * 2 ** rounds) + images * (2 * rounds + run_forwards + 7)",
         "backwards": "images * run_backwards",
     }
-    passes_on = ("steps",)
+    forwards_params = ("steps",)
 
-    def run(self, subject: Subject, params: TransferParams, kept: Any = None) -> Run:
-        seeds, test = parted(subject, params)
-        oracle = Oracle(subject.model.logits, params.budget)
+    def run(self, subject: Subject, params: TransferParams, progress_state: Any = None) -> Run:
+        start, test = split(subject, params)
+        oracle = Victim(subject.model.logits, params.budget)
         total = (params.rounds + 1) * params.epochs + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(subject.seed, "substitute") % 2**31)
-            substitute = Committee(subject.model.data.shape, outputs_of(subject), params.substitutes)
+            substitute = SubstituteEnsemble(subject.model.data.shape, outputs_of(subject), params.substitutes)
         substitute.to(subject.model.device)
-        x, y, history = seeds, oracle(seeds), []
+        x, y, history = start, oracle(start), []
         for turn in range(params.rounds + 1):
             if turn:
                 x, y = augment(substitute, x, y, params.step, oracle)
-            for epoch in fit(substitute, x, y, params.epochs, derive(subject.seed, "order", turn)):
+            for epoch in train_substitutes(substitute, x, y, params.epochs, derive(subject.seed, "order", turn)):
                 yield Progress(turn * params.epochs + epoch, total)
-            history.append(tried(subject, substitute, test, params) | {"round": turn, "queries": oracle.asked})
-            if oracle.asked >= params.budget:
+            history.append(evaluate(subject, substitute, test, params) | {"round": turn, "queries": oracle.queries})
+            if oracle.queries >= params.budget:
                 break
-        return findings(subject, params, history, controls(subject, test, params))
+        return transfer_result(subject, params, history, controls(subject, test, params))
 
 
-class Oracle:
-    """The victim as it is seen: a label for an image, as long as the budget lasts."""
+class Victim:
+    """The classifier as the attacker sees it: returns labels and counts queries. Raises DataError beyond the budget."""
 
     def __init__(self, logits: Callable[[Tensor], Tensor], budget: int):
-        self.logits, self.budget, self.asked = logits, budget, 0
+        self.logits, self.budget, self.queries = logits, budget, 0
 
     @property
     def left(self) -> int:
-        return self.budget - self.asked
+        return self.budget - self.queries
 
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) > self.left:
-            raise DataError("the budget is smaller than what the attacker begins with", "params/budget")
-        self.asked += len(x)
-        return answers(self.logits, x)
+            raise DataError(
+                f"budget is {self.budget}, less than the {len(x)} images to label",
+                "params/budget",
+                "raise budget, or lower initial",
+            )
+        self.queries += len(x)
+        return predict(self.logits, x)
 
 
-def answers(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def predict(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """(n,): predicted class indices, in batches of BATCH images."""
     with torch.no_grad():
         return torch.cat([logits(part).argmax(1) for part in x.split(BATCH)])
 
 
 def outputs_of(subject: Subject) -> int:
+    """The number of logits of the model."""
     with torch.no_grad():
         return subject.model.logits(subject.validation.head(1)["images"].to(subject.model.device)).shape[1]
 
 
-def parted(subject: Subject, params: TransferParams) -> tuple[Tensor, Tensor]:
-    """The attacker's images, and those to try the examples on. Raises DataError when there are too few."""
+def split(subject: Subject, params: TransferParams) -> tuple[Tensor, Tensor]:
+    """The attacker's images and those to attack, drawn at random. Raises DataError for too few images."""
     count = len(subject.validation.columns["images"])
     if count < params.initial + 1:
         raise DataError(
-            f"the attacker's {params.initial} images leave none of {count} to try the examples on",
+            f"the validation split has {count} images; initial = {params.initial} leaves none to attack",
             "params/initial",
-            "ask for fewer",
+            f"use at most {count - 1}",
         )
     draws = torch.Generator().manual_seed(derive(subject.seed, "transfer") % 2**63)
     order = torch.randperm(count, generator=draws)[: params.initial + params.images]
@@ -139,35 +161,37 @@ def parted(subject: Subject, params: TransferParams) -> tuple[Tensor, Tensor]:
     return images[: params.initial], images[params.initial :]
 
 
-def augment(net: nn.Module, x: Tensor, y: Tensor, step: float, oracle: Oracle) -> tuple[Tensor, Tensor]:
-    """x + step * sign(d logit of the victim's label / dx), labelled by the victim; as many as it still answers."""
-    some = x[-min(len(x), oracle.left) :]
-    labels = y[-len(some) :] if len(some) else y[:0]
-    if not len(some):
+def augment(net: nn.Module, x: Tensor, y: Tensor, step: float, oracle: Victim) -> tuple[Tensor, Tensor]:
+    """Adds x + step * sign(d logit_y(x) / dx), labelled by the victim, for as many images as the budget allows.
+
+    Jacobian augmentation (Papernot et al. 2017, eq. 6). The gradient is that of the substitute.
+    """
+    count = min(len(x), oracle.left)
+    if not count:
         return x, y
-    made = []
-    for part, truth in zip(some.split(BATCH), labels.split(BATCH), strict=True):
+    parts = []
+    for part, labels in zip(x[-count:].split(BATCH), y[-count:].split(BATCH), strict=True):
         leaf = part.clone().requires_grad_()
         with torch.enable_grad():
-            chosen = net(leaf).gather(1, truth[:, None]).sum()
-        (slope,) = torch.autograd.grad(chosen, leaf)
-        made.append(((part + step * slope.sign()).clamp(0, 1) * 255).round() / 255)
-    fresh = torch.cat(made)
-    return torch.cat([x, fresh]), torch.cat([y, oracle(fresh)])
+            logits = net(leaf).gather(1, labels[:, None]).sum()
+        (gradient,) = torch.autograd.grad(logits, leaf)
+        parts.append(((part + step * gradient.sign()).clamp(0, 1) * 255).round() / 255)
+    augmented = torch.cat(parts)
+    return torch.cat([x, augmented]), torch.cat([y, oracle(augmented)])
 
 
-def tried(subject: Subject, substitute: nn.Module, test: Tensor, params: TransferParams) -> dict[str, Any]:
-    """How far the substitute agrees, and how many examples made on it fool the victim."""
-    victim = answers(subject.model.logits, test)
-    agreement = float((answers(substitute, test) == victim).float().mean())
-    own = answers(substitute, test)
-    made = examples(WhiteBox(substitute), test, own, params, subject.seed)
-    moved = int((answers(subject.model.logits, made) != victim).sum())
-    return {"agreement": agreement, "fooled": moved, "of": len(test), "transfer": moved / len(test)}
+def evaluate(subject: Subject, substitute: nn.Module, test: Tensor, params: TransferParams) -> dict[str, Any]:
+    """Agreement of substitute and victim, and the number of examples made on the substitute that fool the victim."""
+    victim = predict(subject.model.logits, test)
+    agreement = float((predict(substitute, test) == victim).float().mean())
+    own = predict(substitute, test)
+    adversarial = examples(WhiteBox(substitute), test, own, params, subject.seed)
+    fooled = int((predict(subject.model.logits, adversarial) != victim).sum())
+    return {"agreement": agreement, "fooled": fooled, "of": len(test), "transfer": fooled / len(test)}
 
 
 def examples(box: WhiteBox, test: Tensor, labels: Tensor, params: TransferParams, seed: int) -> Tensor:
-    """8-bit examples made without a look at the victim."""
+    """8-bit adversarial images (n, c, h, w) for the network of `box`."""
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
     attack = params.attack(min(test.shape[2:]))
     parts = zip(test.split(BATCH), labels.split(BATCH), strict=True)
@@ -175,19 +199,19 @@ def examples(box: WhiteBox, test: Tensor, labels: Tensor, params: TransferParams
 
 
 def controls(subject: Subject, test: Tensor, params: TransferParams) -> dict[str, float]:
-    """The same attack on the victim itself, and random signs of the same size."""
-    victim = answers(subject.model.logits, test)
-    box = WhiteBox(subject.model, lambda net, x: net.logits(x), shape=subject.model.data.shape)
+    """Success of the same attack on the victim itself, and of random signs of the same eps."""
+    victim = predict(subject.model.logits, test)
+    box = classifier_access(subject.model)
     direct = examples(box, test, victim, params.model_copy(update={"kernel": 0}), subject.seed)
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
     random = noise(test, threat, torch.arange(len(test), device=test.device))
-    share = lambda images: float((answers(subject.model.logits, images) != victim).float().mean())  # noqa: E731
-    return {"white_box": share(direct), "random_signs": share(random)}
+    success = lambda images: float((predict(subject.model.logits, images) != victim).float().mean())  # noqa: E731
+    return {"white_box": success(direct), "random_signs": success(random)}
 
 
-def findings(
-    subject: Subject, params: TransferParams, history: list[dict[str, Any]], compared: dict[str, float]
-) -> Findings:
+def transfer_result(
+    subject: Subject, params: TransferParams, history: list[dict[str, Any]], controls: dict[str, float]
+) -> ReportResult:
     last = history[-1]
     facts = {
         "queries": last["queries"],
@@ -196,12 +220,12 @@ def findings(
         "interval": wilson(last["fooled"], last["of"]),
         "images": last["of"],
         "eps": on_grid("linf", params.eps),
-        **compared,
+        **controls,
     }
     curve = Curve(
-        "Transfer", "queries", "share of images", [float(row["queries"]) for row in history],
+        "Transfer", "queries", "fraction of images", [float(row["queries"]) for row in history],
         {name: [row[name] for row in history] for name in ("agreement", "transfer")},
         {"transfer": [wilson(row["fooled"], row["of"]) for row in history]},
     )  # fmt: skip
-    note = f"{last['queries']} labels were asked for; success is a changed answer of the victim to an 8-bit image."
-    return Findings(facts, {"rounds": history}, [curve], notes=[note])
+    note = f"The attacker made {last['queries']} queries; success is a changed label of an 8-bit image."
+    return ReportResult(facts, {"rounds": history}, [curve], notes=[note])

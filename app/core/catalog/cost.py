@@ -88,7 +88,7 @@ def of_attacks(
 def settings_of(entry: dict[str, Any], report: dict[str, Any], params: dict[str, Any], method: str) -> dict[str, Any]:
     """The settings with which a report runs an attack that its params only name."""
     own = report["settings"].get(method, report["settings"].get("", {}))
-    passed = {name: params[name] for name in report["passes_on"] if params.get(name) is not None}
+    passed = {name: params[name] for name in report["forwards_params"] if params.get(name) is not None}
     return defaults(entry) | own | passed
 
 

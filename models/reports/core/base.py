@@ -1,7 +1,7 @@
-"""What a report is: a model looked at over a whole dataset, as a generator of progress that returns findings.
+"""The contract of a report: a measurement of one model over a dataset, run as a job.
 
-A report is one class in a file of this folder. Like a training it is stopped by leaving the loop; what it wants to
-keep for a later attempt it yields as `kept`.
+A report is one class in a file of `models/reports/`. `run` is a generator: it yields Progress and returns a
+ReportResult. The caller stops a report by leaving the loop and resumes it from the last `progress_state` it yielded.
 """
 
 from abc import ABC, abstractmethod
@@ -38,8 +38,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a report found: facts for JSON, tables of rows, plots, sheets of images (n, c, h, w), and sentences."""
+class ReportResult:
+    """Facts for JSON, tables of rows, plots, pictures as batches of images (n, c, h, w), and notes in sentences."""
 
     facts: dict[str, Any]
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -47,39 +47,39 @@ class Findings:
     pictures: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     fitted: Fitted | None = None
-    """For the operation that uses what this report fitted."""
+    """Fitted tensors, stored for an operation that uses this report."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` units of work; `kept`, plain JSON, is what a later attempt of the same report starts from."""
+    """`done` of `total` units of work. `progress_state`, plain JSON, is what a resumed run starts from."""
 
     done: int
     total: int
-    kept: Any = None
+    progress_state: Any = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report looks at. `data` describes the dataset reported on. `home` is the validation split of the one the
-    model learned from, `learned` its training split; None when it is gone."""
+    """The model and the dataset of a report. `data` describes the dataset, of which `train` and `validation` are the
+    splits. `model_validation` and `model_train` are the splits the model was trained on; None if they were deleted."""
 
     model: Family
     data: DataSpec
     train: Columns
     validation: Columns
-    home: Columns | None
+    model_validation: Columns | None
     seed: int
-    learned: Columns | None = None
+    model_train: Columns | None = None
     load: Callable[[str], Family] | None = None
-    """Another model of this tenant, by name or name@digest."""
+    """Loads another model of this tenant, by name or name@digest."""
     others: Mapping[str, Family] = field(default_factory=dict)
-    """Further models, that the parameter `others` names."""
+    """The models that the parameter `others` names, by name."""
     perturbations: Mapping[str, Tensor] = field(default_factory=dict)
-    """Universal perturbations (C, H, W), that the parameter `perturbations` names."""
+    """The universal perturbations (C, H, W) that the parameter `perturbations` names, by name."""
 
 
-Run = Generator[Progress, None, Findings]
+Run = Generator[Progress, None, ReportResult]
 
 
 class Report(ABC):
@@ -97,23 +97,31 @@ class Report(ABC):
     price: ClassVar[dict[str, str] | None] = None
     """Maximum forward and backward passes, as expressions over the params (evaluated in app/core/catalog/cost.py)."""
     settings: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Settings, other than its defaults, with which it runs an attack that its params only name; "" for all others."""
-    passes_on: ClassVar[tuple[str, ...]] = ()
-    """Params that are settings of those attacks, unless they are empty."""
+    """By name of an attack: the settings, other than its defaults, with which the report runs it when the params only
+    name it; "" is for all other attacks."""
+    forwards_params: ClassVar[tuple[str, ...]] = ()
+    """Names of params that are passed to those attacks as settings, unless they are None."""
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:
-        """Whether models of `family` can be reported on."""
+        """Whether models of `family` have the capabilities the report needs."""
         return all(issubclass(family, capability) for capability in cls.needs)
 
     @classmethod
     def check(cls, model: Family, data: DataSpec) -> None:
-        """Raises DataError when the dataset cannot be reported on with this model."""
+        """Raises DataError when the dataset lacks a column or its images are of another shape than the model's."""
         for column in cls.columns:
             if column not in data.columns.get("validation", {}):
-                raise DataError(f"the report {cls.name} needs the column {column}, which this dataset lacks", "dataset")
+                raise DataError(
+                    f"the report {cls.name} needs the column {column!r}, which this dataset lacks",
+                    "dataset",
+                    f"use a dataset with {' and '.join(cls.columns)}",
+                )
         check_shape(model, data)
 
     @abstractmethod
-    def run(self, subject: Subject, params: Params, kept: Any = None) -> Run:
-        """Do the work, yielding Progress, and return the Findings. `kept` is the last that an earlier attempt gave."""
+    def run(self, subject: Subject, params: Params, progress_state: Any = None) -> Run:
+        """Does the work, yields Progress and returns the ReportResult.
+
+        `progress_state` is the last that an interrupted run yielded, or None at the start.
+        """

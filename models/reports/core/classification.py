@@ -1,5 +1,7 @@
-"""What reports on classifiers under attack share: labelled images, shares with intervals, a size to attack with."""
+"""Shared by reports on classifiers under attack: labelled images, rates with intervals, eps, records as JSON."""
 
+import base64
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,27 +14,48 @@ from models.evaluation.metrics import spaced_rows
 from models.families.classifiers.adversarial_config import default_eps
 from models.family import Family
 from models.reports.core.base import Subject
-from models.types import DataError
+from models.types import DataError, DataSpec
 
 CHUNK = 50
 
 
 def check_classes(subject: Subject) -> None:
-    """Raises DataError when labels of the dataset do not mean classes of the model."""
+    """Raises DataError when the dataset and the model have different classes."""
     if subject.data.classes != subject.model.data.classes:
-        raise DataError("the dataset's classes are not the model's", "dataset", "name the dataset it learned from")
+        raise DataError(
+            "the dataset's classes differ from the model's", "dataset", "use the dataset the model was trained on"
+        )
 
 
-def rows_of(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
-    """Validation images (n, c, h, w) and labels, evenly spaced: stored classes may follow one another."""
+def class_indices(model: DataSpec, data: DataSpec) -> Tensor:
+    """(K,): the model's index of each class of the dataset, matched by name, or by position if there are no names.
+
+    Raises DataError for a class of the dataset that the model does not have.
+    """
+    if not model.classes or not data.classes:
+        return torch.arange(len(data.classes or model.classes or ()) or 1000)
+    unknown = [name for name in data.classes if name not in model.classes]
+    if unknown and len(model.classes) != len(data.classes):
+        raise DataError(
+            f"the model has no class {unknown[0]!r}, which the dataset has",
+            "dataset",
+            "use a dataset with the classes that the model learned",
+        )
+    if unknown:
+        return torch.arange(len(data.classes))
+    return torch.tensor([model.classes.index(name) for name in data.classes])
+
+
+def labelled_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
+    """At most `count` validation images (n, c, h, w) and labels (n,), evenly spaced: rows may be sorted by class."""
     check_classes(subject)
-    found = (torch.cat(list(spaced_rows(subject.validation, name, count))) for name in ("images", "labels"))
-    images, labels = (column.to(subject.model.device) for column in found)
+    columns = (torch.cat(list(spaced_rows(subject.validation, name, count))) for name in ("images", "labels"))
+    images, labels = (column.to(subject.model.device) for column in columns)
     return images, labels
 
 
 def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
-    """The asked size; else that the model was trained against, else what is usual for such images."""
+    """`eps` if given; else the eps the model was trained against; else the default for such images."""
     if eps is not None:
         return eps
     trained = getattr(subject.model.config, "adversarial_eps", None)
@@ -40,16 +63,43 @@ def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
     return trained if same else default_eps(subject.validation, norm)
 
 
-def classes_of(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """(n,) what is answered, a chunk at a time."""
-    return torch.cat([network(part).argmax(1) for part in images.split(CHUNK)])
+def predict(logits: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """(n,): predicted class indices, computed in chunks of CHUNK images."""
+    return torch.cat([logits(part).argmax(1) for part in images.split(CHUNK)])
 
 
-def white_box(model: Family) -> WhiteBox:
+def classifier_access(model: Family) -> WhiteBox:
+    """White-box access to the logits of a classifier."""
     return WhiteBox(model, lambda net, x: net.logits(x), shape=model.data.shape)
 
 
-def share(name: str, hits: int, total: int) -> dict[str, Any]:
-    """A share with its 95 % interval."""
+def rate(name: str, hits: int, total: int) -> dict[str, Any]:
+    """hits / total (None if `total` is 0) with its 95 % Wilson interval, under `name`, `name`_low and `name`_high."""
     low, high = wilson(hits, total)
     return {name: hits / total if total else None, f"{name}_low": low, f"{name}_high": high}
+
+
+def pack_hits(hits: Tensor) -> list[int]:
+    """(N, E) bool -> N integers; bit e of integer n is hits[n, e]."""
+    return [sum(1 << place for place, hit in enumerate(row) if hit) for row in hits.tolist()]
+
+
+def unpack_hits(numbers: list[int], columns: int) -> Tensor:
+    """The inverse of `pack_hits`: (N, columns) bool."""
+    return torch.tensor([[bool(number >> place & 1) for place in range(columns)] for number in numbers])
+
+
+def joined(records: list[dict[str, Any]], key: str) -> list:
+    """The lists under `key` of all records, one after another."""
+    return [value for record in records for value in record[key]]
+
+
+def pack_images(images: Tensor) -> str:
+    """Images in [0, 1] as 8 bits, compressed to base64 text for a checkpoint."""
+    return base64.b64encode(zlib.compress((images * 255).round().byte().cpu().numpy().tobytes(), 9)).decode()
+
+
+def unpack_images(text: str, shape: tuple[int, int, int]) -> Tensor:
+    """The inverse of `pack_images`: (n, *shape) in [0, 1]."""
+    data = torch.frombuffer(bytearray(zlib.decompress(base64.b64decode(text))), dtype=torch.uint8)
+    return data.view(-1, *shape) / 255

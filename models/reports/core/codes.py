@@ -1,4 +1,4 @@
-"""What several reports need of codes: which images they are of, and the codes themselves."""
+"""Shared by reports on codes: the choice of images, and their codes."""
 
 from collections.abc import Generator
 
@@ -14,31 +14,32 @@ BATCH = 256
 
 
 class CodesParams(Params):
-    """Which images a report looks at."""
+    """Which images a report covers."""
 
-    split: Split = Field("validation", description="Images of which side.")
-    images: int = Field(10_000, ge=2, le=100_000, description="At most so many images, evenly spaced.")
+    split: Split = Field("validation", description="Split the images come from.")
+    images: int = Field(10_000, ge=2, le=100_000, description="Maximum number of images, evenly spaced over the split.")
 
 
 def view_of(subject: Subject) -> DatasetView:
-    """The dataset reported on."""
+    """The dataset of the report."""
     return DatasetView(
         subject.model, "of this report", subject.data, {"train": subject.train, "validation": subject.validation}
     )
 
 
 def encode_all(model: Encodes, view: DatasetView, selection: Selection) -> Generator[Progress, None, Tensor]:
-    """Codes (n, latent_dim) of the picked images, on the CPU. Yields progress on the way."""
-    found, done = [], 0
+    """Codes (n, latent_dim) of the selected images, on the CPU. Yields Progress after each batch."""
+    codes: list[Tensor] = []
+    count = 0
     for part in selection.positions.split(BATCH):
-        found.append(model.encode(view.images(part).to(model.device)).cpu())
-        done += len(part)
-        yield Progress(done, len(selection))
-    return torch.cat(found)
+        codes.append(model.encode(view.images(part).to(model.device)).cpu())
+        count += len(part)
+        yield Progress(count, len(selection))
+    return torch.cat(codes)
 
 
 def standardised(codes: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Codes with zero mean and unit spread per dimension, by the statistics of `reference` (default: themselves)."""
+    """Codes with mean 0 and standard deviation 1 per dimension, by the statistics of `reference` (default: `codes`)."""
     reference = codes if reference is None else reference
-    spread = reference.std(0, correction=0)
-    return (codes - reference.mean(0)) / torch.where(spread > 1e-8, spread, torch.ones_like(spread))
+    deviation = reference.std(0, correction=0)
+    return (codes - reference.mean(0)) / torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))

@@ -12,7 +12,7 @@ from models.attacks.criteria.segmentation import FractionOfPixels
 from models.evaluation.segmentation import confusion, ious
 from models.family import Family
 from models.registry import attacks
-from models.reports.core.base import Findings
+from models.reports.core.base import ReportResult
 from models.reports.core.base import Subject as Reported
 from models.reports.core.dense_attack import everywhere
 from models.reports.detection_attack import DetectionAttack
@@ -143,7 +143,7 @@ def trained(subject: Subject, family: str, share: float = 0.6) -> Trained:
     return KEPT[key]
 
 
-def reported(subject: Subject, run: Trained, report, **params) -> Findings:
+def reported(subject: Subject, run: Trained, report, **params) -> ReportResult:
     """What a report finds of a trained model."""
     who = Reported(run.model, subject.spec, subject.train, subject.validation, None, subject.seed)
     steps = report().run(who, report.Params(images=32, **params))
@@ -154,7 +154,7 @@ def reported(subject: Subject, run: Trained, report, **params) -> Findings:
             return end.value
 
 
-def left(findings: Findings, measure: str) -> Found:
+def left(findings: ReportResult, measure: str) -> Found:
     """What the weakest attack of a report leaves, beside the clean measure, the strongest attack and two controls."""
     rows = findings.tables["attacks"]
     baselines = {"clean": findings.facts[f"clean_{measure}"], "strongest": min(row[measure] for row in rows)}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.reports.adversarial_detection import ADAPTIVE, AdversarialDetectionReport
-from models.reports.core.base import Findings
+from models.reports.core.base import ReportResult
 from models.reports.core.base import Subject as Reported
 from tests.benchmarks.claims import Found, Row, Subject, above, labelled
 
@@ -11,7 +11,7 @@ SEEN = ["fgsm", "pgd", "deepfool"]
 UNSEEN = ["ddn", "mifgsm", "square"]
 
 
-def judged(who: Reported, detector: dict[str, Any]) -> Findings:
+def judged(who: Reported, detector: dict[str, Any]) -> ReportResult:
     params = AdversarialDetectionReport.Params(detector=detector, methods=UNSEEN, images=100)
     steps = AdversarialDetectionReport().run(who, params)
     while True:

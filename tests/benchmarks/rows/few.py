@@ -63,8 +63,9 @@ def hundred_labels(subject: Subject) -> Found:
     report = PretrainingReport()
     with torch.no_grad():
         steps = report.run(who, report.Params(labels=[100], images=3200, seeds=3))
-        kept = next(step.kept for step in steps if step.kept is not None and len(step.kept) == 9)
-    scratch, probe, tuned = (sum(kept[place::3]) / 3 for place in range(3))
+        states = (step.progress_state for step in steps)
+        accuracies = next(state for state in states if state is not None and len(state) == 9)
+    scratch, probe, tuned = (sum(accuracies[place::3]) / 3 for place in range(3))
     return Found(tuned, {"from scratch": scratch, "linear probe": probe}, f"encoder: {run.note}", run.short)
 
 

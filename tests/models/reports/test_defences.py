@@ -8,7 +8,7 @@ import torch
 from models.attacks.criteria.detector_evasion import SelectiveLoss, UndetectedMisclassification
 from models.families.classifiers.classifier import Classifier
 from models.reports.adversarial_detection import AdversarialDetectionParams, AdversarialDetectionReport, auroc
-from models.reports.core.base import Findings, Subject
+from models.reports.core.base import ReportResult, Subject
 from models.reports.defences import DefencesParams, DefencesReport, notes
 from models.reports.smoothing import SmoothingParams, SmoothingReport
 from models.training.loop import Training
@@ -29,7 +29,7 @@ def subject() -> Subject:
     return Subject(run.family.eval().requires_grad_(False), spec, train, validation, validation, 0)
 
 
-def follow(report, subject: Subject, params, kept=None) -> tuple[Findings, list]:
+def follow(report, subject: Subject, params, kept=None) -> tuple[ReportResult, list]:
     """The findings, and all that was kept on the way, as JSON would keep it."""
     run, seen = report().run(subject, params, kept), []
     with torch.no_grad():
@@ -39,8 +39,8 @@ def follow(report, subject: Subject, params, kept=None) -> tuple[Findings, list]
             except StopIteration as end:
                 return end.value, seen
             assert 0 <= step.done <= step.total
-            if step.kept is not None:
-                seen.append(json.loads(json.dumps(step.kept)))
+            if step.progress_state is not None:
+                seen.append(json.loads(json.dumps(step.progress_state)))
 
 
 DEFENCES = DefencesParams(
@@ -65,7 +65,7 @@ def whole(subject) -> dict:
 
 
 @pytest.mark.parametrize(("report", "params"), CASES, ids=["defences", "smoothing", "detection"])
-def test_a_report_taken_up_again_finds_the_same(subject, whole, report, params):
+def test_resumed_report_gives_the_same_result(subject, whole, report, params):
     first, kept = whole[report]
     again, _ = follow(report, subject, params, kept[len(kept) // 2])
     assert json.dumps([again.facts, again.tables], sort_keys=True) == json.dumps(
@@ -74,7 +74,7 @@ def test_a_report_taken_up_again_finds_the_same(subject, whole, report, params):
     assert again.curves == first.curves
 
 
-def test_an_attack_that_knows_the_defence_does_at_least_the_harm_of_a_blind_one(whole):
+def test_adaptive_attack_is_at_least_as_strong_as_the_blind_one(whole):
     found, _ = whole[DefencesReport]
     none, bits, both = found.tables["defences"]
     names = [row["defence"] for row in (none, bits, both)]
@@ -88,12 +88,12 @@ def test_an_attack_that_knows_the_defence_does_at_least_the_harm_of_a_blind_one(
     assert found.pictures["defended"].shape == (4 * 4, 1, 14, 14)
 
 
-def test_a_defence_that_hides_the_gradient_is_said_to_do_so():
+def test_obfuscating_defence_gets_a_note():
     rows = [{}, {"defence": "jpeg", "blind": 0.7, "adaptive": 0.2}, {"defence": "tv", "blind": 0.7, "adaptive": 0.6}]
     assert len(notes(rows)) == 1 and "jpeg" in notes(rows)[0]
 
 
-def test_what_is_certified_stands_below_what_attacks_leave(whole):
+def test_certified_accuracy_is_at_most_accuracy_under_attack(whole):
     found, _ = whole[SmoothingReport]
     (plot,) = found.curves
     for name, values in plot.series.items():
@@ -105,7 +105,7 @@ def test_what_is_certified_stands_below_what_attacks_leave(whole):
     assert not [note for note in found.notes if "certified:" in note]
 
 
-def test_a_detector_is_judged_on_the_images_that_attacks_turned(whole):
+def test_detector_is_evaluated_on_successful_attacks(whole):
     found, _ = whole[AdversarialDetectionReport]
     rows = {row["attack"]: row for row in found.tables["attacks"]}
     assert list(rows) == ["fgsm", "ddn", "adaptive"]
@@ -125,7 +125,7 @@ def test_unsuspected_is_both_misclassified_and_below_the_threshold():
     assert (margin < 0).tolist() == [True, False, False]
 
 
-def test_the_two_ends_are_climbed_in_turns():
+def test_selective_loss_alternates_between_its_two_goals():
     outputs = torch.tensor([[0.0, 1.0, 0.9], [1.0, 0.0, 0.9]], requires_grad=True)
     loss = SelectiveLoss(torch.tensor([0, 0]), threshold=0.5, unit=0.5).loss(outputs)
     (slope,) = torch.autograd.grad(loss.sum(), outputs)
@@ -133,7 +133,7 @@ def test_the_two_ends_are_climbed_in_turns():
     assert slope[1, 0] < 0 < slope[1, 1] and slope[1, 2] == 0
 
 
-def test_a_trained_detector_learns_and_knows_an_attack_it_was_not_shown(subject):
+def test_trained_detector_detects_an_attack_it_did_not_learn_from(subject):
     found, kept = follow(AdversarialDetectionReport, subject, LEARNED)
     seen, unseen, adaptive = found.tables["attacks"]
     assert seen["learned_from"] and not unseen["learned_from"] and found.facts["learned_from"] == ["fgsm"]
@@ -144,7 +144,7 @@ def test_a_trained_detector_learns_and_knows_an_attack_it_was_not_shown(subject)
     assert [again.facts, again.tables] == [found.facts, found.tables]
 
 
-def test_a_stage_that_cannot_be_is_named_with_its_place(subject):
+def test_invalid_stage_is_refused_with_its_position(subject):
     params = DefencesParams(defences=[[{"kind": "median"}], [{"kind": "median"}, {"kind": "jpeg", "quality": 0}]])
     with pytest.raises(ConfigError) as caught:
         follow(DefencesReport, subject, params)

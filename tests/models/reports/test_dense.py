@@ -40,13 +40,13 @@ def steps_of(report, who: Subject, kept=None, **params):
             except StopIteration as end:
                 return seen, end.value
             assert 0 < step.done <= step.total
-            seen.append((step.done, json.dumps(step.kept)))
+            seen.append((step.done, json.dumps(step.progress_state)))
 
 
 FEW = {"attacks": ["segpgd", "fgsm"], "eps": ["4/255", "24/255"], "steps": 5}
 
 
-def test_masks_get_worse_with_eps_and_far_worse_than_under_the_controls():
+def test_miou_falls_with_eps_and_below_the_controls():
     seen, found = steps_of(SegmentationAttack, segments(), **FEW)
     clean, rows = found.facts["clean_miou"], found.tables["attacks"]
     assert clean > 0.85 and [row["eps_255"] for row in rows] == [4, 24, 4, 24]
@@ -60,7 +60,7 @@ def test_masks_get_worse_with_eps_and_far_worse_than_under_the_controls():
     assert seen[-1][0] == 20 * 5
 
 
-def test_a_report_taken_up_at_any_point_finds_the_same():
+def test_report_resumed_at_any_point_gives_the_same_result():
     seen, whole = steps_of(SegmentationAttack, segments(), **FEW)
     for _, kept in seen[:: len(seen) // 3]:
         _, again = steps_of(SegmentationAttack, segments(), kept=json.loads(kept), **FEW)
@@ -81,7 +81,7 @@ def test_detections_before_and_after_by_goal(goal):
         assert row["map50"] < 0.6
 
 
-def test_an_attack_no_better_than_noise_is_told():
+def test_attack_no_better_than_noise_gets_a_note():
     row = {"attack": "pgd", "eps_255": 8.0, "miou": 0.7, "miou_random_signs": 0.72, "miou_shuffled": 0.89}
     notes = remarks([row], 0.9, "miou")
     assert len(notes) == 1 and "random signs" in notes[0]

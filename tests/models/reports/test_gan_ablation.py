@@ -76,8 +76,9 @@ def test_invalid_switches_are_named():
 def test_a_stopped_report_continues_with_the_finished_trainings():
     who, params = subject(), Params(switches=["replay"], images=64, repeats=2)
     steps, whole = finish(GanAblationReport().run(who, params))
-    assert [len(step.kept) for step in steps if step.kept] == [1, 2, 3, 4] and steps[-1].done == steps[-1].total
-    half = next(step.kept for step in steps if step.kept and len(step.kept) == 2)
+    assert [len(step.progress_state) for step in steps if step.progress_state] == [1, 2, 3, 4]
+    assert steps[-1].done == steps[-1].total
+    half = next(step.progress_state for step in steps if step.progress_state and len(step.progress_state) == 2)
     later, again = finish(GanAblationReport().run(who, params, half))
     assert again == whole and len(later) < len(steps)
     assert len(whole.tables["trainings"]) == 4 and whole.facts["trainings"] == 4

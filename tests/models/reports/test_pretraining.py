@@ -7,7 +7,7 @@ import torch
 from models.families.autoencoders.autoencoder import Autoencoder
 from models.families.autoencoders.denoising_autoencoder import DenoisingAutoencoder
 from models.reports.core.base import Subject
-from models.reports.pretraining import METHODS, PretrainingReport, chosen, started, trials
+from models.reports.pretraining import METHODS, PretrainingReport, balanced_rows, new_training, planned_trainings
 from models.types import DataError, DataSpec
 from tests.models.training.test_alarms import run, splits
 
@@ -31,7 +31,7 @@ def follow(who: Subject, kept=None, stop: int | None = None, **params):
         except StopIteration as end:
             return end.value, keeps, told
         told.append((step.done, step.total))
-        keeps += [step.kept] if step.kept is not None else []
+        keeps += [step.progress_state] if step.progress_state is not None else []
         if stop is not None and len(keeps) == stop:
             return None, keeps, told
 
@@ -49,7 +49,7 @@ def test_every_method_is_tried_at_every_number_of_labels_with_every_seed():
     assert last["fine_tuned"] > 0.8 > found.facts["accuracy_majority"] - 0.2
 
 
-def test_a_report_that_was_stopped_ends_as_if_it_had_not_been():
+def test_resumed_report_gives_the_same_result():
     who = subject()
     whole, *_ = follow(who)
     _, keeps, _ = follow(who, stop=7)
@@ -63,7 +63,7 @@ KINDS = [(Autoencoder, "mlp"), (DenoisingAutoencoder, "mlp"), (Autoencoder, "lin
 @pytest.mark.parametrize(("kind", "body"), KINDS)
 def test_the_methods_differ_in_the_start_and_in_what_learns_alone(kind, body):
     who, params = subject(kind, images=64, body=body), PretrainingReport.Params(**FAST)
-    trainings = {method: started(who, params, 40, method, 0) for method in METHODS}
+    trainings = {method: new_training(who, params, 40, method, 0) for method in METHODS}
     rows = {method: training.train.columns["images"] for method, training in trainings.items()}
     assert all(np.array_equal(rows["scratch"], other) for other in rows.values()) and len(rows["probe"]) == 40
     assert len({training.total for training in trainings.values()}) == 1
@@ -78,20 +78,20 @@ def test_the_methods_differ_in_the_start_and_in_what_learns_alone(kind, body):
     assert not moved["probe"] and not torch.equal(trainings["fine_tuned"].family.trunk(images), codes["fine_tuned"])
 
 
-def test_few_labels_are_spread_over_the_classes():
+def test_few_labels_are_balanced_over_the_classes():
     labels = np.array([0] * 90 + [1] * 6 + [2] * 4)
-    assert np.bincount(labels[chosen(labels, 9, 0)]).tolist() == [3, 3, 3]
-    assert np.bincount(labels[chosen(labels, 30, 1)]).tolist() == [20, 6, 4]
-    assert not np.array_equal(chosen(labels, 9, 0), chosen(labels, 9, 1))
-    assert np.array_equal(chosen(labels, 100, 5), np.arange(100))
+    assert np.bincount(labels[balanced_rows(labels, 9, 0)]).tolist() == [3, 3, 3]
+    assert np.bincount(labels[balanced_rows(labels, 30, 1)]).tolist() == [20, 6, 4]
+    assert not np.array_equal(balanced_rows(labels, 9, 0), balanced_rows(labels, 9, 1))
+    assert np.array_equal(balanced_rows(labels, 100, 5), np.arange(100))
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_datasets_with_too_few_labels_are_refused():
     who = subject(images=64)
     plain = DataSpec("plain", 8, 8, 1, None, who.data.columns)
-    with pytest.raises(DataError, match="two classes"):
+    with pytest.raises(DataError, match="at least 2 classes"):
         PretrainingReport.check(who.model, plain)
-    with pytest.raises(DataError, match="1 labels teach nothing"):
-        list(trials(who, PretrainingReport.Params(labels=[1])))
-    numbers = [count for count, *_ in trials(who, PretrainingReport.Params(labels=[100, 1000], seeds=1))]
+    with pytest.raises(DataError, match="at least 2; you sent 1"):
+        list(planned_trainings(who, PretrainingReport.Params(labels=[1])))
+    numbers = [count for count, *_ in planned_trainings(who, PretrainingReport.Params(labels=[100, 1000], seeds=1))]
     assert numbers == [100] * 3 + [120] * 3  # what there is not is left out

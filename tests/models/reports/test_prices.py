@@ -110,7 +110,7 @@ def quote(who: Subject, name: str, params) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_report_spends_what_it_quoted(case, monkeypatch):
+def test_report_spends_at_most_its_quote_and_not_much_less(case, monkeypatch):
     make, name, given = CASES[case]
     who, kind = make(), reports()[name]
     if name == "fooling":

@@ -62,7 +62,7 @@ def report(model, labelled: bool = True):
     return finish(RefinementReport, Subject(model, spec, train, validation, validation, seed=0), updates=60)
 
 
-def test_a_perfect_refiner_teaches_like_real_images_and_cannot_be_told_from_them():
+def test_perfect_refiner_has_the_accuracies_of_real_images():
     facts = report(Negative()).facts
     assert facts["accuracy_refined"] > 0.95 < facts["accuracy_real"] and facts["accuracy_raw"] < 0.6
     assert facts["accuracy_linear_refined"] > 0.95 > facts["accuracy_linear_raw"]
@@ -83,7 +83,7 @@ def test_a_refiner_that_swaps_classes_looks_real_and_loses_its_labels():
     assert abs(facts["domain_accuracy_refined"] - 0.5) < 0.2
 
 
-def test_without_labels_the_domains_are_compared_and_the_rest_is_said_to_lack():
+def test_without_labels_only_the_domains_are_compared():
     found = report(Negative(), labelled=False)
     assert "accuracy_raw" not in found.facts and "domain_accuracy_refined" in found.facts
     assert "a_labels" in found.notes[0] and not found.curves
@@ -95,12 +95,12 @@ def test_without_labels_the_domains_are_compared_and_the_rest_is_said_to_lack():
 def test_the_plot_and_the_sheet_show_each_source():
     found = report(Idle())
     assert set(found.curves[0].series) == {"raw", "refined", "colour", "real"}
-    assert len(found.curves[0].x) == len(found.curves[0].series["raw"]) == refinement.LOOKS
+    assert len(found.curves[0].x) == len(found.curves[0].series["raw"]) == refinement.CURVE_POINTS
     sheet = found.pictures["refined"]
     assert len(sheet) == 48 and torch.equal(sheet[:16], sheet[16:32])
 
 
-def test_two_domains_weigh_alike_however_many_images_they_have():
+def test_two_domains_have_equal_weight_for_any_sizes():
     images = torch.zeros(3, 1, 2, 2), torch.ones(7, 1, 2, 2)
     pair = domain_labels(Domain(images[0], None), Domain(images[1], None))
     assert pair.labels.tolist() == [0, 0, 0, 1, 1, 1] and pair.images.mean((1, 2, 3)).tolist() == [0, 0, 0, 1, 1, 1]

@@ -74,7 +74,7 @@ def finish(report, who: Subject, **params):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
-def test_classes_that_lie_apart_are_found_again(method):
+def test_separated_classes_are_recovered_as_clusters(method):
     labels = np.arange(90) % 3
     found = finish(ClusterReport, subject(flat_halves(labels), labels), method=method)
     assert found.facts["accuracy"] == found.facts["nmi"] == pytest.approx(1) == found.facts["ari"]
@@ -100,7 +100,7 @@ def test_constant_images_have_no_silhouette_and_do_not_fail():
     assert found.facts["above_0.95"] == 0 and all(row["score"] == 0 for row in found.tables["most_unusual"])
 
 
-def test_images_that_the_model_cannot_draw_come_first():
+def test_images_with_large_errors_rank_first():
     labels = np.array([0] * 57 + [1] * 3)
     images = flat_halves(labels)
     images[57:] = np.random.default_rng(1).integers(0, 256, (3, 1, SIZE, SIZE))
@@ -113,7 +113,7 @@ def test_images_that_the_model_cannot_draw_come_first():
 
 def test_normal_must_leave_something_to_find():
     labels = np.zeros(20, int)
-    with pytest.raises(DataError, match="both normal images and anomalies"):
+    with pytest.raises(DataError, match="both kinds are needed"):
         finish(AnomalyReport, subject(flat_halves(labels), labels), normal=["0"])
 
 
@@ -125,7 +125,7 @@ def test_the_basis_of_pca_spans_flat_data_and_survives_constant_data():
     assert torch.isfinite(pca_basis(torch.ones(9, 1, 2, 2), 3)).all()
 
 
-def test_what_is_usual_scores_zero_and_the_thresholds_are_its_quantiles():
+def test_normal_data_has_mean_score_zero_and_gives_the_thresholds():
     draws = torch.Generator().manual_seed(0)
     home = Measured(torch.randn(400, 3, generator=draws), torch.rand(400, generator=draws), torch.rand(400))
     familiar = Familiar(home)
@@ -139,13 +139,13 @@ def test_what_is_usual_scores_zero_and_the_thresholds_are_its_quantiles():
     assert familiar.standing(torch.tensor([-99.0, 99.0])).tolist() == [0, 1]
 
 
-def test_a_heat_map_is_black_where_nothing_differs_and_white_where_all_does():
+def test_heat_map_is_black_for_equal_and_white_for_opposite_pixels():
     images = torch.zeros(1, 1, 2, 2)
     drawn = torch.tensor([[[[0.0, 1.0], [0.0, 0.0]]]])
     assert heat(images, drawn)[0, :, 0].T.tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
-def test_near_duplicates_are_found_and_what_stands_alone_too():
+def test_near_duplicates_and_outliers_are_found():
     labels = np.arange(60) % 3
     draws = np.random.default_rng(3).integers(0, 256, (60, 2))
     images = np.repeat(draws, SIZE // 2, 1)[:, None, None, :].repeat(SIZE, 2).astype(np.uint8)
@@ -162,7 +162,7 @@ def test_near_duplicates_are_found_and_what_stands_alone_too():
 
 
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
-def test_a_clustering_puts_new_codes_where_the_library_would(method):
+def test_clustering_assigns_new_codes_as_scikit_learn_does(method):
     from sklearn.cluster import KMeans
     from sklearn.mixture import GaussianMixture
 
@@ -189,7 +189,7 @@ def test_a_dataset_of_another_size_is_refused_with_the_remedy():
     assert "image_size=8x8&channels=1" in caught.value.remedy
 
 
-def test_every_report_says_what_it_does():
+def test_every_report_has_a_summary_and_descriptions():
     assert {"anomaly", "cluster"} <= reports().keys()
     for report in reports().values():
         assert report.summary.endswith(".") and report.needs and report.Params.model_json_schema()

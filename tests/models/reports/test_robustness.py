@@ -9,7 +9,7 @@ import torch
 from models.data import Columns
 from models.evaluation.confidence import wilson
 from models.reports.core.base import Subject
-from models.reports.core.packing import unpacked
+from models.reports.core.classification import unpack_hits
 from models.reports.robustness import RobustnessReport
 from models.types import ConfigError, DataError, DataSpec
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
@@ -36,13 +36,13 @@ def run(who: Subject, kept=None, stop_after: int | None = None, **params):
             step = next(walk)
         except StopIteration as end:
             return json.loads(json.dumps(end.value.facts)), end.value
-        if step.kept is not None:
-            last = json.loads(json.dumps(step.kept))
+        if step.progress_state is not None:
+            last = json.loads(json.dumps(step.progress_state))
             if stop_after is not None and step.done >= stop_after:
                 return last
 
 
-def test_the_curve_is_that_of_the_images_and_falls():
+def test_curve_falls_and_agrees_with_the_table_of_images():
     facts, found = run(subject())
     rows = found.tables["curve"]
     for row in rows:
@@ -62,7 +62,7 @@ def test_the_curve_is_that_of_the_images_and_falls():
     assert "high confidence" in facts["headline"]
 
 
-def test_a_report_that_was_stopped_finds_the_same():
+def test_resumed_report_gives_the_same_result():
     _, whole = run(subject())
     for blocks in (1, 3):
         kept = run(subject(), stop_after=blocks)
@@ -72,7 +72,7 @@ def test_a_report_that_was_stopped_finds_the_same():
         assert torch.equal(again.pictures["gallery"], whole.pictures["gallery"])
 
 
-def test_a_minimum_norm_attack_answers_every_radius_from_one_run():
+def test_minimum_norm_attack_covers_all_radii_in_one_run():
     facts, found = run(subject(count=24), attacks=[{"method": "ddn", "steps": 40}], norm="l2", eps=[0.1, 0.5, 1, 2])
     spent = facts["attacks"]["ddn"]
     assert spent["gradients"] <= 24 * 40
@@ -112,16 +112,16 @@ class Steps(Sham):
     ("net", "flag"),
     [(Loud(), "logit_scale"), (Random(), "randomised"), (Steps(), "unbounded_fails"), (Steps(), "black_box_wins")],
 )
-def test_sham_robustness_is_called_so(net, flag):
+def test_false_robustness_raises_its_flag(net, flag):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         facts, _ = run(subject(net, count=24), eps=["40/255"])
     raised = [item["name"] for item in facts["trust"]["flags"] if item["raised"]]
     assert flag in raised
-    assert facts["trust"]["confidence"] == "low" and "not to be trusted" in facts["headline"]
+    assert facts["trust"]["confidence"] == "low" and "Do not trust" in facts["headline"]
 
 
-def test_without_a_strong_attack_the_number_is_not_to_be_trusted():
+def test_without_a_strong_attack_the_confidence_is_low():
     facts, _ = run(subject(count=8), attacks=["fgsm"])
     assert facts["trust"]["confidence"] == "low" and "20 steps" in facts["trust"]["says"]
 
@@ -129,7 +129,7 @@ def test_without_a_strong_attack_the_number_is_not_to_be_trusted():
 def test_examples_made_on_another_model_are_shown_to_this_one():
     facts, _ = run(subject(count=16, others={"twin": Victim(cnn()).eval()}), attacks=["fgsm"], eps=["40/255"])
     assert facts["attacks"]["from twin"]["fooled"] > 4
-    with pytest.raises(ConfigError, match="same size"):
+    with pytest.raises(ConfigError, match="classify images of shape"):
         run(subject(others={"large": Victim(cnn(), shape=(1, 9, 9)).eval()}))
 
 
@@ -137,7 +137,7 @@ def test_labels_are_matched_by_name():
     turned = tuple(reversed(CLASSES))
     facts, _ = run(subject(count=20, classes=turned), attacks=["fgsm"])
     assert facts["clean_accuracy"] < 0.2
-    with pytest.raises(DataError, match="knows no class"):
+    with pytest.raises(DataError, match="has no class"):
         run(subject(count=20, classes=(*CLASSES[:9], "ten", "eleven")))
 
 
@@ -149,11 +149,11 @@ def test_attacks_that_cannot_run_are_refused_by_name(params):
         run(subject(count=4), **params)
 
 
-def test_intervals_hold_their_share_and_know_nothing_of_nothing():
+def test_wilson_intervals_contain_the_rate():
     assert wilson(0, 0) == (0, 1)
     assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == 1
     low, high = wilson(50, 100)
     assert low == pytest.approx(0.4038, abs=1e-3) and high == pytest.approx(0.5962, abs=1e-3)
     draws = np.random.default_rng(0).binomial(60, 0.2, 4000)
     assert np.mean([wilson(hits, 60)[0] <= 0.2 <= wilson(hits, 60)[1] for hits in draws]) > 0.93
-    assert unpacked([5, 0], 3).tolist() == [[True, False, True], [False, False, False]]
+    assert unpack_hits([5, 0], 3).tolist() == [[True, False, True], [False, False, False]]

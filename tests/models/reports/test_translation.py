@@ -69,7 +69,7 @@ def finish(who: Subject, **params):
             return end.value
 
 
-def test_a_perfect_translation_beats_what_needs_no_network():
+def test_perfect_translation_beats_the_baselines():
     found = finish(subject("paired"))
     table = {row["way"]: row for row in found.tables["ways"]}
     assert table.keys() == {"translated", "copy", "mean", "colour", "nearest", "real"}
@@ -80,19 +80,19 @@ def test_a_perfect_translation_beats_what_needs_no_network():
     assert found.pictures["translated"].shape[1:] == (1, 12, 12) and not found.notes
 
 
-def test_without_twins_the_truth_is_not_known():
+def test_without_pairs_l1_and_psnr_are_missing():
     found = finish(subject("unpaired"))
     assert "l1" not in found.facts and "val/A" in found.notes[0]
     assert "l1" in finish(subject("unpaired", twins=True)).facts
 
 
-def test_kept_classes_are_seen_by_a_classifier_of_the_target_domain():
+def test_class_kept_is_measured_by_a_classifier_of_the_target_domain():
     assert finish(subject("unpaired", labels=True)).facts["class_kept"] > 0.9
     # the target's bars stand where the source's do, but a copy of other brightness is no such image
     assert "class_kept" not in finish(subject("unpaired")).facts
 
 
-def test_what_cannot_be_reported_on_is_said():
+def test_wrong_direction_and_layout_are_refused():
     who = subject("paired")
     with pytest.raises(DataError, match="ab only"):
         finish(who, direction="ba")

@@ -55,11 +55,11 @@ def test_the_matrix_has_every_pair_with_controls():
     assert rate["twin"] == rate["this model"] > 0.3 and found.facts["fooling"]["none"]["this model"] == 0
     cell = found.tables["cells"][0]
     assert cell["rate"] > 2 * cell["random_signs"] and cell["interval"][0] < cell["rate"] < cell["interval"][1]
-    with pytest.raises(ConfigError, match="another size"):
+    with pytest.raises(ConfigError, match="shape"):
         finish(UniversalFoolingReport, subject(perturbations={"p": torch.zeros(1, 4, 4)}), perturbations=["p"])
 
 
-def test_tuning_on_perturbed_images_withstands_the_perturbation_it_was_tuned_on():
+def test_fine_tuning_lowers_the_fooling_rate_of_its_perturbation():
     who = subject()
     model = Classifier.create({"epochs": 6}, who.data)
     training = Training(model, who.train, who.validation, 0)
@@ -73,7 +73,7 @@ def test_tuning_on_perturbed_images_withstands_the_perturbation_it_was_tuned_on(
     assert {row["perturbation"] for row in found.tables["measured"]} == {"first", "refitted", "random_signs", "none"}
 
 
-def test_a_substitute_learns_from_counted_labels_and_its_examples_fool_the_victim():
+def test_substitutes_learn_from_counted_labels_and_their_examples_transfer():
     found = finish(TransferReport, subject(), initial=80, rounds=2, budget=200, eps="50/255", images=200, epochs=8)
     facts, rounds = found.facts, found.tables["rounds"]
     assert [row["queries"] for row in rounds] == [80, 160, 200]
@@ -83,8 +83,8 @@ def test_a_substitute_learns_from_counted_labels_and_its_examples_fool_the_victi
     assert again.facts == facts
 
 
-def test_an_attacker_needs_images_and_queries():
-    with pytest.raises(DataError, match="leave none"):
+def test_too_few_images_or_queries_are_refused():
+    with pytest.raises(DataError, match="leaves none"):
         finish(TransferReport, subject(), initial=500)
     with pytest.raises(DataError, match="budget"):
         finish(TransferReport, subject(), initial=80, budget=20)

@@ -15,7 +15,7 @@ from app.core.store.database import reading
 from models.data import Columns
 from models.family import Family
 from models.registry import reports
-from models.reports.core.base import Findings, Params, Progress, Report, Subject
+from models.reports.core.base import Params, Progress, Report, ReportResult, Subject
 from models.types import DataSpec
 from workers import codecs, devices
 from workers.jobs.job import Result, RunningJob
@@ -109,7 +109,7 @@ def training_dataset_of(job: RunningJob, digest: str) -> tuple[Columns | None, C
     return Columns(data.validation), Columns(data.train)
 
 
-def follow(job: RunningJob, run, dataset: str | None = None) -> Findings:
+def follow(job: RunningJob, run, dataset: str | None = None) -> ReportResult:
     """Runs a report to its end: writes progress and its checkpoints, and stops when asked."""
     started = saved = time.monotonic()
     unsaved = None
@@ -121,14 +121,14 @@ def follow(job: RunningJob, run, dataset: str | None = None) -> Findings:
         now = time.monotonic()
         left = (step.total - step.done) * (now - started) / max(step.done, 1)
         job.progress(step.done, step.total, round(left, 1))
-        unsaved = step.kept if step.kept is not None else unsaved
+        unsaved = step.progress_state if step.progress_state is not None else unsaved
         if unsaved is not None and (job.stopping or now - saved >= settings().checkpoint_seconds):
             job.checkpoint({"kept": unsaved, "dataset": dataset})
             saved, unsaved = now, None
         job.stop_if_asked()
 
 
-def store(job: RunningJob, findings: Findings, value: dict[str, Any]) -> dict[str, str]:
+def store(job: RunningJob, findings: ReportResult, value: dict[str, Any]) -> dict[str, str]:
     """Stores plots, sheets, the HTML page and all numbers as blobs of this attempt; returns their keys by file name."""
     files = {}
     for curve in findings.curves:
