@@ -1,4 +1,4 @@
-"""Who says how real a refined image looks: patch by patch, and as a whole."""
+"""Discriminators of the refiner: one on patches, one on whole images."""
 
 import math
 
@@ -12,9 +12,9 @@ FEATURES = 128
 
 
 class PatchDiscriminator(nn.Module):
-    """SimGAN's discriminator: a map of logits, one for each patch (section 2.2), told the label where there is one.
+    """SimGAN's discriminator: a map of logits, one for each patch (Shrivastava et al. 2017, section 2.2).
 
-    The label enters by projection (Miyato & Koyama 2018), in every patch.
+    With `classes` it is conditional: the label enters every patch by projection (Miyato & Koyama 2018).
     """
 
     def __init__(self, channels: int, classes: int = 0):
@@ -33,20 +33,20 @@ class PatchDiscriminator(nn.Module):
         self.last = nn.Conv2d(32, 1, 1)
         self.named = nn.Linear(classes, 32, bias=False) if classes else None
 
-    def forward(self, images: Tensor, shares: Tensor | None = None) -> Tensor:
-        """(b, c, h, w), and the shares (b, k) of labels -> (b, 1, rows, columns); without shares all are as common."""
+    def forward(self, images: Tensor, label_probs: Tensor | None = None) -> Tensor:
+        """(b, c, h, w) and label probabilities (b, k) -> logits (b, 1, rows, columns); None means uniform labels."""
         features = self.layers(images)
         logits = self.last(features)
         if self.named is None:
             return logits
-        if shares is None:
+        if label_probs is None:  # log of the mean over labels of exp(logit)
             each = F.conv2d(features, self.named.weight.T[:, :, None, None])
             return logits + each.logsumexp(1, keepdim=True) - math.log(each.shape[1])
-        return logits + (features * self.named(shares)[:, :, None, None]).sum(1, keepdim=True)
+        return logits + (features * self.named(label_probs)[:, :, None, None]).sum(1, keepdim=True)
 
 
 class ImageDiscriminator(nn.Module):
-    """One logit for an image: sees how strokes lean and what goes together, which no patch shows."""
+    """One logit per image: judges the slant of strokes and the arrangement of parts, which no patch shows."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int = 0):
         super().__init__()
@@ -54,31 +54,31 @@ class ImageDiscriminator(nn.Module):
         self.last = nn.Linear(FEATURES, 1)
         self.named = nn.Linear(classes, FEATURES, bias=False) if classes else None
 
-    def forward(self, images: Tensor, shares: Tensor | None = None) -> Tensor:
-        """(b, c, h, w), and the shares (b, k) of labels -> (b, 1); without shares all are as common."""
+    def forward(self, images: Tensor, label_probs: Tensor | None = None) -> Tensor:
+        """(b, c, h, w) and label probabilities (b, k) -> logits (b, 1); None means uniform labels."""
         features = F.silu(self.body(images))
         logits = self.last(features)
         if self.named is None:
             return logits
-        if shares is None:
+        if label_probs is None:  # log of the mean over labels of exp(logit)
             each = features @ self.named.weight
             return logits + each.logsumexp(1, keepdim=True) - math.log(each.shape[1])
-        return logits + (features * self.named(shares)).sum(1, keepdim=True)
+        return logits + (features * self.named(label_probs)).sum(1, keepdim=True)
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Both of them, or patches alone."""
+    """The patch discriminator and, if `whole`, the image discriminator."""
 
     def __init__(self, shape: tuple[int, int, int], classes: int, whole: bool):
         super().__init__()
         self.patches = PatchDiscriminator(shape[0], classes)
         self.whole = ImageDiscriminator(shape, classes) if whole else None
 
-    def forward(self, images: Tensor, shares: Tensor | None = None) -> list[Tensor]:
-        """(b, c, h, w) -> the logits of each judge; all count alike in a loss, however many they are."""
-        judges = [self.patches] if self.whole is None else [self.patches, self.whole]
-        return [judge(images, shares) for judge in judges]
+    def forward(self, images: Tensor, label_probs: Tensor | None = None) -> list[Tensor]:
+        """(b, c, h, w) -> the logits of each discriminator; their mean losses have equal weight."""
+        discriminators = [self.patches] if self.whole is None else [self.patches, self.whole]
+        return [discriminator(images, label_probs) for discriminator in discriminators]
 
     def accuracy(self, images: Tensor, real: bool) -> Tensor:
-        """The share of verdicts that are right, where all images are real or none is."""
+        """Fraction of logits with the right sign, for images that are all real or all refined."""
         return torch.stack([((logits > 0) == real).float().mean() for logits in self(images)]).mean()

@@ -1,4 +1,4 @@
-"""Reads labels in two domains of which only one has any: what keeps refined images true to their label."""
+"""A classifier for both domains, trained with labels of one: it keeps refined images true to their label."""
 
 import torch
 import torch.nn.functional as F
@@ -7,19 +7,18 @@ from torch import Tensor, nn
 from models.nn.augment import elastic_warp, jitter
 from models.nn.encoders import ConvEncoder, MLPEncoder, default_body
 
-SURE = 0.9  # probability from which a label read in a real image is taught
-RISE = 0.2  # share of the run over which such labels come to count fully
-MEMORY = 0.98  # of the running shares of labels, for a batch
-MOST = 20.0  # times that a label seldom read is made more probable
+CONFIDENT = 0.9  # minimum probability of a pseudo-label of a real image
+RAMP = 0.2  # fraction of the run in which the weight of pseudo-labels rises to 1
+MOMENTUM = 0.98  # of the running label frequencies, per batch
+MAX_CORRECTION = 20.0  # maximum factor on the probability of a label
 
 
 class LabelReader(nn.Module):
-    """Learns from labelled simulated images, and in real ones to give bent views the label of the plain one.
+    """Trained on labelled simulated images, and on pseudo-labels of real ones (FixMatch, Sohn et al. 2020).
 
-    The second part is the consistency of Sohn et al. 2020 (FixMatch, eq. 4): it never sees a label of a real image.
-    Nor does it ever see a refined one: a reader that learned from those would come to agree with any of them.
-    With `alike` what it reads in real images is corrected until labels are about as common there as among simulated
-    ones (Berthelot et al. 2020, distribution alignment): else one class may swallow another that looks like it.
+    It never sees labels of real images, nor refined images: trained on those it would agree with any refinement. With
+    `alike`, its predictions for real images are corrected until labels are about as frequent there as among simulated
+    ones (distribution alignment, Berthelot et al. 2020); otherwise one class may absorb another that looks like it.
     """
 
     training_only = True
@@ -29,32 +28,33 @@ class LabelReader(nn.Module):
         conv = default_body(shape) == "conv"
         self.body = ConvEncoder(shape, classes, 16) if conv else MLPEncoder(shape, classes, (128,))
         self.alike = alike
-        for name in ("told", "read"):  # how common labels are among simulated images, and as read in real ones
+        for name in ("told", "read"):  # label frequencies: of simulated images, and predicted for real ones
             self.register_buffer(name, torch.full((classes,), 1 / classes))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.body(images)
 
-    def corrected(self, shares: Tensor) -> Tensor:
-        """(b, k): the shares of labels read in real images, as they are if labels are as common as they should be."""
+    def corrected(self, probs: Tensor) -> Tensor:
+        """Label probabilities (b, k) of real images, corrected for the difference of the label frequencies."""
         if not self.alike:
-            return shares
-        shares = shares * (self.told / torch.maximum(self.read, self.told / MOST).clamp_min(1e-12))
-        return shares / shares.sum(1, keepdim=True).clamp_min(1e-12)
+            return probs
+        probs = probs * (self.told / torch.maximum(self.read, self.told / MAX_CORRECTION).clamp_min(1e-12))
+        return probs / probs.sum(1, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
-    def shares(self, real: Tensor) -> Tensor:
-        """(b, c, h, w) -> (b, k): how probable each label is in real images."""
+    def label_probs(self, real: Tensor) -> Tensor:
+        """(b, c, h, w) -> (b, k): corrected label probabilities of real images."""
         return self.corrected(self(real).softmax(1))
 
     def loss(self, simulated: Tensor, labels: Tensor, real: Tensor, progress: float, draws: torch.Generator) -> Tensor:
-        """Cross-entropy of `labels` in bent simulated images, and of the labels it is sure of in bent real ones."""
+        """Cross-entropy of augmented simulated images with `labels`, and of augmented real ones with pseudo-labels."""
         with torch.no_grad():
-            shares = self(jitter(real, draws)).softmax(1)
-            self.read.lerp_(shares.mean(0), 1 - MEMORY)
-            self.told.lerp_(F.one_hot(labels, len(self.told)).to(shares.dtype).mean(0), 1 - MEMORY)
-            sure, read = self.corrected(shares).max(1)
+            probs = self(jitter(real, draws)).softmax(1)
+            self.read.lerp_(probs.mean(0), 1 - MOMENTUM)
+            self.told.lerp_(F.one_hot(labels, len(self.told)).to(probs.dtype).mean(0), 1 - MOMENTUM)
+            confidence, pseudo_labels = self.corrected(probs).max(1)
         views = jitter(elastic_warp(torch.cat([simulated, real]), draws), draws)
-        known, guessed = self(views).split([len(simulated), len(real)])
-        unsure = F.cross_entropy(guessed, read, reduction="none") * (sure > SURE)
-        return F.cross_entropy(known, labels) + min(1.0, progress / RISE) * unsure.mean()
+        simulated_logits, real_logits = self(views).split([len(simulated), len(real)])
+        # l_u = mean 1(max q >= tau) H(argmax q, p(strongly augmented))  (Sohn et al. 2020, eq. 4)
+        unsupervised = F.cross_entropy(real_logits, pseudo_labels, reduction="none") * (confidence > CONFIDENT)
+        return F.cross_entropy(simulated_logits, labels) + min(1.0, progress / RAMP) * unsupervised.mean()

@@ -1,4 +1,4 @@
-"""The refiner network: warps and repaints an image; each noise vector gives another result."""
+"""The refiner network: warps an image and changes its pixel values, depending on a noise vector."""
 
 import math
 from itertools import pairwise
@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from models.nn.encoders import pyramid
 
 CONTROL = 4
-"""Points along each side whose displacements make up the coarse part of a field."""
+"""Control points along each side of the coarse displacement field."""
 
 
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer, answering zero."""
+def zero_output(layer: nn.Module) -> nn.Module:
+    """The layer with zero weights and biases."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
 
 
 class QuantiseStraightThrough(torch.autograd.Function):
-    """Values as the 8 bits of a picture show them. Gradients pass, but never further beyond black or white.
+    """Rounds values to 8 bits in [0, 1]. The gradient passes unchanged, except where it would move a value outside of
+    [0, 1] further away.
 
-    Without it a background that is a little off black gives every refined image away.
+    Without it D tells refined images by a background that is not exactly black.
     """
 
     @staticmethod
@@ -32,14 +33,14 @@ class QuantiseStraightThrough(torch.autograd.Function):
         return (values.clamp(0, 1) * 255).round() / 255
 
     @staticmethod
-    def backward(ctx, slope: Tensor) -> Tensor:
+    def backward(ctx, gradient: Tensor) -> Tensor:
         (values,) = ctx.saved_tensors
-        outwards = ((values < 0) & (slope > 0)) | ((values > 1) & (slope < 0))
-        return slope.masked_fill(outwards, 0)
+        outwards = ((values < 0) & (gradient > 0)) | ((values > 1) & (gradient < 0))
+        return gradient.masked_fill(outwards, 0)
 
 
 class Modulation(nn.Module):
-    """Scales and shifts features (b, c, h, w) as the noise (b, d) says (Perez et al. 2018, FiLM); d may be 0."""
+    """FiLM (Perez et al. 2018): noise (b, d) gives scale and shift of features (b, c, h, w); identity for d = 0."""
 
     def __init__(self, noise: int, channels: int):
         super().__init__()
@@ -52,8 +53,8 @@ class Modulation(nn.Module):
         return features * (1 + scale) + shift
 
 
-class Block(nn.Module):
-    """x + conv(relu(conv(x))), then ReLU: the paper's residual block, without normalisation."""
+class RefinerBlock(nn.Module):
+    """relu(x + conv(relu(conv(x)))): SimGAN's residual block, with FiLM of the noise and without normalisation."""
 
     def __init__(self, width: int, noise: int):
         super().__init__()
@@ -66,14 +67,14 @@ class Block(nn.Module):
 
 
 class Warp(nn.Module):
-    """Displaces pixels along a smooth field that image and noise decide: strokes bend and lean, which values cannot.
+    """Displaces pixels along a smooth field predicted from image and noise: it bends and slants strokes.
 
-    The field is that of an affine map, of a few control points which have seen the whole image, and of a finer grid.
+    The field is the sum of an affine map, of CONTROL x CONTROL control points, and of a finer grid.
     """
 
-    def __init__(self, shape: tuple[int, int, int], farthest: float, noise: int):
+    def __init__(self, shape: tuple[int, int, int], max_shift: float, noise: int):
         super().__init__()
-        self.farthest = farthest
+        self.max_shift = max_shift
         sizes = pyramid(*shape[1:])
         widths = [shape[0], *(min(64, 16 * level) for level in range(1, len(sizes)))]
         stages = list(zip(pairwise(widths), pairwise(sizes), strict=True))
@@ -83,68 +84,71 @@ class Warp(nn.Module):
         )
         self.noise = nn.ModuleList(Modulation(noise, width) for width in widths[1:])
         self.whole = nn.Sequential(nn.Linear(widths[-1] * math.prod(sizes[-1]) + noise, 128), nn.SiLU())
-        self.last = zeroed(nn.Linear(128, 2 * CONTROL**2 + 6))
-        self.fine = zeroed(nn.Conv2d(widths[-2], 2, 3, 1, 1)) if len(stages) > 1 else None
+        self.last = zero_output(nn.Linear(128, 2 * CONTROL**2 + 6))
+        self.fine = zero_output(nn.Conv2d(widths[-2], 2, 3, 1, 1)) if len(stages) > 1 else None
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, c, h, w) -> the same displaced, and the mean displacement in shares of the side."""
-        field = self.farthest * torch.tanh(self._field(images, noise))  # (b, 2, h, w)
-        grid = _places(images) + 2 * field.permute(0, 2, 3, 1)
-        moved = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-        return moved, field.abs().mean()
+        """(b, c, h, w) -> displaced images, and the mean displacement as a fraction of the side."""
+        field = self.max_shift * torch.tanh(self._field(images, noise))  # (b, 2, h, w)
+        grid = _pixel_grid(images) + 2 * field.permute(0, 2, 3, 1)
+        warped = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return warped, field.abs().mean()
 
     def _field(self, images: Tensor, noise: Tensor) -> Tensor:
         size, levels = images.shape[2:], [images * 2 - 1]
-        for layer, shaken in zip(self.layers, self.noise, strict=True):
-            levels.append(F.silu(shaken(layer(levels[-1]), noise)))
-        found = self.last(self.whole(torch.cat([levels[-1].flatten(1), noise], 1)))
-        points, affine = found.split([2 * CONTROL**2, 6], 1)
-        lean, move = affine[:, :4].unflatten(1, (1, 2, 2)), affine[:, None, None, 4:]
-        field = (_places(images) @ lean + move).permute(0, 3, 1, 2) + _widened(
+        for layer, film in zip(self.layers, self.noise, strict=True):
+            levels.append(F.silu(film(layer(levels[-1]), noise)))
+        parameters = self.last(self.whole(torch.cat([levels[-1].flatten(1), noise], 1)))
+        points, affine = parameters.split([2 * CONTROL**2, 6], 1)
+        matrix, shift = affine[:, :4].unflatten(1, (1, 2, 2)), affine[:, None, None, 4:]
+        field = (_pixel_grid(images) @ matrix + shift).permute(0, 3, 1, 2) + _resized(
             points.unflatten(1, (2, CONTROL, -1)), size
         )
-        return field if self.fine is None else field + _widened(self.fine(levels[-2]), size) / 2
+        return field if self.fine is None else field + _resized(self.fine(levels[-2]), size) / 2
 
 
-def _places(images: Tensor) -> Tensor:
-    """(1, h, w, 2): where the pixels are, across and along, from -1 at one border to 1 at the other."""
+def _pixel_grid(images: Tensor) -> Tensor:
+    """(1, h, w, 2): (x, y) of the pixel centres, with the borders of the image at -1 and 1."""
     height, width = images.shape[2:]
-    along, across = ((torch.arange(n, device=images.device) * 2 + 1) / n - 1 for n in (height, width))
-    return torch.stack([across.expand(height, -1), along[:, None].expand(-1, width)], 2)[None]
+    y, x = ((torch.arange(n, device=images.device) * 2 + 1) / n - 1 for n in (height, width))
+    return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], 2)[None]
 
 
-def _widened(field: Tensor, size: tuple[int, int]) -> Tensor:
+def _resized(field: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(field, size, mode="bicubic", align_corners=False)
 
 
 class RefinerNet(nn.Module):
-    """Starts as the identity: its last layers are zero and its input is added, in place of a warm-up.
+    """R(x, z): the identity at the start, because its last layers are zero and the input is added.
 
-    Residual blocks work at half the resolution, beside what the full one shows.
+    Residual blocks work at half resolution; features of the full resolution are concatenated.
     """
 
-    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, farthest: float, noise: int):
+    def __init__(self, shape: tuple[int, int, int], width: int, blocks: int, max_shift: float, noise: int):
         super().__init__()
         channels, thin = shape[0], max(4, width // 2)
-        self.warp = Warp(shape, farthest, noise) if farthest else None
+        self.warp = Warp(shape, max_shift, noise) if max_shift else None
         self.first = nn.Sequential(nn.Conv2d(channels, thin, 3, 1, 1), nn.ReLU())
         self.halved = nn.Sequential(nn.Conv2d(thin, width, 3, 2, 1), nn.ReLU())
-        self.blocks = nn.ModuleList(Block(width, noise) for _ in range(blocks))
+        self.blocks = nn.ModuleList(RefinerBlock(width, noise) for _ in range(blocks))
         self.joined = nn.Sequential(
             nn.Conv2d(thin + width, thin, 3, 1, 1), nn.ReLU(), nn.Conv2d(thin, thin, 3, 1, 1), nn.ReLU()
         )
-        self.last = zeroed(nn.Conv2d(thin, channels, 1))
+        self.last = zero_output(nn.Conv2d(thin, channels, 1))
 
     def forward(self, images: Tensor, noise: Tensor) -> Tensor:
-        return self.measured(images, noise)[0]
+        return self.refine(images, noise)[0]
 
-    def measured(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """R(x), not limited to [0, 1], and how far it is from x. `noise` is (b, d)."""
-        images, far = self.warp(images, noise) if self.warp else (images, images.new_zeros(()))
+    def refine(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """R(x, z), not clipped to [0, 1], and the self-regularisation psi(R(x, z), x). `noise` z is (b, d).
+
+        psi = mean |change of values| + mean displacement; without warp it is mean |R(x, z) - x|.
+        """
+        images, displacement = self.warp(images, noise) if self.warp else (images, images.new_zeros(()))
         fine = self.first(images * 2 - 1)
         coarse = self.halved(fine)
         for block in self.blocks:
             coarse = block(coarse, noise)
         coarse = F.interpolate(coarse, images.shape[2:], mode="bilinear", align_corners=False)
         change = self.last(self.joined(torch.cat([fine, coarse], 1)))
-        return images + change, change.abs().mean() + far
+        return images + change, change.abs().mean() + displacement

@@ -1,5 +1,5 @@
-"""Simulated images made realistic without losing their annotation: SimGAN (Shrivastava et al. 2017), with noise that
-makes several real-looking images of one simulated (Bousmalis et al. 2017).
+"""Refines simulated images without changing their labels: SimGAN (Shrivastava et al. 2017), with a noise input that
+gives several refined images of one simulated image (Bousmalis et al. 2017).
 """
 
 import math
@@ -24,70 +24,86 @@ from models.nn.ema import Ema
 from models.nn.image_pool import ImagePool
 from models.types import Batch, DataError, DataSpec, Metrics
 
-PENALTY_EVERY = 8  # updates of the discriminator between two with its gradient penalty
-LESSONS = 3  # of the annotator on one batch while the refiner waits for it
-REMEMBERED = 2**26  # numbers that the history holds at most, 256 MB
+PENALTY_EVERY = 8  # D updates for one with the gradient penalty, whose weight is multiplied by this
+WARM_UP_UPDATES = 3  # annotator updates per step during the refiner_learns-up
+HISTORY_NUMBERS = 2**26  # maximum numbers in the history of refined images: 256 MB
 
 
 class RefinerConfig(Config):
-    """L_R = mean softplus(-D(R(x, z))) of patches and of whole images + label_weight * cross-entropy of the label read
-    in R(x, z) + lambda_self * (mean |R(x, z) - x| + mean displacement).
+    """L_R = mean softplus(-D(R(x, z))) over patches and whole images + label_weight * cross-entropy of the annotator on
+    R(x, z) + lambda_self * (mean |R(x, z) - x| + mean displacement).
 
-    All terms are means, whatever the size; `lambda_of_sums` turns published weights into these. Values are compared
-    along the displacement, which counts in shares of the image's side. The paper's own form is `noise` 0, `warp` 0,
-    `whole` false, `r1` 0 and `label_weight` 0.
+    All terms are means; `lambda_of_sums` converts published weights of sums. Pixel values are compared after the
+    displacement, which is a fraction of the image's side. The original SimGAN is `noise` 0, `warp` 0, `whole` false,
+    `r1` 0 and `label_weight` 0.
     """
 
-    lambda_self: float = Field(0.5, ge=0, le=1e3, description="Weight of staying near the simulated image.")
+    lambda_self: float = Field(0.5, ge=0, le=1e3, description="Weight of the distance to the simulated image.")
     warp: float = Field(
         0.15,
         ge=0,
         le=0.5,
-        description="Farthest that pixels may be displaced, in shares of the side; 0: only values change (the paper).",
+        description="Maximum displacement of pixels, as a fraction of the side; 0: only values change (SimGAN).",
     )
     noise: int = Field(
-        16, ge=0, le=512, description="Numbers drawn for each refined image; 0: one refined image for each (the paper)."
+        16,
+        ge=0,
+        le=512,
+        description="Size of the noise vector of each refined image; 0: the result is deterministic (SimGAN).",
     )
-    whole: bool = Field(True, description="Also judge images as a whole; false: patches alone (the paper).")
-    r1: float = Field(1.0, ge=0, le=1000, description="Weight of the discriminator's gradient penalty on real images.")
+    whole: bool = Field(
+        True, description="Use a discriminator on whole images as well; false: on patches alone (SimGAN)."
+    )
+    r1: float = Field(
+        1.0, ge=0, le=1000, description="Weight of the discriminator's R1 gradient penalty on real images."
+    )
     label_weight: float | None = Field(
         None,
         ge=0,
         le=100,
-        description="Weight of the label staying readable; empty: 1 where simulated images have labels. 0: the paper.",
+        description="Weight of the annotator's cross-entropy on refined images; 0: no annotator (SimGAN). Default: 1 "
+        "if the simulated images have labels, else 0.",
     )
     labels_alike: bool = Field(
-        True, description="Labels are about as common among real images as among simulated ones; false: unknown."
+        True,
+        description="Assume that labels are about as frequent in real as in simulated images; false: no assumption.",
     )
     width: int = Field(24, ge=4, le=256, description="Channels of the refiner.")
     blocks: int = Field(3, ge=1, le=16, description="Residual blocks of the refiner.")
-    refiner_updates: int = Field(1, ge=1, le=50, description="Updates of the refiner for one of the discriminator.")
+    refiner_updates: int = Field(1, ge=1, le=50, description="Refiner updates per discriminator update.")
     warm_up: float = Field(
-        0.1, ge=0, le=0.5, description="Share of the run in which the refiner waits for the other networks."
+        0.1,
+        ge=0,
+        le=0.5,
+        description="Fraction of the run at the start in which only discriminator and annotator are trained.",
     )
     history_batches: int | None = Field(
-        None, ge=1, le=1000, description="Batches of past refined images shown to it again; empty: 50, or 256 MB."
+        None,
+        ge=1,
+        le=1000,
+        description="Batches in the history of refined images for the discriminator. Default: 50, or fewer to stay "
+        "within 256 MB.",
     )
 
 
 def lambda_of_sums(weight: float, height: int, width: int) -> float:
-    """`lambda_self` for a published weight where pixels and D's patches, a quarter of a side's pixels, are summed.
+    """`lambda_self` for a published weight of losses summed over pixels and over D's (height/4) x (width/4) patches.
 
-    0.5 at 35x55 with its 9x14 patches is 7.6 (carpedm20/simulated-unsupervised-tensorflow).
+    0.5 at 35x55 with 9x14 patches gives 7.6 (carpedm20/simulated-unsupervised-tensorflow).
     """
     return weight * height * width / (math.ceil(height / 4) * math.ceil(width / 4))
 
 
 def lambda_of_batch_sums(weight: float, height: int, width: int, batch: int) -> float:
-    """`lambda_self` for a published weight of a sum over the pixels of a batch, beside D's loss as a mean.
+    """`lambda_self` for a published weight of a sum over the pixels of a batch, where D's loss is a mean.
 
-    1e-4 at 35x55 with batches of 512 is 99 (mjdietzx/SimGAN).
+    1e-4 at 35x55 with batches of 512 gives 99 (mjdietzx/SimGAN).
     """
     return weight * height * width * batch
 
 
 class Refiner(Refines, Discriminates, Family):
-    """Domain A is simulated, domain B real. The refined image keeps its place in A's annotation."""
+    """Domain A is simulated, domain B real. A refined image keeps the label of its simulated image."""
 
     name = "refiner"
     summary = "Makes simulated images look like real ones while keeping their labels true."
@@ -113,78 +129,86 @@ class Refiner(Refines, Discriminates, Family):
         labelled = bool(data.classes) and "a_labels" in data.columns.get("train", {})
         if config.label_weight and not labelled:
             raise DataError(
-                "label_weight needs labels of the simulated images, which this dataset lacks",
+                f"label_weight is {config.label_weight}, but the simulated images (a) of this dataset have no labels",
                 field="label_weight",
                 remedy="leave it out, or give the folders A and B the same class folders",
             )
-        whole = super().resolve_config(config, data)
-        fitting = max(1, min(50, REMEMBERED // (data.pixels * whole.batch_size)))
-        chosen = {
+        resolved = super().resolve_config(config, data)
+        batches = max(1, min(50, HISTORY_NUMBERS // (data.pixels * resolved.batch_size)))
+        defaults = {
             "label_weight": config.label_weight if config.label_weight is not None else float(labelled),
-            "history_batches": config.history_batches or fitting,
+            "history_batches": config.history_batches or batches,
         }
-        return whole.model_copy(update=chosen)
+        return resolved.model_copy(update=defaults)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate
-        players = {"refiner": self.refiner, "judge": self.judge}
-        found = {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.99)) for name, net in players.items()}
+        networks = {"refiner": self.refiner, "judge": self.judge}
+        optimisers = {name: torch.optim.Adam(net.parameters(), rate, (0.5, 0.99)) for name, net in networks.items()}
         if self.annotator is not None:
-            found["annotator"] = torch.optim.Adam(self.annotator.parameters(), RATE, (0.9, 0.99))
-        return found
+            optimisers["annotator"] = torch.optim.Adam(self.annotator.parameters(), RATE, (0.9, 0.99))
+        return optimisers
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
-        learns = context.progress >= self.config.warm_up
-        metrics, refined = self._update_refiner(batch, optimisers["refiner"], learns, context)
+        refiner_learns = context.progress >= self.config.warm_up
+        metrics, refined = self._update_refiner(batch, optimisers["refiner"], refiner_learns, context)
         self.served.update(self.refiner, self.config.batch_size, context.images)
         if self.annotator is not None:
-            lesson = batch["a"], batch["a_labels"], batch["b"], context.progress, context.generator
-            for _ in range(1 if learns else LESSONS):
-                metrics["annotator"] = update(optimisers["annotator"], self.annotator.loss(*lesson))
-        if not learns or context.step % self.config.refiner_updates == 0:
-            metrics["judge"] = self._update_judge(batch, refined, optimisers["judge"], context)
+            inputs = batch["a"], batch["a_labels"], batch["b"], context.progress, context.generator
+            for _ in range(1 if refiner_learns else WARM_UP_UPDATES):
+                metrics["annotator"] = update(optimisers["annotator"], self.annotator.loss(*inputs))
+        if not refiner_learns or context.step % self.config.refiner_updates == 0:
+            metrics["judge"] = self._update_discriminator(batch, refined, optimisers["judge"], context)
         return metrics
 
-    def _update_judge(
+    def _update_discriminator(
         self, batch: Batch, refined: Tensor, optimiser: torch.optim.Optimizer, context: StepContext
     ) -> Tensor:
-        """Of refined images it is told the label they must have, of real ones what the annotator reads in them."""
-        rows = torch.cat([refined.flatten(1), self._shares(batch)], 1)[:, None, None]
+        """One step on real images and on refined ones, partly from the history (section 2.3); returns the loss.
+
+        The labels are those of the simulated images, and for real images the annotator's label probabilities.
+        """
+        rows = torch.cat([refined.flatten(1), self._one_hot_labels(batch)], 1)[:, None, None]
         rows = self.pool.exchange(rows, context.generator)[:, 0, 0]
-        shown, told = rows.tensor_split([self.data.pixels], 1)
+        pixels, labels = rows.tensor_split([self.data.pixels], 1)
         due = self.config.r1 > 0 and context.step // self.config.refiner_updates % PENALTY_EVERY == 0
         images = batch["b"].detach().requires_grad_(due)
-        real = self.judge(images, self.annotator.shares(batch["b"]) if self.annotator is not None else None)
-        fake = self.judge(shown.unflatten(1, self.data.shape), told)
+        real = self.judge(images, self.annotator.label_probs(batch["b"]) if self.annotator is not None else None)
+        fake = self.judge(pixels.unflatten(1, self.data.shape), labels)
+        # L_D = -sum log D(R(x)) - sum log(1 - D(y)), with D = sigmoid(-logit)  (Shrivastava et al. 2017, eq. 2)
         loss = sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(real, fake, strict=True))
         if due:
-            slope = zero_centred_penalty(sum(logits.flatten(1).mean(1) for logits in real), images)
-            return update(optimiser, loss + self.config.r1 / 2 * PENALTY_EVERY * slope)
+            penalty = zero_centred_penalty(sum(logits.flatten(1).mean(1) for logits in real), images)
+            return update(optimiser, loss + self.config.r1 / 2 * PENALTY_EVERY * penalty)
         return update(optimiser, loss)
 
-    def _shares(self, batch: Batch) -> Tensor:
-        """(b, k): the label of each simulated image, one-hot; no columns where labels are not used."""
+    def _one_hot_labels(self, batch: Batch) -> Tensor:
+        """(b, k): one-hot labels of the simulated images; k = 0 without an annotator."""
         if not self.labels:
             return batch["a"].new_zeros(len(batch["a"]), 0)
         return F.one_hot(batch["a_labels"], self.labels).float()
 
     def _update_refiner(
-        self, batch: Batch, optimiser: torch.optim.Optimizer, learns: bool, context: StepContext
+        self, batch: Batch, optimiser: torch.optim.Optimizer, refiner_learns: bool, context: StepContext
     ) -> tuple[Metrics, Tensor]:
-        readers = [self.annotator] if self.annotator is not None else []
+        """One step of the refiner, unless `refiner_learns` is false; returns the metrics and the refined images."""
+        annotators = [self.annotator] if self.annotator is not None else []
         images, draws = batch["a"], context.generator
         noise = torch.randn(len(images), self.noise_dim, generator=draws, device=images.device)
-        with frozen(self.judge, *readers), torch.set_grad_enabled(learns):
-            values, moved = self.refiner.measured(images, noise)
-            refined, told = QuantiseStraightThrough.apply(values), self._shares(batch)
-            fool = sum(F.softplus(-logits).mean() for logits in self.judge(refined, told))
-            loss, found = fool + self.config.lambda_self * moved, {"fool": fool.detach(), "moved": moved.detach()}
-            for reader in readers:
-                unread = F.cross_entropy(reader(refined), batch["a_labels"])
-                loss, found["unread"] = loss + self.config.label_weight * unread, unread.detach()
-            if learns:
+        with frozen(self.judge, *annotators), torch.set_grad_enabled(refiner_learns):
+            values, psi = self.refiner.refine(images, noise)
+            refined = QuantiseStraightThrough.apply(values)
+            # l_real = -log(1 - D(R(x))), with D = sigmoid(-logit)  (eq. 3)
+            realism = sum(F.softplus(-logits).mean() for logits in self.judge(refined, self._one_hot_labels(batch)))
+            # L_R = sum l_real + lambda * |psi(R(x)) - psi(x)|_1  (eq. 1 and 4)
+            loss = realism + self.config.lambda_self * psi
+            metrics = {"fool": realism.detach(), "moved": psi.detach()}
+            for annotator in annotators:
+                label_loss = F.cross_entropy(annotator(refined), batch["a_labels"])
+                loss, metrics["unread"] = loss + self.config.label_weight * label_loss, label_loss.detach()
+            if refiner_learns:
                 update(optimiser, loss)
-        return {"loss": loss.detach(), **found}, refined.detach()
+        return {"loss": loss.detach(), **metrics}, refined.detach()
 
     def refine(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
         if noise is None:
@@ -195,30 +219,28 @@ class Refiner(Refines, Discriminates, Family):
         return self.judge.patches(*images)[:, 0]
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """How far images move, and what can be learned from them before and after (models/evaluation/refinement.py).
-
-        `judge_accuracy` is that of the discriminator which the refiner has learned to fool.
-        """
+        """The measures of models/evaluation/refinement.py, and the accuracy of the discriminator (`judge_accuracy`)."""
         unseen = validation.head(ROWS)
-        real = self._judged(unseen["b"], True)
+        real = self._discriminator_accuracy(unseen["b"], True)
         classes = len(self.data.classes) if self.data.classes else None
-        report = refinement_report(self._on_device, train, validation, classes)
-        for name, images in (("refined", self._on_device(unseen["a"])), ("raw", unseen["a"])):
-            report[f"judge_accuracy_{name}"] = (real + self._judged(images, False)) / 2
+        report = refinement_report(self._refine_on_host, train, validation, classes)
+        for name, images in (("refined", self._refine_on_host(unseen["a"])), ("raw", unseen["a"])):
+            report[f"judge_accuracy_{name}"] = (real + self._discriminator_accuracy(images, False)) / 2
         return report
 
-    def _judged(self, images: Tensor, real: bool) -> float:
+    def _discriminator_accuracy(self, images: Tensor, real: bool) -> float:
+        """Accuracy of the discriminator on images on the host that are all real, or all refined or raw."""
         right = [len(part) * self.judge.accuracy(part.to(self.device), real) for part in images.split(16)]
         return float(sum(right)) / len(images)
 
-    def _on_device(self, images: Tensor) -> Tensor:
-        """Refined images on the host, of images on the host, each with a noise of its own."""
+    def _refine_on_host(self, images: Tensor) -> Tensor:
+        """Refined images on the host of images on the host, each with its own noise."""
         noise = image_noise(images, self.noise_dim)
         parts = zip(images.split(16), noise.split(16), strict=True)
-        return torch.cat([self.refine(part.to(self.device), drawn.to(self.device)).cpu() for part, drawn in parts])
+        return torch.cat([self.refine(part.to(self.device), z.to(self.device)).cpu() for part, z in parts])
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:
-        """Simulated images, a row of refined ones under each."""
+        """(2 n, c, h, w): each simulated image, followed by its refined image."""
         images = probe["a"][:16]
         noise = image_noise(images.cpu(), self.noise_dim).to(images)
         return torch.stack([images, self.refine(images, noise)], 1).flatten(0, 1)

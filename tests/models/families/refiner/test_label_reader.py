@@ -7,7 +7,7 @@ from models.families.refiner.label_reader import LabelReader
 from models.nn.augment import elastic_warp
 
 
-def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
+def test_only_confident_pseudo_labels_count_and_not_at_the_start():
     torch.manual_seed(0)
     reader = LabelReader((1, 12, 12), 2, alike=False)
     simulated, labels, real = torch.rand(4, 1, 12, 12), torch.tensor([0, 1, 0, 1]), torch.rand(6, 1, 12, 12)
@@ -21,7 +21,7 @@ def test_real_images_count_only_where_it_is_sure_and_not_at_the_start():
     assert loss(0.0) < loss(0.1) < loss(0.2) == loss(1.0)
 
 
-def test_a_class_that_swallows_its_neighbour_is_corrected_by_how_common_both_should_be():
+def test_alignment_corrects_a_class_that_absorbs_its_neighbour():
     """A reader that finds 0 everywhere, a little less so in half of the real images: these are the ones of class 1."""
     torch.manual_seed(0)
     reader, draws = LabelReader((1, 12, 12), 2), torch.Generator().manual_seed(1)
@@ -30,13 +30,13 @@ def test_a_class_that_swallows_its_neighbour_is_corrected_by_how_common_both_sho
     assert reader(real).argmax(1).sum() == 0
     for _ in range(300):
         reader.loss(real, torch.arange(16) % 2, real, 0.5, draws)
-    assert reader.shares(real).argmax(1).tolist() == [0] * 8 + [1] * 8
-    assert reader.shares(real).mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
+    assert reader.label_probs(real).argmax(1).tolist() == [0] * 8 + [1] * 8
+    assert reader.label_probs(real).mean(0).tolist() == pytest.approx([0.5, 0.5], abs=0.05)
     reader.alike = False
-    torch.testing.assert_close(reader.shares(real), reader(real).softmax(1))
+    torch.testing.assert_close(reader.label_probs(real), reader(real).softmax(1))
 
 
-def test_bent_images_keep_their_size_and_follow_the_draws_row_by_row():
+def test_elastic_warp_keeps_the_size_and_is_drawn_per_row():
     images = torch.rand(3, 2, 9, 14)
     one = elastic_warp(images, torch.Generator().manual_seed(0))
     assert one.shape == images.shape and one.min() >= 0 and one.max() <= 1

@@ -50,7 +50,7 @@ def asked(model, images: torch.Tensor, **params) -> torch.Tensor:
     return operation.result(model, rows, operation.compute(model, rows, given), given).images
 
 
-def test_an_image_is_refined_in_as_many_forms_as_asked_and_alike_wherever_it_stands():
+def test_noise_gives_several_refined_images_and_is_independent_of_the_batch():
     model, images = refiner(), torch.rand(2, 1, 12, 12)
     forms = asked(model, images, n=3)
     assert forms.shape == (6, 1, 12, 12) and (forms[0] - forms[1]).abs().max() > 0.01
@@ -99,7 +99,7 @@ def test_published_weights_become_those_of_means():
     assert lambda_of_batch_sums(1e-4, 35, 55, 512) == pytest.approx(98.6, abs=0.1)
 
 
-def test_the_weight_of_sums_is_the_same_trade_as_that_of_means():
+def test_weights_of_sums_and_of_means_give_the_same_ratio():
     """d(sum of D's patches) : d(sum of pixels) and d(mean) : d(mean) part at the same slope."""
     height, width, weight = 12, 20, 0.3
     change = torch.rand(1, 1, height, width)
@@ -109,7 +109,7 @@ def test_the_weight_of_sums_is_the_same_trade_as_that_of_means():
     torch.testing.assert_close(sums / patches.numel(), means)
 
 
-def test_in_the_warm_up_only_the_discriminator_learns():
+def test_refiner_is_not_trained_during_the_warm_up():
     training = build(warm_up=0.1)
     model = training.family
     for step in training.run():
@@ -140,7 +140,7 @@ def test_the_history_fills_with_refined_images_and_stays_full():
     assert pool.images.flatten(1).std(0).max() > 0 and bool((pool.images.flatten(1).abs().sum(1) > 0).all())
 
 
-def test_labels_are_kept_readable_where_there_are_labels_and_the_reader_is_not_published():
+def test_annotator_is_trained_with_labels_and_not_published():
     model = build().family
     assert model.config.label_weight == 1 and not any("annotator" in name for name in model.serving_state())
     bare = Refiner.create(SHORT, dataset("unpaired")[0])
@@ -149,7 +149,7 @@ def test_labels_are_kept_readable_where_there_are_labels_and_the_reader_is_not_p
         Refiner.create(SHORT | {"label_weight": 1}, dataset("unpaired")[0])
 
 
-def test_displacement_is_bounded_in_shares_of_the_side_and_moves_what_is_shown():
+def test_displacement_is_bounded_by_a_fraction_of_the_side():
     warp = Warp((1, 16, 16), 0.25, 0)
     torch.nn.init.constant_(warp.last.bias, 50.0)  # as far as it goes, to the right and down
     image = torch.zeros(1, 1, 16, 16)
@@ -158,7 +158,7 @@ def test_displacement_is_bounded_in_shares_of_the_side_and_moves_what_is_shown()
     assert far == pytest.approx(0.25) and moved[..., 4, 4] == pytest.approx(1, abs=1e-4)
 
 
-def test_values_beyond_black_and_white_are_shown_in_8_bits_and_pushed_only_inwards():
+def test_quantiser_rounds_to_8_bits_and_blocks_outward_gradients():
     values = torch.tensor([-0.2, -0.2, 0.5004, 1.3, 1.3], requires_grad=True)
     shown = QuantiseStraightThrough.apply(values)
     torch.testing.assert_close(shown.detach(), torch.tensor([0, 0, 128 / 255, 1, 1]))
@@ -166,7 +166,7 @@ def test_values_beyond_black_and_white_are_shown_in_8_bits_and_pushed_only_inwar
     assert values.grad.tolist() == [0, -1, 1, 1, 0]  # the step goes against the gradient
 
 
-def test_the_discriminator_without_a_label_is_the_mean_of_what_it_says_of_all():
+def test_discriminator_without_label_is_the_mean_over_labels():
     """As probabilities: exp of the logits, where real ones are as common as made ones of every label."""
     torch.manual_seed(0)
     judge, images = MultiScaleDiscriminator((1, 12, 12), 3, whole=True).requires_grad_(False), torch.rand(2, 1, 12, 12)
@@ -175,7 +175,7 @@ def test_the_discriminator_without_a_label_is_the_mean_of_what_it_says_of_all():
         torch.testing.assert_close(logits.exp(), torch.stack(each).exp().mean(0))
 
 
-def test_the_accuracy_of_two_judges_weighs_them_alike():
+def test_accuracy_is_the_mean_over_both_discriminators():
     judge = MultiScaleDiscriminator((1, 12, 12), 0, whole=True).requires_grad_(False)
     images = torch.rand(2, 1, 12, 12)
     for layer, bias in (judge.patches.last, 9.0), (judge.whole.last, -9.0):
