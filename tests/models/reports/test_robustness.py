@@ -129,7 +129,7 @@ def test_without_a_strong_attack_the_confidence_is_low():
 def test_examples_made_on_another_model_are_shown_to_this_one():
     facts, _ = run(subject(count=16, others={"twin": Victim(cnn()).eval()}), attacks=["fgsm"], eps=["40/255"])
     assert facts["attacks"]["from twin"]["fooled"] > 4
-    with pytest.raises(ConfigError, match="classify images of shape"):
+    with pytest.raises(ConfigError, match="this model's shape"):
         run(subject(others={"large": Victim(cnn(), shape=(1, 9, 9)).eval()}))
 
 
