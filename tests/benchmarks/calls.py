@@ -94,7 +94,8 @@ def line(name: str, where: str, attack: float, classify: float, forward: float, 
     verdict = "reached" if attack <= MAX_RATIO * floor else "MISSED"
     print(
         f"{name:9} {where:5} attack {attack:8.2f}   classify {classify:8.2f}   forward {forward:7.2f}   "
-        f"backward {backward:7.2f}   ratio to classify + backward {attack / floor:.2f}, target <= {MAX_RATIO}: {verdict}",
+        f"backward {backward:7.2f}   ratio to classify + backward {attack / floor:.2f}, "
+        f"target <= {MAX_RATIO}: {verdict}",
         flush=True,
     )
 

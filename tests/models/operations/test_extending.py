@@ -34,7 +34,7 @@ def operation(tmp_path) -> type:
 
 
 @pytest.fixture
-def digest(operation, storage, monkeypatch) -> str:
+def digest(operation, storage, monkeypatch) -> str:  # noqa: F811
     """A published classifier of 8x8 images, on storage of its own."""
     monkeypatch.setattr(published, "families", lambda: tiny.FAMILIES)
     return published.publish(tiny.build(tiny.TinyClassifier), tiny.facts(), {"name": "tiny"})[0]
