@@ -36,7 +36,7 @@ def test_unusual_images_are_ranked_with_plots(service, coder):
 
 def test_a_report_that_cannot_work_is_refused_at_once(service, coder):
     with Client(service.url) as client:
-        with pytest.raises(InvalidRequest, match="no such kind") as caught:
+        with pytest.raises(InvalidRequest, match="Unknown report") as caught:
             client.ask("POST", "/v1/reports", json={"report": "clusters", "model": coder, "dataset": "digits8"})
         assert "cluster" in caught.value.remedy
         classifier = service.train("classifier", "digits8", "reports-classifier", {"epochs": 1})["name"]
