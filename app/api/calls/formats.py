@@ -60,15 +60,15 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
 
 
 def _ranges(accept: str) -> list[tuple[str, str, float]]:
-    found = []
+    ranges = []
     for part in accept[:4096].split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         main, slash, sub = media.partition("/")
         if media == "*":
             main, slash, sub = "*", "/", "*"
         if slash and main and sub:
-            found.append((main, sub, _quality(parameters)))
-    return found
+            ranges.append((main, sub, _quality(parameters)))
+    return ranges
 
 
 def _quality(parameters: list[str]) -> float:
@@ -85,8 +85,8 @@ def _quality(parameters: list[str]) -> float:
 def _weight(offer: str, ranges: list[tuple[str, str, float]]) -> float:
     """The weight of the most specific range that the offer falls into."""
     main, sub = offer.split("/")
-    for wanted in ((main, sub), (main, "*"), ("*", "*")):
-        weights = [quality for left, right, quality in ranges if (left, right) == wanted]
+    for pattern in ((main, sub), (main, "*"), ("*", "*")):
+        weights = [quality for left, right, quality in ranges if (left, right) == pattern]
         if weights:
             return max(weights)
     return 0.0

@@ -82,9 +82,9 @@ def _from_body(body: bytes, media: str) -> Inputs:
         return Inputs(latents=latents, rows=rows, several=several)
     if media == "application/json" or media.endswith("+json"):
         return _from_json(body)
-    known = other_format(body)
+    name = other_format(body)
     raise UnsupportedMedia(
-        f"Unsupported image format ({known})." if known else f"The media type {quoted(media)} is not supported here.",
+        f"Unsupported image format ({name})." if name else f"The media type {quoted(media)} is not supported here.",
         remedy=f"Send {', '.join(IMAGE_TYPES)}, multipart/form-data, {ZIP}, application/json or {NPY}.",
     )
 
@@ -189,8 +189,8 @@ def check_image(image: bytes, field: str) -> None:
             field=field,
             remedy="With curl, use --data-binary @x.png in place of -d @x.png.",
         )
-    known = other_format(image)
-    detail = f"Unsupported image format ({known})." if known else "The file is not a PNG, JPEG or WebP image."
+    name = other_format(image)
+    detail = f"Unsupported image format ({name})." if name else "The file is not a PNG, JPEG or WebP image."
     raise InvalidImage(detail, field=field, remedy="Send PNG, JPEG or WebP.")
 
 

@@ -1,4 +1,4 @@
-"""What OpenAPI says about an operation, from its entry in the catalog."""
+"""The OpenAPI description of an operation, from its entry in the catalog."""
 
 from typing import Any
 
@@ -18,23 +18,23 @@ LATENTS = {
     "type": "array",
     "minItems": 1,
     "items": {"type": "array", "minItems": 1, "items": {"type": "number"}},
-    "description": "One list of numbers for each code.",
+    "description": "A list of numbers for each code.",
 }
 PROBLEMS = (401, 403, 404, 406, 409, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 def documented(catalog: Catalog, name: str) -> dict[str, Any]:
-    """The arguments of the route."""
+    """The arguments of `add_api_route`."""
     entry = catalog["operations"][name]
     extra: dict[str, Any] = {"parameters": [*_headers(entry), *_parameters(catalog, name)], "x-problems": PROBLEMS}
     if entry["method"] == "POST":
         extra["requestBody"] = _body(catalog, name)
     responses: dict[int | str, dict[str, Any]] = {
-        200: {"description": "The answer, in the form that Accept asks for.", "content": _contents(entry)},
-        202: {"description": "With 'Prefer: respond-async': the job that will have the answer."},
+        200: {"description": "The answer, in the media type that Accept asks for.", "content": _contents(entry)},
+        202: {"description": "With 'Prefer: respond-async': the job that computes the answer."},
     }
     if entry["method"] == "GET":
-        responses[304] = {"description": "If-None-Match has the tag of what this would give."}
+        responses[304] = {"description": "The client has this answer: If-None-Match has its entity tag."}
     return {
         "operation_id": f"{name.replace('-', '_')}_model" if name != "samples" else "sample_model",
         "summary": entry["summary"],
@@ -46,7 +46,7 @@ def documented(catalog: Catalog, name: str) -> dict[str, Any]:
 
 
 def inline(schema: Schema, root: Schema) -> Schema:
-    """The schema without references, which would lead nowhere inside another document."""
+    """The schema with its references replaced: they would not resolve inside another document."""
     schema = {key: value for key, value in resolve(schema, root).items() if key not in ("$defs", "title")}
     return {key: _inlined(value, root) for key, value in schema.items()}
 
@@ -63,17 +63,17 @@ def _description(entry: dict[str, Any]) -> str:
     one = formats.offers(entry, several=False)[0]
     deprecated = f"Deprecated: use {entry['alias_of']}. " if "alias_of" in entry else ""
     return (
-        f"{deprecated}For models that have {needs}; others answer 409. Parameters go into the query, or beside the "
-        f"input in JSON. Answers with {forms}, as Accept asks; a single image with {one} by default."
+        f"{deprecated}For models with the capability {needs}; others answer 409. Parameters go into the query or, in "
+        f"JSON, beside the input. The answer is {forms}, as Accept asks; for a single image {one} by default."
     )
 
 
 def _headers(entry: dict[str, Any]) -> list[dict[str, Any]]:
-    prefer = "`respond-async` makes it a job, `wait=N` gives up after N seconds."
+    prefer = "`respond-async` makes the call a job, `wait=N` limits it to N seconds."
     headers = {"Prefer": (prefer, "wait=10")}
-    headers["Idempotency-Key"] = ("For jobs: repeated requests with one key are done once.", "4a8f0c1e-6c1f-4b7a")
+    headers["Idempotency-Key"] = ("For jobs: repeated requests with the same key make one job.", "4a8f0c1e-6c1f-4b7a")
     if entry["method"] == "GET":
-        headers["If-None-Match"] = ("Entity tags the client has.", '"3f2a"')
+        headers["If-None-Match"] = ("Entity tags of the answers that the client has.", '"3f2a"')
     string = {"type": "string"}
     return [
         {"name": name, "in": "header", "required": False, "description": text, "schema": string, "example": example}
@@ -82,7 +82,7 @@ def _headers(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _parameters(catalog: Catalog, name: str) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+    parameters: dict[str, dict[str, Any]] = {}
     branches = catalogs.branches(catalog, name)
     params = catalog["operations"][name]["params"]
     if branches is None:
@@ -90,20 +90,24 @@ def _parameters(catalog: Catalog, name: str) -> list[dict[str, Any]]:
             _parameter(key, inline(spec, params), key in params.get("required", ()))
             for key, spec in params.get("properties", {}).items()
         ]
-    chosen = params["discriminator"]
-    choices = {"type": "string", "enum": sorted(branches), "description": "Which one; the rest depends on it."}
-    found[chosen] = _parameter(chosen, choices, required="default" not in params)
+    discriminator = params["discriminator"]
+    choices = {
+        "type": "string",
+        "enum": sorted(branches),
+        "description": "The attack; the other parameters depend on it.",
+    }
+    parameters[discriminator] = _parameter(discriminator, choices, required="default" not in params)
     for branch, entry in branches.items():
         for key, spec in entry["params"]["properties"].items():
-            if key != chosen:
-                text = _loosely(inline(spec, entry["params"]), found.get(key))
-                found.setdefault(key, _parameter(key, text, required=False))["schema"] = text
-                found[key].setdefault("x-for", []).append(branch)
-    return list(found.values())
+            if key != discriminator:
+                text = _loosely(inline(spec, entry["params"]), parameters.get(key))
+                parameters.setdefault(key, _parameter(key, text, required=False))["schema"] = text
+                parameters[key].setdefault("x-for", []).append(branch)
+    return list(parameters.values())
 
 
 def _loosely(schema: Schema, other: dict[str, Any] | None) -> Schema:
-    """What several branches mean by one name: the schema where they agree, else either."""
+    """The schema of a parameter that several attacks have: the common one, else any of them."""
     if other is None or other["schema"] == schema:
         return schema
     options = other["schema"].get("anyOf", [other["schema"]]) if "x-either" in other["schema"] else [other["schema"]]
@@ -137,9 +141,9 @@ def _json_body(catalog: Catalog, name: str) -> Schema:
         "images": {"type": "array", "minItems": 1, "maxItems": 256, "items": BASE64},
         "latents": LATENTS,
     }
-    known = {"images": ("image", "images"), "latents": ("latents",), "either": tuple(inputs), "nothing": ()}[takes]
-    one_of = [{"required": [member]} for member in known]
-    properties = {member: inputs[member] for member in known}
+    members = {"images": ("image", "images"), "latents": ("latents",), "either": tuple(inputs), "nothing": ()}[takes]
+    one_of = [{"required": [member]} for member in members]
+    properties = {member: inputs[member] for member in members}
     properties |= {parameter["name"]: parameter["schema"] for parameter in _parameters(catalog, name)}
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return schema | ({"oneOf": one_of} if one_of else {})

@@ -132,8 +132,10 @@ def sent_params(request: Request, sent: Inputs) -> tuple[dict[str, Any], dict[st
 def complete_params(entries: Catalog, operation: str, texts: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """All parameters of a request, checked and with defaults. Raises InvalidRequest naming each invalid one."""
     schema = params_schema(entries, operation, texts | values)
-    known = schema.get("properties", {})
-    read = {name: coerce(known[name], text, schema) if name in known else text for name, text in texts.items()}
+    properties = schema.get("properties", {})
+    read = {
+        name: coerce(properties[name], text, schema) if name in properties else text for name, text in texts.items()
+    }
     return catalog.complete(schema, read | values)
 
 

@@ -14,13 +14,13 @@ from app.core.store.models import ResolvedModel
 
 async def exact(entry: dict[str, Any], tenant: str, model: ResolvedModel, params: dict[str, Any]) -> dict[str, Any]:
     """The parameters `dataset` and `report` as a worker takes them: name@digest, and the key of a blob."""
-    named = {}
+    references = {}
     if entry.get("dataset") and params.get("dataset"):
         row = await run_sync(imported, tenant, params["dataset"])
-        named["dataset"] = f"{row['name']}@{row['digest']}"
+        references["dataset"] = f"{row['name']}@{row['digest']}"
     if entry.get("report"):
-        named["report"] = await run_sync(fitted, tenant, model, entry["report"], params["report"])
-    return named
+        references["report"] = await run_sync(fitted, tenant, model, entry["report"], params["report"])
+    return references
 
 
 def imported(tenant: str, name: str) -> dict[str, Any]:

@@ -94,8 +94,8 @@ def _of_one(answer: Answer) -> dict[str, Any]:
 
 
 def _pictures(answer: Answer, index: int) -> dict[str, str]:
-    named = {"image": answer.images, **answer.extra}
-    return {name: _text(pictures[index]) for name, pictures in named.items() if index < len(pictures)}
+    pictures_by_name = {"image": answer.images, **answer.extra}
+    return {name: _text(pictures[index]) for name, pictures in pictures_by_name.items() if index < len(pictures)}
 
 
 def _text(image: bytes) -> str:

@@ -12,31 +12,31 @@ EVERYWHERE = (401, 403, 422, 429, 500, 503)
 MARK = "x-problems"
 SUMMARY = "Trains and serves generative image models, and attacks image models."
 DESCRIPTION = """
-Two ways in. A *call* (denoise, samples, attack ...) is answered while you wait. A *job* (a training, an import) answers
-202 with a place to look; follow it with server-sent events at `/v1/jobs/{id}/events`.
+There are two kinds of requests. A *call* (denoise, samples, attack ...) answers with the result. A *job* (a training,
+an import) answers 202 with its location; follow it with server-sent events at `/v1/jobs/{id}/events`.
 
-Every error is a problem (RFC 9457) with a stable `code`, a `detail` in plain words and, where there is one, a `remedy`.
+Every error is a problem (RFC 9457) with a stable `code`, a `detail` and, where possible, a `remedy`.
 """
 TAGS = {
     "operations": "Images in; images, latents or facts out.",
-    "models": "Trained models and their versions.",
-    "trainings": "Make models.",
-    "jobs": "Durable work: watch, cancel, resume.",
-    "datasets": "Images to train on.",
-    "catalog": "What can be trained, and which attacks there are.",
-    "perturbations": "One change that fools a model on most images.",
+    "models": "Models and their versions.",
+    "trainings": "Train models.",
+    "jobs": "Jobs: follow, cancel, resume.",
+    "datasets": "Datasets: upload, import, derive.",
+    "catalog": "Families, attacks and operations with their settings.",
+    "perturbations": "Universal perturbations: each fools a model on most images.",
     "keys": "API keys, for administrators.",
-    "service": "Health and numbers.",
+    "service": "Health and metrics.",
 }
 
 
 def problems(*statuses: int) -> dict[str, Any]:
-    """For `openapi_extra`: the errors of a route beyond those every route has."""
+    """For `openapi_extra`: the statuses of a route's errors besides those of every route."""
     return {MARK: statuses}
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The whole document; kept after the first time."""
+    """The document, made once."""
     if app.openapi_schema is None:
         document = get_openapi(
             title="Anamorph",
@@ -68,7 +68,7 @@ def _add_problems(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     for status in sorted({*EVERYWHERE, *operation.pop(MARK, ())}):
         content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-        told = responses.get(str(status), {}) if status != 422 else {}  # FastAPI's own shape of a 422 is not ours
-        told = told or {"description": HTTPStatus(status).phrase}
-        responses[str(status)] = told | {"content": told.get("content", {}) | content}
+        response = responses.get(str(status), {}) if status != 422 else {}  # not FastAPI's own form of 422
+        response = response or {"description": HTTPStatus(status).phrase}
+        responses[str(status)] = response | {"content": response.get("content", {}) | content}
     operation["responses"] = dict(sorted(responses.items()))

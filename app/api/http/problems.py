@@ -157,8 +157,8 @@ def _field_hint(request: Request, path: list[str | int]) -> str:
     name, fields = str(path[-1]), _body_schema(request).get("properties", {})
     entries = request.app.state.catalog
     for member, kind, key in (("config", "families", "config"), ("params", "reports", "params")):
-        known = any(name in entry[key].get("properties", {}) for entry in entries.get(kind, {}).values())
-        if len(path) == 1 and member in fields and known:
+        is_setting = any(name in entry[key].get("properties", {}) for entry in entries.get(kind, {}).values())
+        if len(path) == 1 and member in fields and is_setting:
             return f"Put it into {member}."
     return nearest(name, fields) or "" if len(path) == 1 else "Remove it."
 

@@ -28,8 +28,8 @@ def many(conn: Connection, rows: Iterable[Row]) -> list[wire.Job]:
 
 def artifacts(row: Row) -> dict[str, str]:
     """Names of the files a job made, with the keys of their blobs."""
-    found = (row["result"] or {}).get("artifacts") or {}
-    return {name: key for name, key in found.items() if isinstance(key, str)}
+    keys = (row["result"] or {}).get("artifacts") or {}
+    return {name: key for name, key in keys.items() if isinstance(key, str)}
 
 
 def _view(conn: Connection, row: Row, metrics: dict[str, float | None], alarms: dict) -> wire.Job:
@@ -81,12 +81,12 @@ def _links(row: Row) -> wire.Links:
 
 def _alarms(conn: Connection, ids: list[str]) -> dict[str, dict[tuple, wire.Alarm]]:
     """The alarms of each training, each as its latest event tells it."""
-    found: dict[str, dict[tuple, wire.Alarm]] = {}
+    by_job: dict[str, dict[tuple, wire.Alarm]] = {}
     for event in events.alarms(conn, ids) if ids else ():
         data = event["data"]
         alarm = wire.Alarm(**{name: data[name] for name in wire.Alarm.model_fields if name in data})
-        found.setdefault(event["job_id"], {})[alarm.name, alarm.images] = alarm
-    return found
+        by_job.setdefault(event["job_id"], {})[alarm.name, alarm.images] = alarm
+    return by_job
 
 
 def _latest_metrics(conn: Connection, ids: list[str]) -> dict[str, dict[str, float | None]]:

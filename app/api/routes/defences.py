@@ -54,12 +54,12 @@ def create(request: Request, body: wire.DefenceRequest, principal: Writer, key: 
 
 def complete_part(entries: Catalog, section: str, part: dict[str, Any], pointer: str) -> dict[str, Any]:
     """A stage or detector with its defaults. Raises InvalidRequest naming the invalid setting."""
-    known, kind = entries.get(section, {}), part.get("kind")
-    if not isinstance(kind, str) or kind not in known:
+    parts, kind = entries.get(section, {}), part.get("kind")
+    if not isinstance(kind, str) or kind not in parts:
         detail = "kind is required." if kind is None else f"Unknown kind {sent(kind)}."
-        raise InvalidRequest(detail, field=f"{pointer}/kind", remedy=catalog.nearest(str(kind), known))
+        raise InvalidRequest(detail, field=f"{pointer}/kind", remedy=catalog.nearest(str(kind), parts))
     values = {name: value for name, value in part.items() if name != "kind"}
-    return {"kind": kind, **catalog.complete(known[kind]["params"], values, pointer)}
+    return {"kind": kind, **catalog.complete(parts[kind]["params"], values, pointer)}
 
 
 def resolve_references(entries: Catalog, tenant: str, spec: dict[str, Any]) -> None:

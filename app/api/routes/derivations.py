@@ -47,7 +47,7 @@ def derive(request: Request, body: wire.DerivedRequest, principal: Writer, key: 
 
 def operation_of(entries: Catalog, name: str) -> dict[str, Any]:
     """The entry of the catalog. Raises InvalidRequest for an operation that does not give one image for one image."""
-    suitable = {known: entry for known, entry in entries["operations"].items() if is_one_to_one(entry)}
+    suitable = {key: entry for key, entry in entries["operations"].items() if is_one_to_one(entry)}
     if name not in suitable:
         raise InvalidRequest(
             f"{quoted(name)} does not give one image for one image. Choose one of: {', '.join(suitable)}.",

@@ -1,4 +1,4 @@
-"""Whether the service lives, is ready, and how it is doing."""
+"""Liveness, readiness and metrics of the service."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from app.api.http.auth import Admin
 from app.core import wire
 from app.core.errors import AnamorphError
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.store.database import now, reading
 
 router = APIRouter(tags=["service"])
@@ -18,9 +18,9 @@ NEEDED = ("infer", "train", "light")
 NUMBERS = {"text/plain": {"schema": {"type": "string"}}}
 
 
-@router.get("/livez", response_model=wire.Health, operation_id="live", summary="Whether the web front lives")
+@router.get("/livez", response_model=wire.Health, operation_id="live", summary="Liveness of the web front")
 async def live() -> wire.Health:
-    """Touches nothing else."""
+    """Checks nothing else: neither the database nor the broker."""
     return wire.Health(status="ok", checks={})
 
 
@@ -28,11 +28,11 @@ async def live() -> wire.Health:
     "/readyz",
     response_model=wire.Health,
     operation_id="ready",
-    summary="Whether the service is ready",
+    summary="Readiness of the service",
     responses={503: {"model": wire.Health, "description": "The database does not answer."}},
 )
 async def ready(request: Request) -> Response:
-    """`degraded` when the broker or a kind of worker is missing: jobs are then taken but wait."""
+    """`degraded` when the broker or a kind of worker is missing: jobs are accepted but wait."""
     broker, tables = await asyncio.gather(_broker(request), run_sync(_tables))
     checks = {"broker": broker, **tables}
     status = "ok" if set(checks.values()) == {"ok"} else "degraded"
@@ -45,7 +45,7 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/metrics",
     operation_id="metrics",
-    summary="Numbers for Prometheus",
+    summary="Metrics for Prometheus",
     response_class=Response,
     responses={200: {"content": NUMBERS}},
 )
@@ -65,8 +65,8 @@ def _tables() -> dict[str, str]:
     try:
         with reading() as conn:
             now(conn)
-            workers = presence.fresh(conn)
+            workers = worker_rows.fresh(conn)
     except AnamorphError as error:
         return {"database": error.detail}
-    seen = {queue for worker in workers for queue in worker["queues"]}
-    return {"database": "ok"} | {f"workers:{queue}": "ok" if queue in seen else "none" for queue in NEEDED}
+    queues = {queue for worker in workers for queue in worker["queues"]}
+    return {"database": "ok"} | {f"workers:{queue}": "ok" if queue in queues else "none" for queue in NEEDED}

@@ -1,4 +1,4 @@
-"""/v1/jobs/{id}/events: a job as it happens, as server-sent events that can be taken up where they broke off."""
+"""/v1/jobs/{id}/events: the events of a job as server-sent events; a broken stream can be continued."""
 
 import asyncio
 import time
@@ -20,13 +20,13 @@ from app.core.store.database import encode_json, reading
 from app.core.store.tables import ALARMS
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-LOOK_SECONDS = 0.4
+POLL_SECONDS = 0.4
 PING_SECONDS = 15
 PING = b": ping\n\n"
 LAST = 2**31 - 1
-"""No event has a higher number: the column holds no more."""
+"""The highest number of an event: the maximum of the column."""
 STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
-AS_THEY_ARE = ("metrics", "snapshot", *ALARMS)
+UNCHANGED = ("metrics", "snapshot", *ALARMS)
 
 
 @router.get(
@@ -39,7 +39,7 @@ AS_THEY_ARE = ("metrics", "snapshot", *ALARMS)
             "description": "`state`, `progress`, `metrics`, `snapshot`, `alarm`, `log`, `completed`.",
             "content": STREAM,
         },
-        204: {"description": "The job has ended and the client knows all of it: do not come back."},
+        204: {"description": "The job has ended and the client has all events: do not reconnect."},
     },
     openapi_extra=problems(404),
 )
@@ -47,10 +47,10 @@ async def watch(
     request: Request,
     id: JobPath,
     principal: Reader,
-    last_event_id: Annotated[str | None, Header(max_length=20, description="Go on after this event.")] = None,
-    after: Annotated[int, Query(ge=0, le=LAST, description="The same, for clients without that header.")] = 0,
+    last_event_id: Annotated[str | None, Header(max_length=20, description="Continue after this event.")] = None,
+    after: Annotated[int, Query(ge=0, le=LAST, description="The same, for clients that cannot send the header.")] = 0,
 ) -> Response:
-    """The stream begins with what has happened and ends with `completed`. Progress has no id: the newest counts."""
+    """The stream begins with past events and ends with `completed`. Progress events have no id: the latest counts."""
     if last_event_id and last_event_id.isdecimal():
         after = min(int(last_event_id), LAST)
     job, _ = await run_sync(_look, principal.tenant, id, LAST)
@@ -68,7 +68,7 @@ async def _stream(tenant: str, job_id: str, after: int) -> AsyncIterator[bytes]:
         job, news = await run_sync(_look, tenant, job_id, after)
         for event in news:
             after = event["seq"]
-            kind, data = await run_sync(_told, event, job)
+            kind, data = await run_sync(_translate, event, job)
             yield _framed(kind, data, after)
             if kind == "completed":
                 return
@@ -78,7 +78,7 @@ async def _stream(tenant: str, job_id: str, after: int) -> AsyncIterator[bytes]:
         elif not news and time.monotonic() - sent > PING_SECONDS:
             yield PING
         else:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             continue
         sent = time.monotonic()
 
@@ -88,8 +88,8 @@ def _look(tenant: str, job_id: str, after: int) -> tuple[job_views.Row, list[dic
         return jobs.get(conn, tenant, job_id), events.events_after(conn, job_id, after)
 
 
-def _told(event: dict[str, Any], job: job_views.Row) -> tuple[str, dict[str, Any]]:
-    """An event of the table as the stream tells it. An end from which the job was resumed is a state like others."""
+def _translate(event: dict[str, Any], job: job_views.Row) -> tuple[str, dict[str, Any]]:
+    """(kind, data) in the stream of an event of the table. Only the last end of a resumed job is `completed`."""
     kind, data, when = event["kind"], event["data"], {"at": event["at"], "attempt": event["attempt"]}
     if kind == job["state"] and kind in jobs.TERMINAL and event["seq"] >= job["last_event"]:
         with reading() as conn:
@@ -98,10 +98,10 @@ def _told(event: dict[str, Any], job: job_views.Row) -> tuple[str, dict[str, Any
         return "state", {"status": kind if kind in jobs.STATES else "running", **data, **when, "event": kind}
     if kind == "snapshot":
         data = data | {"url": f"/v1/jobs/{event['job_id']}/snapshots/{data['images']}.png"}
-    if kind in AS_THEY_ARE:
+    if kind in UNCHANGED:
         return kind, data | when
     if kind == "checkpoint":
-        data = {"images": data.get("images")}  # where it lies is nobody's business
+        data = {"images": data.get("images")}  # without the key of its blob
     return "log", {"event": kind, **data, **when}
 
 

@@ -20,11 +20,11 @@ KeyPath = Annotated[str, Path(pattern="^[0-9a-f]{8}$")]
     status_code=201,
     response_model=wire.NewKey,
     operation_id="create_key",
-    summary="Make an API key",
+    summary="Create an API key",
     openapi_extra=problems(413),
 )
 def create(body: wire.KeyRequest, principal: Admin) -> dict[str, Any]:
-    """The token is in this answer alone."""
+    """Only this answer has the token."""
     with transaction() as conn:
         token, row = keys.mint(conn, body.tenant, body.name, body.scopes, body.days)
     return row | {"token": token}
@@ -44,7 +44,7 @@ def every(principal: Admin) -> dict[str, Any]:
     openapi_extra=problems(404),
 )
 def revoke(request: Request, id: KeyPath, principal: Admin) -> dict[str, Any]:
-    """Refused from now on; other web fronts may take it for five more seconds."""
+    """The key is refused from now on; other web fronts may accept it for five more seconds."""
     with transaction() as conn:
         row = keys.revoke(conn, id)
     request.app.state.authenticator.forget()

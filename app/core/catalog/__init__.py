@@ -61,14 +61,14 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
     Case and separators are ignored: `VAE` means vae, `learning-rate` learning_rate.
     """
-    known = sorted(known)
-    plain = {_plain(item): item for item in known}
+    choices = sorted(known)
+    plain = {_plain(item): item for item in choices}
     sent = _plain(name[:100])
     if (meant := plain.get(sent) or plain.get(_plain(SYNONYMS.get(sent, "")))) is not None:
         return f"Did you mean {meant}?"
     if close := [plain[item] for item in get_close_matches(sent, plain, n=3, cutoff=0.6)]:
         return f"Did you mean {joined(close, 'or')}?"
-    return f"Choose one of: {', '.join(known)}." if known else None
+    return f"Choose one of: {', '.join(choices)}." if choices else None
 
 
 def _plain(name: str) -> str:
@@ -121,14 +121,14 @@ def complete(schema: Schema, values: Mapping[str, Any], pointer: str = "", *, co
     A default of null stays null: whoever computes derives the value from the data. Raises InvalidConfig for a pointer
     under /config and InvalidRequest otherwise, with an entry in `errors` for each invalid value.
     """
-    known = schema.get("properties", {})
-    faults = [_unknown(key, known, pointer) for key in values if key not in known]
-    read = {key: _read(known[key], values[key], schema, coerce) for key in values if key in known}
+    properties = schema.get("properties", {})
+    faults = [_unknown(key, properties, pointer) for key in values if key not in properties]
+    read = {key: _read(properties[key], values[key], schema, coerce) for key in values if key in properties}
     if read or schema.get("required"):
         faults += _faults(schema, read, pointer)
     if faults:
         raise _error(faults, pointer)
-    return {key: spec["default"] for key, spec in known.items() if "default" in spec} | read
+    return {key: spec["default"] for key, spec in properties.items() if "default" in spec} | read
 
 
 def _read(spec: Schema, value: Any, root: Schema, coerce: bool) -> Any:

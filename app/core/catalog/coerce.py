@@ -32,10 +32,10 @@ def coerce(schema: Schema, value: Any, root: Schema) -> Any:
 def _readings(kind: str, schema: Schema, text: str, root: Schema) -> list[Any]:
     """What the text is as a value of this kind; nothing if it is none."""
     try:
-        found = READERS[kind](text)
+        reading = READERS[kind](text)
     except (KeyError, ValueError):
         return []
-    return [[coerce(_items(schema, root), item, root) for item in found]] if kind == "array" else [found]
+    return [[coerce(_items(schema, root), item, root) for item in reading]] if kind == "array" else [reading]
 
 
 def _items(schema: Schema, root: Schema) -> Schema:

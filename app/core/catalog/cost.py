@@ -59,8 +59,8 @@ def of_report(
     names |= of_detector(entries, params.get("detector") or {}, shape)
     names["images"] = min(params.get("images") or shape["validation"], shape["validation"])
     names["train_images"] = min(params.get("images") or shape["train"], shape["train"])
-    found = {name: round(evaluate(report["price"][name], names)) for name in ("forwards", "backwards")}
-    return found | {"passes": sum(found.values())}
+    price = {name: round(evaluate(report["price"][name], names)) for name in ("forwards", "backwards")}
+    return price | {"passes": sum(price.values())}
 
 
 def of_attacks(
@@ -69,10 +69,10 @@ def of_attacks(
     """Passes of one image under all attacks that the params name: `run_` where each runs once, `attack_` over all eps
     of a curve, which a minimum-norm attack answers from one run.
     """
-    found = dict.fromkeys(("run_forwards", "run_backwards", "attack_forwards", "attack_backwards"), 0.0)
-    named = params.get("attacks") or params.get("methods") or [params.get("method")]
+    totals = dict.fromkeys(("run_forwards", "run_backwards", "attack_forwards", "attack_backwards"), 0.0)
+    items = params.get("attacks") or params.get("methods") or [params.get("method")]
     radii = params.get("eps")
-    for item in named:
+    for item in items:
         method = item["method"] if isinstance(item, dict) else item
         entry = entries["attacks"].get(method)
         if entry is None:
@@ -80,9 +80,9 @@ def of_attacks(
         config = item if isinstance(item, dict) else settings_of(entry, report, params, method)
         runs = len(radii) if isinstance(radii, list) and not entry["minimal"] else 1
         for name, passes in zip(("forwards", "backwards"), _of(entry, config, shape), strict=True):
-            found[f"run_{name}"] += passes
-            found[f"attack_{name}"] += runs * passes
-    return found
+            totals[f"run_{name}"] += passes
+            totals[f"attack_{name}"] += runs * passes
+    return totals
 
 
 def settings_of(entry: dict[str, Any], report: dict[str, Any], params: dict[str, Any], method: str) -> dict[str, Any]:
@@ -97,24 +97,24 @@ def of_defences(entries: Catalog, params: dict[str, Any]) -> dict[str, int]:
     draws = params.get("draws") or 1
     random = [any(entries["defences"].get(stage.get("kind"), {}).get("random") for stage in stages)
               for stages in params.get("defences") or ()]  # fmt: skip
-    return {"answers": 1 + sum(draws if drawn else 1 for drawn in random)}
+    return {"answers": 1 + sum(draws if is_random else 1 for is_random in random)}
 
 
 def of_detector(entries: Catalog, asked: dict[str, Any], shape: dict[str, int]) -> dict[str, float]:
-    """`look`: passes for one judgement; `lesson_`: for all that the detector is shown before it can judge."""
+    """`look`: passes to score one image; `lesson_`: passes to train the detector."""
     entry = entries["detectors"].get(asked.get("kind"), {"passes": 0, "lesson": {}})
-    found = {"look": entry["passes"], "lesson_forwards": 0.0, "lesson_backwards": 0.0}
+    passes_of = {"look": entry["passes"], "lesson_forwards": 0.0, "lesson_backwards": 0.0}
     if not entry["lesson"]:
-        return found
+        return passes_of
     config = defaults(entry) | asked
-    shown = entry["passes"] * (2 + len(config["attacks"]))
-    found["lesson_forwards"] = min(config["images"], shape["train"]) * shown
+    passes_per_image = entry["passes"] * (2 + len(config["attacks"]))
+    passes_of["lesson_forwards"] = min(config["images"], shape["train"]) * passes_per_image
     for method in config["attacks"]:
         attack = entries["attacks"][method]
         passes = _of(attack, defaults(attack) | entry["lesson"].get(method, {}), shape)
-        found["lesson_forwards"] += min(config["images"], shape["train"]) * (passes[0] + 1)
-        found["lesson_backwards"] += min(config["images"], shape["train"]) * passes[1]
-    return found
+        passes_of["lesson_forwards"] += min(config["images"], shape["train"]) * (passes[0] + 1)
+        passes_of["lesson_backwards"] += min(config["images"], shape["train"]) * passes[1]
+    return passes_of
 
 
 def defaults(entry: dict[str, Any]) -> dict[str, Any]:

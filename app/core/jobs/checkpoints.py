@@ -33,8 +33,8 @@ def points(ref: Ref) -> list[int]:
 
 def marked(before: list[Entry], entry: Entry, budget: int) -> list[Entry]:
     """The marks with one more; the earliest go when they take more than `budget` bytes together."""
-    found = [old for old in before if old["images"] != entry["images"]] + [entry]
-    found.sort(key=lambda mark: mark["images"])
-    while found and sum(mark["bytes"] for mark in found) > budget:
-        del found[0]
-    return found
+    marks_left = [old for old in before if old["images"] != entry["images"]] + [entry]
+    marks_left.sort(key=lambda mark: mark["images"])
+    while marks_left and sum(mark["bytes"] for mark in marks_left) > budget:
+        del marks_left[0]
+    return marks_left

@@ -60,8 +60,8 @@ def hold(conn: Connection, digest: str) -> None:
 
 def _needed(conn: Connection, digest: str) -> bool:
     """Whether a job that waits or runs reads these arrays, or would when it is taken up again."""
-    named = conn.execute(select(datasets.c.tenant, datasets.c.name).where(datasets.c.digest == digest))
-    names = {tuple(row) for row in named}
+    rows = conn.execute(select(datasets.c.tenant, datasets.c.name).where(datasets.c.digest == digest))
+    names = {tuple(row) for row in rows}
     active = select(jobs.c.tenant, jobs.c.spec, jobs.c.checkpoint).where(jobs.c.state.in_(("queued", "running")))
     return any(
         (job.tenant, job.spec.get("dataset")) in names or (job.checkpoint or {}).get("dataset") == digest

@@ -43,38 +43,41 @@ def add_curve(conn: Connection, job_id: str, token: str, points: list[tuple[int,
     if row is None:
         raise LeaseLost(job_id)
     last, attempt, at = row
-    told = [{"images": images, "values": values} for images, values in points]
+    values_by_point = [{"images": images, "values": values} for images, values in points]
     same = {"job_id": job_id, "attempt": attempt}
     event = {"at": at, "kind": "metrics", **same}
     first = last - len(points) + 1
-    conn.execute(insert(job_events), [{**event, "seq": first + index, "data": data} for index, data in enumerate(told)])
-    upsert(conn, job_metrics, [same | point for point in told], ["job_id", "images"])
+    conn.execute(
+        insert(job_events),
+        [{**event, "seq": first + index, "data": data} for index, data in enumerate(values_by_point)],
+    )
+    upsert(conn, job_metrics, [same | point for point in values_by_point], ["job_id", "images"])
 
 
 def events_after(conn: Connection, job_id: str, seq: int = 0, limit: int = 500) -> list[dict[str, Any]]:
     """Events with a higher number than `seq`, oldest first."""
-    wanted = (job_events.c.job_id == job_id) & (job_events.c.seq > seq)
-    rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.seq).limit(limit))
+    later = (job_events.c.job_id == job_id) & (job_events.c.seq > seq)
+    rows = conn.execute(select(job_events).where(later).order_by(job_events.c.seq).limit(limit))
     return [dict(row) for row in rows.mappings()]
 
 
 def alarms(conn: Connection, job_ids: list[str]) -> list[dict[str, Any]]:
     """What the doctor said of these trainings: events of the kinds `tables.ALARMS`, oldest first."""
-    wanted = job_events.c.job_id.in_(job_ids) & IS_ALARM
-    rows = conn.execute(select(job_events).where(wanted).order_by(job_events.c.job_id, job_events.c.seq))
+    alarms_of = job_events.c.job_id.in_(job_ids) & IS_ALARM
+    rows = conn.execute(select(job_events).where(alarms_of).order_by(job_events.c.job_id, job_events.c.seq))
     return [dict(row) for row in rows.mappings()]
 
 
 def metrics(conn: Connection, job_id: str, after: int = -1, limit: int = 10_000) -> list[dict[str, Any]]:
     """Points of the curves with more than `after` images, in order: {"images", "values"}."""
     columns = job_metrics.c.images, job_metrics.c["values"]
-    wanted = (job_metrics.c.job_id == job_id) & (job_metrics.c.images > after)
-    rows = conn.execute(select(*columns).where(wanted).order_by(job_metrics.c.images).limit(limit))
+    later = (job_metrics.c.job_id == job_id) & (job_metrics.c.images > after)
+    rows = conn.execute(select(*columns).where(later).order_by(job_metrics.c.images).limit(limit))
     return [dict(row) for row in rows.mappings()]
 
 
 def snapshots(conn: Connection, job_id: str) -> dict[int, dict[str, Any]]:
     """By images, what was told of each snapshot; of one that was made twice, the latest."""
-    wanted = (job_events.c.job_id == job_id) & (job_events.c.kind == "snapshot")
-    rows = conn.execute(select(job_events.c.data).where(wanted).order_by(job_events.c.seq)).scalars()
+    snapshots_of = (job_events.c.job_id == job_id) & (job_events.c.kind == "snapshot")
+    rows = conn.execute(select(job_events.c.data).where(snapshots_of).order_by(job_events.c.seq)).scalars()
     return {data["images"]: data for data in rows}

@@ -108,9 +108,8 @@ def accept(
         "created_at": clock(),
         "deadline": None if deadline_seconds is None else clock() + deadline_seconds,
     }
-    conn.execute(insert(jobs).values(**row))
-    events.append(conn, job_id, "queued", {})
-    return get(conn, tenant, job_id), False
+    job = dict(conn.execute(insert(jobs).values(**row).returning(jobs)).mappings().one())
+    return job | {"last_event": events.append(conn, job_id, "queued", {})}, False
 
 
 def _check_words(tenant: str, kind: str, key: str | None) -> None:
@@ -142,9 +141,11 @@ def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
     if job["state"] in ("succeeded", "failed"):
         raise Conflict(f"The job has already {job['state']}, so it cannot be canceled.", state=job["state"])
     mine = jobs.c.id == job_id
-    asked = update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
+    request_stop = (
+        update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
+    )
     _change(conn, _end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
-    _change(conn, asked, "cancel_requested")
+    _change(conn, request_stop, "cancel_requested")
     return get(conn, tenant, job_id)
 
 
@@ -252,11 +253,11 @@ def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> 
 def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, Any], pause_seconds: float = 1) -> None:
     """The attempt failed and the infrastructure is at fault: tries again until max_failures is reached."""
     _lock(conn, job_id)
-    held, last = _held(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
-    stopped = held & jobs.c.cancel_requested
+    mine, last = _held(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
+    stopped = mine & jobs.c.cancel_requested
     pause = clock() + pause_seconds * (jobs.c.failures + 1)
-    again = _queued(held & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
-    ended = _end(held & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
+    again = _queued(mine & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
+    ended = _end(mine & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
     if not (
         _change(conn, _end(stopped, "canceled"), "canceled")
         or _change(conn, again, "queued", {"why": problem.get("code")})
@@ -268,10 +269,10 @@ def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, A
 def release(conn: Connection, job_id: str, token: str) -> None:
     """Gives the job back, as on shutdown: it is nobody's fault and counts as no failure."""
     _lock(conn, job_id)
-    held = _held(job_id, token)
+    mine = _held(job_id, token)
     if not (
-        _change(conn, _end(held & jobs.c.cancel_requested, "canceled"), "canceled")
-        or _change(conn, _queued(held).values(run_after=clock()), "queued", {"why": "released"})
+        _change(conn, _end(mine & jobs.c.cancel_requested, "canceled"), "canceled")
+        or _change(conn, _queued(mine).values(run_after=clock()), "queued", {"why": "released"})
     ):
         raise LeaseLost(job_id)
 
@@ -289,7 +290,7 @@ def sweep(conn: Connection) -> int:
     """Takes jobs back from holders whose lease ran out, ends what is too late to start. Returns how many changed."""
     expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
     last = jobs.c.failures + 1 >= jobs.c.max_failures
-    wanted = expired & ~jobs.c.cancel_requested
+    lost_jobs = expired & ~jobs.c.cancel_requested
     once_more = {"failures": jobs.c.failures + 1, "run_after": clock()}
     lost = AttemptsExhausted(
         "The worker disappeared in each attempt to run the job.",
@@ -300,10 +301,10 @@ def sweep(conn: Connection) -> int:
     too_late = and_(jobs.c.state == "queued", jobs.c.deadline <= clock())
     return (
         _change(conn, _end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})
-        + _change(conn, _queued(wanted & ~last).values(**once_more), "queued", {"why": "worker-lost"})
+        + _change(conn, _queued(lost_jobs & ~last).values(**once_more), "queued", {"why": "worker-lost"})
         + _change(
             conn,
-            _end(wanted & last, "failed").values(error=lost, failures=jobs.c.failures + 1),
+            _end(lost_jobs & last, "failed").values(error=lost, failures=jobs.c.failures + 1),
             "failed",
             {"code": lost["code"]},
         )
@@ -319,12 +320,12 @@ def to_sweep(conn: Connection) -> bool:
 
 
 def take_unannounced(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
-    """(id, queue) of due jobs nobody was told of, or was told too long ago; marks them as told."""
+    """(id, queue) of due jobs that were never announced, or too long ago; marks them as announced."""
     silent = select(jobs.c.id).where(due(), _unheard()).order_by(jobs.c.id).limit(limit)
     # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper
-    told = update(jobs).where(jobs.c.id.in_(silent), due(), _unheard())
-    told = told.values(published_at=clock(), rings=jobs.c.rings + 1)
-    return [tuple(row) for row in conn.execute(told.returning(jobs.c.id, jobs.c.queue))]
+    announce = update(jobs).where(jobs.c.id.in_(silent), due(), _unheard())
+    announce = announce.values(published_at=clock(), rings=jobs.c.rings + 1)
+    return [tuple(row) for row in conn.execute(announce.returning(jobs.c.id, jobs.c.queue))]
 
 
 def give_rings_back(conn: Connection, ids: list[str]) -> None:

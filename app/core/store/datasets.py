@@ -83,5 +83,5 @@ def _absent(conn: Connection, tenant: str, name: str) -> NotFound | Conflict:
             retry_after=5,
             job=f"/v1/jobs/{job}",
         )
-    known = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars().all()
-    return NotFound(f"Dataset {quoted(name)} was not found.", remedy=catalog.nearest(name, {*known, *BUILTINS}))
+    existing = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars().all()
+    return NotFound(f"Dataset {quoted(name)} was not found.", remedy=catalog.nearest(name, {*existing, *BUILTINS}))

@@ -123,8 +123,8 @@ def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotRead
     if reference is None:
         remedy = "Send the name of a model, or name@digest for one version."
         return NotFound(f"{quoted(text)} is not a reference to a model.", remedy=remedy)
-    known = conn.execute(select(model_names.c.name).where(model_names.c.tenant == tenant)).scalars().all()
-    if reference.digest and reference.name in known:
+    existing = conn.execute(select(model_names.c.name).where(model_names.c.tenant == tenant)).scalars().all()
+    if reference.digest and reference.name in existing:
         detail = f"Model {reference.name} has no version {reference.digest}, or several."
         return NotFound(detail, remedy=f"GET /v1/models/{reference.name} lists its versions.")
     job = training_of(conn, tenant, reference.name)
@@ -135,5 +135,5 @@ def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotRead
             retry_after=5,
             job=f"/v1/jobs/{job}",
         )
-    remedy = catalog.nearest(reference.name, known) or "There are no models yet. POST /v1/trainings makes one."
+    remedy = catalog.nearest(reference.name, existing) or "There are no models yet. POST /v1/trainings makes one."
     return NotFound(f"Model {reference.name} was not found.", remedy=remedy)

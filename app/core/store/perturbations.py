@@ -25,8 +25,8 @@ def get(conn: Connection, tenant: str, name: str) -> Row:
     mine = perturbations.c.tenant == tenant
     row = conn.execute(select(perturbations).where(mine, perturbations.c.name == name)).mappings().first()
     if row is None:
-        known = conn.execute(select(perturbations.c.name).where(mine)).scalars().all()
-        remedy = catalog.nearest(name, known) or "There are no perturbations yet. POST /v1/perturbations fits one."
+        existing = conn.execute(select(perturbations.c.name).where(mine)).scalars().all()
+        remedy = catalog.nearest(name, existing) or "There are no perturbations yet. POST /v1/perturbations fits one."
         raise NotFound(f"Perturbation {quoted(name)} was not found.", remedy=remedy)
     return dict(row)
 

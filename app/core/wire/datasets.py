@@ -8,7 +8,7 @@ from app.core.wire.terms import Layout, Links
 
 
 class Dataset(BaseModel):
-    """Images ready for training. A built-in one is imported when it is first used."""
+    """A dataset. A built-in one is imported when it is first used."""
 
     name: str
     title: str | None = None
@@ -19,15 +19,15 @@ class Dataset(BaseModel):
     count: int
     classes: list[str] | None = None
     columns: dict[str, dict[str, int]] | None = Field(
-        None, description="Rows by split and column; null until imported."
+        None, description="Number of rows by split and column; null before the import."
     )
     digest: str | None = None
     builtin: bool
-    installed: bool = Field(description="Whether its data are here: imported, or in an installed package.")
+    installed: bool = Field(description="Whether the data are on this machine: imported, or in an installed package.")
     sizes: list[int] | None = Field(
-        None, description="Smallest and largest image_size that a built-in set can be drawn at; null: it has one size."
+        None, description="Smallest and largest image_size of a built-in dataset; null: it has one size."
     )
-    twins: bool = Field(False, description="Whether validation rows n of the columns a and b show the same thing.")
+    twins: bool = Field(False, description="Whether row n of the validation columns a and b shows the same object.")
     imported: bool
     licence: str | None = None
     attribution: str | None = None
@@ -39,7 +39,7 @@ class Dataset(BaseModel):
 class DatasetImage(BaseModel):
     image: str = Field(description="Base64 of a PNG.")
     label: str | None = None
-    index: int | None = Field(None, description="The class as a number.")
+    index: int | None = Field(None, description="Index of the class.")
 
 
 class DatasetImages(BaseModel):

@@ -1,4 +1,4 @@
-"""A job as clients see it: progress, curves, snapshots and what its doctor found."""
+"""Jobs: progress, metrics, snapshots and alarms."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -15,35 +15,37 @@ class Progress(BaseModel):
 
 
 class Alarm(BaseModel):
-    """Something wrong with a training, as its doctor saw it."""
+    """A problem of a training that its monitor detected."""
 
-    name: str = Field(description="What is wrong, in one stable word.", examples=["overfitting"])
+    name: str = Field(description="Stable name of the problem.", examples=["overfitting"])
     cause: str
     remedy: str
-    evidence: dict[str, float] = Field({}, description="The numbers behind the cause.")
-    images: int = Field(description="Images shown when it was raised.")
-    cleared: int | None = Field(None, description="Images shown when it had gone; null while it stands.")
-    treated: str | None = Field(None, description="What the training did about it by itself (`auto_remedy`).")
+    evidence: dict[str, float] = Field({}, description="The measured values behind the cause.")
+    images: int = Field(description="Images shown when the alarm was raised.")
+    cleared: int | None = Field(None, description="Images shown when it was cleared; null while it lasts.")
+    treated: str | None = Field(None, description="What the training changed by itself (`auto_remedy`).")
 
 
 class Job(BaseModel):
-    """Durable work. `attempt` grows each time a worker takes it up."""
+    """A durable job. `attempt` counts how often a worker has started it."""
 
     id: str
     kind: str = Field(examples=["training"])
     status: Literal["queued", "running", "succeeded", "failed", "canceled"]
     progress: Progress
-    queue_position: int | None = Field(None, description="1 for the job that starts next; null when it does not wait.")
+    queue_position: int | None = Field(
+        None, description="1 for the job that starts next; null for a job that is not queued."
+    )
     attempt: int
     cancel_requested: bool = False
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
-    metrics: dict[str, float | None] = Field({}, description="The latest point of the curves.")
-    alarms: list[Alarm] = Field([], description="What the doctor found wrong with a training, oldest first.")
-    error: dict[str, Any] | None = Field(None, description="The problem that ended it.")
+    metrics: dict[str, float | None] = Field({}, description="Latest values of the metrics.")
+    alarms: list[Alarm] = Field([], description="Alarms of a training, the oldest first.")
+    error: dict[str, Any] | None = Field(None, description="The problem with which the job failed.")
     result: dict[str, Any] | None = None
-    request: dict[str, Any] = Field(description="What was asked for, completed.")
+    request: dict[str, Any] = Field(description="The complete request.")
     links: Links
 
 
@@ -54,16 +56,16 @@ class Point(BaseModel):
 
 class Curves(BaseModel):
     data: list[Point]
-    next_since: int | None = Field(None, description="What to ask next for newer points only.")
+    next_since: int | None = Field(None, description="Value of `since` for newer points.")
 
 
 class Snapshot(BaseModel):
     images: int
     url: str
-    metrics: dict[str, float | None] = Field({}, description="The curves at this point.")
+    metrics: dict[str, float | None] = Field({}, description="The metrics at this point.")
     checkpoint: bool = Field(False, description="Whether `fork_from` can start here.")
 
 
 class Snapshots(BaseModel):
     data: list[Snapshot]
-    checkpoints: list[int] = Field([], description="Counts of images from which `fork_from` can start.")
+    checkpoints: list[int] = Field([], description="Numbers of images at which `fork_from` can start.")

@@ -20,7 +20,7 @@ class Version(BaseModel):
 
 
 class Model(BaseModel):
-    """A trained model, in the version that was asked for; a name means its newest."""
+    """A model in the requested version; a bare name means the newest."""
 
     name: str
     ready: bool
@@ -31,7 +31,7 @@ class Model(BaseModel):
     config: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
     capabilities: list[str] = []
-    operations: dict[str, str] = Field({}, description="What it can do, with the path of each.")
+    operations: dict[str, str] = Field({}, description="The supported operations and their paths.")
     created_at: datetime | None = None
     bytes: int | None = None
     links: Links
@@ -43,19 +43,23 @@ class ModelDetail(Model):
 
 
 class ImportedCard(Request):
-    """What a file of weights does not say of itself."""
+    """Facts of an imported model that its file does not have."""
 
     labels: list[Annotated[str, Field(min_length=1, max_length=200)]] | None = Field(
         None, min_length=1, max_length=100_000
     )
-    mean: Numbers | None = Field(None, description="Of pixels in [0, 1], for all channels or each.", examples=[0.5])
-    std: Numbers | None = Field(None, description="The same; what is left after mean is divided by it.", examples=[0.5])
+    mean: Numbers | None = Field(
+        None, description="Mean of the pixels in [0, 1], one for all channels or one each.", examples=[0.5]
+    )
+    std: Numbers | None = Field(
+        None, description="Standard deviation, likewise: input = (pixels - mean) / std.", examples=[0.5]
+    )
     height: Side | None = None
     width: Side | None = None
     channels: Annotated[int, Field(strict=True, ge=1, le=4)] | None = None
     layout: Literal["nchw", "nhwc"] | None = None
     output: Literal["logits", "softmax"] | None = None
     task: Literal["classifier", "segmenter", "estimator"] | None = None
-    white_box: bool | None = Field(None, description="true: refuse the file unless gradients can be had.")
+    white_box: bool | None = Field(None, description="true: refuse a file without gradients.")
     licence: str | None = Field(None, max_length=200)
     attribution: str | None = Field(None, max_length=1000)

@@ -1,4 +1,4 @@
-"""Which of two images is real: questions, answers and the tally."""
+"""The quiz "which of two images is real?": questions, answers and the tally."""
 
 from typing import Literal
 
@@ -8,17 +8,17 @@ from app.core.wire.terms import Links, Request
 
 
 class Tally(BaseModel):
-    """Answers given so far about one version of a model, by whoever asks."""
+    """The answers of this client about one version of a model."""
 
     answered: int
     correct: int
     discriminator_correct: int | None = Field(
-        description="How often the model's own discriminator was right on the same pairs; null: it has none."
+        description="Correct answers of the model's discriminator on the same pairs; null without one."
     )
 
 
 class Quiz(BaseModel):
-    """Two images, of which one is real and one the model's work."""
+    """Two images: one is real, one is a sample of the model."""
 
     id: str
     model: str
@@ -31,17 +31,17 @@ class Quiz(BaseModel):
 
 class QuizAnswer(Request):
     id: str = Field(pattern=r"^[0-9a-f]{16}$", description="Id of the question.")
-    answer: Literal[0, 1] = Field(description="Number of the image that is taken for real.")
+    answer: Literal[0, 1] = Field(description="Index of the image that the client takes for real.")
 
 
 class QuizVerdict(BaseModel):
-    """Of a question answered again, the first answer counts."""
+    """The result of an answer. If a question is answered again, the first answer counts."""
 
     id: str
     answer: int
-    real: int = Field(description="Number of the image that is real.")
+    real: int = Field(description="Index of the real image.")
     correct: bool
     discriminator: int | None = Field(
-        description="Number of the image that the model's own discriminator takes for real; null: it has none."
+        description="Index of the image that the model's discriminator takes for real; null without one."
     )
     tally: Tally

@@ -10,7 +10,7 @@ from app.core.wire.terms import Request
 
 
 class Fault(BaseModel):
-    """One field that cannot stay as it is."""
+    """One invalid field or parameter."""
 
     pointer: str = Field(description="JSON pointer into the body, or the name of a parameter.")
     code: str
@@ -18,7 +18,7 @@ class Fault(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457). `type` leads to a page about it; `remedy` says what to do."""
+    """An error (RFC 9457). `type` is the path of a page about it; `remedy` says what to do."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -28,7 +28,7 @@ class Problem(BaseModel):
     detail: str
     code: str = Field(examples=["not-found"])
     remedy: str | None = None
-    retry_after: float | None = Field(None, description="Seconds, as in the header Retry-After.")
+    retry_after: float | None = Field(None, description="Seconds to wait, as in the header Retry-After.")
     errors: list[Fault] | None = None
     request_id: str | None = None
 
@@ -39,12 +39,12 @@ class Health(BaseModel):
 
 
 class KeyRequest(Request):
-    """A new API key; its token is shown in the answer and never again."""
+    """A new API key; only the answer to this request has its token."""
 
     name: str = Field(min_length=1, max_length=128, examples=["laptop"])
     tenant: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["local"])
     scopes: list[Literal[*SCOPES]] = Field(["read", "write"], min_length=1, max_length=len(SCOPES))
-    days: float | None = Field(None, gt=0, le=36500, description="Life of the key; null: until it is revoked.")
+    days: float | None = Field(None, gt=0, le=36500, description="Lifetime in days. Default: until it is revoked.")
 
 
 class Key(BaseModel):
@@ -59,4 +59,4 @@ class Key(BaseModel):
 
 
 class NewKey(Key):
-    token: str = Field(description="Shown here alone: keep it.")
+    token: str = Field(description="Only in this answer: store it.")

@@ -1,4 +1,4 @@
-"""The terms that every body is made of; a request refuses the fields that it does not know."""
+"""Types that all requests and responses share. A request refuses unknown fields."""
 
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -20,4 +20,4 @@ class Request(BaseModel):
 
 class Page(BaseModel, Generic[T]):
     data: list[T]
-    next_cursor: str | None = Field(None, description="Give it as `cursor` for the next page; null at the end.")
+    next_cursor: str | None = Field(None, description="Value of `cursor` for the next page; null on the last page.")
