@@ -1,4 +1,4 @@
-"""A thin HTTP client of the service: one way to ask, one way to follow a job. Problems come back as errors."""
+"""An HTTP client of the service: requests with retries, and jobs followed to their end. Raises problems as errors."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from app.core.settings import settings
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 ENDINGS = {"succeeded", "failed", "canceled"}
-TRIES = 4
+ATTEMPTS = 4
 
 
 class Unreachable(Exception):
@@ -23,7 +23,7 @@ class Unreachable(Exception):
 
 
 class Client:
-    """`url` and `key` default to the service that runs on the data folder, and to this machine's port 8000."""
+    """`url` and `key` default to those of the service on the data folder, else port 8000 of this machine."""
 
     def __init__(self, url: str | None = None, key: str | None = None):
         self.url = (url or (running(settings().data_dir) or {}).get("url") or DEFAULT_URL).rstrip("/")
@@ -38,21 +38,21 @@ class Client:
         self.http.close()
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer, or the problem as an exception. Busy answers are tried again when that is safe."""
+        """The answer. Raises problems as errors. Retries when the service is busy and a repetition is safe."""
         headers = options.pop("headers", {})
         if method == "POST" and path in ("/v1/trainings", "/v1/datasets"):
-            headers |= {"Idempotency-Key": str(uuid.uuid4())}  # one key for all tries: never two jobs
-        for attempt in range(TRIES):
-            last = attempt == TRIES - 1
+            headers |= {"Idempotency-Key": str(uuid.uuid4())}  # one key for all attempts: never two jobs
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
             try:
                 answer = self.http.request(method, path, headers=headers, **options)
             except httpx.ConnectError as error:
                 raise Unreachable(
-                    f"Nothing answers at {self.url}. Start the service with `anamorph up`, or name another with --url."
+                    f"No service answers at {self.url}. Start one with `anamorph up`, or set another address with --url."
                 ) from error
             except httpx.TransportError as error:
                 if last or (method not in ("GET", "HEAD") and "Idempotency-Key" not in headers):
-                    raise Unreachable(f"{self.url} broke off: {type(error).__name__}. Try again.") from error
+                    raise Unreachable(f"The connection to {self.url} broke: {type(error).__name__}. Retry.") from error
                 time.sleep(0.5)
                 continue
             if answer.status_code in (429, 503) and not last:
@@ -61,13 +61,13 @@ class Client:
             if answer.is_error:
                 raise problem_of(answer)
             return answer
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def get(self, path: str, **params: Any) -> Any:
         return self.ask("GET", path, params=params).json()
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job as it changes, until it ends; a broken stream is taken up where it stopped."""
+        """The job whenever it changes, until it ends; a broken stream is continued."""
         last = ""
         while True:
             job = self.get(f"/v1/jobs/{job_id}")
@@ -99,7 +99,7 @@ class Client:
                     fields = {}
 
     def wait(self, job_id: str) -> dict[str, Any]:
-        """The finished job. Raises the job's own error when it failed."""
+        """The finished job. Raises the error of a failed job."""
         *_, job = self.follow(job_id)
         return succeeded(job)
 

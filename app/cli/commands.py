@@ -1,4 +1,4 @@
-"""Commands that ask a running service: train, sample, denoise, attack. Each prints JSON with --json."""
+"""Commands that call a running service: train, sample, denoise, attack. Each prints JSON with --json."""
 
 import json
 from pathlib import Path
@@ -12,23 +12,27 @@ from app.cli.progress import bars, console, metrics_table, watch
 Url = Annotated[str | None, typer.Option("--url", envvar="ANAMORPH_URL", help="Address of the service.")]
 Key = Annotated[str | None, typer.Option("--key", envvar="ANAMORPH_KEY", help="API key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the answer as JSON on standard output.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write the picture.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write the picture to.")]
 MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 
 def train(
-    family: Annotated[str, typer.Argument(help="Kind of model, e.g. vae; GET /v1/families lists them.")],
+    family: Annotated[str, typer.Argument(help="Family of the model, e.g. vae; GET /v1/families lists them.")],
     dataset: Annotated[str, typer.Argument(help="Name of a dataset, e.g. mnist5k.")],
     name: Annotated[str | None, typer.Option(help="Name of the new model.", show_default="FAMILY-DATASET")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="A setting of the family: --set epochs=5.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all randomness.")] = None,
-    init_from: Annotated[str | None, typer.Option(help="Model to start from.")] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Submit only; follow it with `anamorph jobs show`.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed: the same request with the same seed gives the same model.")
+    ] = None,
+    init_from: Annotated[str | None, typer.Option(help="Model whose weights the training starts from.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait for the end; `anamorph jobs show` shows the job.")
+    ] = False,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Submit a training and follow it to its end."""
+    """Start a training and wait until it has ended."""
     client = Client(url, key)
     body = {"family": family, "dataset": dataset, "name": name or f"{family}-{dataset}", "config": config_of(options)}
     body |= {field: value for field, value in {"seed": seed, "init_from": init_from}.items() if value is not None}
@@ -47,16 +51,16 @@ def train(
 
 
 def sample(
-    model: Annotated[str, typer.Argument(help="Name of a model that samples, e.g. vae-mnist5k.")],
-    count: Annotated[int, typer.Option("-n", min=1, help="How many images.")] = 16,
+    model: Annotated[str, typer.Argument(help="Name of a model that supports samples, e.g. vae-mnist5k.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="Number of images.")] = 16,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same images.")] = None,
-    label: Annotated[str | None, typer.Option(help="Class, for a conditional model.")] = None,
+    label: Annotated[str | None, typer.Option(help="Class of the images, for a conditional model.")] = None,
     output: Output = Path("samples.png"),
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Draw images from a model's latent space into one picture."""
+    """Sample images from a model and write them as one picture."""
     query = {name: value for name, value in {"n": count, "seed": seed, "label": label}.items() if value is not None}
     answer = Client(url, key).ask("GET", f"/v1/models/{model}/samples", params=query, headers={"Accept": "image/png"})
     save(output, answer.content, as_json, seed=answer.headers.get("X-Seed"))
@@ -70,7 +74,7 @@ def denoise(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Remove the noise from an image."""
+    """Remove noise from an image."""
     answer = post_image(Client(url, key), f"/v1/models/{model}/denoise", image, "image/png")
     save(output, answer.content, as_json)
 
@@ -78,17 +82,19 @@ def denoise(
 def attack(
     model: Annotated[str, typer.Argument(help="Name of a classifier, segmenter or detector.")],
     image: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
-    method: Annotated[str, typer.Option(help="GET /v1/attacks lists them.")] = "fgsm",
-    eps: Annotated[str | None, typer.Option(help="Size of the perturbation: 0.1 or 8/255.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf, l2, l1 or l0.")] = None,
+    method: Annotated[str, typer.Option(help="Attack; GET /v1/attacks lists them.")] = "fgsm",
+    eps: Annotated[str | None, typer.Option(help="Maximum norm of the perturbation: 0.1 or 8/255.")] = None,
+    norm: Annotated[str | None, typer.Option(help="Norm: linf, l2, l1 or l0.")] = None,
     label: Annotated[str | None, typer.Option(help="True class, by name or index.")] = None,
-    target: Annotated[str | None, typer.Option(help="Class the model should be made to say.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class that the model should answer. Default: any other than the true one.")
+    ] = None,
     output: Output = Path("adversarial.png"),
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Change an image so that a model errs, as little as the norm allows."""
+    """Create an adversarial image for a model."""
     query = {"method": method, "eps": eps, "norm": norm, "label": label, "target": target}
     query = {name: value for name, value in query.items() if value is not None}
     answer = post_image(Client(url, key), f"/v1/models/{model}/attack", image, "application/json", **query).json()
@@ -96,14 +102,14 @@ def attack(
     if as_json:
         typer.echo(json.dumps(answer))
         return
-    console.print(f"{said(answer['clean'])} -> {said(answer['adversarial'])}")
+    console.print(f"{describe(answer['clean'])} -> {describe(answer['adversarial'])}")
     console.print(
         f"{'fooled' if answer['success'] else 'not fooled'}, L-infinity {answer['norms']['linf']:.4f}; {output}"
     )
 
 
-def said(facts: dict[str, Any]) -> str:
-    """What a model makes of an image: its class, its mask or its objects."""
+def describe(facts: dict[str, Any]) -> str:
+    """The prediction of a model in words: its class, its mask or its objects."""
     if "pixel_accuracy" in facts:
         return f"{facts['pixel_accuracy']:.0%} of the pixels right"
     if "objects" in facts:
@@ -112,7 +118,7 @@ def said(facts: dict[str, Any]) -> str:
 
 
 def config_of(options: list[str] | None) -> dict[str, Any]:
-    """`["epochs=5"]` as {"epochs": 5}: JSON where it is JSON, else a word."""
+    """`["epochs=5"]` as {"epochs": 5}: values are JSON, else text."""
     config = {}
     for option in options or []:
         name, equals, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""`anamorph doctor`: looks at what the service needs on this machine and says what to do about what is missing."""
+"""`anamorph doctor`: checks what the service needs on this machine, and says what to do about each failure."""
 
 import json
 import shutil
@@ -18,28 +18,30 @@ from app.cli.serve import Data, choose
 from app.cli.service_lock import address, running
 from app.core.settings import settings
 
-LEAST_FREE_BYTES = 2 << 30
+MIN_FREE_BYTES = 2 << 30
 
 
-class Trouble(Exception):
-    """A check failed; the sentence says what to do."""
+class CheckFailed(Exception):
+    """A check failed; the message says what to do."""
 
 
 class NotRunning(Exception):
-    """The service is not up: no fault of the machine, but a failure when that was the question."""
+    """The service is not running: a failure only if this check was requested by name."""
 
 
 def doctor(
     data: Data = None,
-    only: Annotated[list[str] | None, typer.Option(help="Check this alone, e.g. web or worker.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run only this check, e.g. web or worker. Repeat the option for several.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Check this machine: versions, disk, database, broker, blobs, GPU, and the service where it runs."""
     choose(ANAMORPH_DATA_DIR=data)
     unknown = set(only or ()) - set(CHECKS)
     if unknown:
-        raise typer.BadParameter(f"There is no check {', '.join(unknown)}; there are {', '.join(CHECKS)}.")
-    findings = [examine(name, asked=bool(only)) for name in only or CHECKS]
+        raise typer.BadParameter(f"Unknown check {', '.join(unknown)}. Choose one of: {', '.join(CHECKS)}.")
+    findings = [examine(name, required=bool(only)) for name in only or CHECKS]
     if as_json:
         typer.echo(json.dumps(findings))
     else:
@@ -50,12 +52,12 @@ def doctor(
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else 1)
 
 
-def examine(name: str, asked: bool = False) -> dict:
-    """What a check found. A doctor that falls ill is no help, so every error becomes a finding."""
+def examine(name: str, required: bool = False) -> dict:
+    """The result of a check; every error is a failed check."""
     try:
         return {"check": name, "ok": True, "found": CHECKS[name]()}
     except NotRunning as absence:
-        return {"check": name, "ok": not asked, "found": str(absence)}
+        return {"check": name, "ok": not required, "found": str(absence)}
     except Exception as error:
         return {"check": name, "ok": False, "found": str(error) or type(error).__name__}
 
@@ -68,8 +70,8 @@ def packages() -> str:
     try:
         return ", ".join(f"{name} {version(name)}" for name in ("anamorph", "fastapi", "celery", "torch"))
     except PackageNotFoundError as error:
-        raise Trouble(
-            f"{error.name} is not installed: run `make install`; a web front alone does without torch."
+        raise CheckFailed(
+            f"{error.name} is not installed. Run `make install`. A web front alone needs no torch."
         ) from error
 
 
@@ -77,8 +79,8 @@ def disk() -> str:
     folder = settings().data_dir
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    if free < LEAST_FREE_BYTES:
-        raise Trouble(f"{folder} has {free >> 20} MiB left; free some space or choose another folder with --data.")
+    if free < MIN_FREE_BYTES:
+        raise CheckFailed(f"{folder} has {free >> 20} MiB left. Free some space, or choose another folder with --data.")
     return f"{folder}, {free >> 30} GiB free"
 
 
@@ -110,14 +112,14 @@ def blobs() -> str:
     blobs.put(key, b"anamorph")
     try:
         if blobs.get(key) != b"anamorph":
-            raise Trouble("The blob store gives back other bytes than it was given.")
+            raise CheckFailed("The blob store returns other bytes than were stored.")
     finally:
         blobs.delete_prefix(key)
     return settings().blobs_url.partition("://")[0]
 
 
 def gpu() -> str:
-    """Asks in another process: this one never loads torch."""
+    """Runs in a child process: this one never loads torch."""
     question = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'none')"
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, timeout=60)
     return answer.stdout.strip() or "no torch here"
@@ -143,7 +145,7 @@ def worker() -> str:
     with reading() as conn:
         rows = [row for row in fresh(conn) if row["host"] == socket.gethostname()]
     if not rows:
-        raise NotRunning("no worker of this machine has reported lately")
+        raise NotRunning("no worker of this machine is running")
     return "; ".join(f"{', '.join(row['queues'])} on {row['device'] or 'cpu'}" for row in rows)
 
 

@@ -10,14 +10,16 @@ from rich.table import Table
 from app.cli.client import Client
 from app.cli.commands import Json, Key, Url
 
-jobs = typer.Typer(help="Trainings and other durable work.", no_args_is_help=True)
+jobs = typer.Typer(help="List, show, cancel and resume jobs.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="Id of the job.")]
 
 
 @jobs.command()
 def ls(
-    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed or canceled.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    status: Annotated[
+        str | None, typer.Option(help="Only jobs with this status: queued, running, succeeded, failed or canceled.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Maximum number of jobs.")] = 20,
     as_json: Json = False,
     url: Url = None,
     key: Key = None,
@@ -41,13 +43,13 @@ def show(job_id: Id, as_json: Json = False, url: Url = None, key: Key = None) ->
 
 @jobs.command()
 def cancel(job_id: Id, as_json: Json = False, url: Url = None, key: Key = None) -> None:
-    """Stop a job; a running one stops at its next step and keeps its last checkpoint."""
+    """Cancel a job. A running job stops at its next step and keeps its last checkpoint."""
     _print(Client(url, key).ask("POST", f"/v1/jobs/{job_id}/cancel").json(), as_json)
 
 
 @jobs.command()
 def resume(job_id: Id, as_json: Json = False, url: Url = None, key: Key = None) -> None:
-    """Take up a cancelled or failed job at its last checkpoint."""
+    """Continue a canceled or failed job from its last checkpoint."""
     _print(Client(url, key).ask("POST", f"/v1/jobs/{job_id}/resume").json(), as_json)
 
 

@@ -1,4 +1,4 @@
-"""`anamorph keys create | list | revoke`: works on the database itself, so the first key needs no key."""
+"""`anamorph keys create | list | revoke`: opens the database directly, so the first key needs no key."""
 
 import json
 import os
@@ -14,23 +14,30 @@ from app.core.settings import settings
 from app.core.store import keys as store
 from app.core.store.database import migrate, reading, transaction
 
-keys = typer.Typer(help="API keys.", no_args_is_help=True)
+keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
-    tenant: Annotated[str, typer.Option(help="Whose datasets, models and jobs it sees.")] = store.LOCAL,
-    scope: Annotated[list[str] | None, typer.Option(help="read, write, admin.", show_default="read, write")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires.", show_default="never")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key, for example where it is used.")],
+    tenant: Annotated[
+        str, typer.Option(help="Tenant of the key: it sees the datasets, models and jobs of this tenant only.")
+    ] = store.LOCAL,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scope of the key: read, write or admin. Repeat the option for several.", show_default="read, write"
+        ),
+    ] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Days until the key expires.", show_default="never")] = None,
     save: Annotated[
-        bool, typer.Option("--save", help="Keep it in DATA/key, for the commands on this machine.")
+        bool, typer.Option("--save", help="Save the key to DATA/key, where the commands on this machine read it.")
     ] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Create a key and print it. It cannot be printed again."""
     choose(ANAMORPH_DATA_DIR=data)
     settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrate()
@@ -45,7 +52,7 @@ def create(
 
 @keys.command("list")
 def list_(data: Data = None, as_json: Json = False) -> None:
-    """List all keys, without their secrets."""
+    """List all keys without their secrets."""
     choose(ANAMORPH_DATA_DIR=data)
     migrate()
     with reading() as conn:
@@ -62,7 +69,7 @@ def list_(data: Data = None, as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(ident: Annotated[str, typer.Argument(metavar="ID")], data: Data = None, as_json: Json = False) -> None:
-    """Refuse a key from now on."""
+    """Revoke a key: it is refused from now on."""
     choose(ANAMORPH_DATA_DIR=data)
     migrate()
     with transaction() as conn:

@@ -1,5 +1,8 @@
-"""The `anamorph` command. Exit status: 0 done; 1 refused or failed; 2 wrong usage, or it cannot start here; 3 nothing
-answers, or it is too busy: trying again later may help."""
+"""The `anamorph` command.
+
+Exit status: 0 done; 1 refused or failed; 2 wrong usage, or cannot start on this machine; 3 no service answers, or it is
+too busy: retry later.
+"""
 
 import json
 import sys
@@ -44,17 +47,17 @@ def main() -> None:
     try:
         cli()
     except AnamorphError as error:
-        _complain(error.problem())
+        _print_error(error.problem())
         sys.exit(3 if error.status == 503 else 1)
     except CannotStart as error:
-        _complain({"detail": str(error), "code": "cannot-start"})
+        _print_error({"detail": str(error), "code": "cannot-start"})
         sys.exit(2)
     except (Unreachable, httpx.TransportError) as error:
-        _complain({"detail": str(error), "code": "unreachable"})
+        _print_error({"detail": str(error), "code": "unreachable"})
         sys.exit(3)
 
 
-def _complain(problem: dict) -> None:
+def _print_error(problem: dict) -> None:
     if "--json" in sys.argv:
         print(json.dumps(problem))
     else:

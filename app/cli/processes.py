@@ -1,4 +1,4 @@
-"""The whole service on one machine: the processes it has and how each shows that it is ready."""
+"""The processes of the service on one machine, and how each shows that it is ready."""
 
 import contextlib
 import socket
@@ -48,10 +48,10 @@ def _broker_command(options: Settings) -> list[str]:
         binary = str(get_binary_path())
     except Exception as error:
         raise CannotStart(
-            f"There is no Valkey server for this machine ({error}). Run one, and name it: BROKER_URL=redis://host:6379/0."
+            f"No Valkey server is installed for this machine ({error}). Run one and set BROKER_URL=redis://host:6379/0."
         ) from error
     path = options.redis_url.removeprefix("unix://")
-    Path(path).unlink(missing_ok=True)  # we hold the lock: a socket that is still there is stale
+    Path(path).unlink(missing_ok=True)  # this process holds the lock, so an existing socket is stale
     # the queue is disposable by design, so it is never written to disk
     flags = {"--port": "0", "--unixsocket": path, "--unixsocketperm": "700", "--save": "", "--appendonly": "no"}
     flags |= {"--maxmemory-policy": "noeviction", "--dir": str(options.data_dir), "--loglevel": "warning"}

@@ -1,4 +1,4 @@
-"""A job on the terminal: a bar fed by its events, and the numbers it ended with."""
+"""A job on the terminal: a progress bar from its events, and a table of its metrics."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from app.cli.client import Client, succeeded
 
-console = Console(stderr=True)  # standard output carries results alone
+console = Console(stderr=True)  # standard output has results only
 
 
 def bars() -> Progress:
@@ -25,7 +25,7 @@ def bars() -> Progress:
 
 
 def watch(client: Client, job: dict[str, Any], title: str, progress: Progress) -> dict[str, Any]:
-    """Follows `job` on a bar of `progress` until it ends. Raises the job's error when it did not succeed."""
+    """Shows `job` as a bar of `progress` until it ends. Raises the error of a job that did not succeed."""
     bar = progress.add_task(title, total=None, note=job["status"])
     for job in client.follow(job["id"]):  # noqa: B020
         step = job.get("progress") or {}

@@ -23,12 +23,10 @@ def up(
     host: Host = None,
     port: Port = None,
     data: Data = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open the studio in a browser.")] = False,
-    quiet: Annotated[
-        bool, typer.Option(help="Keep the processes' output off the terminal (it is in DATA/logs).")
-    ] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the API page in a browser.")] = False,
+    quiet: Annotated[bool, typer.Option(help="Do not print the output of the processes; DATA/logs has it.")] = False,
 ) -> None:
-    """Run the whole service here: broker, workers and web front. Ctrl-C stops it."""
+    """Run the whole service on this machine: broker, workers and web front. Ctrl-C stops it."""
     choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
     options = settings()
     listener = listen_on(options.host, options.port)
@@ -56,7 +54,7 @@ def _supervise(
     publish(**facts, ready=False)
 
     migrate()
-    keys = "" if is_loopback(options.host) else _insist_on_a_key(options)
+    keys = "" if is_loopback(options.host) else _require_key(options)
     logs = Logs(options.data_dir / "logs", quiet)
     logs.say(f"data     {options.data_dir}")
     logs.say(f"address  {url}  (starting ...)")
@@ -77,9 +75,9 @@ def web(
     host: Host = None,
     port: Port = None,
     data: Data = None,
-    fd: Annotated[int | None, typer.Option(help="Take over this listening socket.", hidden=True)] = None,
+    fd: Annotated[int | None, typer.Option(help="File descriptor of a listening socket to use.", hidden=True)] = None,
 ) -> None:
-    """Run the web front alone, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
+    """Run only the web front, with DATABASE_URL, BROKER_URL and BLOBS_URL."""
     import uvicorn
 
     from app.core import logs
@@ -90,13 +88,13 @@ def web(
     logs.configure()
     migrate()
     if fd is None and not is_loopback(options.host):
-        _insist_on_a_key(options)
+        _require_key(options)
         choose(ANAMORPH_REQUIRE_KEYS="true")
     listener = socket.socket(fileno=fd) if fd is not None else listen_on(options.host, options.port)
     config = uvicorn.Config(
         "app.main:create_app",
         factory=True,
-        log_config=None,  # its lines go the way of ours
+        log_config=None,  # its log lines go through ours
         access_log=False,
         timeout_graceful_shutdown=5,
     )
@@ -104,16 +102,18 @@ def web(
 
 
 def worker(
-    queues: Annotated[str, typer.Option(help="Comma-separated: infer (calls), train, light (imports and the like).")],
+    queues: Annotated[
+        str, typer.Option(help="Comma-separated: infer (calls), train (trainings), light (all other jobs).")
+    ],
     data: Data = None,
 ) -> None:
-    """Run one worker for the named queues, against DATABASE_URL, BROKER_URL and BLOBS_URL."""
+    """Run one worker for the given queues, with DATABASE_URL, BROKER_URL and BLOBS_URL."""
     from app.cli.processes import QUEUES, worker_command
     from app.core.store.database import migrate
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if not names or not set(names) <= set(QUEUES):
-        raise CannotStart(f"--queues is {queues!r}; it takes a comma-separated choice of {', '.join(QUEUES)}.")
+        raise CannotStart(f"--queues must be a comma-separated list of {', '.join(QUEUES)}; you sent {queues!r}.")
     choose(ANAMORPH_DATA_DIR=data)
     migrate()
     sys.stdout.flush()
@@ -122,14 +122,14 @@ def worker(
 
 
 def choose(**variables: object) -> None:
-    """Command-line choices become environment variables, which every process started here inherits."""
+    """Sets options of the command line as environment variables, which all child processes inherit."""
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
     settings.cache_clear()
     settings()
 
 
-def _insist_on_a_key(options: Settings) -> str:
-    """Where the keys are, for a service that others can reach. Raises CannotStart when there is none."""
+def _require_key(options: Settings) -> str:
+    """Where the keys of a service on the network are. Raises CannotStart when there is no valid key."""
     from app.core.store.database import now, reading
     from app.core.store.keys import every
 
@@ -140,8 +140,8 @@ def _insist_on_a_key(options: Settings) -> str:
         valid = [key for key in every(conn) if not key["revoked_at"] and (key["expires_at"] or time + 1) > time]
     if not valid:
         raise CannotStart(
-            f"Listening on {options.host} lets the network in, and there is no API key yet. Make one with "
-            f"`anamorph keys create NAME --data {options.data_dir}`, or stay on this machine with --host 127.0.0.1."
+            f"Listening on {options.host} is open to the network and needs an API key. Create one with "
+            f"`anamorph keys create NAME --data {options.data_dir}`, or listen on this machine only: --host 127.0.0.1."
         )
     file = options.data_dir / "key"
     return f"in {file}" if file.exists() else f"{len(valid)} valid; `anamorph keys create NAME` makes another"

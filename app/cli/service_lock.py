@@ -1,4 +1,4 @@
-"""Where a running service is found: the lock on its data folder, its address, the socket of its broker."""
+"""A running service: the lock on its data folder, its address, the socket of its broker."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
 class CannotStart(Exception):
-    """Something about this machine or these options forbids a start; the sentence says what to do (exit status 2)."""
+    """The service cannot start on this machine or with these options; the message says what to do (exit status 2)."""
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def claimed(folder: Path) -> Iterator[Callable[..., None]]:
             other = running(folder) or {}
             raise CannotStart(
                 f"Anamorph is already running on {folder} (process {other.get('pid', '?')}, {other.get('url', '?')}). "
-                "Stop that one, or give this one a folder of its own: --data DIR."
+                "Stop it, or use another folder: --data DIR."
             ) from None
 
         def publish(**facts: Any) -> None:
@@ -76,7 +76,7 @@ def listen_on(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         raise CannotStart(
-            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another: --port 0 takes any free one."
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another port; --port 0 takes any free one."
         ) from error
     return listener
 
