@@ -48,7 +48,7 @@ class Client:
                 answer = self.http.request(method, path, headers=headers, **options)
             except httpx.ConnectError as error:
                 raise Unreachable(
-                    f"No service answers at {self.url}. Start one with `anamorph up`, or set another address with --url."
+                    f"No service answers at {self.url}. Start one with `anamorph up`, or set --url."
                 ) from error
             except httpx.TransportError as error:
                 if last or (method not in ("GET", "HEAD") and "Idempotency-Key" not in headers):

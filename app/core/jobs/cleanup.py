@@ -1,4 +1,4 @@
-"""Leftovers that nobody needs any more: arrays of deleted datasets, old checkpoints, folders of killed imports."""
+"""Deletes what is no longer needed: arrays of deleted datasets, old checkpoints, folders of killed imports."""
 
 import shutil
 import time
@@ -16,7 +16,7 @@ from app.core.store.database import clock, reading, transaction
 from app.core.store.tables import datasets, jobs
 
 KEPT_SECONDS = 86_400
-"""How long the arrays of a deleted dataset stay, for trainings that are resumed."""
+"""How long the arrays of a deleted dataset are kept, for trainings that are resumed."""
 IMPORT_FOLDER = "anamorph-import-"
 
 
@@ -31,7 +31,7 @@ def clean(bind: Engine | None = None) -> None:
 
 
 def forgotten(conn: Connection) -> list[str]:
-    """Digests all of whose rows, of any tenant, were deleted long enough ago."""
+    """Digests of datasets whose rows, of all tenants, were deleted more than KEPT_SECONDS ago."""
     all_deleted = func.count() == func.count(datasets.c.deleted_at)
     long_ago = func.max(datasets.c.deleted_at) < clock() - KEPT_SECONDS
     return list(
@@ -40,9 +40,9 @@ def forgotten(conn: Connection) -> list[str]:
 
 
 def forget(digest: str, bind: Engine | None = None) -> None:
-    """Deletes the arrays and the rows that named them, unless a job needs them or they have a row again.
+    """Deletes the arrays and their rows, unless a job needs them or they have a new row.
 
-    The arrays go while the rows are locked, and whoever adds a row locks them too: see `hold`.
+    The rows are locked meanwhile; whoever adds a row locks them too, see `hold`.
     """
     with transaction(bind) as conn:
         hold(conn, digest)
@@ -54,12 +54,12 @@ def forget(digest: str, bind: Engine | None = None) -> None:
 
 
 def hold(conn: Connection, digest: str) -> None:
-    """Until the transaction ends, nobody else deletes the arrays or, holding them too, adds a row."""
+    """Locks the rows of a dataset until the transaction ends: nobody else deletes the arrays or adds a row."""
     conn.execute(select(datasets.c.id).where(datasets.c.digest == digest).with_for_update()).all()
 
 
 def _needed(conn: Connection, digest: str) -> bool:
-    """Whether a job that waits or runs reads these arrays, or would when it is taken up again."""
+    """Whether a queued or running job reads these arrays."""
     rows = conn.execute(select(datasets.c.tenant, datasets.c.name).where(datasets.c.digest == digest))
     names = {tuple(row) for row in rows}
     active = select(jobs.c.tenant, jobs.c.spec, jobs.c.checkpoint).where(jobs.c.state.in_(("queued", "running")))
@@ -70,16 +70,16 @@ def _needed(conn: Connection, digest: str) -> bool:
 
 
 def outlived(conn: Connection) -> list[str]:
-    """Trainings whose checkpoints nobody resumed or forked within `checkpoint_days` of their end."""
+    """Ended jobs with checkpoints that were not resumed within `checkpoint_days`."""
     old = jobs.c.finished_at < clock() - settings().checkpoint_days * 86_400
     ended = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.checkpoint.is_not(None), old)
     return list(conn.execute(ended.order_by(jobs.c.id).limit(1000)).scalars())
 
 
 def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
-    """Deletes a job's checkpoints, those of killed attempts too; it can then be resumed only from the beginning.
+    """Deletes the checkpoints of a job, also of killed attempts; it can then be resumed only from the beginning.
 
-    The row stays locked meanwhile, so that nobody resumes it; a fork that waits for a worker keeps them all.
+    The row is locked meanwhile, so that nobody resumes it. Nothing is deleted while a queued fork needs them.
     """
     with transaction(bind) as conn:
         conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update()).all()
@@ -92,16 +92,16 @@ def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
 
 
 def _forked(conn: Connection, job_id: str) -> bool:
-    """Whether a job that waits or runs starts from this one."""
+    """Whether a queued or running job is a fork of this one."""
     active = select(jobs.c.spec).where(jobs.c.kind == "training", jobs.c.state.in_(("queued", "running")))
     forks = (spec.get("fork_from") for spec in conn.execute(active).scalars())
     return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
 
 
 def remove_import_folders(age_seconds: float = KEPT_SECONDS) -> None:
-    """Scratch folders of this machine in which nothing was written for so long."""
+    """Deletes temporary folders of imports on this machine that were not written to for `age_seconds`."""
     for folder in Path(gettempdir()).glob(f"{IMPORT_FOLDER}*"):
-        with suppress(OSError):  # another process was first, or the folder is somebody else's
+        with suppress(OSError):  # deleted by another process, or of another user
             written = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
             if not folder.is_symlink() and written < time.time() - age_seconds:
                 shutil.rmtree(folder)

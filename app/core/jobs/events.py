@@ -1,4 +1,4 @@
-"""What happened to a job, in order: events with a sequence number per job (replayed to watchers), and its curves."""
+"""The events of a job, numbered in order (replayed to watchers), and its metrics."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from app.core.store.tables import IS_ALARM, job_events, job_metrics, jobs
 
 
 class LeaseLost(Exception):
-    """The token is no longer the job's: somebody else holds it, or it ended. Nothing was written; stop quietly."""
+    """The token is no longer valid: another worker has the job, or it has ended. Nothing was written; stop silently."""
 
 
 def append(conn: Connection, job_id: str, kind: str, data: dict[str, Any], token: str | None = None) -> int:
-    """Adds the next event of the job and returns its number. With a token only the holder can."""
+    """Adds the next event of the job and returns its number. With a token, raises LeaseLost for any but its holder."""
     mine = jobs.c.id == job_id if token is None else (jobs.c.id == job_id) & (jobs.c.token == token)
     bump = update(jobs).where(mine).values(last_event=jobs.c.last_event + 1)
     row = conn.execute(bump.returning(jobs.c.last_event, jobs.c.attempt)).one_or_none()
@@ -26,7 +26,7 @@ def append(conn: Connection, job_id: str, kind: str, data: dict[str, Any], token
 
 
 def add_metrics(conn: Connection, job_id: str, token: str, images: int, values: dict[str, float]) -> None:
-    """One point of the job's curves. A resumed attempt passes the same points again and overwrites them."""
+    """Adds one point of the metrics. A resumed attempt overwrites the points that it repeats."""
     append(conn, job_id, "metrics", {"images": images, "values": values}, token)
     attempt = conn.execute(select(jobs.c.attempt).where(jobs.c.id == job_id)).scalar_one()
     here = (job_metrics.c.job_id == job_id) & (job_metrics.c.images == images) & (job_metrics.c.attempt == attempt)
@@ -36,7 +36,7 @@ def add_metrics(conn: Connection, job_id: str, token: str, images: int, values: 
 
 
 def add_curve(conn: Connection, job_id: str, token: str, points: list[tuple[int, dict[str, float]]]) -> None:
-    """Points (images, values), each as `add_metrics` would add it, in three statements however many there are."""
+    """Adds points (images, values) like `add_metrics`, in three statements for any number of points."""
     bump = update(jobs).where(jobs.c.id == job_id, jobs.c.token == token)
     bump = bump.values(last_event=jobs.c.last_event + len(points))
     row = conn.execute(bump.returning(jobs.c.last_event, jobs.c.attempt, clock())).one_or_none()
@@ -62,14 +62,14 @@ def events_after(conn: Connection, job_id: str, seq: int = 0, limit: int = 500) 
 
 
 def alarms(conn: Connection, job_ids: list[str]) -> list[dict[str, Any]]:
-    """What the doctor said of these trainings: events of the kinds `tables.ALARMS`, oldest first."""
+    """The alarms of trainings: events of the kinds `tables.ALARMS`, the oldest first."""
     alarms_of = job_events.c.job_id.in_(job_ids) & IS_ALARM
     rows = conn.execute(select(job_events).where(alarms_of).order_by(job_events.c.job_id, job_events.c.seq))
     return [dict(row) for row in rows.mappings()]
 
 
 def metrics(conn: Connection, job_id: str, after: int = -1, limit: int = 10_000) -> list[dict[str, Any]]:
-    """Points of the curves with more than `after` images, in order: {"images", "values"}."""
+    """Points of the metrics with more than `after` images, in order: {"images", "values"}."""
     columns = job_metrics.c.images, job_metrics.c["values"]
     later = (job_metrics.c.job_id == job_id) & (job_metrics.c.images > after)
     rows = conn.execute(select(*columns).where(later).order_by(job_metrics.c.images).limit(limit))
@@ -77,7 +77,7 @@ def metrics(conn: Connection, job_id: str, after: int = -1, limit: int = 10_000)
 
 
 def snapshots(conn: Connection, job_id: str) -> dict[int, dict[str, Any]]:
-    """By images, what was told of each snapshot; of one that was made twice, the latest."""
+    """The event data of each snapshot by images; the latest of snapshots made twice."""
     snapshots_of = (job_events.c.job_id == job_id) & (job_events.c.kind == "snapshot")
     rows = conn.execute(select(job_events.c.data).where(snapshots_of).order_by(job_events.c.seq)).scalars()
     return {data["images"]: data for data in rows}

@@ -1,4 +1,4 @@
-"""Idempotency keys: a request sent twice is done once. The row is written in the transaction of what it guards."""
+"""Idempotency keys: a request sent twice makes one job. The key is written in the transaction of the job."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from app.core.store.tables import idempotency as keys
 
 @dataclass(frozen=True)
 class Replay:
-    """What the first request with this key made."""
+    """The result of the first request with this key."""
 
     job_id: str | None
     status: int | None
@@ -23,9 +23,9 @@ class Replay:
 
 
 def claim_key(conn: Connection, tenant: str, key: str, fingerprint: str) -> Replay | None:
-    """None means that the key is new and now held by this transaction, which should `remember` what it makes.
+    """The result of the first request with the key; None for a new key, whose result the caller must `remember`.
 
-    Waits for another transaction that holds the key. Raises IdempotencyMismatch for another request under the same key.
+    Waits for another transaction that holds the key. Raises IdempotencyMismatch for a different request.
     """
     mine = (keys.c.tenant == tenant) & (keys.c.key == key)
     fingerprint = hashlib.sha256(fingerprint.encode()).hexdigest()
@@ -54,12 +54,12 @@ def is_known(conn: Connection, tenant: str, key: str) -> bool:
 def remember(
     conn: Connection, tenant: str, key: str, *, job_id: str | None = None, status: int | None = None, body: Any = None
 ) -> None:
-    """Notes what the request made, to be replayed."""
+    """Stores the result of the request, to be replayed."""
     mine = (keys.c.tenant == tenant) & (keys.c.key == key)
     conn.execute(update(keys).where(mine).values(job_id=job_id, status=status, body=body))
 
 
 def forget_old(conn: Connection) -> int:
-    """Deletes the keys whose time is over and returns how many."""
+    """Deletes expired keys and returns their number."""
     old = keys.c.created_at < clock() - settings().idempotency_hours * 3600
     return conn.execute(delete(keys).where(old)).rowcount

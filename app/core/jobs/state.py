@@ -8,7 +8,7 @@
     running -> canceled             cancel asked for, then confirmed by the holder or by the lease's end
     failed | canceled -> queued     resume, of kinds that keep checkpoints
 
-Every change is one conditional UPDATE and its event; no row matched means that somebody else was first.
+Every change is one conditional UPDATE and its event. If it matches no row, another process was first.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def queue_of(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job: `token` fences every write, `attempt` names the folder of its blobs."""
+    """The right to run a job: every write needs `token`; `attempt` names the folder of its blobs."""
 
     id: str
     tenant: str
@@ -60,7 +60,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a heartbeat tells the holder."""
+    """The answer to a heartbeat."""
 
     cancel: bool
     late: bool  # the deadline has passed
@@ -83,7 +83,7 @@ def accept(
 ) -> tuple[dict[str, Any], bool]:
     """Writes a queued job, and the idempotency key that led to it, in the caller's transaction.
 
-    Returns (job, replayed). Promise the job to the client only after the commit, then wake the sweeper, which rings.
+    Returns (job, replayed). Answer the client only after the commit; then wake the sweeper, which notifies a worker.
     """
     _check_words(tenant, kind, key)
     text = encode_json(spec)
@@ -136,21 +136,21 @@ def active_count(conn: Connection, tenant: str) -> int:
 
 
 def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
-    """Cancels a queued job at once and asks the holder of a running one to stop. Canceling twice is no error."""
+    """Cancels a queued job at once and asks the worker of a running one to stop. A job may be canceled twice."""
     job = get(conn, tenant, job_id, lock=True)
     if job["state"] in ("succeeded", "failed"):
         raise Conflict(f"The job has already {job['state']}, so it cannot be canceled.", state=job["state"])
     mine = jobs.c.id == job_id
-    request_stop = (
+    cancel_running = (
         update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
     )
     _change(conn, _end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
-    _change(conn, request_stop, "cancel_requested")
+    _change(conn, cancel_running, "cancel_requested")
     return get(conn, tenant, job_id)
 
 
 def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
-    """Queues a failed or canceled job that keeps checkpoints again; it goes on from its last checkpoint."""
+    """Queues a failed or canceled job again; it continues from its last checkpoint. Raises Conflict."""
     job = get(conn, tenant, job_id, lock=True)
     if job["kind"] not in RESUMABLE:
         raise Conflict(f"A job of kind {job['kind']!r} cannot be resumed.", remedy="Submit it again.")
@@ -166,7 +166,7 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
 
 
 def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
-    """Takes the job if it is queued and due. None: somebody else was first."""
+    """Takes the job if it is queued and due. None if another worker was first."""
     token = secrets.token_hex(16)
     statement = (
         update(jobs)
@@ -190,7 +190,7 @@ def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | Non
 
 
 def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
-    """Takes the next job of a queue, the tenants in turn: who has the fewest running, then who waited longest."""
+    """Takes the next job of a queue. Tenants take turns: fewest running jobs first, then longest wait."""
     while (job_id := next_due(conn, queue)) is not None:
         if (claimed := claim(conn, job_id, worker, lease_seconds)) is not None:
             return claimed
@@ -198,7 +198,7 @@ def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float
 
 
 def held(conn: Connection, job_id: str, token: str) -> Claim | None:
-    """The claim again, for the process that was given the token. None: it is not the holder any more."""
+    """The claim of a token. None if the token no longer holds the job."""
     columns = (jobs.c[name] for name in Claim.__dataclass_fields__)
     row = conn.execute(select(*columns).where(_held(job_id, token))).mappings().one_or_none()
     return None if row is None else Claim(**row)
@@ -212,18 +212,18 @@ def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | 
 
 
 def look(conn: Connection, job_id: str, token: str) -> Beat | None:
-    """What a heartbeat would say, without one."""
+    """The answer to a heartbeat, without extending the lease."""
     return _beat(conn.execute(select(jobs.c.cancel_requested, _late()).where(_held(job_id, token))).one_or_none())
 
 
 def progress(conn: Connection, job_id: str, token: str, value: dict[str, Any]) -> None:
-    """`value` is {"images", "total", "eta_seconds"}. Raises LeaseLost, as every write below."""
+    """Stores {"images", "total", "eta_seconds"}. Raises LeaseLost, like every write below."""
     if not conn.execute(update(jobs).where(_held(job_id, token)).values(progress=value)).rowcount:
         raise LeaseLost(job_id)
 
 
 def add_checkpoint(conn: Connection, job_id: str, token: str, ref: dict[str, Any]) -> None:
-    """Points the job at blobs written before. It got somewhere, so its failures are forgotten."""
+    """Stores references to the blobs of a checkpoint, and sets the number of failures to 0."""
     if not conn.execute(update(jobs).where(_held(job_id, token)).values(checkpoint=ref, failures=0)).rowcount:
         raise LeaseLost(job_id)
     events.append(conn, job_id, "checkpoint", ref, token)
@@ -236,7 +236,7 @@ def add_event(conn: Connection, job_id: str, token: str, kind: str, data: dict[s
 def finish(
     conn: Connection, job_id: str, token: str, result: dict[str, Any], also: Callable[[Connection], None] | None = None
 ) -> None:
-    """The job succeeded. What `also` writes (a model's row, say) appears in the same transaction or not at all."""
+    """The job succeeded. `also` writes more rows, such as that of a model, in the same transaction."""
     if not _change(conn, _end(_held(job_id, token), "succeeded").values(result=result), "succeeded"):
         raise LeaseLost(job_id)
     if also is not None:
@@ -244,14 +244,14 @@ def finish(
 
 
 def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> None:
-    """The job can never succeed: what was asked for is at fault."""
+    """The job failed because of its request, and is not tried again."""
     ended = _end(_held(job_id, token), "failed").values(error=problem)
     if not _change(conn, ended, "failed", {"code": problem.get("code")}):
         raise LeaseLost(job_id)
 
 
 def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, Any], pause_seconds: float = 1) -> None:
-    """The attempt failed and the infrastructure is at fault: tries again until max_failures is reached."""
+    """The attempt failed because of the infrastructure: the job is tried again, up to max_failures times."""
     _lock(conn, job_id)
     mine, last = _held(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
     stopped = mine & jobs.c.cancel_requested
@@ -267,7 +267,7 @@ def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, A
 
 
 def release(conn: Connection, job_id: str, token: str) -> None:
-    """Gives the job back, as on shutdown: it is nobody's fault and counts as no failure."""
+    """Puts the job back into the queue, as on shutdown; this counts as no failure."""
     _lock(conn, job_id)
     mine = _held(job_id, token)
     if not (
@@ -278,7 +278,7 @@ def release(conn: Connection, job_id: str, token: str) -> None:
 
 
 def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
-    """The holder has stopped as asked."""
+    """The worker has stopped the job after a cancel."""
     if not _change(conn, _end(_held(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled"):
         raise LeaseLost(job_id)
 
@@ -287,7 +287,7 @@ def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
 
 
 def sweep(conn: Connection) -> int:
-    """Takes jobs back from holders whose lease ran out, ends what is too late to start. Returns how many changed."""
+    """Takes jobs back whose lease has expired, and ends those past their deadline. Returns how many changed."""
     expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
     last = jobs.c.failures + 1 >= jobs.c.max_failures
     lost_jobs = expired & ~jobs.c.cancel_requested
@@ -329,7 +329,7 @@ def take_unannounced(conn: Connection, limit: int = 100) -> list[tuple[str, str]
 
 
 def give_rings_back(conn: Connection, ids: list[str]) -> None:
-    """The broker did not take these."""
+    """Marks jobs as not announced: the broker refused the notification."""
     conn.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == "queued").values(published_at=None))
 
 
@@ -341,7 +341,7 @@ def _held(job_id: str, token: str) -> ColumnElement[bool]:
 
 
 def _lock(conn: Connection, job_id: str) -> None:
-    """Keeps a cancel from slipping in between two statements (PostgreSQL; SQLite has one writer anyway)."""
+    """Locks the row, so that no cancel comes between two statements (PostgreSQL; SQLite has one writer)."""
     conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
 
 
@@ -350,7 +350,7 @@ def _late() -> ColumnElement[bool]:
 
 
 def _unheard() -> ColumnElement[bool]:
-    """Never rung for, or too long ago; the age doubles, else messages would pile up behind a long queue."""
+    """Never announced, or too long ago. The waiting time doubles, so that messages do not pile up in a long queue."""
     age = case({1: 30, 2: 60, 3: 120, 4: 240, 5: 480}, value=jobs.c.rings, else_=600)
     return or_(jobs.c.published_at.is_(None), jobs.c.published_at < clock() - age)
 
@@ -369,7 +369,7 @@ def _queued(which: ColumnElement[bool]) -> Update:
 
 
 def _change(conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None) -> int:
-    """Runs one state change and writes the event of each row it touched."""
+    """Runs one change of state and writes an event for each changed row."""
     changed = conn.execute(statement.returning(jobs.c.id)).scalars().all()
     for job_id in changed:
         events.append(conn, job_id, kind, data or {})

@@ -1,4 +1,4 @@
-"""Which workers are there: each keeps a row fresh, and readiness is somebody's fresh row."""
+"""The live workers: each updates its row every few seconds."""
 
 import os
 import socket
@@ -16,14 +16,14 @@ GONE_SECONDS = 3600
 
 
 def worker_id() -> str:
-    """This process's name in the workers and jobs tables."""
+    """The name of this process in the tables workers and jobs."""
     return f"{socket.gethostname()}:{os.getpid()}"[:128]
 
 
 def beat(
     conn: Connection, worker: str, queues: Iterable[str], device: str | None = None, models: Iterable[str] = ()
 ) -> None:
-    """Says that the worker lives."""
+    """Updates the row of a live worker."""
     row = {"id": worker, "host": socket.gethostname(), "pid": os.getpid(), "queues": sorted(queues), "device": device}
     before = conn.execute(select(workers.c.started_at).where(workers.c.id == worker)).scalar_one_or_none()
     times = {"started_at": clock() if before is None else before, "seen_at": clock()}
@@ -35,7 +35,7 @@ def leave(conn: Connection, worker: str) -> None:
 
 
 def fresh(conn: Connection, seconds: float = FRESH_SECONDS) -> list[dict[str, Any]]:
-    """The workers heard of lately."""
+    """The workers that updated their row within `seconds`."""
     rows = conn.execute(select(workers).where(workers.c.seen_at > clock() - seconds).order_by(workers.c.id))
     return [dict(row) for row in rows.mappings()]
 
