@@ -1,4 +1,4 @@
-"""Log lines of every process: to stderr, one event per line, readable or JSON. Never locals, URLs or request bodies."""
+"""Logs of every process: one event per line on stderr, plain or JSON. Never local variables, URLs or bodies."""
 
 import logging
 import sys

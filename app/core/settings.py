@@ -1,4 +1,4 @@
-"""Every option of the service, read from the environment here alone; the command line sets the same variables."""
+"""Every setting of the service, read from the environment only here; the command line sets the same variables."""
 
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ class Settings(BaseSettings):
         env_prefix="ANAMORPH_", env_ignore_empty=True, extra="ignore", populate_by_name=True, frozen=True
     )
 
-    # where things are kept: empty URLs mean the embedded ones inside data_dir
+    # storage: an empty URL means the embedded part in data_dir
     data_dir: Path = Path("anamorph-data")
     database_url: str = Field("", validation_alias="DATABASE_URL")
     broker_url: str = Field("", validation_alias="BROKER_URL")
@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     log_level: str = "info"
     log_json: bool = False
 
-    # what a request may bring
+    # limits of requests
     max_body_bytes: int = Field(2 * GiB, gt=0)
     max_model_bytes: int = Field(1 * GiB, gt=0)
     max_json_bytes: int = Field(32 * MiB, gt=0)
@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
 
-    # models elsewhere that may be attacked: name -> URL or more (app/core/oracles.py)
+    # remote models that may be attacked: name -> URL or object (app/core/oracles.py)
     oracles: dict[str, OracleSetting] = {}
 
     # compute; 0 threads means "as many as there are cores, less those that answer requests"
@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _plain_redis(cls, values: dict) -> dict:
-        """Valkey speaks Redis's protocol, and kombu knows it under that name alone."""
+        """Valkey has the protocol of Redis, and kombu knows only that name."""
         for key in ("BROKER_URL", "broker_url"):
             if str(values.get(key, "")).startswith("valkey"):
                 values[key] = "redis" + values[key].removeprefix("valkey")
@@ -97,14 +97,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _embedded(self) -> "Settings":
-        folder = quote(str(self.data_dir))  # a folder's name may hold what means something else in a URL
+        folder = quote(str(self.data_dir))  # the name of a folder may have characters with a meaning in URLs
         for field, default in {
             "database_url": f"sqlite:///{folder}/anamorph.db",
             "broker_url": f"redis+socket://{folder}/broker.sock",
             "blobs_url": f"file://{folder}/blobs",
         }.items():
             if not getattr(self, field):
-                object.__setattr__(self, field, default)  # frozen for everyone but this line
+                object.__setattr__(self, field, default)  # the only write to the frozen model
         return self
 
     @cached_property
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
 
     @property
     def redis_url(self) -> str:
-        """The broker in redis-py's spelling of a unix socket."""
+        """The URL of the broker as redis-py writes a unix socket."""
         return self.broker_url.replace("redis+socket://", "unix://", 1)
 
 

@@ -1,7 +1,7 @@
-"""Calls and answers as bytes: what the front end and the inference worker say to each other.
+"""Calls and answers as bytes, between the web front and the inference workers.
 
-A micro-batch goes out as one Celery task whose only argument is msgpack; answers come back as msgpack on the list that
-the micro-batch names. Image bytes are never turned into text on our side.
+A micro-batch is one Celery task whose only argument is msgpack; answers come back as msgpack on the list that the
+micro-batch names. Image bytes are never converted to text here.
 """
 
 import base64
@@ -24,7 +24,7 @@ OPTIONS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 class Call:
     """One request to a model (or to a dataset, for `dataset_images`), named by digest.
 
-    `deadline` is in seconds since 1970: who takes the call later drops it. `weight` is the images it costs to answer.
+    `deadline` is in seconds since 1970; a worker drops a call after it. `weight`: number of images of the answer.
     """
 
     model: str
@@ -32,7 +32,7 @@ class Call:
     params: dict[str, Any]
     images: list[bytes] | None = None
     latents: bytes | None = None  # npy, float32 (n, d)
-    encoding: str = "png"  # of the images that come back: png, webp, npy (one array of all), none
+    encoding: str = "png"  # of the images of the answer: png, webp, npy (one array of all), none
     grid: bool = False
     deadline: float = 0.0
     weight: int = 1
@@ -40,8 +40,10 @@ class Call:
 
 @dataclass(slots=True)
 class Answer:
-    """What came back. `facts["items"]` has one dict per image; `extra` has further pictures by name, one per image,
-    and `sheets` pictures of the whole, whose layout is in the facts by the same name."""
+    """The answer to a call. `facts["items"]` has one dict per image, `extra` further pictures by name, one per image.
+
+    `sheets` are pictures of the whole answer; their layout is in the facts under the same name.
+    """
 
     images: list[bytes] = field(default_factory=list)
     latents: bytes | None = None
@@ -65,7 +67,7 @@ def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError]]:
 def task_message(payload: bytes) -> str:
     """The message that `celery.send_task` would put on the queue, 30 times cheaper (Celery protocol 2, kombu envelope).
 
-    Only the Redis transport has this envelope; a test holds it against what Celery itself sends and consumes.
+    Only the Redis transport has this envelope; a test compares it with the messages of Celery.
     """
     ident = str(uuid.uuid4())
     body = msgpack.packb([[payload], {}, OPTIONS])
@@ -103,7 +105,7 @@ def task_message(payload: bytes) -> str:
 
 
 def pack_inputs(images: list[bytes] | None, latents: bytes | None, names: list[str] | None = None) -> bytes:
-    """The inputs of a call that became a job, as the blob its worker reads. `names` are those of files in a zip."""
+    """The inputs of a call that is a job, as the blob that its worker reads. `names`: of the files of a zip."""
     return msgpack.packb({"images": images, "latents": latents} | ({"names": names} if names else {}))
 
 

@@ -1,4 +1,4 @@
-"""The datasets that come with the service, as facts; the loaders are in the workers, the data in Python packages."""
+"""The facts of the built-in datasets. workers/builtins loads them; the data are in Python packages."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +16,15 @@ COLUMNS = {
     "detection": ("images", "boxes"),
     "attributes": ("images",),
 }
-"""What every dataset of a layout has at least."""
+"""The columns that every dataset of a layout has."""
 
 
 @dataclass(frozen=True)
 class Builtin:
-    """`count` is of an import at the size given here, as the imported dataset states it; `classes` None: no labels.
+    """`count` is the number of images of an import at this size. `classes` None: no labels.
 
-    `sizes`: the smallest and the largest side it can be drawn at; None where the pictures have the one size they have.
-    `twins`: validation images number n of the columns a and b show the same thing, so that translation can be scored.
+    `sizes`: smallest and largest side of the images; None if the images have one size only.
+    `twins`: row n of the validation columns a and b shows the same object, so translation can be scored.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Builtin:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What it has to learn from, whether imported or not."""
+        """The columns of the dataset, before and after the import."""
         return COLUMNS[self.layout]
 
     @cached_property
@@ -55,21 +55,21 @@ class Builtin:
 
     @property
     def installed(self) -> bool:
-        """Whether this machine has the packages; looking does not import them."""
+        """Whether the packages are installed; they are not imported to find out."""
         return all(find_spec(package) is not None for package in self.packages)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raises InvalidRequest for a size that the pictures cannot be drawn at."""
+        """Raises InvalidRequest for a size that the dataset cannot have."""
         if self.sizes is None and (height, width) != (self.height, self.width):
             raise InvalidRequest(
-                f"The pictures of {self.id} are {self.height}x{self.width} and cannot be drawn at another size.",
+                f"The images of {self.id} are {self.height}x{self.width} and have no other size.",
                 field="image_size",
-                remedy="Leave image_size out.",
+                remedy="Remove image_size.",
             )
         if self.sizes and (height != width or not self.sizes[0] <= height <= self.sizes[1]):
             low, high = self.sizes
             raise InvalidRequest(
-                f"The pictures of {self.id} are square, {low} to {high} pixels a side; {height}x{width} was asked for.",
+                f"image_size of {self.id} must be one side between {low} and {high}; you sent {height}x{width}.",
                 field="image_size",
             )
 

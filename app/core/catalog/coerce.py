@@ -1,4 +1,4 @@
-"""Query texts read as the values a JSON schema asks for: `steps=40` is a number, `eps=8/255` stays text."""
+"""Query texts as values of the type in a JSON schema: `steps=40` becomes a number, `eps=8/255` stays text."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,10 @@ TRUTH = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": 
 
 
 def coerce(schema: Schema, value: Any, root: Schema) -> Any:
-    """The text itself where the schema takes it, else the first other kind of value that it can be read as
-    and that the schema takes.
+    """The text itself if the schema allows it, else its value in the first type that the schema allows.
 
-    What cannot be read stays as it is, for the schema to refuse. Text wins, so that a class named "3" is meant by its
-    name before its index.
+    A text that cannot be converted is returned unchanged, for the schema to refuse. Text comes first, so that "3" means
+    a class named "3" before the class with index 3.
     """
     schema = resolve(schema, root)
     if isinstance(value, list):
@@ -30,7 +29,7 @@ def coerce(schema: Schema, value: Any, root: Schema) -> Any:
 
 
 def _readings(kind: str, schema: Schema, text: str, root: Schema) -> list[Any]:
-    """What the text is as a value of this kind; nothing if it is none."""
+    """The value of the text in a type; empty if it has none."""
     try:
         reading = READERS[kind](text)
     except (KeyError, ValueError):

@@ -1,7 +1,7 @@
-"""What attacks cost, in passes through the model: computed from the catalog before anything runs.
+"""The price of attacks and reports in passes through the model, computed from the catalog before anything runs.
 
-The catalog gives each attack two expressions over its settings: the most forward and backward passes of one image;
-and each report that attacks two over its params. Repairs of single images after rounding are not counted.
+In the catalog each attack has two expressions over its settings, the maximum forward and backward passes of one image,
+and each report with attacks has two over its params. Corrections of single images after rounding are not counted.
 """
 
 import ast
@@ -45,11 +45,10 @@ def of_attack(entry: dict[str, Any], config: dict[str, Any], classes: int, pixel
 def of_report(
     entries: Catalog, report: dict[str, Any], params: dict[str, Any], shape: dict[str, int]
 ) -> dict[str, int]:
-    """The most passes that a report costs. `shape` has validation and train (images of the dataset), classes and pixels
-    (of the model).
+    """The maximum passes of a report. `shape` has validation and train (images of the dataset), classes and pixels.
 
-    Beside params and shape the expressions know `count_x` of a list x, `x_y` (1 or 0) where the choice x is y,
-    `images` (asked for, or as many as there are), and what `of_attacks`, `of_defences` and `of_detector` give.
+    Names in the expressions: params and shape, `count_x` for the length of a list x, `x_y` (1 or 0) whether the choice
+    x is y, `images` (requested, at most all), and the results of `of_attacks`, `of_defences` and `of_detector`.
     """
     names = params | shape
     names |= {f"count_{name}": len(value) for name, value in params.items() if isinstance(value, list)}
@@ -66,8 +65,9 @@ def of_report(
 def of_attacks(
     entries: Catalog, report: dict[str, Any], params: dict[str, Any], shape: dict[str, int]
 ) -> dict[str, float]:
-    """Passes of one image under all attacks that the params name: `run_` where each runs once, `attack_` over all eps
-    of a curve, which a minimum-norm attack answers from one run.
+    """Passes of one image under all attacks of the params: `run_` for one run each, `attack_` for all eps.
+
+    A minimum-norm attack needs one run for all eps.
     """
     totals = dict.fromkeys(("run_forwards", "run_backwards", "attack_forwards", "attack_backwards"), 0.0)
     items = params.get("attacks") or params.get("methods") or [params.get("method")]
@@ -86,27 +86,27 @@ def of_attacks(
 
 
 def settings_of(entry: dict[str, Any], report: dict[str, Any], params: dict[str, Any], method: str) -> dict[str, Any]:
-    """The settings with which a report runs an attack that its params only name."""
+    """The settings of an attack that the params of a report have by name only."""
     own = report["settings"].get(method, report["settings"].get("", {}))
     passed = {name: params[name] for name in report["forwards_params"] if params.get(name) is not None}
     return defaults(entry) | own | passed
 
 
 def of_defences(entries: Catalog, params: dict[str, Any]) -> dict[str, int]:
-    """`answers`: passes for one answer of the bare model and of the model behind each of the defences, all added up."""
+    """`answers`: passes for one answer of the undefended model and of each defended model, summed."""
     draws = params.get("draws") or 1
     random = [any(entries["defences"].get(stage.get("kind"), {}).get("random") for stage in stages)
               for stages in params.get("defences") or ()]  # fmt: skip
     return {"answers": 1 + sum(draws if is_random else 1 for is_random in random)}
 
 
-def of_detector(entries: Catalog, asked: dict[str, Any], shape: dict[str, int]) -> dict[str, float]:
+def of_detector(entries: Catalog, detector: dict[str, Any], shape: dict[str, int]) -> dict[str, float]:
     """`look`: passes to score one image; `lesson_`: passes to train the detector."""
-    entry = entries["detectors"].get(asked.get("kind"), {"passes": 0, "lesson": {}})
+    entry = entries["detectors"].get(detector.get("kind"), {"passes": 0, "lesson": {}})
     passes_of = {"look": entry["passes"], "lesson_forwards": 0.0, "lesson_backwards": 0.0}
     if not entry["lesson"]:
         return passes_of
-    config = defaults(entry) | asked
+    config = defaults(entry) | detector
     passes_per_image = entry["passes"] * (2 + len(config["attacks"]))
     passes_of["lesson_forwards"] = min(config["images"], shape["train"]) * passes_per_image
     for method in config["attacks"]:
@@ -126,11 +126,11 @@ def _of(entry: dict[str, Any], config: dict[str, Any], shape: dict[str, int]) ->
 
 
 def check(price: dict[str, int]) -> None:
-    """Raises QuotaExceeded with the price when it is beyond what one job may cost."""
+    """Raises QuotaExceeded with the price when it is above the limit of a job."""
     limit = settings().max_passes_per_job
     if price["passes"] > limit:
         raise QuotaExceeded(
             f"The job would take up to {price['passes']:,} passes through the model; the maximum is {limit:,}.",
-            remedy="Ask for fewer images, attacks, steps or values of eps.",
+            remedy="Use fewer images, attacks, steps or values of eps.",
             price=price | {"limit": limit},
         )

@@ -39,7 +39,7 @@ def sweep_once(bind: Engine | None = None) -> int:
 
 
 def _ring_all(rings: list[tuple[str, str]]) -> list[str]:
-    """Rings until the broker first refuses; returns the ids it was not told."""
+    """Notifies workers of jobs until the broker refuses; returns the ids that were not sent."""
     for index, (job_id, queue) in enumerate(rings):
         if not notify(job_id, queue):
             return [job_id for job_id, _ in rings[index:]]

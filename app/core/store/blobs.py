@@ -1,6 +1,6 @@
-"""Blobs: immutable bytes under server-made keys, in a folder (`file://`) or an object store (`s3://`).
+"""Blobs: immutable bytes under keys that the service makes, in a folder (`file://`) or an object store (`s3://`).
 
-A folder is written with tmp + fsync + link, so that a blob is whole or absent, also after a power cut.
+In a folder a blob is written to a temporary file, synced and linked, so that it is complete or absent after a crash.
 """
 
 import builtins
@@ -41,7 +41,7 @@ def storage_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        raise StorageFull("The blob store has no space left.", remedy="Free disk space, then try again.") from error
+        raise StorageFull("The blob store has no space left.", remedy="Free disk space and retry.") from error
 
 
 class FolderStore:
@@ -95,7 +95,7 @@ class FolderStore:
             path.unlink(missing_ok=True)
 
     def tidy(self, age_seconds: float = 86400) -> None:
-        """Removes what writers that were killed left unfinished."""
+        """Deletes unfinished files of processes that were killed."""
         for file in self.tmp.glob("*"):
             with suppress(FileNotFoundError):
                 if file.stat().st_mtime < time.time() - age_seconds:
@@ -124,7 +124,7 @@ def _object_errors(key: str) -> Iterator[None]:
     except exceptions.NotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "There is no blob", key) from error
     except exceptions.BaseError as error:
-        raise Unavailable("The object store does not answer as it should.", retry_after=5) from error
+        raise Unavailable("The object store does not answer.", retry_after=5) from error
 
 
 class ObjectStore:
@@ -169,7 +169,7 @@ class ObjectStore:
         return path
 
     def _make_room(self, newest: Path) -> None:
-        """Removes the oldest copies beyond the cache's size; who has one mapped into memory keeps it."""
+        """Deletes the oldest copies above the size of the cache; processes that have mapped one keep it."""
         files = [Path(at) / name for at, _, names in os.walk(self.cache) for name in names]
         stats = sorted(((file.stat(), file) for file in files if file.exists()), key=lambda pair: pair[0].st_mtime)
         total = sum(stat.st_size for stat, _ in stats)
@@ -196,7 +196,7 @@ class ObjectStore:
         shutil.rmtree(self.cache / prefix, ignore_errors=True)
 
     def tidy(self, age_seconds: float = 86400) -> None:
-        """Nothing to do: an unfinished upload never becomes an object."""
+        """Does nothing: an unfinished upload never becomes an object."""
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
         with _object_errors(prefix):

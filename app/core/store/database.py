@@ -1,4 +1,4 @@
-"""The way to the database: engines, transactions, clock, migrations. SQLite (one host) or PostgreSQL, same SQL."""
+"""The database: engines, transactions, clock, migrations. SQLite (one machine) or PostgreSQL, with the same SQL."""
 
 import json
 import math
@@ -34,7 +34,7 @@ MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
 class clock(GenericFunction):
-    """Seconds since 1970 by the database's clock, the only one that leases are compared with."""
+    """Seconds since 1970 by the clock of the database, the only clock that leases are compared with."""
 
     type = Double()
     inherit_cache = True
@@ -63,7 +63,7 @@ def new_id() -> str:
 
 
 def encode_json(value: Any) -> str:
-    """JSON in ASCII. A diverged loss is NaN, which JSON lacks: it is stored as null."""
+    """JSON in ASCII. NaN and infinities, such as a diverged loss, become null."""
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"))
     except ValueError:
@@ -79,7 +79,7 @@ def _finite(value: Any) -> Any:
 
 
 def make_engine(url: str, pool_size: int = 10) -> Engine:
-    """An engine of its own; most code wants the shared `engine()`."""
+    """A new engine; use the shared `engine()` in most code."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return _sqlite_engine(parsed, pool_size)
@@ -111,7 +111,7 @@ def _sqlite_engine(url, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _connect(connection, _record):
-        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.isolation_level = None  # the driver must not send BEGIN by itself
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
             connection.execute(f"PRAGMA {pragma}").close()
 
@@ -130,7 +130,7 @@ def _sqlite_engine(url, pool_size: int) -> Engine:
 
 @lru_cache
 def engine() -> Engine:
-    """This process's engine for the configured database."""
+    """The engine of this process for the configured database."""
     return make_engine(settings().database_url, settings().database_pool)
 
 
@@ -148,7 +148,7 @@ def transaction(bind: Engine | None = None, *, durable: bool = True) -> Iterator
 
 @contextmanager
 def reading(bind: Engine | None = None) -> Iterator[Connection]:
-    """One consistent look at the database; never blocked by writers, never blocks them."""
+    """One consistent view of the database; writers neither block it nor are blocked by it."""
     with _translated(), (bind or engine()).connect() as conn:
         conn = conn.execution_options(
             **({} if conn.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"})
@@ -159,13 +159,13 @@ def reading(bind: Engine | None = None) -> Iterator[Connection]:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The database's own troubles as errors a client can understand; statement errors stay what they are."""
+    """Translates failures of the database into errors for clients; errors of statements are not changed."""
     try:
         yield
     except exc.OperationalError as error:
         message = str(error.orig).lower()
         if "disk is full" in message or "no space left" in message or getattr(error.orig, "sqlstate", "") == "53100":
-            raise StorageFull("The database has no space left.", remedy="Free disk space, then try again.") from error
+            raise StorageFull("The database has no space left.", remedy="Free disk space and retry.") from error
         if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
             raise
         raise Unavailable("The database does not answer.", retry_after=2) from error
@@ -185,7 +185,7 @@ def upsert(conn: Connection, table: Table, row: dict[str, Any] | list[dict[str, 
 
 
 def migrate(bind: Engine | None = None) -> None:
-    """Brings the schema up to date. Safe when several processes start at once, and when there is nothing to do."""
+    """Migrates the schema to the newest revision. Several processes may do so at the same time."""
     from alembic import command  # a quarter of a second that a job's process need not spend
     from alembic.config import Config
 

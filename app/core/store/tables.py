@@ -1,4 +1,4 @@
-"""The tables. Times are seconds since 1970 by the database's clock; the same for SQLite and PostgreSQL."""
+"""The tables, the same for SQLite and PostgreSQL. Times are seconds since 1970 by the clock of the database."""
 
 from sqlalchemy import (
     JSON,
@@ -33,7 +33,7 @@ DIGEST = String(64)
 
 
 def Null() -> JSON:
-    """A JSON column whose None is SQL's NULL, so that `IS NULL` means what it says."""
+    """A JSON column that stores None as SQL NULL, so that `IS NULL` works."""
     return JSON(none_as_null=True)
 
 
@@ -47,7 +47,7 @@ jobs = Table(
     Column("spec", JSON, nullable=False),
     Column("spec_sha256", DIGEST, nullable=False),
     Column("state", String(16), nullable=False),
-    # attempt only ever grows: it numbers the fences and the blob folders; failures is what max_failures limits
+    # attempt only grows and numbers the folders of blobs; max_failures limits failures
     Column("attempt", Integer, nullable=False, default=0),
     Column("failures", Integer, nullable=False, default=0),
     Column("max_failures", Integer, nullable=False),
@@ -77,8 +77,8 @@ jobs = Table(
 )
 
 ALARMS = ("alarm", "alarm_treated", "alarm_cleared")
-"""Kinds of events by which a training's doctor speaks."""
-# the same words in the index and in the query, so that SQLite and PostgreSQL see that the one answers the other
+"""Kinds of events of the monitor of a training."""
+# the same text in the index and in the query, so that SQLite and PostgreSQL use the index
 IS_ALARM = text(f"kind IN {ALARMS}")
 
 job_events = Table(
@@ -90,7 +90,7 @@ job_events = Table(
     Column("attempt", Integer, nullable=False),
     Column("kind", String(32), nullable=False),
     Column("data", JSON, nullable=False),
-    # a watcher's list of jobs asks for the alarms of each, which are few among many events
+    # lists of jobs read the alarms of each, which are few among many events
     Index("ix_job_events_alarm", "job_id", "seq", sqlite_where=IS_ALARM, postgresql_where=IS_ALARM),
 )
 
@@ -198,7 +198,7 @@ quiz_answers = Table(
     Column("quiz", String(16), primary_key=True),
     Column("answer", Integer, nullable=False),
     Column("correct", Boolean, nullable=False),
-    Column("discriminator", Boolean),  # whether the model's own judge was right; null when it has none
+    Column("discriminator", Boolean),  # whether the discriminator was right; null without one
     Column("created_at", Double, nullable=False),
 )
 

@@ -84,7 +84,7 @@ def test_a_required_setting_that_is_missing_is_named():
         complete(schema, {})
 
 
-def test_a_config_has_pointers_and_its_error_survives_the_way_between_processes():
+def test_errors_of_a_config_have_pointers_and_cross_processes():
     with pytest.raises(InvalidConfig) as error:
         complete(CONFIG, {"latent_dims": 1, "body": "rnn"}, "/config")
     again = from_problem(error.value.problem())

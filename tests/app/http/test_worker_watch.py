@@ -27,7 +27,7 @@ def go(worker: str) -> None:
         presence.leave(conn, worker)
 
 
-async def test_calls_are_sent_again_when_a_worker_was_replaced_and_not_before_there_is_one(home):
+async def test_calls_are_sent_again_once_a_new_worker_is_there(home):
     lane = Lane()
     watch = WorkerWatch(lane)
     come("a")

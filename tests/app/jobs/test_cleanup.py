@@ -106,7 +106,7 @@ def test_arrays_stay_for_a_training_whose_checkpoint_names_them(engine):
     assert not kept(engine)
 
 
-def test_a_job_of_another_tenant_on_a_dataset_of_the_same_name_needs_nothing(engine):
+def test_a_job_of_another_tenant_does_not_keep_a_dataset_of_the_same_name(engine):
     add(engine)
     with transaction(engine) as conn:
         jobs.accept(conn, tenant="u", kind="training", spec={"dataset": "squares"})
@@ -159,12 +159,12 @@ def left(engine, job_id: str) -> tuple[list[str], bool]:
 
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "canceled"])
-def test_checkpoints_go_a_week_after_the_end_of_their_training_and_snapshots_stay(engine, state):
+def test_checkpoints_are_deleted_a_week_after_the_end_of_a_training(engine, state):
     assert left(engine, ended(engine, 8, state)) == (["64.png"], False)
     assert left(engine, ended(engine, 6, state))[1]
 
 
-def test_checkpoints_stay_for_a_training_taken_up_again_and_for_a_fork_that_waits(engine):
+def test_checkpoints_stay_for_a_resumed_training_and_for_a_queued_fork(engine):
     resumed, forked = ended(engine, 8, "failed"), ended(engine, 8)
     with transaction(engine) as conn:
         jobs.resume(conn, "t", resumed)

@@ -183,7 +183,7 @@ def test_a_checkpoint_resets_the_failures(conn):
     assert state(conn, job_id) == "queued"
 
 
-def test_infrastructure_errors_are_tried_again_after_a_pause_until_the_limit(conn):
+def test_infrastructure_errors_are_retried_after_a_pause_up_to_the_limit(conn):
     job_id = accepted(conn)["id"]
     for _ in range(2):
         claim = jobs.claim(conn, job_id, "w")

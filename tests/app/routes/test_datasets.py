@@ -103,7 +103,7 @@ async def test_a_body_larger_than_allowed_ends_early(home, client, declared):
     assert blobs.list("uploads") == []
 
 
-async def test_an_upload_repeated_with_its_key_is_one_job_even_when_its_name_is_taken_by_now(client):
+async def test_a_repeated_upload_is_one_job_even_after_its_name_was_taken(client):
     request = {"params": {"name": "squares"}, "content": archive(), "headers": {"Idempotency-Key": "k"}}
     first = await client.post("/v1/datasets", **request)
     add_dataset("squares")
@@ -112,7 +112,7 @@ async def test_an_upload_repeated_with_its_key_is_one_job_even_when_its_name_is_
     assert len(blobs.list("uploads")) == 1
 
 
-async def test_built_in_sets_are_listed_with_licence_and_attribution_before_and_after_their_import(client):
+async def test_built_in_datasets_are_listed_with_licence_and_attribution(client):
     listed = {item["name"]: item for item in (await client.get("/v1/datasets?limit=100")).json()["data"]}
     for name, built in BUILTINS.items():
         item = listed[name]

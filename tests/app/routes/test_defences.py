@@ -15,7 +15,7 @@ def there(app):
     add_model("coder", family="vae")
 
 
-async def test_a_defended_model_is_made_by_a_job_that_names_versions_and_all_settings(client):
+async def test_a_defence_job_has_exact_versions_and_all_settings(client):
     answer = await client.post("/v1/defences", json=BODY)
     assert answer.status_code == 202, answer.text
     job = answer.json()

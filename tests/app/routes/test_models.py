@@ -16,7 +16,7 @@ def two_versions(app):
         blobs.put(f"models/{digest}/weights.safetensors", digest.encode())
 
 
-async def test_a_model_has_its_card_its_versions_and_the_addresses_of_what_it_can_do(client, two_versions):
+async def test_a_model_has_its_card_its_versions_and_its_operations(client, two_versions):
     model = (await client.get("/v1/models/v")).json()
     assert (model["name"], model["ready"], model["digest"], model["family"]) == ("v", True, NEW, "vae")
     assert model["metrics"] == {"mse": 0.1} and model["card"]["digest"] == NEW
