@@ -12,7 +12,7 @@ from celery.signals import celeryd_after_setup, setup_logging, worker_shutting_d
 from app.core import logs
 from app.core.errors import AnamorphError
 from app.core.jobs import state as jobs
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.jobs.queue import celery
 from app.core.jobs.sweeper import Sweeper
 from app.core.settings import settings
@@ -44,7 +44,7 @@ class Presence(threading.Thread):
 
     def __init__(self, queues: list[str]):
         super().__init__(name="presence", daemon=True)
-        self.queues, self.id = queues, presence.worker_id()
+        self.queues, self.id = queues, worker_rows.worker_id()
         self.stopping = threading.Event()
 
     def stop(self) -> None:
@@ -52,9 +52,9 @@ class Presence(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping.is_set():
-            self._write(lambda conn: presence.beat(conn, self.id, self.queues, settings().device))
-            self.stopping.wait(presence.BEAT_SECONDS)
-        self._write(lambda conn: presence.leave(conn, self.id))
+            self._write(lambda conn: worker_rows.beat(conn, self.id, self.queues, settings().device))
+            self.stopping.wait(worker_rows.BEAT_SECONDS)
+        self._write(lambda conn: worker_rows.leave(conn, self.id))
 
     @staticmethod
     def _write(change) -> None:
@@ -75,7 +75,7 @@ def start(instance, **_) -> None:
     """Starts slots, sweeper and presence beside Celery's own loop; they do not wait for the broker."""
     queues = sorted(instance.app.amqp.queues.consume_from)
     migrate()
-    slots.extend(Slot(queue, presence.worker_id()) for queue in jobs.QUEUES if queue in queues)
+    slots.extend(Slot(queue, worker_rows.worker_id()) for queue in jobs.QUEUES if queue in queues)
     threads = [*slots, Presence(queues)]
     for thread in (*threads, Sweeper()):
         thread.start()

@@ -13,7 +13,7 @@ import pytest
 from app.core.calls.client import Answer, Call
 from app.core.errors import WorkerLost
 from app.core.jobs import sweeper
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store.database import engine as shared_engine
@@ -139,7 +139,7 @@ def keyed(home):
 async def app(home, lane, anyio_backend):
     app = create_app(CATALOG, lane)
     with transaction() as conn:
-        presence.beat(conn, "worker:1", ["infer", "train", "light"])
+        worker_rows.beat(conn, "worker:1", ["infer", "train", "light"])
     async with app.router.lifespan_context(app):
         await app.state.watch.look()
         yield app

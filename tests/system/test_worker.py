@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.store.database import make_engine, reading
 from app.core.store.tables import jobs
 from tests.servers import Valkey
@@ -47,7 +47,7 @@ class House:
 
     def present(self) -> list[dict]:
         with reading(self.engine) as conn:
-            return presence.fresh(conn)
+            return worker_rows.fresh(conn)
 
     def job(self):
         with reading(self.engine) as conn:

@@ -315,20 +315,20 @@ def sweep(conn: Connection) -> int:
 def to_sweep(conn: Connection) -> bool:
     """Whether `sweep` or `take_unannounced` would find anything: a look that takes no lock."""
     expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
-    waiting = and_(jobs.c.state == "queued", or_(jobs.c.deadline <= clock(), _unheard()))
+    waiting = and_(jobs.c.state == "queued", or_(jobs.c.deadline <= clock(), _unannounced()))
     return conn.execute(select(jobs.c.id).where(expired | waiting).limit(1)).first() is not None
 
 
 def take_unannounced(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
     """(id, queue) of due jobs that were never announced, or too long ago; marks them as announced."""
-    silent = select(jobs.c.id).where(due(), _unheard()).order_by(jobs.c.id).limit(limit)
+    silent = select(jobs.c.id).where(due(), _unannounced()).order_by(jobs.c.id).limit(limit)
     # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper
-    announce = update(jobs).where(jobs.c.id.in_(silent), due(), _unheard())
+    announce = update(jobs).where(jobs.c.id.in_(silent), due(), _unannounced())
     announce = announce.values(published_at=clock(), rings=jobs.c.rings + 1)
     return [tuple(row) for row in conn.execute(announce.returning(jobs.c.id, jobs.c.queue))]
 
 
-def give_rings_back(conn: Connection, ids: list[str]) -> None:
+def mark_unannounced(conn: Connection, ids: list[str]) -> None:
     """Marks jobs as not announced: the broker refused the notification."""
     conn.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == "queued").values(published_at=None))
 
@@ -349,7 +349,7 @@ def _late() -> ColumnElement[bool]:
     return func.coalesce(jobs.c.deadline <= clock(), False)
 
 
-def _unheard() -> ColumnElement[bool]:
+def _unannounced() -> ColumnElement[bool]:
     """Never announced, or too long ago. The waiting time doubles, so that messages do not pile up in a long queue."""
     age = case({1: 30, 2: 60, 3: 120, 4: 240, 5: 480}, value=jobs.c.rings, else_=600)
     return or_(jobs.c.published_at.is_(None), jobs.c.published_at < clock() - age)

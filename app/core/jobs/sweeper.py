@@ -1,6 +1,6 @@
-"""The sweeper: a loop in every front end and worker that takes lost jobs back and rings for those that wait.
+"""The sweeper: a loop in every web front and worker that takes lost jobs back and notifies workers of queued ones.
 
-It does no harm when many run, and any one of them is enough.
+Any number of them may run; one is enough.
 """
 
 import threading
@@ -9,9 +9,9 @@ import structlog
 from sqlalchemy import Engine
 
 from app.core.errors import AnamorphError
-from app.core.jobs import cleanup as janitor
+from app.core.jobs import cleanup
 from app.core.jobs import state as jobs
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.jobs.idempotency import forget_old
 from app.core.jobs.queue import notify
 from app.core.settings import settings
@@ -24,35 +24,35 @@ TIDY_SECONDS = 600
 
 
 def sweep_once(bind: Engine | None = None) -> int:
-    """One round: how many jobs changed or were rung for. A ring the broker refuses is handed back and tried again."""
+    """One round. Returns how many jobs changed or were announced; what the broker refuses is announced again later."""
     with reading(bind) as conn:
         if not jobs.to_sweep(conn):
             return 0
     with transaction(bind, durable=False) as conn:
         changed = jobs.sweep(conn)
-        rings = jobs.take_unannounced(conn)
-    refused = _ring_all(rings)
+        due = jobs.take_unannounced(conn)
+    refused = _notify_all(due)
     if refused:
         with transaction(bind, durable=False) as conn:
-            jobs.give_rings_back(conn, refused)
-    return changed + len(rings)
+            jobs.mark_unannounced(conn, refused)
+    return changed + len(due)
 
 
-def _ring_all(rings: list[tuple[str, str]]) -> list[str]:
+def _notify_all(due: list[tuple[str, str]]) -> list[str]:
     """Notifies workers of jobs until the broker refuses; returns the ids that were not sent."""
-    for index, (job_id, queue) in enumerate(rings):
+    for index, (job_id, queue) in enumerate(due):
         if not notify(job_id, queue):
-            return [job_id for job_id, _ in rings[index:]]
+            return [job_id for job_id, _ in due[index:]]
     return []
 
 
 def tidy(bind: Engine | None = None) -> None:
-    """Forgets what nobody can ask for any more."""
+    """Deletes expired idempotency keys, rows of dead workers, and files that are no longer needed."""
     with transaction(bind, durable=False) as conn:
         forget_old(conn)
-        presence.forget_gone(conn)
+        worker_rows.forget_gone(conn)
     blobs.store().tidy()
-    janitor.clean(bind)
+    cleanup.clean(bind)
 
 
 class Sweeper(threading.Thread):

@@ -9,7 +9,7 @@ import pytest
 
 from app.api.http.worker_watch import WorkerWatch
 from app.api.jobs import uploads
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.settings import settings
 from app.core.store.database import transaction
 from tests.app.conftest import Lane
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.anyio
 
 def come(worker: str, queue: str = "infer") -> None:
     with transaction() as conn:
-        presence.beat(conn, worker, [queue])
+        worker_rows.beat(conn, worker, [queue])
 
 
 def go(worker: str) -> None:
     with transaction() as conn:
-        presence.leave(conn, worker)
+        worker_rows.leave(conn, worker)
 
 
 async def test_calls_are_sent_again_once_a_new_worker_is_there(home):

@@ -7,9 +7,8 @@ import time
 import pytest
 from sqlalchemy import insert, select, update
 
-from app.core.jobs import cleanup as janitor
+from app.core.jobs import cleanup, sweeper
 from app.core.jobs import state as jobs
-from app.core.jobs import sweeper
 from app.core.store import blobs
 from app.core.store import datasets as dataset_rows
 from app.core.store.database import clock, new_id, reading, transaction
@@ -23,7 +22,7 @@ DAY = 86_400
 @pytest.fixture(autouse=True)
 def storage(tmp_path, configure, monkeypatch):
     configure(BLOBS_URL=f"file://{tmp_path}/blobs")
-    monkeypatch.setattr(janitor, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(cleanup, "gettempdir", lambda: str(tmp_path))
 
 
 def add(engine, name="squares", tenant="t", digest=DIGEST) -> None:
@@ -122,13 +121,13 @@ def test_who_adds_a_row_holds_the_arrays_until_it_is_there(engine):
 
     def clean():
         held.wait(5)
-        janitor.forget(DIGEST, engine)
+        cleanup.forget(DIGEST, engine)
         done.append(True)
 
     thread = threading.Thread(target=clean)
     thread.start()
     with transaction(engine) as conn:
-        janitor.hold(conn, DIGEST)
+        cleanup.hold(conn, DIGEST)
         held.set()
         time.sleep(0.3)
         assert not done

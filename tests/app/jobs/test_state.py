@@ -380,7 +380,7 @@ def test_each_waiting_job_is_rung_for_once_and_again_when_nobody_came(conn):
 def test_a_refused_ring_is_tried_again(conn):
     job = accepted(conn)
     jobs.take_unannounced(conn)
-    jobs.give_rings_back(conn, [job["id"]])
+    jobs.mark_unannounced(conn, [job["id"]])
     assert jobs.take_unannounced(conn) == [(job["id"], "train")]
 
 

@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 
 from app.core.jobs import state as jobs
 from app.core.jobs import sweeper
-from app.core.jobs import workers as presence
+from app.core.jobs import workers as worker_rows
 from app.core.jobs.sweeper import Sweeper, sweep_once
 from app.core.store.database import clock, reading, transaction
 from app.core.store.tables import jobs as table
@@ -99,15 +99,15 @@ def test_a_sweeper_survives_errors(engine, rung, configure, monkeypatch):
 def test_workers_are_fresh_until_they_fall_silent(engine, configure, tmp_path):
     configure(BLOBS_URL=f"file://{tmp_path}/blobs")
     with transaction(engine) as conn:
-        presence.beat(conn, "a", ["train", "light"], "cpu")
-        presence.beat(conn, "b", ["infer"], models=["m"])
+        worker_rows.beat(conn, "a", ["train", "light"], "cpu")
+        worker_rows.beat(conn, "b", ["infer"], models=["m"])
     with transaction(engine) as conn:
-        presence.beat(conn, "b", ["infer"])
+        worker_rows.beat(conn, "b", ["infer"])
         conn.execute(update(workers).where(workers.c.id == "a").values(seen_at=clock() - 20))
-        assert [worker["id"] for worker in presence.fresh(conn)] == ["b"]
-        assert [worker["queues"] for worker in presence.fresh(conn, 30)] == [["light", "train"], ["infer"]]
-        presence.leave(conn, "b")
-        assert presence.fresh(conn) == []
+        assert [worker["id"] for worker in worker_rows.fresh(conn)] == ["b"]
+        assert [worker["queues"] for worker in worker_rows.fresh(conn, 30)] == [["light", "train"], ["infer"]]
+        worker_rows.leave(conn, "b")
+        assert worker_rows.fresh(conn) == []
         conn.execute(update(workers).values(seen_at=clock() - 7200))
     sweeper.tidy(engine)
     with reading(engine) as conn:

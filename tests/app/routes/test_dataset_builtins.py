@@ -44,7 +44,7 @@ async def test_a_set_says_the_sizes_it_can_be_drawn_at_and_whether_it_has_twins(
     assert (digits["sizes"], digits["twins"]) == (None, False)
 
 
-async def test_the_arrays_of_a_deleted_dataset_stay_for_the_janitor(client):
+async def test_the_arrays_of_a_deleted_dataset_stay_for_the_cleanup(client):
     """A training may be taken up again; another tenant may have the same images."""
     add_dataset("squares")
     blobs.put(f"datasets/{DIGEST}/facts.json", b"{}")
