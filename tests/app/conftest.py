@@ -145,6 +145,13 @@ async def app(home, lane, anyio_backend):
         yield app
 
 
+async def end_workers(app) -> None:
+    """No worker lives any more, and the web front knows it."""
+    with transaction() as conn:
+        worker_rows.leave(conn, "worker:1")
+    await app.state.watch.look()
+
+
 @pytest.fixture
 async def client(app):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.core.errors import Overloaded, WorkerLost
-from tests.app.conftest import DIGEST, add_model, npy, png
+from tests.app.conftest import DIGEST, add_model, end_workers, npy, png
 
 pytestmark = pytest.mark.anyio
 PNG, WEBP, JSON, ZIP, NPY = "image/png", "image/webp", "application/json", "application/zip", "application/x-npy"
@@ -208,7 +208,7 @@ async def test_a_worker_that_is_busy_or_gone_is_a_503_with_a_time_to_come_back(c
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "7")
     lane.error = WorkerLost("gone")
     assert (await client.post("/v1/models/v/denoise", content=png())).json()["code"] == "worker-lost"
-    app.state.calls.has_workers = False
+    await end_workers(app)
     lane.seen.clear()
     answer = await client.post("/v1/models/v/denoise", content=png())
     assert answer.status_code == 503 and not lane.seen, "nobody is there, so nobody waits"

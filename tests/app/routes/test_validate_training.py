@@ -3,7 +3,7 @@
 import pytest
 
 from app.core.errors import DeadlineExceeded, InvalidConfig, InvalidDataset, WorkerLost
-from tests.app.conftest import add_dataset
+from tests.app.conftest import add_dataset, end_workers
 
 pytestmark = pytest.mark.anyio
 BODY = {"family": "vae", "dataset": "squares", "config": {"latent_dim": 8}}
@@ -58,7 +58,7 @@ async def test_a_worker_that_does_not_answer_keeps_nobody_from_training(client, 
 
 
 async def test_a_training_is_accepted_without_inference_workers(app, client, lane):
-    app.state.calls.has_workers = False
+    await end_workers(app)
     assert (await client.post("/v1/trainings", json=BODY)).status_code == 202 and not lane.seen
 
 
@@ -83,6 +83,6 @@ async def test_a_dry_run_needs_a_worker(app, client, lane):
     lane.error = InvalidConfig("they clash", field="config/body")
     answer = await client.post("/v1/trainings?dry_run=true", json=BODY)
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/config/body")
-    app.state.calls.has_workers = False
+    await end_workers(app)
     answer = await client.post("/v1/trainings?dry_run=true", json=BODY)
     assert answer.status_code == 503 and answer.headers["retry-after"]
