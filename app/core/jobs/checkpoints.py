@@ -1,12 +1,12 @@
-"""The column `checkpoint` of a training: the newest checkpoints, to resume from, and earlier ones, to fork from.
+"""The `checkpoint` column of a job: the newest checkpoints, to resume from, and marks along a training, to fork from.
 
-An entry is {"key", "sha256", "bytes", "images"}; its blob is written before the row names it.
+An entry is {"key", "sha256", "bytes"}, of a training with "images"; its blob is written before the row names it.
 """
 
 from typing import Any
 
 CHECKPOINT = "checkpoint-"
-"""Prefix of the names of their blobs in the folder of an attempt."""
+"""How the names of their blobs begin, in the folder of an attempt."""
 Entry = dict[str, Any]
 Ref = dict[str, Any] | None
 
@@ -23,18 +23,18 @@ def marks(ref: Ref) -> list[Entry]:
 
 def at(ref: Ref, images: int) -> list[Entry]:
     """The checkpoints after exactly `images` images."""
-    return [entry for entry in newest(ref) + marks(ref) if entry["images"] == images]
+    return [entry for entry in newest(ref) + marks(ref) if entry.get("images") == images]
 
 
 def points(ref: Ref) -> list[int]:
-    """Numbers of images at which there is a checkpoint."""
-    return sorted({entry["images"] for entry in newest(ref) + marks(ref)})
+    """Counts of images at which there is a checkpoint; none for jobs that are no trainings."""
+    return sorted({entry["images"] for entry in newest(ref) + marks(ref) if "images" in entry})
 
 
 def marked(before: list[Entry], entry: Entry, budget: int) -> list[Entry]:
-    """`before` and one more; the earliest are dropped while all take more than `budget` bytes."""
-    result = [old for old in before if old["images"] != entry["images"]] + [entry]
-    result.sort(key=lambda mark: mark["images"])
-    while result and sum(mark["bytes"] for mark in result) > budget:
-        del result[0]
-    return result
+    """The marks with one more; the earliest are dropped while all together exceed `budget` bytes."""
+    entries = [old for old in before if old["images"] != entry["images"]] + [entry]
+    entries.sort(key=lambda mark: mark["images"])
+    while entries and sum(mark["bytes"] for mark in entries) > budget:
+        del entries[0]
+    return entries

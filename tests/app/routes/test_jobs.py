@@ -131,6 +131,14 @@ async def test_snapshots_come_with_their_metrics_and_whether_they_can_be_forked(
     ]
 
 
+async def test_checkpoints_of_other_kinds_are_no_snapshots(client, job):
+    claim = claimed(job)
+    ref = {"kept": [{"key": f"jobs/{job['id']}/1/checkpoint", "sha256": "0" * 64, "bytes": 9}]}
+    write(jobs.add_checkpoint, job["id"], claim.token, ref)  # as reports and perturbations write them
+    answer = await client.get(f"/v1/jobs/{job['id']}/snapshots")
+    assert (answer.status_code, answer.json()["checkpoints"]) == (200, [])
+
+
 async def test_files_of_a_job_are_served_by_name_and_their_keys_stay_inside(client, job):
     claim = claimed(job)
     key = f"jobs/{job['id']}/1/facts.json"
