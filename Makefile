@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo up test lint catalog docs openapi bench install clean
+.PHONY: demo up test check-long lint catalog docs openapi bench install clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -23,6 +23,13 @@ up: $(STAMP)
 
 test: $(DEV_STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# What takes too long for every change: the commands of all guides, every recorded golden, 80 jobs under kills, the site.
+check-long: $(DEV_STAMP)
+	$(BIN)/python -m pytest -m long
+	ANAMORPH_ALL_GOLDENS=1 $(BIN)/python -m pytest tests/golden
+	$(BIN)/python -m tests.benchmarks.kill_drill --jobs 80
+	$(MAKE) docs
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .

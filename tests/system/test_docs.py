@@ -294,7 +294,15 @@ def left_by_the_demo() -> dict[str, bytes]:
     return {}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(line.startswith("curl ") for line in shell(page))])
+WITH_CURL = [
+    pytest.param(page, marks=[] if page == "README.md" else [pytest.mark.long])
+    for page in PAGES
+    if any(line.startswith("curl ") for line in shell(page))
+]
+"""Pages whose commands are run: the README always, the guides by `make check-long`."""
+
+
+@pytest.mark.parametrize("page", WITH_CURL)
 def test_the_curl_lines_of_a_page_work_one_after_another(page, service, demo_models, tmp_path, left_by_the_demo):
     folder = tmp_path / "demo-output"
     if not left_by_the_demo:
