@@ -76,7 +76,7 @@ class ProgressiveGAN(GANBase):
         if growths * (fade + stabilise) > config.images - config.batch_size:
             raise ConfigError(
                 f"images is {config.images}, but the full size is reached only after {growths * (fade + stabilise)} "
-                f"images ({growths} levels of fade_images + stabilise_images); at least one batch of "
+                f"images ({growths} x (fade_images + stabilise_images)); at least one batch of "
                 f"{config.batch_size} must follow",
                 field="images",
                 remedy="use more images, or lower fade_images and stabilise_images",

@@ -80,8 +80,8 @@ CONFIGS = {
     "two tricks": ("gan", {"loss": "wasserstein", "label_smoothing": 0.1}, "loss=wasserstein and label_smoothing=0.1"),
     "penalty and norm": ("gan", {"r1": 1, "discriminator_norm": "batch"}, "discriminator_norm=batch and r1=1.0"),
     "style and penalty": ("style_gan", {"loss": "hinge", "gradient_penalty": 1}, "loss=hinge and gradient_penalty=1.0"),
-    "growth": ("progressive_gan", {"fade_images": 1000}, "the full size is reached after"),
-    "condition": ("conditional_gan", {"condition": "targets"}, "needs targets"),
+    "growth": ("progressive_gan", {"fade_images": 1000}, "the full size is reached only after"),
+    "condition": ("conditional_gan", {"condition": "targets"}, "needs the column targets"),
 }
 
 
