@@ -1,4 +1,7 @@
-"""What a trained model can do, each capability a base class: a family names its own in its class line."""
+"""Capabilities of trained models, as base classes of the families. Operations, attacks and reports ask for them.
+
+In the shapes B is the batch, C, H, W the image, K the number of classes.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -10,7 +13,7 @@ from models.types import DataSpec
 
 
 class Encodes(ABC):
-    """Maps images to codes; the same image gives the same code."""
+    """Maps images to latents; the same image gives the same latents."""
 
     latent_dim: int
 
@@ -20,39 +23,39 @@ class Encodes(ABC):
 
 
 class Decodes(ABC):
-    """Maps codes to images."""
+    """Maps latents to images."""
 
     latent_dim: int
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """(B, latent_dim) -> (B, C, H, W) in [0, 1]."""
+        """(B, latent_dim) -> (B, C, H, W) in [0, 1]. Any finite latents are allowed."""
 
     def project_to_code_space(self, latents: Tensor) -> Tensor:
-        """The nearest latents that can be a code: after a ReLU none is negative."""
+        """The nearest latents that `encode` could give; not negative for a ReLU code, for example."""
         return latents
 
 
 class HasPrior(ABC):
-    """Draws codes to decode: `/samples` works."""
+    """Has a distribution of latents from which samples are drawn."""
 
     spherical: bool = False
-    """Codes lie on a sphere: scaling the draw changes nothing."""
+    """Latents lie on a sphere: scaling the noise does not change the sample."""
 
     @abstractmethod
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Codes (B, latent_dim) from standard normal `noise` (B, latent_dim) and `uniform` (B,) in [0, 1).
+        """Latents (B, latent_dim) from standard normal `noise` (B, latent_dim) and `uniform` (B,) in [0, 1).
 
-        Row i depends on row i alone, so a sample does not change with the number drawn beside it.
+        Row i depends on row i of both only, so a sample does not depend on the batch.
         """
 
     def plane(self) -> Plane | None:
-        """The plane through latent space on which codes spread most, where the family knows it."""
+        """The plane of greatest variance in latent space, if the family knows it."""
         return None
 
 
 class HasPosterior(ABC):
-    """Encodes to a distribution, of which `encode` gives the mean, and bounds the likelihood of an image."""
+    """Encodes an image to a Gaussian, whose mean `encode` gives, and bounds the likelihood of the image."""
 
     @abstractmethod
     def posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,9 +63,9 @@ class HasPosterior(ABC):
 
     @abstractmethod
     def negative_elbo(self, images: Tensor, noise: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B,) in nats, an upper bound on -log p(image), averaged over draws of the code.
+        """(B, C, H, W) in [0, 1] -> (B,): -ELBO in nats, an upper bound on -log p(image), the mean over S latents.
 
-        `noise` (S, latent_dim) is standard normal and the same for every image, so a row depends on itself alone.
+        `noise` (S, latent_dim) is standard normal and used for every image, so a row does not depend on the batch.
         """
 
 
@@ -79,7 +82,7 @@ class Classifies(ABC):
 
     @abstractmethod
     def logits(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, K), before any softmax."""
+        """(B, C, H, W) in [0, 1] -> (B, K): logits, before softmax."""
 
 
 class Segments(ABC):
@@ -87,15 +90,15 @@ class Segments(ABC):
 
     @abstractmethod
     def pixel_logits(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, K, H, W), before any softmax."""
+        """(B, C, H, W) in [0, 1] -> (B, K, H, W): logits, before softmax."""
 
 
 class DetectsObjects(ABC):
-    """Finds objects: for each cell of a grid, how sure it is of an object of each class there, and its box."""
+    """Detects objects: a logit per class and a box for each cell of a grid."""
 
     @abstractmethod
     def detection_maps(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, K + 4, h, w): K logits, then left, top, right and bottom in pixels."""
+        """(B, C, H, W) in [0, 1] -> (B, K + 4, h, w): K logits, then the box: left, top, right, bottom in pixels."""
 
 
 class Regresses(ABC):
@@ -111,25 +114,25 @@ class Conditional(ABC):
 
     data: DataSpec
     takes_labels: bool = True
-    """False: this model is not conditional. A family with a setting for it has False, its models their own value."""
+    """False: this model is not conditional. Where a setting decides, the class has False and models their own value."""
 
     def label(self, given: str | int) -> int | float:
-        """The label that a name, an index or a number stands for. Raises InputError when there is none."""
+        """The label for a name, an index or a number. Raises InputError if it is unknown."""
         return self.data.class_index(given)
 
     def example_labels(self, count: int) -> Tensor:
-        """(count,) labels that show what there is."""
+        """(count,): labels for samples that show all classes."""
         return torch.arange(count) % len(self.data.classes)
 
     infers_labels: bool = False
     """`infer_labels` works, so operations on images need no label."""
 
     def infer_labels(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> labels (B,): the label for which each image is best decoded."""
+        """(B, C, H, W) in [0, 1] -> (B,): the labels with which to decode the codes of these images."""
         raise NotImplementedError
 
     def describe_labels(self, labels: Tensor) -> list[dict]:
-        """What to say of each label (B,)."""
+        """The description of each label (B,) in answers."""
         return [{"label": self.data.classes[index], "index": index} for index in labels.tolist()]
 
 
@@ -143,33 +146,30 @@ class Translates(ABC):
         """(B, C, H, W) in [0, 1], of any height and width -> the same shape and range."""
 
     def statistics(self, image: Tensor, directions: list[str]) -> list[Tensor]:
-        """What tiles of `image` (C, H, W) must know of all of it, translated in `directions` one after the other.
+        """Statistics of a whole image (C, H, W) that its tiles need, translated in `directions` one after the other.
 
-        Numbers (s,) for each direction, for `translate_tiles`; none where a pixel depends on its surroundings alone.
+        (s,) for each direction, for `translate_tiles`; empty if a pixel depends on its neighbourhood only.
         """
         return [image.new_zeros(0) for _ in directions]
 
     def translate_tiles(self, tiles: Tensor, direction: str, statistics: Tensor) -> Tensor:
-        """`translate` for tiles (B, C, h, w) of images whose `statistics` (B, s) are these."""
+        """`translate` for tiles (B, C, h, w) of images with these `statistics` (B, s)."""
         return self.translate(tiles, direction)
 
 
 class Refines(ABC):
-    """Makes simulated images look real while keeping what they show."""
+    """Makes simulated images look real without changing their content."""
 
     noise_dim: int = 0
-    """Numbers that decide which of its refined forms an image takes; 0: it has one."""
+    """Size of the noise that varies the refined image; 0: there is one refined image."""
 
     @abstractmethod
     def refine(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) in [0, 1], standard normal (B, noise_dim) -> the shape and range of the images.
-
-        Without noise the most usual form: that of zeros.
-        """
+        """(B, C, H, W) in [0, 1], standard normal noise (B, noise_dim), default zeros -> the same shape and range."""
 
 
 class Ages(ABC):
-    """Shows the same person at another age: `decode` takes the age group as its label."""
+    """Shows the same person at another age. The labels of `decode` are age groups."""
 
     @property
     @abstractmethod
@@ -178,7 +178,7 @@ class Ages(ABC):
 
     @abstractmethod
     def age_group(self, given: str) -> int:
-        """The label of a group's name, or of an age in it. Raises InputError when there is none."""
+        """The label for the name of a group or an age in it. Raises InputError if there is none."""
 
     @abstractmethod
     def age_logits(self, images: Tensor) -> Tensor:
@@ -186,66 +186,66 @@ class Ages(ABC):
 
     @abstractmethod
     def identity_features(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, F): features whose cosine says how alike two persons are."""
+        """(B, C, H, W) in [0, 1] -> (B, F): features whose cosine is the similarity of two persons."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, latent_dim): a first guess at the latents, whatever the age."""
+        """(B, C, H, W) in [0, 1] -> (B, latent_dim): an initial estimate of the latents, for any age."""
 
 
 class Discriminates:
-    """Tells images of the data from images that the model itself makes, as a whole or patch by patch."""
+    """Scores images as real or generated, as a whole or by patches."""
 
     patch_domains: tuple[str, ...] = ()
-    """Domains (`a`, `b`) whose images `patches` scores; empty: only whole images are scored."""
+    """Domains (`a`, `b`) whose images `patches` scores; empty: only whole images have scores."""
     scores_pairs: bool = False
-    """`patches` takes two images for each score: the input, then what was made of it."""
+    """`patches` takes two images for each score: the input and its translation."""
 
     def real_log_odds(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is from the data and not from the model.
+        """(B, C, H, W) in [0, 1] -> (B,): log-odds that an image is real, not generated by the model.
 
-        With patches: their mean, for images of the first domain.
+        Default: the mean over patches, for images of the first domain.
         """
         return self.patches(images, domain=self.patch_domains[0]).flatten(1).mean(1)
 
     def patches(self, *images: Tensor, domain: str) -> Tensor:
-        """(B, C, H, W), for pairs twice -> (B, rows, columns): log-odds that a patch is from the data."""
+        """(B, C, H, W), twice for pairs -> (B, rows, columns): log-odds that a patch is real."""
         raise NotImplementedError
 
 
 class DetectsAdversarial(ABC):
-    """Says how much an image looks like an adversarial one."""
+    """Scores images as adversarial or clean."""
 
     @property
     @abstractmethod
     def threshold(self) -> float | None:
-        """Suspicion above this is more than a clean image should have; None when nothing is known of clean ones."""
+        """Scores above this are flagged as adversarial; None before clean images have been measured."""
 
     @abstractmethod
     def adversarial_score(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B,)."""
+        """(B, C, H, W) in [0, 1] -> (B,): higher is more suspicious."""
 
 
 class StyleBased(ABC):
-    """Latents with a learned typical value, some of which steer coarse and some fine features (style-based generators).
+    """A style-based generator: latents (w) have a learned mean, and control coarse to fine features layer by layer.
 
-    Straight lines between latents stay inside their distribution.
+    Linear interpolation between latents stays in their distribution.
     """
 
     @abstractmethod
     def truncate(self, latents: Tensor, truncation: Tensor) -> Tensor:
-        """(B, latent_dim), with `truncation` (B, 1): 0 gives the typical latents, 1 those given."""
+        """(B, latent_dim), truncation psi (B, 1) -> mean + psi (latents - mean), (B, latent_dim)."""
 
     @property
     @abstractmethod
     def crossings(self) -> int:
-        """Number of layers at which `mix` can change from one code to the other: 1 .. crossings, coarse to fine."""
+        """Number of layers at which `mix` can switch latents: 1 (coarse) to `crossings` (fine)."""
 
     @abstractmethod
     def mix(self, coarse: Tensor, fine: Tensor, crossing: Tensor) -> Tensor:
-        """Latents (B, latent_dim) twice and the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""
+        """Style mixing: latents (B, latent_dim) twice, the crossing of each row (B,) -> (B, C, H, W) in [0, 1]."""
 
 
 def takes_labels(model: object) -> bool:
-    """Whether a model (or, of a class, every model of it) is conditional."""
+    """Whether a model is conditional; for a class, whether all of its models are."""
     return getattr(model, "takes_labels", False)

@@ -27,14 +27,14 @@ ENTRIES = Path(__file__).parents[1] / "app" / "core" / "catalog" / "entries"
 def capabilities(model: type[Family] | Family) -> list[str]:
     """Names of the capabilities of a model, or of every model of a family, in the order of models/capabilities.py."""
     family = model if isinstance(model, type) else type(model)
-    known = [item for item in vars(can).values() if isinstance(item, type) and item.__module__ == can.__name__]
-    able = [item for item in known if issubclass(family, item)]
+    defined = [item for item in vars(can).values() if isinstance(item, type) and item.__module__ == can.__name__]
+    able = [item for item in defined if issubclass(family, item)]
     return [item.__name__ for item in able if item is not can.Conditional or can.takes_labels(model)]
 
 
 def catalog() -> dict[str, Any]:
     """Everything, in alphabetical order, as plain JSON."""
-    found = {
+    entries = {
         "families": {name: describe_family(item) for name, item in registry.families().items()},
         "attacks": {name: describe_attack(item) for name, item in registry.attacks().items()},
         "operations": {
@@ -44,8 +44,8 @@ def catalog() -> dict[str, Any]:
         "defences": {name: describe_defence(item) for name, item in registry.defences().items()},
         "detectors": {name: describe_detector(item) for name, item in registry.detectors().items()},
     }
-    found["perturbations"] = {"universal": {"params": UniversalConfig.model_json_schema()}}
-    return json.loads(json.dumps(found))
+    entries["perturbations"] = {"universal": {"params": UniversalConfig.model_json_schema()}}
+    return json.loads(json.dumps(entries))
 
 
 def describe_family(family: type[Family]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Columns of a dataset split, and the order in which training sees them.
-
-The arrays come from outside, often memory-mapped.
-"""
+"""Columns of a dataset split, and the order of training batches. Arrays may be memory-mapped files."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -15,12 +12,12 @@ from models.types import Batch
 
 IMAGES = frozenset({"images", "input", "target", "a", "b"})
 DOMAINS = ("a", "b")
-SEEN_BESIDE = {"a": ("a_labels",), "b": ()}
-"""What a step sees of a domain besides its images; b_labels are for measuring alone."""
+TRAINING_LABELS = {"a": ("a_labels",), "b": ()}
+"""Columns of a domain in a training batch besides its images; b_labels are used in evaluation only."""
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 in [0, 1]; the division is exact for the round trip through 8 bits."""
+    """uint8 (B, C, H, W) -> float32 in [0, 1]; converting back to 8 bits is exact."""
     return images / 255.0
 
 
@@ -45,7 +42,7 @@ class Columns:
     """
 
     def __init__(self, columns: Mapping[str, Any], cache: Cache | None = None):
-        # a mapped file as a plain array: indexing np.memmap itself makes a new map object each time
+        # np.asarray of a memory-mapped file: indexing np.memmap itself makes a new map object each time
         self.columns = {
             name: column if isinstance(column, Tensor) else np.asarray(column) for name, column in columns.items()
         }
@@ -60,57 +57,57 @@ class Columns:
         return name in self.columns
 
     def to(self, device: torch.device | str) -> "Columns":
-        """The same columns as tensors on `device`, so that a step copies nothing from the host."""
-        moved = {name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()}
-        return Columns(moved, self.cache)
+        """The columns as tensors on `device`, so that a step copies nothing from the host."""
+        tensors = {name: torch.as_tensor(np.array(column)).to(device) for name, column in self.columns.items()}
+        return Columns(tensors, self.cache)
 
     def onto(self, device: torch.device | str) -> "Columns":
-        """The same columns where they are, with rows handed out on `device`: for a set that is too large for it."""
-        found = Columns(self.columns, self.cache)
-        found.place = torch.device(device)
-        return found
+        """The columns where they are, with batches moved to `device`: for a dataset too large for it."""
+        view = Columns(self.columns, self.cache)
+        view.place = torch.device(device)
+        return view
 
     def rows(self, indices: Tensor, names: list[str] | None = None) -> dict[str, Tensor]:
-        """The rows at `indices` (int64) of the named columns (all by default), in the form a step takes."""
+        """The rows at `indices` (int64) of the named columns (default: all), converted as for a step."""
         return {name: self._take(name, indices) for name in (names or self.columns)}
 
     def head(self, count: int) -> dict[str, Tensor]:
-        """The first `count` rows of every column: a fixed probe."""
+        """The first `count` rows of every column."""
         return {name: self._take(name, torch.arange(min(count, len(column)))) for name, column in self.columns.items()}
 
     def spaced(self, count: int) -> dict[str, Tensor]:
-        """At most `count` rows of every column, evenly spaced over it: a fixed probe of sorted data too."""
+        """At most `count` evenly spaced rows of every column, so that data sorted by class is represented."""
         lengths = {name: len(column) for name, column in self.columns.items()}
         places = {size: torch.linspace(0, size - 1, min(count, size)).long() for size in set(lengths.values())}
         return {name: self._take(name, places[size]) for name, size in lengths.items()}
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[dict[str, Tensor]]:
-        """All rows in stored order, `size` at a time, at most `limit` rows; of a domain that has ended, none."""
+        """The first `limit` rows (default: all) in stored order, `size` at a time; a shorter domain ends earlier."""
         total = min(len(self), limit or len(self))
         for start in range(0, total, size):
             indices = torch.arange(start, min(start + size, total))
-            yield {name: self._take(name, indices[indices < len(found)]) for name, found in self.columns.items()}
+            yield {name: self._take(name, indices[indices < len(column)]) for name, column in self.columns.items()}
 
     def batch(self, seed: int, start: int, size: int) -> Batch:
-        """The mini-batch of images number start .. start+size of an endless run of reshuffled epochs."""
-        found: dict[str, Tensor] = {}
-        domains = [[name, *SEEN_BESIDE[name]] for name in DOMAINS]
+        """Images start .. start + size - 1 of an endless sequence of shuffled epochs."""
+        batch: dict[str, Tensor] = {}
+        domains = [[name, *TRAINING_LABELS[name]] for name in DOMAINS]
         for group in domains if "a" in self.columns else [list(self.columns)]:
             indices = self._indices(seed, group[0], len(self.columns[group[0]]), start, size)
-            found |= self.rows(indices, [name for name in group if name in self.columns])
-        return found
+            batch |= self.rows(indices, [name for name in group if name in self.columns])
+        return batch
 
     def _indices(self, seed: int, group: str, count: int, start: int, size: int) -> Tensor:
-        taken = []
+        parts = []
         while size:
             epoch, offset = divmod(start, count)
             part = self._order(seed, group, count, epoch)[offset : offset + size]
-            taken.append(part)
+            parts.append(part)
             start, size = start + len(part), size - len(part)
-        return taken[0] if len(taken) == 1 else torch.cat(taken)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _order(self, seed: int, group: str, count: int, epoch: int) -> Tensor:
-        """The permutation of one epoch, a function of (seed, epoch): a resumed run needs no sampler state."""
+        """The permutation of an epoch depends on (seed, epoch) only: a resumed training needs no sampler state."""
         cached = self._orders.get((seed, group))
         if cached is None or cached[0] != epoch:
             order = np.random.Generator(np.random.Philox(derive(seed, "order", group, epoch))).permutation(count)
@@ -124,7 +121,7 @@ class Columns:
         else:
             rows = torch.from_numpy(np.ascontiguousarray(column[indices.numpy()]))
         if self.place is not None:
-            rows = rows.to(self.place)  # as bytes, a quarter of the floats
+            rows = rows.to(self.place)  # as uint8, a quarter of the size
         if name in IMAGES:
             return as_float(rows)
         return rows.long() if name == "masks" else rows

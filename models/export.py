@@ -1,4 +1,4 @@
-"""What of a model can be written down as a graph of its own: its parts, each a module from tensors to one tensor."""
+"""The parts of a model that can be exported (to ONNX), each as a module from tensors to one tensor."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +22,7 @@ from models.capabilities import (
 from models.family import Family
 from models.types import InputError
 
-ROWS = 3
-"""Images or codes in the inputs that a part is traced and checked with."""
+ROWS = 3  # of the example inputs
 BY_CAPABILITY = {
     "classifier": (Classifies, "logits", "logits"),
     "segmenter": (Segments, "pixel_logits", "logits"),
@@ -33,23 +32,23 @@ BY_CAPABILITY = {
     "refiner": (Refines, "refine", "images_out"),
     "judge": (Discriminates, "real_log_odds", "log_odds"),
 }
-"""Capability, the method that answers, and the name of what comes out."""
+"""By part: the capability, its method, and the name of the output."""
 
 
 class Part(nn.Module):
-    """One question to a model as a module; its parameters are the model's."""
+    """A method of a model as a module with the parameters of the model."""
 
-    def __init__(self, model: Family, question: Callable[..., Tensor]):
+    def __init__(self, model: Family, method: Callable[..., Tensor]):
         super().__init__()
-        self.model, self.question = model, question
+        self.model, self.method = model, method
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.question(*inputs)
+        return self.method(*inputs)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A part with names for what goes in and comes out, and inputs to trace it with. Axis 0 of each is the batch."""
+    """A part with example inputs by name and the name of its output. Axis 0 of each is the batch."""
 
     part: str
     module: Part
@@ -58,23 +57,23 @@ class Graph:
 
 
 def parts(model: Family) -> list[str]:
-    """Names of the parts of a model, the one asked for by default first."""
-    found = [name for name, (capability, *_) in BY_CAPABILITY.items() if isinstance(model, capability)]
+    """Names of the parts of a model, the default first."""
+    names = [name for name, (capability, *_) in BY_CAPABILITY.items() if isinstance(model, capability)]
     if isinstance(model, Translates):
-        found += [f"translator_{direction}" for direction in model.directions]
-    found += ["encoder"] if isinstance(model, Encodes) else []
-    return found + (["decoder"] if isinstance(model, Decodes) else [])
+        names += [f"translator_{direction}" for direction in model.directions]
+    names += ["encoder"] if isinstance(model, Encodes) else []
+    return names + (["decoder"] if isinstance(model, Decodes) else [])
 
 
 def graph(model: Family, part: str | None = None) -> Graph:
-    """The part of that name. Raises InputError when the model has none such."""
-    able = parts(model)
-    part = part or next(iter(able), None)
-    if part not in able:
+    """The part of that name (default: the first). Raises InputError if the model does not have it."""
+    known = parts(model)
+    part = part or next(iter(known), None)
+    if part not in known:
         raise InputError(
-            f"a model of family {model.name} has no part {part}" if part else f"{model.name} has no graph to export",
+            f"a model of family {model.name} has no part {part}" if part else f"{model.name} has no part to export",
             field="part",
-            remedy=f"It has {', '.join(able)}." if able else None,
+            remedy=f"It has {', '.join(known)}." if known else None,
         )
     if part == "decoder":
         return _decoder(model)
@@ -84,11 +83,11 @@ def graph(model: Family, part: str | None = None) -> Graph:
         return Graph(part, Part(model, model.encode), images, "latents")
     if part.startswith("translator_"):
         direction = part.removeprefix("translator_")
-        return Graph(part, Part(model, lambda shown: model.translate(shown, direction)), images, "images_out")
+        return Graph(part, Part(model, lambda images: model.translate(images, direction)), images, "images_out")
     if part == "refiner" and model.noise_dim:
         images["noise"] = torch.randn((ROWS, model.noise_dim), generator=draws)
-    _, question, output = BY_CAPABILITY[part]
-    return Graph(part, Part(model, getattr(model, question)), images, output)
+    _, method, output = BY_CAPABILITY[part]
+    return Graph(part, Part(model, getattr(model, method)), images, output)
 
 
 def _decoder(model: Family) -> Graph:

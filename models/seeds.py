@@ -1,4 +1,4 @@
-"""Randomness is derived, never carried: each draw has a seed computed from a root seed and its purpose."""
+"""Seeds: each random draw has its own, derived from a root seed and a purpose, so no generator state is stored."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def derive(seed: int, *purpose: object) -> int:
-    """A 63-bit seed from `seed` and any printable parts, equal on every machine."""
+    """A 63-bit seed from `seed` and any printable parts, the same on every machine."""
     text = ":".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -17,14 +17,14 @@ def generator(seed: int, *purpose: object, device: torch.device | str = "cpu") -
 
 
 def seed_globally(seed: int, device: torch.device) -> None:
-    """What `torch.manual_seed` does for the streams that `device` uses; it takes 1 us instead of 200."""
+    """`torch.manual_seed` for the generators that `device` uses only: 1 us instead of 200."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
 def normal_rows(seeds: list[int], width: int) -> torch.Tensor:
-    """(n, width) standard normal draws, row i from seeds[i] alone: a row does not depend on its neighbours."""
+    """(n, width) standard normal numbers, row i from seeds[i] only."""
     if not seeds:
         return torch.empty(0, width)
     return torch.stack([torch.randn(width, generator=generator(seed, "normal")) for seed in seeds])

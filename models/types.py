@@ -1,4 +1,4 @@
-"""What crosses the borders of this package: the facts of a dataset, and the errors a caller can act on."""
+"""Types used at the border of this package: the facts of a dataset, batches, and errors for callers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-"""Columns of one mini-batch: images (b, c, h, w) in [0, 1], labels (b,) int64, masks (b, h, w) int64, targets (b,)."""
+"""Columns of a mini-batch: images (b, c, h, w) in [0, 1], labels (b,) int64, masks (b, h, w) int64, targets (b,)."""
 
 Metrics = dict[str, Tensor]
-"""Scalars of one update, still on the device: nothing in a step waits for them."""
+"""Scalars of one update, on the device: a step does not wait for their values."""
 
 
 class ModelError(ValueError):
-    """Base of the errors this package raises for what a caller gave; `code` is stable, `field` names the culprit."""
+    """Base of errors caused by the caller's input; `code` is stable, `field` is the name of the input."""
 
     code = "invalid-request"
 
@@ -24,7 +24,7 @@ class ModelError(ValueError):
 
 
 class ConfigError(ModelError):
-    """A hyper-parameter, or a combination of them, that cannot work."""
+    """A setting, or a combination of settings, that cannot work."""
 
     code = "invalid-config"
 
@@ -36,20 +36,20 @@ class DataError(ModelError):
 
 
 class InputError(ModelError):
-    """An input of an operation (image, latents, label) that does not fit the model."""
+    """An input of an operation (image, latents, label) that the model cannot take."""
 
     code = "invalid-request"
 
 
 class Diverged(ModelError):
-    """The loss or the weights are no longer finite."""
+    """The loss or the weights are not finite."""
 
     code = "diverged"
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a report leaves for an operation to use: tensors by name, and facts that are plain JSON."""
+class ReportArtefact:
+    """What a report stores for later operations: named tensors and JSON facts (a clustering, for example)."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -57,11 +57,10 @@ class Fitted:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The facts of a dataset that shape a network. `columns` counts rows by split and column.
+    """The facts of a dataset that networks and settings depend on. `columns` counts rows by split and column.
 
-    `twins`: validation rows n of the columns a and b show the same thing, so a translation can be scored.
-    `ages` are those of the training images, at evenly spaced places from the youngest to the oldest; `identities` is
-    how many different ones the training images have.
+    `twins`: row n of the validation columns a and b show the same thing, so a translation can be scored.
+    `ages`: evenly spaced quantiles of the ages of the training images. `identities`: number of identities in them.
     """
 
     layout: str
@@ -90,21 +89,23 @@ class DataSpec:
 
     @property
     def pixels(self) -> int:
-        """Numbers per image, C*H*W."""
+        """Numbers per image, C * H * W."""
         return self.channels * self.height * self.width
 
     @property
     def count(self) -> int:
-        """Training images: rows of the longest training column."""
+        """Number of training images: rows of the longest training column."""
         return max(self.columns.get("train", {}).values(), default=0)
 
     def class_index(self, label: str | int) -> int:
-        """The index of a class given by name or index. Raises InputError when there is no such class."""
+        """The index of a class given by name or index. Raises InputError if it is unknown."""
         names = self.classes or ()
         if isinstance(label, str) and label in names:
             return names.index(label)
         text = str(label)
         if text.isdecimal() and int(text) < len(names):
             return int(text)
-        allowed = f"one of {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "none: no classes"
-        raise InputError(f"there is no such class; allowed is {allowed}", field="label")
+        if not names:
+            raise InputError(f"unknown class {label!r}: this model has no classes", field="label")
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        raise InputError(f"unknown class {label!r}; choose one of {', '.join(names[:20])}{more}", field="label")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.types import Fitted
+from models.types import ReportArtefact
 
 Method = Literal["kmeans", "gmm"]
 REACH_QUANTILE = 0.99
@@ -65,12 +65,12 @@ class Clustering:
         distances = gaps.square().sum(2).sqrt().gather(1, groups[:, None])[:, 0]
         return groups, distances, logs.softmax(1)
 
-    def pack(self, facts: dict) -> Fitted:
+    def pack(self, facts: dict) -> ReportArtefact:
         names = ("mean", "spread", "centres", "variances", "shares", "reach")
-        return Fitted({name: getattr(self, name) for name in names}, facts | {"method": self.method})
+        return ReportArtefact({name: getattr(self, name) for name in names}, facts | {"method": self.method})
 
     @classmethod
-    def unpack(cls, fitted: Fitted) -> Self:
+    def unpack(cls, fitted: ReportArtefact) -> Self:
         return cls(fitted.facts["method"], **fitted.tensors)
 
 

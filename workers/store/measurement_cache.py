@@ -15,7 +15,7 @@ from app.core.store import blobs
 from models.data import Columns
 from models.evaluation.dataset_view import DatasetView
 from models.operations.core.base import Operation, Params
-from models.types import DataSpec, Fitted
+from models.types import DataSpec, ReportArtefact
 from workers import codecs
 from workers.data import open_dataset
 from workers.inference.batching import LoadedModel
@@ -128,10 +128,10 @@ def training_dataset_of(digest: str) -> str:
     return f"{card['dataset']}@{card['dataset_digest']}"
 
 
-def fitted(key: str) -> Fitted:
+def fitted(key: str) -> ReportArtefact:
     """What a report fitted, from its file `key`. Raises NotFound."""
     try:
-        return Fitted(*unpack(blobs.path(key)))
+        return ReportArtefact(*unpack(blobs.path(key)))
     except (FileNotFoundError, ValueError):
         raise NotFound("The fit of this report was deleted.", field="report", remedy="Run the report again.") from None
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.evaluation.dataset_view import DatasetView
 from models.family import Family
-from models.types import Fitted
+from models.types import ReportArtefact
 
 Rows = dict[str, Tensor]
 """Tensors with one common leading dimension: row i of each belongs to the same image."""
@@ -118,7 +118,7 @@ class Operation(ABC):
     Params: ClassVar[type[Params]] = Params
 
     view: DatasetView
-    fitted: Fitted
+    fitted: ReportArtefact
 
     @classmethod
     def fits(cls, family: type[Family]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.data import Columns
 from models.evaluation.dataset_view import check_shape
 from models.family import Family
-from models.types import DataError, DataSpec, Fitted
+from models.types import DataError, DataSpec, ReportArtefact
 
 
 class Params(BaseModel):
@@ -46,8 +46,8 @@ class ReportResult:
     curves: list[Curve] = field(default_factory=list)
     pictures: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    fitted: Fitted | None = None
-    """Fitted tensors, stored for an operation that uses this report."""
+    fitted: ReportArtefact | None = None
+    """ReportArtefact tensors, stored for an operation that uses this report."""
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def test_a_conditional_model_goes_through_its_classes_or_keeps_to_the_one_asked_
     ("operation", "kind", "inputs", "params", "sentence"),
     [
         (Decode, TinyGenerator, torch.zeros(1, 4), {}, "Required: label"),
-        (Decode, TinyGenerator, torch.zeros(1, 4), {"label": 3}, "no such class"),
+        (Decode, TinyGenerator, torch.zeros(1, 4), {"label": 3}, "unknown class"),
         (Decode, TinyAutoencoder, torch.zeros(1, 3), {"label": 0}, "not conditional"),
         (Decode, TinyAutoencoder, torch.zeros(2, 4), {}, "must have shape n x 3"),
         (Decode, TinyAutoencoder, torch.tensor([[0, math.nan, 0]]), {}, "finite"),

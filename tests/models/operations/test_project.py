@@ -72,7 +72,7 @@ def test_a_conditional_model_keeps_the_label_given_or_the_best_one():
     free, told = project(model, wanted, steps=2), project(model, wanted, steps=2, label="class 1")
     assert [item["index"] for item in free.facts["items"]] == [0, 1, 2]
     assert [item["index"] for item in told.facts["items"]] == [1, 1, 1]
-    with pytest.raises(InputError, match="no such class"):
+    with pytest.raises(InputError, match="unknown class"):
         project(model, wanted, label=9)
 
 

@@ -145,7 +145,7 @@ def test_samples_follow_label_and_labels():
     assert (
         items() == [0, 1, 2, 0] and items(label="class 2") == [2] * 4 and items(labels=["class 2", 0]) == [2, 0, 2, 0]
     )
-    with pytest.raises(InputError, match="no such class"):
+    with pytest.raises(InputError, match="unknown class"):
         items(label=3)
     with pytest.raises(InputError, match="cannot be combined"):
         items(label=1, labels=[1])
