@@ -169,9 +169,9 @@ def test_class_agreement_by_hand():
     class Measure:
         net = torch.nn.Module()
         count = 4
-        unseen = torch.zeros(4, 1, 1, 1)
+        validation_images = torch.zeros(4, 1, 1, 1)
 
-        def predicted(self, images):
+        def class_logits(self, images):
             return torch.eye(2)[images[:, 0, 0, 0].long()]
 
     Measure.net.content = torch.nn.Linear(1, 2)
