@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.api.calls import formats
+from app.api.calls import responses
 from app.api.calls.inputs import IMAGE_TYPES, NPY, ZIP
 from app.core import catalog as catalogs
 from app.core.catalog import Catalog
@@ -29,18 +29,18 @@ def documented(catalog: Catalog, name: str) -> dict[str, Any]:
     extra: dict[str, Any] = {"parameters": [*_headers(entry), *_parameters(catalog, name)], "x-problems": PROBLEMS}
     if entry["method"] == "POST":
         extra["requestBody"] = _body(catalog, name)
-    responses: dict[int | str, dict[str, Any]] = {
+    statuses: dict[int | str, dict[str, Any]] = {
         200: {"description": "The answer, in the media type that Accept asks for.", "content": _contents(entry)},
         202: {"description": "With 'Prefer: respond-async': the job that computes the answer."},
     }
     if entry["method"] == "GET":
-        responses[304] = {"description": "The client has this answer: If-None-Match has its entity tag."}
+        statuses[304] = {"description": "The client has this answer: If-None-Match has its entity tag."}
     return {
         "operation_id": f"{name.replace('-', '_')}_model" if name != "samples" else "sample_model",
         "summary": entry["summary"],
         "deprecated": "alias_of" in entry or None,
         "description": _description(entry),
-        "responses": responses,
+        "responses": statuses,
         "openapi_extra": extra,
     }
 
@@ -59,8 +59,8 @@ def _inlined(value: Any, root: Schema) -> Any:
 
 def _description(entry: dict[str, Any]) -> str:
     needs = joined([catalogs.spell_need(need) for need in entry["needs"]])
-    forms = joined(formats.offers(entry, several=True), "or")
-    one = formats.offers(entry, several=False)[0]
+    forms = joined(responses.offers(entry, several=True), "or")
+    one = responses.offers(entry, several=False)[0]
     deprecated = f"Deprecated: use {entry['alias_of']}. " if "alias_of" in entry else ""
     return (
         f"{deprecated}For models with the capability {needs}; others answer 409. Parameters go into the query or, in "
@@ -155,6 +155,6 @@ def _example(takes: str) -> dict[str, Any]:
 
 def _contents(entry: dict[str, Any]) -> dict[str, Any]:
     forms = [entry, entry | {"gives": "images"}] if entry.get("picture_param") else [entry]
-    kinds = dict.fromkeys(kind for form in forms for many in (False, True) for kind in formats.offers(form, many))
-    shapes = {formats.JSON: {"type": "object"}}
+    kinds = dict.fromkeys(kind for form in forms for many in (False, True) for kind in responses.offers(form, many))
+    shapes = {responses.JSON: {"type": "object"}}
     return {media: {"schema": shapes.get(media, BINARY)} for media in kinds}

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from app.api.calls import formats, inputs, references
+from app.api.calls import inputs, references, responses
 from app.api.calls.inputs import Inputs
 from app.api.calls.responses import ResponseSpec
 from app.core import catalog
@@ -102,7 +102,7 @@ async def prepare(
         operation=operation,
         model=model.name,
         digest=model.digest,
-        format=formats.pick(entry, request.headers.get("accept"), count > 1 or sent.names is not None),
+        format=responses.pick(entry, request.headers.get("accept"), count > 1 or sent.names is not None),
         listed=sent.several or entry["takes"] == "nothing" or entry["sheet"],
         picture_first=entry["gives"] == "images" and not entry.get("json_first"),
         seed=params.get("seed"),

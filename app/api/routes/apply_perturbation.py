@@ -7,7 +7,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.calls import formats, inputs, responses
+from app.api.calls import inputs, responses
 from app.api.calls.openapi import BASE64, BINARY, IMAGE_TYPES
 from app.api.calls.responses import ResponseSpec
 from app.api.http.auth import Reader
@@ -30,8 +30,8 @@ APPLY = {"gives": "images", "params": {}, "sheet": False, "json_first": False}
     responses={
         200: {
             "description": "The perturbed images, in the media type that Accept asks for.",
-            "content": {media: {"schema": {} if media == formats.JSON else BINARY}
-                        for media in formats.offers(APPLY, several=True)},
+            "content": {media: {"schema": {} if media == responses.JSON else BINARY}
+                        for media in responses.offers(APPLY, several=True)},
         }
     },
     openapi_extra={
@@ -67,7 +67,7 @@ async def apply(
     if sent.params or sent.texts:
         name = next(iter(sent.params | sent.texts))[:80]
         raise InvalidRequest(f"The body takes images only, no {name}.", field=name)
-    form = formats.pick(APPLY, request.headers.get("accept"), sent.rows > 1)
+    form = responses.pick(APPLY, request.headers.get("accept"), sent.rows > 1)
     params = {"perturbation": row["digest"], "model": victim.digest if victim else None}
     deadline = time.time() + settings().call_timeout_seconds
     answer = await request.app.state.calls.submit(

@@ -8,8 +8,8 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from app.api.calls.formats import choose
 from app.api.calls.references import imported
+from app.api.calls.responses import choose
 from app.api.http.auth import Reader
 from app.api.http.openapi import problems
 from app.api.http.paths import DatasetPath

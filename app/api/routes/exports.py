@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import select
 from starlette.responses import FileResponse, Response
 
-from app.api.calls.formats import matches
 from app.api.calls.prepare import Preferences
+from app.api.calls.responses import matches
 from app.api.http.auth import Reader
 from app.api.http.openapi import problems
 from app.api.http.paths import ModelPath

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
-from app.api.calls.formats import choose
+from app.api.calls.responses import choose
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import JobPath, Limit

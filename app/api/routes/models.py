@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
-from app.api.calls.formats import matches
+from app.api.calls.responses import matches
 from app.api.http.auth import Reader, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import Cursor, Limit, ModelPath

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.calls import formats, responses
+from app.api.calls import responses
 from app.api.calls.defer import defer
 from app.api.calls.openapi import documented
 from app.api.calls.prepare import Preferences, Task, prepare, require_operation
@@ -52,13 +52,13 @@ async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
     """GET: equal requests give equal bytes, so a client that has them gets 304 before anything is computed."""
     form = task.response.format
     parts = task.operation, task.model.digest, sorted(task.params.items())
-    etag = formats.tag(*parts, form.media, form.grid, settings().executor)
+    etag = responses.tag(*parts, form.media, form.grid, settings().executor)
     headers = responses.base_headers(task.response) | {"ETag": etag, "Cache-Control": _caching(task)}
     if task.random_seed:
         query = request.url.include_query_params(seed=task.params["seed"]).query
         pinned = f"{task.model.name}@{task.model.digest[:16]}"
         headers["Content-Location"] = f"/v1/models/{pinned}/{task.operation}?{query}"
-    elif formats.matches(request.headers.get("if-none-match"), etag):
+    elif responses.matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     if request.scope.get("head"):
         return Response(media_type=form.media, headers=headers)

@@ -1,4 +1,4 @@
-"""Queries of jobs: one, a page, the next due, positions in the queue. Clients see the jobs of their tenant only."""
+"""Queries of jobs: one, a page, the next due, Clients see the jobs of their tenant only."""
 
 import json
 import re
@@ -49,16 +49,6 @@ def list_jobs(
     rows = conn.execute(select(jobs).where(*conditions).order_by(jobs.c.id.desc()).limit(limit + 1)).mappings().all()
     page = [dict(row) for row in rows[:limit]]
     return page, page[-1]["id"] if len(rows) > limit else None
-
-
-def queue_position(conn: Connection, job_id: str) -> int | None:
-    """1 for the job that starts next, tenants taking turns; None for a job that does not wait."""
-    turn = func.row_number().over(partition_by=jobs.c.tenant, order_by=jobs.c.id)
-    queue = select(jobs.c.queue).where(jobs.c.id == job_id).scalar_subquery()
-    waiting = select(jobs.c.id, turn.label("turn")).where(jobs.c.state == "queued", jobs.c.queue == queue).subquery()
-    mine = select(waiting.c.turn).where(waiting.c.id == job_id).scalar_subquery()
-    ahead = or_(waiting.c.turn < mine, and_(waiting.c.turn == mine, waiting.c.id <= job_id))
-    return conn.execute(select(func.count()).select_from(waiting).where(ahead)).scalar_one() or None
 
 
 def counts(conn: Connection) -> dict[tuple[str, str], int]:

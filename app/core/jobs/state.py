@@ -29,7 +29,6 @@ from app.core.jobs.queries import TERMINAL as TERMINAL
 from app.core.jobs.queries import WORD, due, get, next_due
 from app.core.jobs.queries import counts as counts
 from app.core.jobs.queries import list_jobs as list_jobs
-from app.core.jobs.queries import queue_position as queue_position
 from app.core.settings import settings
 from app.core.store.database import clock, encode_json, new_id
 from app.core.store.tables import jobs
@@ -133,6 +132,16 @@ def active_count(conn: Connection, tenant: str) -> int:
     """Jobs of the tenant that are queued or running."""
     active = jobs.c.state.in_(("queued", "running"))
     return conn.execute(select(func.count()).where(jobs.c.tenant == tenant, active)).scalar_one()
+
+
+def queue_position(conn: Connection, job_id: str) -> int | None:
+    """1 for the job that starts next, tenants taking turns; None for a job that does not wait."""
+    turn = func.row_number().over(partition_by=jobs.c.tenant, order_by=jobs.c.id)
+    queue = select(jobs.c.queue).where(jobs.c.id == job_id).scalar_subquery()
+    waiting = select(jobs.c.id, turn.label("turn")).where(jobs.c.state == "queued", jobs.c.queue == queue).subquery()
+    mine = select(waiting.c.turn).where(waiting.c.id == job_id).scalar_subquery()
+    ahead = or_(waiting.c.turn < mine, and_(waiting.c.turn == mine, waiting.c.id <= job_id))
+    return conn.execute(select(func.count()).select_from(waiting).where(ahead)).scalar_one() or None
 
 
 def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
