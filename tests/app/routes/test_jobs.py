@@ -206,7 +206,7 @@ async def test_an_end_before_a_resume_is_not_the_end(client, job):
 
 
 async def test_a_watcher_sees_progress_and_the_end_while_they_happen(client, job, monkeypatch):
-    monkeypatch.setattr("app.api.routes.job_events.LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("app.api.routes.job_events.POLL_SECONDS", 0.02)
     watcher = asyncio.create_task(client.get(f"/v1/jobs/{job['id']}/events"))
     await asyncio.sleep(0.1)
     claim = claimed(job)
