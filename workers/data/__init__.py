@@ -1,6 +1,6 @@
-"""Datasets: archives to arrays, split, stored, and opened again. No image is decoded after this.
+"""Datasets: imports archives as arrays, splits and stores them, and opens them again.
 
-`open_dataset` gives the arrays to training; `ensure_builtin` brings in a built-in dataset.
+`open_dataset` returns the arrays of a stored dataset; `ensure_builtin` imports a built-in dataset if it is missing.
 """
 
 from workers.data.importing import ensure_builtin

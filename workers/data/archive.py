@@ -1,4 +1,4 @@
-"""A foreign zip, read member by member and never extracted. Sizes are counted as they are read, not believed."""
+"""Reads an uploaded zip member by member, without extracting it; limits count the bytes that are really read."""
 
 import stat
 import unicodedata
@@ -14,7 +14,7 @@ from app.core.settings import settings
 from workers.data.rows import Report
 
 MAX_RATIO = 100
-RATIO_COUNTS_FROM = 64 << 20  # below this a high ratio does no harm: blank images compress well
+RATIO_COUNTS_FROM = 64 << 20  # smaller archives may have any ratio: blank images compress well
 DIRECTORY_BYTES_PER_MEMBER = 200
 JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -30,29 +30,34 @@ class Member(NamedTuple):
 
 
 class Archive:
-    """`members` are the files worth reading in natural order; what is suspicious about the others is in the report."""
+    """`members` are the usable files in natural order; files with unsafe names are refused in the report."""
 
     def __init__(self, file: Path, report: Report):
         self.bytes = file.stat().st_size
         self.read_bytes = 0
         try:
             with file.open("rb") as stream:
-                # what ZipFile is about to load into memory; the function is its own, so both see the same number
+                # the size of the central directory, which ZipFile would load into memory
                 end = zipfile._EndRecData(stream)
-            if end and end[5] > settings().max_archive_members * DIRECTORY_BYTES_PER_MEMBER:
-                raise InvalidDataset("The archive's table of contents is too large.")
+            limit = settings().max_archive_members * DIRECTORY_BYTES_PER_MEMBER
+            if end and end[5] > limit:
+                raise InvalidDataset(
+                    f"The archive's table of contents has {end[5]} bytes; at most {limit} are allowed.",
+                    remedy="Send fewer files.",
+                )
             self.zip = zipfile.ZipFile(file)
         except InvalidDataset:
             raise
         except Exception as error:  # BadZipFile and half a dozen others, depending on the bytes
-            raise InvalidDataset("The upload is not a zip archive, or it is damaged or cut short.") from error
+            raise InvalidDataset("The upload is not a zip file, or it is damaged or incomplete.") from error
         infos = self.zip.infolist()
         if len(infos) > settings().max_archive_members:
             self.close()
             raise InvalidDataset(
-                f"The archive has {len(infos)} members; at most {settings().max_archive_members} are read."
+                f"The archive has {len(infos)} entries; at most {settings().max_archive_members} are allowed.",
+                remedy="Send fewer files.",
             )
-        self.members = sorted(_worth_reading(infos, report), key=lambda member: natural(member.name))
+        self.members = sorted(_usable(infos, report), key=lambda member: natural(member.name))
 
     def close(self) -> None:
         self.zip.close()
@@ -61,23 +66,23 @@ class Archive:
         with self.open(member) as stream:
             data = stream.read(limit + 1)
         if len(data) > limit:
-            raise InvalidImage(f"The file is larger than {limit} bytes.")
+            raise InvalidImage(f"The file is larger than {limit} bytes, which is the limit.")
         return data
 
     @contextmanager
     def open(self, member: Member) -> Iterator["CountedStream"]:
-        """The member's bytes; trouble with them is InvalidImage, trouble with the archive's limits InvalidDataset."""
+        """A stream of the member's bytes. Raises InvalidImage for a bad member, InvalidDataset beyond the limits."""
         if member.info.flag_bits & 0x1:
             raise InvalidImage("The file is encrypted.")
         if member.info.compress_type not in METHODS:
-            raise InvalidImage("The file is compressed in an unusual way; deflate is read.")
+            raise InvalidImage("Unsupported zip compression; use deflate or none.")
         try:
             with self.zip.open(member.info) as stream:
                 yield CountedStream(stream, self)
         except (InvalidImage, InvalidDataset):
             raise
         except Exception as error:
-            raise InvalidImage("The file is damaged inside the archive.") from error
+            raise InvalidImage("The file is damaged in the archive.") from error
 
     def count(self, read: int) -> None:
         self.read_bytes += read
@@ -86,12 +91,12 @@ class Archive:
         if self.read_bytes > RATIO_COUNTS_FROM and self.read_bytes > MAX_RATIO * self.bytes:
             raise InvalidDataset(
                 f"The archive unpacks to more than {MAX_RATIO} times its size.",
-                remedy="Store the files with less compression.",
+                remedy="Zip the files with a lower compression level.",
             )
 
 
 class CountedStream:
-    """A member's stream that reports every byte to the archive's limits."""
+    """A member's stream; every byte read counts towards the archive's limits."""
 
     def __init__(self, stream: IO[bytes], archive: Archive):
         self.stream, self.archive = stream, archive
@@ -102,7 +107,7 @@ class CountedStream:
         return data
 
 
-def _worth_reading(infos: list[zipfile.ZipInfo], report: Report) -> Iterator[Member]:
+def _usable(infos: list[zipfile.ZipInfo], report: Report) -> Iterator[Member]:
     for info in infos:
         # macOS decomposes accents, others do not; backslashes come from old Windows packers
         name = unicodedata.normalize("NFC", info.filename).replace("\\", "/")
@@ -112,8 +117,8 @@ def _worth_reading(infos: list[zipfile.ZipInfo], report: Report) -> Iterator[Mem
         if any(part.lower() in JUNK for part in path):
             continue
         if ".." in path or name.startswith("/") or path[0].endswith(":"):
-            report.refuse(name, "The name points outside the archive.")
+            report.refuse(name, "The path points outside the archive.")
         elif stat.S_ISLNK(info.external_attr >> 16):
-            report.refuse(name, "The file is a symbolic link.")
+            report.refuse(name, "The file is a symbolic link; only regular files are read.")
         else:
             yield Member(path, info)

@@ -1,4 +1,4 @@
-"""labels.csv: one line per image, its `file` and any of `label`, `target`, `age`, `identity` and `split`."""
+"""Reads labels.csv: a line per image with its `file` and any of `label`, `target`, `age`, `identity` and `split`."""
 
 import csv
 import io
@@ -11,7 +11,9 @@ from workers.data.rows import Report, printable
 
 COLUMNS = {"label": "labels", "target": "targets", "age": "ages", "identity": "identities"}
 MAX_BYTES = 16 << 20
-MAX_NAMED = 10
+MAX_LISTED = 10
+MAX_NUMBER = 1e30
+MAX_SHOWN = 40
 
 
 class Attributes(NamedTuple):
@@ -20,29 +22,40 @@ class Attributes(NamedTuple):
 
 
 def read_labels(data: bytes, report: Report) -> dict[str, Attributes]:
-    """Attributes by file name; lines that cannot be used are in the report."""
+    """Attributes by file name; unusable lines are refused in the report."""
+    lines, columns = read_table("labels.csv", data)
+    if "file" not in columns.values() or not COLUMNS.keys() & set(columns.values()):
+        raise InvalidDataset(
+            f"labels.csv needs the column file and at least one of {', '.join(COLUMNS)}; "
+            f"its columns are {_listed(list(columns))}.",
+            field="labels.csv",
+            remedy="Name the columns in the first line, separated by commas.",
+        )
+    if unknown := [name for name, column in columns.items() if column not in {*COLUMNS, "file", "split"}]:
+        report.warn(
+            f"Columns of labels.csv that were not used: {_listed(unknown)}. "
+            f"The known columns are file, split, {', '.join(COLUMNS)}."
+        )
+    return _by_file(lines, columns, report)
+
+
+def read_table(file: str, data: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:
+    """The lines of the CSV `file` by header name, and each header name in lower case without spaces around it."""
     try:
         lines = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InvalidDataset("labels.csv is not a table in UTF-8 with commas and a first line of names.") from error
-    given = [name for name in (lines[0] if lines else {}) if name]
-    columns = {name: name.strip().lower() for name in given}
-    known = [name for name, column in columns.items() if column in COLUMNS]
-    if "file" not in columns.values() or not known:
-        named = f" It has {', '.join(map(printable, given[:MAX_NAMED]))}." if given else ""
         raise InvalidDataset(
-            f"labels.csv needs the column file and at least one of {', '.join(COLUMNS)}; "
-            f"its first line must name them, separated by commas.{named}",
-            field="labels.csv",
-        )
-    if unknown := [name for name in given if columns[name] not in {*COLUMNS, "file", "split"}]:
-        more = f" and {len(unknown) - MAX_NAMED} more" if len(unknown) > MAX_NAMED else ""
-        named = ", ".join(map(printable, unknown[:MAX_NAMED]))
-        report.warn(
-            f"Columns of labels.csv that were not used: {named}{more}. "
-            f"Those that are read are file, split, {', '.join(COLUMNS)}."
-        )
-    return _by_file(lines, columns, report)
+            f"{file} is not a CSV table: it must be UTF-8 text with commas and a first line of column names.",
+            field=file,
+        ) from error
+    if not lines:
+        raise InvalidDataset(f"{file} has no line after its header.", field=file, remedy="Write a line per file.")
+    return lines, {name: name.strip().lower() for name in lines[0] if name}
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(map(printable, names[:MAX_LISTED])) + more if names else "missing"
 
 
 def _by_file(lines: list[dict], columns: dict[str, str], report: Report) -> dict[str, Attributes]:
@@ -53,10 +66,11 @@ def _by_file(lines: list[dict], columns: dict[str, str], report: Report) -> dict
         split = SPLITS.get(cells.pop("split", "").lower())
         try:
             if not name:
-                raise InvalidImage("The line has no file.")
+                raise InvalidImage("The column file is empty.")
             if name in files:
-                raise InvalidImage("The file has two lines.")
-            files[name] = Attributes({COLUMNS[c]: _value(c, cells[c]) for c in cells if c in COLUMNS}, split)
+                raise InvalidImage(f"The file {printable(name)} has a line already.")
+            values = {COLUMNS[c]: _value(c, cells[c]) for c in cells if c in COLUMNS}
+            files[name] = Attributes(values, split)
         except InvalidImage as error:
             report.refuse(f"labels.csv line {number}", error.detail)
     return files
@@ -64,15 +78,19 @@ def _by_file(lines: list[dict], columns: dict[str, str], report: Report) -> dict
 
 def _value(column: str, cell: str) -> str | float:
     if not cell:
-        raise InvalidImage(f"The line has no {column}.")
+        raise InvalidImage(f"The column {column} is empty.")
     if column in ("label", "identity"):
         return printable(cell)
-    try:
-        number = float(cell)
-    except ValueError:
-        raise InvalidImage(f"The {column} is not a number.") from None
-    if not math.isfinite(number) or abs(number) > 1e30:
-        raise InvalidImage(f"The {column} is not a finite number.")
+    number = read_number(column, cell)
+    if not math.isfinite(number) or abs(number) > MAX_NUMBER:
+        raise InvalidImage(f"{column} must be a finite number of at most {MAX_NUMBER:g} in size; found {number:g}.")
     if column == "age" and number < 0:
-        raise InvalidImage("The age is negative.")
+        raise InvalidImage(f"age must not be negative; found {number:g}.")
     return number
+
+
+def read_number(column: str, cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise InvalidImage(f"{column} must be a number; found {printable(cell[:MAX_SHOWN])!r}.") from None

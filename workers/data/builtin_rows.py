@@ -1,4 +1,4 @@
-"""A built-in dataset as rows, to be imported like an upload."""
+"""Reads a built-in dataset as rows, which are imported like those of an upload."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ from workers.data.rows import Row, Size
 
 
 class BuiltinSource:
-    """Like ZipSource: `total`, `layout`, `classes` and `rows()`. `size` is what it is drawn at, not scaled to."""
+    """A Source (see rows.py). The pictures are drawn at `size`, not scaled to it."""
 
     def __init__(self, builtin: str, size: Size | None = None):
         if builtin not in LOADERS:
             raise NotFound(
-                f"There is no built-in dataset {builtin!r}.", field="builtin", remedy=f"There are {', '.join(LOADERS)}."
+                f"Unknown built-in dataset {builtin!r}.", field="builtin", remedy=f"Choose one of {', '.join(LOADERS)}."
             )
         facts = BUILTINS[builtin]
         if size:

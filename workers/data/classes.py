@@ -1,31 +1,31 @@
-"""Names to numbers: labels, identities and mask values become indices, in natural order of their names."""
+"""Turns labels, identities and mask values into indices, in natural order of their names."""
 
 import numpy as np
 
 from app.core.catalog.describe import joined
 from app.core.names import natural
-from workers.data.boxes import columns
+from workers.data.boxes import box_columns
 from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report
 from workers.data.table import Table
 
-LISTED = 12
+MAX_LISTED = 12
 
 
 def name_values(table: Table, layout: str, report: Report) -> tuple[dict[str, np.ndarray], list[str] | None]:
-    """The columns that are not pixels, and the class names; names become indices in natural order."""
+    """The columns that hold no pixels, and the class names."""
     values, classes = {}, None
     for column in table.records[0].values:
-        given = [record.values[column] for record in table.records]
+        cells = [record.values[column] for record in table.records]
         if column == "labels":
-            classes = table.classes or sorted(set(given), key=natural)
-            given = given if table.classes else _indices(given, classes)
+            classes = table.classes or sorted(set(cells), key=natural)
+            cells = cells if table.classes else _indices(cells, classes)
         elif column == "identities":
-            given = [str(value) for value in given]
-            given = _indices(given, sorted(set(given), key=natural))
-        values[column] = np.array(given, VALUE_TYPES[column])
+            names = [str(cell) for cell in cells]
+            cells = _indices(names, sorted(set(names), key=natural))
+        values[column] = np.array(cells, VALUE_TYPES[column])
     if layout == "detection":
-        found, classes = columns([record.boxes for record in table.records], table.classes, report)
-        values |= found
+        boxes, classes = box_columns([record.boxes for record in table.records], table.classes, report)
+        values |= boxes
     if layout == "segmentation":
         classes = table.classes or _mask_classes(table, report)
     return values, classes and _check(classes, report, least=1 if layout == "detection" else 2)
@@ -37,39 +37,39 @@ def _indices(names: list[str], order: list[str]) -> list[int]:
 
 
 def _mask_classes(table: Table, report: Report) -> list[str]:
-    found = np.flatnonzero(table.mask_values).tolist()
-    if set(found) == {0, 255}:
-        return ["0", "1"]  # the usual way to save a yes/no mask that people can look at
-    if 255 in found:
+    values = np.flatnonzero(table.mask_values).tolist()
+    if set(values) == {0, 255}:
+        return ["0", "1"]  # a binary mask saved so that it can be seen
+    if 255 in values:
         raise report.invalid(
-            f"The masks use {len(found)} values and 255 among them, which often means 'ignore'.",
+            f"The masks have {len(values)} values with 255 among them, which often means 'ignore'.",
             remedy="Add classes.json with the names of the classes 0, 1, ...; masks with other values are refused.",
         )
-    if found != list(range(len(found))):
-        values = joined(map(str, found)) if len(found) <= LISTED else f"{found[0]}, {found[1]} ... {found[-1]}"
+    if values != list(range(len(values))):
+        text = joined(map(str, values)) if len(values) <= MAX_LISTED else f"{values[0]}, {values[1]} ... {values[-1]}"
         report.warn(
-            f"The masks use the values {values}: these are the classes, numbered from 0 in this order and named by"
-            " their values. Masks that mean other classes need classes.json with all names."
+            f"The masks have the values {text}. They became the classes 0, 1, ... in this order, named by their values."
+            " If other classes are meant, add classes.json with all names."
         )
-    return [str(value) for value in found]
+    return [str(value) for value in values]
 
 
 def mask_codes(table: Table) -> np.ndarray | None:
-    """(256,) the class index of each mask value; None where masks hold indices already."""
-    found = np.flatnonzero(table.mask_values)
-    if table.classes or not len(found) or found[-1] == len(found) - 1:
+    """The class index of each mask value, uint8 (256,); None where masks hold indices already."""
+    values = np.flatnonzero(table.mask_values)
+    if table.classes or not len(values) or values[-1] == len(values) - 1:
         return None
     codes = np.zeros(256, np.uint8)
-    codes[found] = np.arange(len(found))
+    codes[values] = np.arange(len(values))
     return codes
 
 
 def _check(classes: list[str], report: Report, least: int) -> list[str]:
     if not least <= len(classes) <= MAX_CLASSES:
-        found = "one class" if len(classes) == 1 else f"{len(classes)} classes"
+        count = "one class" if len(classes) == 1 else f"{len(classes)} classes"
         raise report.invalid(
-            f"The dataset has {found}; {least} to {MAX_CLASSES} are possible.",
+            f"The dataset has {count}; between {least} and {MAX_CLASSES} are allowed.",
             field="layout",
-            remedy="Import with layout=plain to leave the classes away.",
+            remedy="Import with layout=plain to ignore the classes.",
         )
     return classes

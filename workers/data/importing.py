@@ -43,12 +43,13 @@ def built_in(builtin: str) -> Origin:
 
 
 def open_upload(spec: dict[str, Any], report: Report) -> Source:
+    """The uploaded file of a job's `spec` as a source of rows. Raises InvalidDataset."""
     if spec.get("format") not in SOURCES:
         raise InvalidDataset(f"format must be zip or npz; you sent {spec.get('format')!r}.", field="format")
     try:
         path = blobs.path(spec["upload"])
     except FileNotFoundError:
-        raise InvalidDataset("The upload is gone.", remedy="Upload the file again.") from None
+        raise InvalidDataset("The uploaded file no longer exists.", remedy="Upload it again.") from None
     return SOURCES[spec["format"]](path, Options.read(spec), report)
 
 
@@ -61,11 +62,11 @@ def read_source(
         tempfile.TemporaryDirectory(prefix=cleanup.IMPORT_FOLDER) as folder,
         closing(Table(Path(folder), options, source.classes, report)) as table,
     ):
-        for done, row in enumerate(source.rows(), start=1):
+        for count, row in enumerate(source.rows(), start=1):
             tick()
             if row is not None:
                 table.add(row)
-            progress(min(done, source.total), source.total)
+            progress(min(count, source.total), source.total)
         return publish(table, source.layout, Path(folder), report, tick, source.twins)
 
 

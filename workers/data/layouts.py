@@ -1,4 +1,4 @@
-"""Where a file lies says what it is: folder names to layout, role, class and split. Names only, no bytes."""
+"""Finds the layout of an archive, and each file's role, class and split, from the paths alone."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from workers.data.archive import Member
 from workers.data.rows import Report, printable
 
 Path = tuple[str, ...]
+MAX_LISTED = 10
 SIDECARS = ("labels.csv", "classes.json", "boxes.csv")
 TABLES = {"labels.csv": "attributes", "boxes.csv": "detection"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -19,11 +20,11 @@ SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(
 # the folders of pytorch-CycleGAN-and-pix2pix: trainA, trainB, testA, testB
 JOINED = {split + domain: (split, domain) for split in ("train", "val", "test") for domain in "ab"}
 ROLES = {"paired": ("input", "target"), "unpaired": ("a", "b"), "segmentation": ("images", "masks")}
-REMEDY = "Say which it is: layout=plain, labelled, paired, unpaired, segmentation, attributes or detection."
+REMEDY = "Set layout to plain, labelled, paired, unpaired, segmentation, attributes or detection."
 
 
 class Place(NamedTuple):
-    """`key` is the path below the role's folder without suffix: what pairs agree in."""
+    """`role`: the image column or "masks". `key`: the path below the role's folder without suffix, equal for a pair."""
 
     member: Member
     role: str
@@ -40,18 +41,23 @@ class Arrangement:
 
 
 def arrange(members: list[Member], layout: str | None, report: Report) -> Arrangement:
-    """Gives every member its place, in the members' order; those without one are refused in the report."""
+    """Gives every member its place, in the members' order; members without one are refused in the report.
+
+    Raises InvalidDataset if the archive does not fit `layout`, or none fits the archive.
+    """
+    if not members:
+        raise report.no_usable_image()
     paths = _without_wrapper({member: member.path for member in members})
     sidecars = {
         path[0].lower(): member for member, path in paths.items() if len(path) == 1 and path[0].lower() in SIDECARS
     }
-    paths = _parted({member: path for member, path in paths.items() if path[0].lower() not in sidecars})
+    paths = _split_joined({member: path for member, path in paths.items() if path[0].lower() not in sidecars})
     if not layout:
-        layout = next((meant for table, meant in TABLES.items() if table in sidecars), None)
+        layout = next((name for table, name in TABLES.items() if table in sidecars), None)
     for table in TABLES.keys() & sidecars.keys():
         if TABLES[table] != layout:
-            report.warn(f"{table} was not read: it belongs to layout={TABLES[table]}; leave layout out, or say so.")
-    # a table names files by their whole path and has a column for the split
+            report.warn(f"{table} was not read: it belongs to layout={TABLES[table]}; the layout is {layout}.")
+    # a table names files by their full paths and has a column for the split
     paths, splits = (paths, {}) if layout in TABLES.values() else _without_splits(paths)
     layout = layout or _detect(list(_pictures(paths)), report)
     place = _by_role if layout in ROLES else _by_folder
@@ -59,14 +65,15 @@ def arrange(members: list[Member], layout: str | None, report: Report) -> Arrang
 
 
 def _pictures(paths: dict[Member, Path]) -> Iterable[Path]:
-    """The paths that speak for the layout: a README beside the folders does not."""
+    """The paths of images, or all if no file has the suffix of one: a README must not change the layout."""
     return [path for path in paths.values() if path[-1].lower().endswith(IMAGE_SUFFIXES)] or paths.values()
 
 
 def _without_wrapper(paths: dict[Member, Path]) -> dict[Member, Path]:
+    """Removes the folders that hold the whole archive."""
     while True:
-        speaking = [path for path in paths.values() if path[-1].lower().endswith((*IMAGE_SUFFIXES, *SIDECARS))]
-        tops = {path[0] if len(path) > 1 else None for path in speaking or paths.values()}
+        data_paths = [path for path in paths.values() if path[-1].lower().endswith((*IMAGE_SUFFIXES, *SIDECARS))]
+        tops = {path[0] if len(path) > 1 else None for path in data_paths or paths.values()}
         if len(tops) != 1 or None in tops:
             return paths
         paths = _stripped(paths, tops.__contains__)
@@ -76,7 +83,8 @@ def _stripped(paths: dict[Member, Path], unwanted: Callable[[str], bool]) -> dic
     return {member: path[1:] if len(path) > 1 and unwanted(path[0]) else path for member, path in paths.items()}
 
 
-def _parted(paths: dict[Member, Path]) -> dict[Member, Path]:
+def _split_joined(paths: dict[Member, Path]) -> dict[Member, Path]:
+    """trainA/1.png -> train/a/1.png, if all images lie in such folders."""
     if not all(len(path) > 1 and path[0].lower() in JOINED for path in _pictures(paths)):
         return paths
     joined = {member: JOINED.get(path[0].lower(), path[:1]) for member, path in paths.items()}
@@ -84,7 +92,7 @@ def _parted(paths: dict[Member, Path]) -> dict[Member, Path]:
 
 
 def _without_splits(paths: dict[Member, Path]) -> tuple[dict[Member, Path], dict[Member, str]]:
-    """Takes `train/`, `val/` ... away when all pictures lie in such folders; one of them alone is a mere wrapper."""
+    """Removes `train/`, `val/` ... if all images lie in such folders, and returns the splits; a single one is none."""
     tops = {path[0].lower() if len(path) > 1 else "" for path in _pictures(paths)}
     if not tops or not tops <= SPLITS.keys():
         return paths, {}
@@ -101,11 +109,12 @@ def _detect(paths: list[Path], report: Report) -> str:
     for layout, roles in ROLES.items():
         if names == set(roles) and not at_top:
             if layout == "unpaired":
-                report.warn("The folders A and B were read as two domains; if they are classes, say layout=labelled.")
+                report.warn("The folders A and B were read as two domains. If they are classes, set layout=labelled.")
             return layout
         if names > set(roles) and layout != "unpaired":
             raise InvalidDataset(
-                f"There are the folders {roles[0]} and {roles[1]} of the layout {layout}, and others beside them.",
+                f"The archive has the folders {roles[0]}/ and {roles[1]}/ of layout={layout}, and also "
+                f"{_folders(names - set(roles))}.",
                 field="layout",
                 remedy=REMEDY,
             )
@@ -113,9 +122,10 @@ def _detect(paths: list[Path], report: Report) -> str:
         return "plain"
     if at_top:
         raise InvalidDataset(
-            f"{at_top} images lie at the top of the archive and {len(paths) - at_top} in folders.",
+            f"The archive has {at_top} images at the top level and {len(paths) - at_top} in folders.",
             field="layout",
-            remedy="Import with layout=plain for all images, or layout=labelled to take the folders as classes.",
+            remedy="Import with layout=plain to ignore the folders, or layout=labelled to read only the folders, as "
+            "classes.",
         )
     return "labelled"
 
@@ -123,35 +133,52 @@ def _detect(paths: list[Path], report: Report) -> str:
 def _by_folder(layout: str, paths: dict[Member, Path], splits: dict[Member, str], report: Report) -> list[Place]:
     places = []
     if layout == "labelled" and not any(len(path) > 1 for path in paths.values()):
-        raise InvalidDataset(
-            "The layout labelled has a folder for each of at least two classes; all files lie in one folder.",
-            field="layout",
-            remedy="Import with layout=plain.",
-        )
+        raise _no_class_folders(list(paths), report)
     for member, path in paths.items():
         if layout == "labelled" and len(path) < 2:
-            report.refuse(member.name, "The file lies outside the class folders.")
+            report.refuse(member.name, "The file is not in a class folder.")
             continue
         label = printable(path[0]) if layout == "labelled" else None
         places.append(Place(member, "images", "/".join(path), label, splits.get(member)))
     return places
 
 
+def _no_class_folders(members: list[Member], report: Report) -> InvalidDataset:
+    suffixes = {splitext(member.name)[1].lower() for member in members}
+    if not suffixes & set(IMAGE_SUFFIXES):
+        return report.invalid(
+            f"The archive has no image; its files end in {', '.join(sorted(filter(None, suffixes))) or 'no suffix'}.",
+            remedy="Send PNG, JPEG or WebP images.",
+        )
+    folders = {member.path[-2] for member in members if len(member.path) > 1}
+    return report.invalid(
+        f"layout=labelled needs one folder per class (at least two); found {_folders(folders) or 'none'}.",
+        field="layout",
+        remedy="Put the images of each class into a folder of its own, or import with layout=plain.",
+    )
+
+
+def _folders(names: set[str]) -> str:
+    """Folder names for an error, such as "cat/, dog/"; at most ten."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(f"{printable(name)}/" for name in sorted(names)[:MAX_LISTED]) + more
+
+
 def _by_role(layout: str, paths: dict[Member, Path], splits: dict[Member, str], report: Report) -> list[Place]:
     roles = ROLES[layout]
-    found = {path[0].lower() for path in paths.values() if len(path) > 1}
-    if set(roles) - found:
-        # a folder that is alone was taken for a wrapper
-        met = found | {part.lower() for member in paths for part in member.path[:-1]}
-        missing = " and ".join(f"{role}/" for role in roles if role not in met) or "one of them"
+    tops = {path[0].lower() for path in paths.values() if len(path) > 1}
+    if set(roles) - tops:
+        # a single folder was removed as a wrapper
+        folders = tops | {part.lower() for member in paths for part in member.path[:-1]}
+        missing = " and ".join(f"{role}/" for role in roles if role not in folders) or "one of them"
         raise InvalidDataset(
-            f"The layout {layout} has the folders {roles[0]}/ and {roles[1]}/; missing or empty: {missing}.",
+            f"layout={layout} needs the folders {roles[0]}/ and {roles[1]}/; missing or empty: {missing}.",
             field="layout",
-            remedy="Put the images of each kind into the folder of its name.",
+            remedy=f"Put the images into {roles[0]}/ and {roles[1]}/, or set another layout.",
         )
     outside = [member for member, path in paths.items() if len(path) < 2 or path[0].lower() not in roles]
     for member in outside:
-        report.refuse(member.name, f"The file lies outside {roles[0]}/ and {roles[1]}/.")
+        report.refuse(member.name, f"The file is outside {roles[0]}/ and {roles[1]}/.")
     inside = {member: path for member, path in paths.items() if member not in set(outside)}
     below = {member: path[1:] for member, path in inside.items()}
     if not splits:  # images/train/1.png is as common as train/images/1.png
@@ -170,10 +197,10 @@ def _by_role(layout: str, paths: dict[Member, Path], splits: dict[Member, str], 
 
 
 def _classes_of_domains(places: dict[Member, tuple[str, Path]]) -> set[str]:
-    """Folders that both domains have, where all files lie in them and there are two or more: they are classes."""
-    found: dict[str, set[str]] = {}
+    """The folders of both domains, if they are the same two or more and hold all files: then they are classes."""
+    folders: dict[str, set[str]] = {}
     for role, path in places.values():
-        found.setdefault(role, set()).add(path[0] if len(path) > 1 else "")
-    first, *others = found.values() or [set()]
-    alike = len(first) > 1 and "" not in first and all(other == first for other in others)
-    return first if alike else set()
+        folders.setdefault(role, set()).add(path[0] if len(path) > 1 else "")
+    first, *others = folders.values() or [set()]
+    same = len(first) > 1 and "" not in first and all(other == first for other in others)
+    return first if same else set()

@@ -1,4 +1,4 @@
-"""The arrays of an npz, streamed in slices, so that an upload is never in memory as a whole."""
+"""Reads the arrays of an npz in slices, so that an upload is never in memory as a whole."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ MAX_WHOLE_BYTES = 1 << 30
 
 
 class Array(NamedTuple):
-    """An npy member's head; the numbers stay in the archive until they are asked for."""
+    """The header of an npy member; `slices` and `whole` read the numbers."""
 
     name: str
     head: NpyHead
@@ -33,7 +33,7 @@ class Array(NamedTuple):
         return self.head.dtype
 
     def slices(self) -> Iterator[np.ndarray]:
-        """The array along its first axis, a few megabytes at a time."""
+        """The array along its first axis, about 4 MB at a time."""
         with _reading(self.name), self.archive.open(self.member) as stream:
             read_npy_head(stream)
             if self.head.fortran and len(self.shape) > 1:
@@ -47,21 +47,31 @@ class Array(NamedTuple):
 
     def whole(self) -> np.ndarray:
         if self.head.bytes > MAX_WHOLE_BYTES:
-            raise InvalidDataset(f"The array {self.name} is too large for what it is.")
+            raise InvalidDataset(
+                f"The array {self.name} has {self.head.bytes} bytes; at most {MAX_WHOLE_BYTES} are allowed for it."
+            )
         return np.concatenate(list(self.slices())) if self.shape[0] else np.empty(self.shape, self.dtype)
 
 
 def read_arrays(archive: Archive) -> Iterator[Array]:
-    """The arrays by name; anything else in the archive, and pickled objects, refuse the whole."""
+    """The arrays of the archive. Raises InvalidDataset for any other file in it, and for pickled objects."""
     for member in archive.members:
         name = printable(member.path[-1].removesuffix(".npy"))
         with _reading(name), archive.open(member) as stream:
             head = read_npy_head(stream)
         if head.dtype.kind not in "buifUS" or not head.shape:
-            raise InvalidDataset(f"The array {name} holds Python objects, records or a single value.")
+            raise InvalidDataset(
+                f"The array {name} holds Python objects, records or a single value.",
+                remedy="Save numbers or text with at least one axis.",
+            )
         if head.fortran and len(head.shape) > 1 and head.bytes > MAX_WHOLE_BYTES:
-            # an array that is stored column by column has to be turned as a whole
-            raise InvalidDataset(f"The array {name} is in Fortran order.", remedy="Use numpy.ascontiguousarray.")
+            # an array in Fortran order can only be read as a whole
+            raise InvalidDataset(
+                f"The array {name} is in Fortran order and has {head.bytes} bytes; at most {MAX_WHOLE_BYTES} are "
+                f"allowed"
+                " in this order.",
+                remedy="Save numpy.ascontiguousarray(array).",
+            )
         yield Array(name, head, member, archive)
 
 
@@ -71,7 +81,7 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except InvalidImage as error:
         raise InvalidDataset(
-            f"The array {name} cannot be read: it is damaged, cut short or no npy file.",
+            f"The array {name} cannot be read: it is damaged, incomplete or not an npy file.",
             remedy="Save with numpy.savez(file, images=..., labels=...).",
         ) from error
 

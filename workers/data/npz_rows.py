@@ -1,4 +1,4 @@
-"""An npz as rows: which array is which column, of which split, in which layout."""
+"""Reads an npz as rows: finds the column and split of each array, and the layout."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from app.core.catalog.builtin_datasets import COLUMNS
 from app.core.errors import InvalidDataset, InvalidImage
-from workers.data import pixel_values as levels
+from workers.data import pixel_values
 from workers.data.archive import Archive
-from workers.data.boxes import MOST, check, read_array
+from workers.data.boxes import MAX_BOXES, check, read_array
 from workers.data.layouts import SPLITS
 from workers.data.npz import Array, read_arrays
 from workers.data.rows import IMAGE_COLUMNS, VALUE_TYPES, Options, Report, Row
 from workers.data.values import name_classes, read_values
 
 NAMES = {name: name for name in (*IMAGE_COLUMNS, *VALUE_TYPES, "masks", "boxes")} | {"x": "images", "y": "labels"}
-OF_DOMAINS = {"a_labels": "a", "b_labels": "b"}
+DOMAIN_LABELS = {"a_labels": "a", "b_labels": "b"}
 CLASS_NAMES = ("classes", "class_names", "label_names")
 REMEDY = "Save with numpy.savez(file, images=..., labels=...)."
 
@@ -23,7 +23,7 @@ Part = dict[str, Array]
 
 
 class NpzSource:
-    """Like ZipSource: `total`, `layout`, `classes` and `rows()`."""
+    """A Source (see rows.py)."""
 
     twins = False
 
@@ -34,7 +34,7 @@ class NpzSource:
         self.parts: dict[str | None, Part] = {}
         for array in read_arrays(self.archive):
             split, column = _parse(array.name)
-            if array.name in OF_DOMAINS:
+            if array.name in DOMAIN_LABELS:
                 self.parts.setdefault(None, {})[array.name] = array
                 continue
             if array.name in CLASS_NAMES:
@@ -63,8 +63,8 @@ class NpzSource:
         part, values, boxes = self.parts[split], self.values[split], self.boxes.get(split)
         if self.layout == "unpaired":
             values = self.domain_values.get(names[0], {})
-        streams = [levels.pixels(part[name]) for name in names]
-        masks = levels.masks(part["masks"]) if "masks" in self.columns else None
+        streams = [pixel_values.pixels(part[name]) for name in names]
+        masks = pixel_values.masks(part["masks"]) if "masks" in self.columns else None
         for index, images in enumerate(zip(*streams, strict=True)):
             row = Row(
                 f"{part[names[0]].name}[{index}]",
@@ -77,12 +77,12 @@ class NpzSource:
             yield row if boxes is None else self._with_boxes(row, f"{part['boxes'].name}[{index}]")
 
     def _with_boxes(self, row: Row, where: str) -> Row | None:
-        """None, and the reason in the report, for an image with a box that cannot be."""
-        for place, box in enumerate(row.boxes):
+        """The row; None for an image with an invalid box, which is refused in the report."""
+        for index, box in enumerate(row.boxes):
             try:
                 check(box, *row.images["images"].shape[1:])
             except InvalidImage as error:
-                self.report.refuse(f"{where}[{place}]", error.detail)
+                self.report.refuse(f"{where}[{index}]", error.detail)
                 return None
         return row
 
@@ -98,47 +98,53 @@ class NpzSource:
                 if name not in part:
                     where = f" for {split}" if split else ""
                     raise InvalidDataset(
-                        f"The layout {self.layout} has the arrays {' and '.join(columns)}; there is no {name}{where}.",
+                        f"layout={self.layout} needs the arrays {' and '.join(columns)}; there is no {name}{where}.",
                         field="layout",
                         remedy=REMEDY,
                     )
         if columns == ("images",) and self.layout == "attributes":
-            raise InvalidDataset("The layout attributes has one of the arrays labels, targets, ages and identities.")
+            raise InvalidDataset(
+                "layout=attributes needs at least one of the arrays labels, targets, ages and identities.",
+                field="layout",
+            )
         return columns
 
     def _read_values(self) -> None:
         self.values: dict[str | None, dict[str, list]] = {}
-        given = self.classes
+        names_by_index = self.classes
         for split, part in self.parts.items():
             lengths = {part[name].name: part[name].shape[0] for name in self.columns}
             if self.layout != "unpaired" and len(set(lengths.values())) > 1:
-                stated = ", ".join(f"{name} {length}" for name, length in lengths.items())
-                raise InvalidDataset(f"The arrays differ in length: {stated}.")
+                text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+                raise InvalidDataset(f"The arrays differ in length: {text}.")
             names = [name for name in self.columns if name in VALUE_TYPES]
             self.values[split] = {name: read_values(part[name], name) for name in names}
             if "boxes" in self.columns:
-                if part["boxes"].shape[1:2] > (MOST,):
-                    raise InvalidDataset(f"The array {part['boxes'].name} has more than {MOST} boxes for an image.")
-                self.boxes[split], kinds = read_array(part["boxes"], given)
-                self.classes = max(self.classes or kinds, kinds, key=len)
+                if part["boxes"].shape[1:2] > (MAX_BOXES,):
+                    raise InvalidDataset(
+                        f"The array {part['boxes'].name} has more than {MAX_BOXES} boxes per image; its shape is"
+                        f" {list(part['boxes'].shape)}."
+                    )
+                self.boxes[split], classes = read_array(part["boxes"], names_by_index)
+                self.classes = max(self.classes or classes, classes, key=len)
         self.domain_values = self._read_domains()
         if "labels" in self.columns:
             labels = chain.from_iterable(values["labels"] for values in self.values.values())
             self.classes = name_classes(list(labels), self.classes)
 
     def _read_domains(self) -> dict[str, dict[str, list]]:
-        """Labels by domain, where both have them and no split is given."""
+        """The labels of a and b, if both have them and the arrays state no split."""
         part = self.parts.get(None, {})
-        if self.layout != "unpaired" or not set(OF_DOMAINS) <= set(part):
+        if self.layout != "unpaired" or not set(DOMAIN_LABELS) <= set(part):
             return {}
-        found = {domain: read_values(part[name], "labels") for name, domain in OF_DOMAINS.items()}
-        for name, domain in OF_DOMAINS.items():
-            if len(found[domain]) != part[domain].shape[0]:
+        labels = {domain: read_values(part[name], "labels") for name, domain in DOMAIN_LABELS.items()}
+        for name, domain in DOMAIN_LABELS.items():
+            if len(labels[domain]) != part[domain].shape[0]:
                 raise InvalidDataset(
-                    f"The arrays differ in length: {domain} {part[domain].shape[0]}, {name} {len(found[domain])}."
+                    f"The arrays differ in length: {domain} {part[domain].shape[0]}, {name} {len(labels[domain])}."
                 )
-        self.classes = name_classes([*found["a"], *found["b"]], self.classes)
-        return {domain: {"labels": labels} for domain, labels in found.items()}
+        self.classes = name_classes([*labels["a"], *labels["b"]], self.classes)
+        return {domain: {"labels": of_domain} for domain, of_domain in labels.items()}
 
 
 def _detect(names: set[str]) -> str:
@@ -153,7 +159,7 @@ def _detect(names: set[str]) -> str:
             return layout
     if "masks" in names and names & VALUE_TYPES.keys():
         raise InvalidDataset(
-            "The npz has masks and labels.", field="layout", remedy="Say layout=segmentation or another."
+            "The npz has both masks and labels.", field="layout", remedy="Set layout=segmentation or layout=labelled."
         )
     if "masks" in names:
         return "segmentation"
@@ -165,7 +171,7 @@ def _detect(names: set[str]) -> str:
 
 
 def _parse(name: str) -> tuple[str | None, str | None]:
-    """(split, column) of names such as images, x_train (Keras) and train_images (MedMNIST); column None: unknown."""
+    """(split, column) of names such as images, x_train (Keras) and train_images (MedMNIST); None if unknown."""
     words = name.lower().split("_")
     if len(words) == 1:
         return None, NAMES.get(words[0])

@@ -1,4 +1,4 @@
-"""The last steps of an import: split, arrays as .npy files, facts, digest, upload."""
+"""The last steps of an import: splits the rows, writes .npy files and facts, and stores them under their digest."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ import numpy as np
 
 from app.core.store import blobs
 from workers.codecs import fit, grid_png
-from workers.data.checks import advise, advise_on_classes, check_sides, examine, facts_of_people
+from workers.data.checks import age_and_identity_facts, check_sides, column_stats, warn_about_classes, warn_about_images
 from workers.data.classes import mask_codes, name_values
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
 from workers.data.table import Column, Table, chunk_rows
 
-THUMBNAILS, THUMBNAIL_SIDE = 64, 64
+MAX_THUMBNAILS, THUMBNAIL_SIDE = 64, 64
 
 
 class Published(NamedTuple):
@@ -31,28 +31,26 @@ class Published(NamedTuple):
 def publish(
     table: Table, layout: str, folder: Path, report: Report, tick: Callable[[], None], twins: bool = False
 ) -> Published:
-    """Turns a table into a stored dataset. `tick` is called between pieces of work and may raise to stop.
+    """Stores a table as a dataset. `tick` is called between steps and may raise to stop.
 
-    With `twins`, which wants the splits given, the facts say that validation rows of a and b belong together.
+    With `twins`, which needs stated splits, the facts say that row n of a and of b in validation show the same thing.
     """
     table.check_sizes()
     if not table.records:
-        why = report.reasons.most_common(1)
-        reason = f" {report.refused_count} files were refused, most often because: {why[0][0]}" if why else ""
-        raise report.invalid(f"The upload has no usable image.{reason}")
-    findings = {name: examine(column.array(), tick) for name, column in table.columns.items()}
-    check_sides(layout, findings, report)
-    keys = [[findings[name].keys[record.index] for name in record.columns] for record in table.records]
+        raise report.no_usable_image()
+    stats = {name: column_stats(column.array(), tick) for name, column in table.columns.items()}
+    check_sides(layout, stats, report)
+    keys = [[stats[name].keys[record.index] for name in record.columns] for record in table.records]
     groups = [[record.group.encode()] if record.group else [] for record in table.records]
     sides = split(
         [[*row, *group] for row, group in zip(keys, groups, strict=True)],
         ["+".join(record.columns) for record in table.records],
         [record.split for record in table.records],
     )
-    advise(table, findings, sides, report)
+    warn_about_images(table, stats, sides, report)
     values, classes = name_values(table, layout, report)
     if "labels" in values:
-        advise_on_classes(values["labels"].tolist(), [row[0] for row in keys], classes, report)
+        warn_about_classes(values["labels"].tolist(), [row[0] for row in keys], classes, report)
     columns = {side: _write(table, side, sides, values, folder / side, tick) for side in (TRAIN, VALIDATION)}
     facts = {
         "layout": layout,
@@ -62,11 +60,11 @@ def publish(
         "classes": classes,
         "columns": columns,
     }
-    facts |= facts_of_people(values, [index for index, side in enumerate(sides) if side == TRAIN], report)
-    if twins and None not in sides:  # a row left out would shift all that follow
+    facts |= age_and_identity_facts(values, [index for index, side in enumerate(sides) if side == TRAIN], report)
+    if twins and None not in sides:  # a removed row would shift all that follow
         facts["twins"] = True
     _thumbnails(table, folder / "thumbnails.png")
-    table.close()  # the disk need not hold the rows twice while they are uploaded
+    table.close()  # frees the disk before the files are copied to the store
     return _upload(folder, facts, tick)
 
 
@@ -78,7 +76,7 @@ def _write(
     folder: Path,
     tick: Callable[[], None],
 ) -> dict[str, int]:
-    """The .npy files of one side of the split; gives the number of rows by column."""
+    """Writes the .npy files of one side of the split; returns the number of rows by column."""
     rows = [index for index, here in enumerate(sides) if here == side]
     folder.mkdir()
     counts = {}
@@ -88,7 +86,7 @@ def _write(
     if table.masks:
         order = [table.records[row].index for row in rows]
         counts["masks"] = _gather(table.masks, order, folder / "masks.npy", tick, mask_codes(table))
-    for name, (column, order) in _placed(table, values, rows).items():
+    for name, (column, order) in _values_with_rows(table, values, rows).items():
         counts[name] = len(order)
         np.save(folder / f"{name}.npy", column[order], allow_pickle=False)
     if not rows:
@@ -98,8 +96,10 @@ def _write(
     return counts
 
 
-def _placed(table: Table, values: dict[str, np.ndarray], rows: list[int]) -> dict[str, tuple[np.ndarray, list[int]]]:
-    """Columns that are not pixels and the rows they have; each of two domains gets its own, a_labels and b_labels."""
+def _values_with_rows(
+    table: Table, values: dict[str, np.ndarray], rows: list[int]
+) -> dict[str, tuple[np.ndarray, list[int]]]:
+    """Each column without pixels with its rows; of two domains each has its own, a_labels and b_labels."""
     if "a" not in table.columns:
         return {name: (column, rows) for name, column in values.items()}
     own = {domain: [row for row in rows if domain in table.records[row].columns] for domain in table.columns}
@@ -109,7 +109,7 @@ def _placed(table: Table, values: dict[str, np.ndarray], rows: list[int]) -> dic
 def _gather(
     column: Column, order: list[int], path: Path, tick: Callable[[], None], codes: np.ndarray | None = None
 ) -> int:
-    """The rows in this order, through the table `codes` of their values if there is one."""
+    """Writes the rows in this order, mapped through `codes` (256,) if given; returns their number."""
     source = column.array()
     with path.open("wb") as file:
         head = {"descr": "|u1", "fortran_order": False, "shape": (len(order), *column.shape)}
@@ -123,22 +123,23 @@ def _gather(
 
 
 def _thumbnails(table: Table, path: Path) -> None:
-    per_column = THUMBNAILS // len(table.columns)
+    """Writes a contact sheet of up to 64 images, evenly spaced in each column."""
+    per_column = MAX_THUMBNAILS // len(table.columns)
     scale = min(1, THUMBNAIL_SIDE / max(table.size))
     height, width = (max(1, round(side * scale)) for side in table.size)
     pictures = []
     for column in table.columns.values():
         array = column.array()
-        chosen = np.linspace(0, len(array) - 1, min(per_column, len(array))).astype(int)
-        pictures.append([fit(image, height, width) for image in array[chosen]])
+        rows = np.linspace(0, len(array) - 1, min(per_column, len(array))).astype(int)
+        pictures.append([fit(image, height, width) for image in array[rows]])
     longest = max(map(len, pictures))
-    # pairs side by side
-    mixed = [images[index] for index in range(longest) for images in pictures if index < len(images)]
-    path.write_bytes(grid_png(np.stack(mixed), columns=8))
+    # the images of a pair side by side
+    sheet = [images[index] for index in range(longest) for images in pictures if index < len(images)]
+    path.write_bytes(grid_png(np.stack(sheet), columns=8))
 
 
 def _upload(folder: Path, facts: dict[str, Any], tick: Callable[[], None]) -> Published:
-    """Stores the files under the digest of arrays and facts; facts.json comes last and says that all is there."""
+    """Stores the files under the digest of arrays and facts; facts.json is written last and marks them complete."""
     head = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     digest, files = hashlib.sha256(head), sorted(folder.glob("*/*.npy"))
     for file in files:
@@ -148,12 +149,12 @@ def _upload(folder: Path, facts: dict[str, Any], tick: Callable[[], None]) -> Pu
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     prefix = f"datasets/{digest.hexdigest()}"
     size = len(head) + sum(file.stat().st_size for file in files)
-    found = blobs.exists(f"{prefix}/facts.json")
-    if not found:
+    existed = blobs.exists(f"{prefix}/facts.json")
+    if not existed:
         for file in [folder / "thumbnails.png", *files]:
             tick()
             with suppress(FileExistsError):
                 blobs.put(f"{prefix}/{file.relative_to(folder)}", file)
         with suppress(FileExistsError):
             blobs.put(f"{prefix}/facts.json", head)
-    return Published(digest.hexdigest(), facts, size, found)
+    return Published(digest.hexdigest(), facts, size, existed)

@@ -1,4 +1,4 @@
-"""What an import is made of: rows on their way into arrays, the options they are read with, the report of trouble."""
+"""The parts of an import: its rows, where they come from, the options they are read with, and the report."""
 
 import re
 from collections import Counter
@@ -24,7 +24,7 @@ VALUE_TYPES = {"labels": np.int64, "identities": np.int64, "targets": np.float32
 
 @dataclass(slots=True)
 class Row:
-    """One example: uint8 (C, H, W) by image column, and whatever is known about it."""
+    """An example: uint8 (C, H, W) by image column, with its mask, labels and other values."""
 
     name: str
     images: dict[str, np.ndarray]
@@ -33,7 +33,7 @@ class Row:
     split: str | None = None
     group: str | None = None
     boxes: list | None = None
-    """Of objects in the image; see workers/data/boxes.py."""
+    """Objects in the image; see boxes.py."""
 
 
 class Size(NamedTuple):
@@ -49,9 +49,9 @@ class Size(NamedTuple):
 
 
 class Source(Protocol):
-    """An upload or built-in being read: `rows()` yields up to `total` rows, and None for what was refused.
+    """An upload or built-in dataset being read: `rows()` yields up to `total` rows, None for a refused one.
 
-    `twins`: validation rows number n of the columns a and b, in the order they come, show the same thing.
+    `twins`: validation row n of column a and row n of column b, in this order, show the same thing.
     """
 
     layout: str
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Options:
-    """How an upload is to be read; None means: as it is found."""
+    """How to read an upload; None: as the upload has it."""
 
     layout: str | None = None
     size: Size | None = None
@@ -76,9 +76,11 @@ class Options:
     def read(cls, spec: dict[str, Any]) -> "Options":
         layout, channels = spec.get("layout"), spec.get("channels")
         if layout is not None and layout not in LAYOUTS:
-            raise InvalidDataset(f"layout is one of {', '.join(LAYOUTS)}.", field="layout")
+            raise InvalidDataset(f"Unknown layout {layout!r}. Choose one of {', '.join(LAYOUTS)}.", field="layout")
         if str(channels) not in ("None", "1", "3"):
-            raise InvalidDataset("channels is 1 (gray) or 3 (colour).", field="channels")
+            raise InvalidDataset(
+                f"channels must be 1 (gray) or 3 (colour); you sent {printable(str(channels))}.", field="channels"
+            )
         return cls(layout, read_size(spec.get("image_size")), channels and int(channels))
 
 
@@ -89,14 +91,15 @@ def read_size(text: str | int | None) -> Size | None:
     size = match and Size(int(match[1]), int(match[2] or match[1]))
     if not size or not size.usable:
         raise InvalidDataset(
-            f"image_size is a side such as 64 or height x width such as 48x64, {SMALLEST_SIDE} to {LARGEST_SIDE} each.",
+            f"image_size must be a side such as 64 or height x width such as 48x64, each from {SMALLEST_SIDE} to "
+            f"{LARGEST_SIDE}; you sent {printable(str(text))}.",
             field="image_size",
         )
     return size
 
 
 class Report:
-    """Refused members with reasons, and remarks about the whole; goes into the job's result."""
+    """The refused files with their reasons, and warnings about the dataset; part of the job's result."""
 
     def __init__(self) -> None:
         self.refused: list[dict[str, str]] = []
@@ -115,11 +118,18 @@ class Report:
             self.warnings.append(sentence)
 
     def invalid(self, detail: str, **options: Any) -> InvalidDataset:
-        """An error for the whole upload that carries what was refused."""
+        """An error about the whole upload, with the list of refused files."""
         return InvalidDataset(detail, refused=self.refused, refused_count=self.refused_count, **options)
+
+    def no_usable_image(self) -> InvalidDataset:
+        if not self.refused_count:
+            return self.invalid("The upload has no usable image.", remedy="Send PNG, JPEG or WebP images.")
+        reason = self.reasons.most_common(1)[0][0]
+        return self.invalid(
+            f"The upload has no usable image. {self.refused_count} files were refused, most often because: {reason}"
+        )
 
 
 def printable(name: str) -> str:
-    """A foreign name without what terminals, JSON or databases stumble over: control characters, lone surrogates."""
-    shown = (char if char.isprintable() or category(char) == "Zs" else "?" for char in name[:MAX_NAME])
-    return "".join(shown)
+    """The first 200 characters of `name`, with ? for what terminals, JSON or databases cannot show."""
+    return "".join(char if char.isprintable() or category(char) == "Zs" else "?" for char in name[:MAX_NAME])

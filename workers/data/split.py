@@ -1,30 +1,30 @@
-"""Train or validation, decided by content: the same images give the same split, and what is equal stays together."""
+"""Splits rows into training and validation by their content: equal images stay on one side, in every import."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-SHARE, LARGEST = 0.2, 10_000
+VALIDATION_FRACTION, MAX_VALIDATION = 0.2, 10_000
 TRAIN, VALIDATION = "train", "validation"
 
 
-def split(keys: Sequence[Iterable[bytes]], tables: Sequence[str], given: Sequence[str | None]) -> list[str | None]:
-    """The side of every row, None for a row that has to go because its like is on the other side.
+def split(keys: Sequence[Iterable[bytes]], tables: Sequence[str], stated: Sequence[str | None]) -> list[str | None]:
+    """The side of each row; None removes a row of validation that shares a key with a row of training.
 
-    Rows that share a key (an image's hash, a group's name) are on one side. `tables` says which column a row counts
-    for: the two domains of an unpaired dataset each get their validation images. Without enough distinct images all
-    rows are for training.
+    Rows that share a key (an image's hash, a group's name) are on one side. `tables` names the column that a row counts
+    for: each domain of an unpaired dataset gets its own validation images. `stated` is the upload's own split, used if
+    it has both sides. With too few distinct images all rows are for training.
     """
     groups = _connected(keys)
-    if {TRAIN, VALIDATION} <= set(given):
-        sides = _as_given(groups, given)
+    if {TRAIN, VALIDATION} <= set(stated):
+        sides = _as_stated(groups, stated)
         if VALIDATION in sides:
             return sides
-    chosen = _chosen(groups, tables)
-    return [VALIDATION if group in chosen else TRAIN for group in groups]
+    validation = _validation_groups(groups, tables)
+    return [VALIDATION if group in validation else TRAIN for group in groups]
 
 
 def _connected(keys: Sequence[Iterable[bytes]]) -> list[bytes]:
-    """For every row the smallest key that it is connected with, over any number of shared keys."""
+    """For each row the smallest key of its connected component (union-find): rows that share a key are connected."""
     parent: dict[bytes, bytes] = {}
 
     def root(key: bytes) -> bytes:
@@ -45,37 +45,37 @@ def _connected(keys: Sequence[Iterable[bytes]]) -> list[bytes]:
     return [root(first) for first in firsts]
 
 
-def _as_given(groups: list[bytes], given: Sequence[str | None]) -> list[str | None]:
-    learned = {group for group, side in zip(groups, given, strict=True) if side != VALIDATION}
+def _as_stated(groups: list[bytes], stated: Sequence[str | None]) -> list[str | None]:
+    train = {group for group, side in zip(groups, stated, strict=True) if side != VALIDATION}
     return [
-        (None if group in learned else VALIDATION) if side == VALIDATION else TRAIN
-        for group, side in zip(groups, given, strict=True)
+        (None if group in train else VALIDATION) if side == VALIDATION else TRAIN
+        for group, side in zip(groups, stated, strict=True)
     ]
 
 
-def _chosen(groups: list[bytes], tables: Sequence[str]) -> set[bytes]:
-    """Groups for validation, in the order of their hashes, until each table has its share."""
+def _validation_groups(groups: list[bytes], tables: Sequence[str]) -> set[bytes]:
+    """Groups for validation, in the order of their hashes, until each table has its fraction."""
     sizes: dict[bytes, Counter[str]] = defaultdict(Counter)
     for group, table in zip(groups, tables, strict=True):
         sizes[group][table] += 1
     counts = Counter(tables)
-    wanted = {table: min(LARGEST, max(1, round(count * SHARE))) for table, count in counts.items()}
-    taken: Counter[str] = Counter()
-    chosen = set()
+    target = {table: min(MAX_VALIDATION, max(1, round(count * VALIDATION_FRACTION))) for table, count in counts.items()}
+    used: Counter[str] = Counter()
+    validation = set()
     for group in sorted(sizes):
-        if all(taken[table] + size <= min(wanted[table], counts[table] - 1) for table, size in sizes[group].items()):
-            chosen.add(group)
-            taken += sizes[group]
+        if all(used[table] + size <= min(target[table], counts[table] - 1) for table, size in sizes[group].items()):
+            validation.add(group)
+            used += sizes[group]
     for table in counts:
-        if not taken[table]:  # a few large groups: the smallest that leaves something to learn from
+        if not used[table]:  # a few large groups: use the smallest that leaves rows for training
             fitting = [
                 group
                 for group in sorted(sizes, key=lambda group: (sizes[group][table], group))
                 if sizes[group][table]
-                and all(taken[other] + size < counts[other] for other, size in sizes[group].items())
+                and all(used[other] + size < counts[other] for other, size in sizes[group].items())
             ]
             if not fitting:
                 return set()
-            chosen.add(fitting[0])
-            taken += sizes[fitting[0]]
-    return chosen
+            validation.add(fitting[0])
+            used += sizes[fitting[0]]
+    return validation

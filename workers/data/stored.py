@@ -1,4 +1,4 @@
-"""A stored dataset as arrays mapped into memory: training reads rows straight from the file."""
+"""Opens stored datasets as arrays mapped into memory: training reads rows straight from the files."""
 
 import json
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def open_dataset(digest: str) -> OpenDataset:
     try:
         facts = json.loads(blobs.get(f"datasets/{digest}/facts.json"))
     except FileNotFoundError:
-        raise NotFound(f"The arrays of the dataset {digest[:12]} are gone.", remedy="Import it again.") from None
+        raise NotFound(f"The arrays of dataset {digest[:12]} no longer exist.", remedy="Import it again.") from None
     sides = {side: _columns(digest, side, facts) for side in ("train", "validation")}
     return OpenDataset(digest, facts, **sides)
 
@@ -35,16 +35,16 @@ def open_dataset(digest: str) -> OpenDataset:
 def images_page(
     digest: str, split: str = "train", column: str | None = None, start: int = 0, count: int = 100
 ) -> tuple[list[bytes], list[int] | None]:
-    """PNGs of the rows from `start`, and their labels where there are any. `column` is the first unless given."""
+    """PNGs of `count` rows from `start` and their labels, if any. `column`: by default the first image column."""
     columns = getattr(open_dataset(digest), split, None) if split in ("train", "validation") else None
     if columns is None:
-        raise InvalidRequest("split is train or validation.", field="split")
+        raise InvalidRequest(f"split must be train or validation; you sent {split!r}.", field="split")
     pictures = {name: array for name, array in columns.items() if array.dtype == np.uint8}
     column = column or next(iter(pictures), None)
     if column is None:
         return [], None
     if column not in pictures:
-        raise InvalidRequest(f"column is one of {', '.join(pictures)}.", field="column")
+        raise InvalidRequest(f"Unknown column {column!r}. Choose one of {', '.join(pictures)}.", field="column")
     rows = slice(max(0, start), max(0, start) + max(0, count))
     encode = encode_masks if column == "masks" else encode_png
     labels = columns["labels"][rows].tolist() if "labels" in columns else None

@@ -1,4 +1,4 @@
-"""Rows brought to one size and number of channels, and streamed to scratch files."""
+"""Scales rows to one size and number of channels and writes them to temporary files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ import numpy as np
 from app.core.errors import InvalidDataset
 from app.core.settings import settings
 from workers.codecs import fit, with_channels
-from workers.data.boxes import fitted
+from workers.data.boxes import fit_boxes
 from workers.data.rows import LARGEST_SIDE, MAX_IMAGES, SMALLEST_SIDE, Options, Report, Row, Size
 
 CHUNK_BYTES = 16 << 20
-# once sizes are known to differ, this many more images are read to list the sizes in the error
-SURVEY = 500
-# proportions may differ by this much without a word about cropping
+MAX_SIZE_SURVEY = 500
+"""Images that are read beyond the first of another size, to list the sizes in the error."""
 NOTICEABLE = 0.02
+"""Relative difference of proportions above which an image counts as cropped."""
 
 
 class Column:
-    """uint8 rows of one shape, written one by one and read back mapped into memory."""
+    """A file of uint8 rows of one shape: `append` writes a row, `array` maps all into memory."""
 
     def __init__(self, path: Path):
         self.path, self.count, self.shape = path, 0, ()
@@ -37,7 +37,7 @@ class Column:
         return np.memmap(self.path, np.uint8, "r", shape=(self.count, *self.shape))
 
     def widen(self) -> None:
-        """From one channel to three: the first colour image came after gray ones."""
+        """Rewrites the rows with three channels instead of one, when a colour image follows gray ones."""
         gray, narrow = self.array(), self.path.with_suffix(".gray")
         self.file.close()
         self.path.rename(narrow)
@@ -62,7 +62,7 @@ def chunks(array: np.ndarray) -> Iterator[np.ndarray]:
 
 
 class Record(NamedTuple):
-    """What is known of a row besides its pixels: the columns it is in, and its index there."""
+    """A row without its pixels; `columns` are its image columns, `index` is its place in them."""
 
     columns: tuple[str, ...]
     index: int
@@ -73,7 +73,7 @@ class Record(NamedTuple):
 
 
 class Table:
-    """`add` rows, then read `records`, `columns`, `masks` and the facts that all rows share."""
+    """Collects the rows of an import: `add` them, then read `records`, `columns` and `masks`."""
 
     def __init__(self, folder: Path, options: Options, classes: list[str] | None, report: Report):
         self.folder, self.options, self.report = folder, options, report
@@ -92,31 +92,33 @@ class Table:
 
     def add(self, row: Row) -> None:
         if len(self.records) >= MAX_IMAGES:
-            raise InvalidDataset(f"The dataset has more than {MAX_IMAGES} images.", remedy="Leave some of them away.")
+            raise InvalidDataset(
+                f"The dataset has more than {MAX_IMAGES} images, which is the limit.", remedy="Send fewer."
+            )
         pictures = [*row.images.values(), *([] if row.mask is None else [row.mask])]
         size = Size(*pictures[0].shape[-2:])
         if any(picture.shape[-2:] != size for picture in pictures):
-            self.report.refuse(row.name, "The two pictures of the pair differ in size.")
+            self.report.refuse(row.name, "The two images of the pair differ in size.")
             return
         self.sizes[size] += 1
         if not self.options.size and (len(self.sizes) > 1 or not size.usable):
-            if self.sizes.total() > len(self.records) + SURVEY:
+            if self.sizes.total() > len(self.records) + MAX_SIZE_SURVEY:
                 self.check_sizes()
             return
         if row.mask is None or self._add_mask(row):
             self._add_images(row)
 
     def check_sizes(self) -> None:
-        """Raises unless all images have one usable size, or were brought to one."""
+        """Raises InvalidDataset unless all images have the same usable size or are scaled to `image_size`."""
         if self.options.size or not self.sizes or (len(self.sizes) == 1 and self.size.usable):
             return
-        found = ", ".join(f"{size} ({count} images)" for size, count in self.sizes.most_common(8))
+        sizes = ", ".join(f"{size} ({count} images)" for size, count in self.sizes.most_common(8))
         more = f" and {len(self.sizes) - 8} more sizes" if len(self.sizes) > 8 else ""
         raise self.report.invalid(
-            f"Images of one size are needed, {SMALLEST_SIDE} to {LARGEST_SIDE} pixels a side. "
-            f"Found (height x width): {found}{more}.",
+            f"All images must have the same size, with sides of {SMALLEST_SIDE} to {LARGEST_SIDE} pixels. "
+            f"Found (height x width): {sizes}{more}.",
             field="image_size",
-            remedy="Import with image_size=64, or height x width such as image_size=48x64, to scale them.",
+            remedy="Set image_size to scale them, for example image_size=64 or image_size=48x64 (height x width).",
         )
 
     def _add_images(self, row: Row) -> None:
@@ -126,7 +128,7 @@ class Table:
         for name, image in row.images.items():
             self._append(name, self._same_channels(fit(image, height, width)))
         index = self.columns[next(iter(row.images))].count - 1
-        boxes = None if row.boxes is None else fitted(row.boxes, Size(*first.shape[-2:]), self.size)
+        boxes = None if row.boxes is None else fit_boxes(row.boxes, Size(*first.shape[-2:]), self.size)
         self.lost_boxes += len(row.boxes or ()) - len(boxes or ())
         self.records.append(Record(tuple(row.images), index, row.values, row.split, row.group, boxes))
 
@@ -143,7 +145,7 @@ class Table:
         self.bytes += image.nbytes
         if self.bytes > settings().max_archive_bytes:
             raise InvalidDataset(
-                f"The images take more than {settings().max_archive_bytes} bytes at {self.size}.",
+                f"The images take more than {settings().max_archive_bytes} bytes at {self.size}, which is the limit.",
                 remedy="Import with a smaller image_size.",
             )
         if name not in self.columns:
@@ -157,7 +159,11 @@ class Table:
             values = np.bincount(row.mask.ravel(), minlength=256) > 0
         if self.classes and values[len(self.classes) :].any():
             highest = int(np.flatnonzero(values)[-1])
-            self.report.refuse(row.name, f"The mask has the class {highest}; there are {len(self.classes)} classes.")
+            self.report.refuse(
+                row.name,
+                f"The mask has the class {highest}; classes.json names {len(self.classes)} classes, 0 to "
+                f"{len(self.classes) - 1}.",
+            )
             return False
         self.mask_values |= values
         if self.masks is None:

@@ -1,4 +1,4 @@
-"""A zip of images as rows: every layout's folders, one decoded image at a time."""
+"""Reads a zip of images as rows, for every layout, one decoded image at a time."""
 
 import json
 from collections import deque
@@ -14,18 +14,18 @@ from app.core.settings import settings
 from workers import codecs
 from workers.data.archive import Archive, Member
 from workers.data.attributes import MAX_BYTES, Attributes, read_labels
-from workers.data.boxes import MOST, Objects, check, read_boxes
+from workers.data.boxes import MAX_BOXES, Objects, check, read_boxes
 from workers.data.layouts import ROLES, Arrangement, Place, arrange
 from workers.data.rows import Options, Report, Row, printable
 
-# Pillow decodes outside the interpreter's lock, which pays for images that take longer than handing them over.
+# Pillow decodes without the interpreter lock; below this size per image, threads cost more than they save.
 POOL_FROM_BYTES = 16 << 10
 LOOK_AHEAD = 8
 MAX_PIXELS = 50_000_000_000  # some ten minutes of decoding
 
 
 class ZipSource:
-    """`total` images, of which `rows()` yields the usable ones as rows and None for each that was refused."""
+    """A Source (see rows.py)."""
 
     def __init__(self, file: Path, options: Options, report: Report):
         self.report = report
@@ -34,14 +34,14 @@ class ZipSource:
         self.arrangement: Arrangement = arrange(self.archive.members, options.layout, report)
         self.layout = self.arrangement.layout
         self.total = len(self.arrangement.places)
-        # large photos that will be scaled down anyway; of pairs both sides keep their size until they were compared
+        # large photos may be decoded smaller; images of a pair keep their size until they have been compared
         scaled = options.size and self.layout not in ("paired", "segmentation", "detection")
         self.least_side = 2 * max(options.size) if scaled else None
         self.classes = self._class_names() if self.layout == "segmentation" else None
 
     @property
     def twins(self) -> bool:
-        """Validation images of both domains that have the same names, none of them refused, show the same things."""
+        """True if the validation images of both domains have the same names and none was refused."""
         sides: dict[str, list[str]] = {"a": [], "b": []}
         for place in self.arrangement.places if self.layout == "unpaired" else ():
             if place.split == "validation":
@@ -68,40 +68,41 @@ class ZipSource:
     def _attributes(self) -> Iterator[Row | None]:
         sidecar = self.arrangement.sidecars.get("labels.csv")
         if sidecar is None:
-            raise InvalidDataset("The layout attributes has a labels.csv at the top; there is none.", field="layout")
+            raise InvalidDataset("layout=attributes needs labels.csv at the top level; there is none.", field="layout")
         lines = read_labels(self._sidecar(sidecar, MAX_BYTES), self.report)
-        known: dict[Place, Attributes] = {}
+        attributes: dict[Place, Attributes] = {}
         for place in self.arrangement.places:
-            # names in the table start at the archive's top or inside images/
+            # names in the table are relative to the archive or to images/
             line = lines.pop(place.key, None) or lines.pop(place.key.removeprefix("images/"), None)
             if line is not None:
-                known[place] = line
+                attributes[place] = line
                 continue
-            self.report.refuse(place.member.name, "labels.csv has no usable line for the file.")
+            self.report.refuse(place.member.name, "labels.csv has no usable line for this file.")
             yield None
         for name in lines:
-            self.report.refuse(name, "labels.csv names the file, but the archive lacks it.")
-        for place, image in self._decoded(known):
-            line = known[place]
+            self.report.refuse(name, "labels.csv names this file, but the archive does not have it.")
+        for place, image in self._decoded(attributes):
+            line = attributes[place]
             yield image if image is None else Row(place.member.name, {"images": image}, None, line.values, line.split)
 
     def _objects(self) -> Iterator[Row | None]:
         sidecar = self.arrangement.sidecars.get("boxes.csv")
         if sidecar is None:
-            raise InvalidDataset("The layout detection has a boxes.csv at the top; there is none.", field="layout")
+            raise InvalidDataset("layout=detection needs boxes.csv at the top level; there is none.", field="layout")
         lines = read_boxes(self._sidecar(sidecar, MAX_BYTES), self.report)
-        known: dict[Place, Objects] = {}
+        objects: dict[Place, Objects] = {}
         for place in self.arrangement.places:
-            # an image of which the table does not speak shows no object
-            known[place] = lines.pop(place.key, None) or lines.pop(place.key.removeprefix("images/"), Objects([], None))
+            # an image without a line shows no object
+            line = lines.pop(place.key, None) or lines.pop(place.key.removeprefix("images/"), None)
+            objects[place] = line or Objects([], None)
         for name in lines:
-            self.report.refuse(name, "boxes.csv names the file, but the archive lacks it.")
-        for place, image in self._decoded(known):
-            yield None if image is None else self._with_boxes(place, image, known[place])
+            self.report.refuse(name, "boxes.csv names this file, but the archive does not have it.")
+        for place, image in self._decoded(objects):
+            yield None if image is None else self._with_boxes(place, image, objects[place])
 
     def _with_boxes(self, place: Place, image: np.ndarray, objects: Objects) -> Row | None:
-        """None, and reasons in the report, where boxes.csv says something of the image that cannot be."""
-        bad = objects.bad or len(objects.boxes) > MOST
+        """The row; None for an image with an invalid box, which is refused in the report."""
+        bad = objects.bad or len(objects.boxes) > MAX_BOXES
         for where, box in objects.boxes:
             try:
                 check(box, *image.shape[1:])
@@ -109,8 +110,9 @@ class ZipSource:
                 self.report.refuse(where, error.detail)
                 bad = True
         if bad:
-            why = f"It has more than {MOST} boxes." if len(objects.boxes) > MOST else "One of its boxes cannot be used."
-            self.report.refuse(place.member.name, why)
+            count = len(objects.boxes)
+            reason = f"The image has {count} boxes; at most {MAX_BOXES} are allowed."
+            self.report.refuse(place.member.name, reason if count > MAX_BOXES else "One of its boxes is invalid.")
             return None
         boxes = [box for _, box in objects.boxes]
         return Row(place.member.name, {"images": image}, split=objects.split, boxes=boxes)
@@ -119,13 +121,13 @@ class ZipSource:
         sides: dict[str, dict[str, Place]] = {first: {}, second: {}}
         for place in self.arrangement.places:
             if place.key in sides[place.role]:
-                self.report.refuse(place.member.name, "Another file has the same name but for its ending.")
+                self.report.refuse(place.member.name, "Another file has the same name with another suffix.")
                 yield None
             else:
                 sides[place.role][place.key] = place
         for here, there in ((first, second), (second, first)):
             for key in [key for key in sides[here] if key not in sides[there]]:
-                self.report.refuse(sides[here][key].member.name, f"There is no file of the same name in {there}/.")
+                self.report.refuse(sides[here][key].member.name, f"{there}/ has no file of the same name.")
                 yield None
         both = [key for key in sides[first] if key in sides[second]]
         decoded = self._decoded(chain.from_iterable((sides[first][key], sides[second][key]) for key in both))
@@ -142,7 +144,7 @@ class ZipSource:
         return Row(name, {place.role: one, second: two}, None, {}, place.split)
 
     def _decoded(self, places: Iterable[Place]) -> Iterator[tuple[Place, np.ndarray | None]]:
-        """The places in order with their pixels, None for those that were refused."""
+        """Each place with its pixels, in order; None for a refused file."""
         large = self.archive.bytes > POOL_FROM_BYTES * self.total
         for place, pixels in (_ahead if large else map)(self._load, places):
             if isinstance(pixels, InvalidImage):
@@ -151,7 +153,10 @@ class ZipSource:
                 continue
             self.pixels += pixels.shape[-1] * pixels.shape[-2]
             if self.pixels > MAX_PIXELS:
-                raise InvalidDataset(f"The images have more than {MAX_PIXELS:,} pixels.", remedy="Scale them down.")
+                raise InvalidDataset(
+                    f"The images have more than {MAX_PIXELS:,} pixels in total, which is the limit.",
+                    remedy="Scale them down.",
+                )
             yield place, pixels
 
     def _load(self, place: Place) -> tuple[Place, np.ndarray | InvalidImage]:
@@ -174,7 +179,10 @@ class ZipSource:
         if isinstance(names, dict):
             names = [names.get(str(index)) for index in range(len(names))]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise InvalidDataset('classes.json is a list of names, or an object such as {"0": "sky", "1": "tree"}.')
+            raise InvalidDataset(
+                'classes.json must be a list of names, or an object such as {"0": "sky", "1": "tree"}.',
+                field="classes.json",
+            )
         return [printable(name) for name in names]
 
     def _sidecar(self, member: Member, limit: int) -> bytes:
@@ -185,7 +193,7 @@ class ZipSource:
 
 
 def _ahead(function, items: Iterable) -> Iterator:
-    """map() that works a few items ahead, on two threads."""
+    """Like map(), but up to eight items ahead, on two threads."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque = deque()
         for item in items:

@@ -52,7 +52,7 @@ def test_boxes_follow_their_image_when_it_is_scaled_and_cropped(tmp_path):
     # the middle 16 columns stay, at half the size: x -> (x - 4) / 2
     boxes = {tuple(box) for side in (opened.train, opened.validation) for row in side["boxes"] for box in row.tolist()}
     assert {box for box in boxes if box[4] >= 0} == {(2, 0, 6, 4, 0), (1, 1, 3, 2, 0)}
-    assert any("1 boxes were left out" in sentence for sentence in report.warnings)
+    assert any("1 boxes were removed" in sentence for sentence in report.warnings)
 
 
 @pytest.mark.parametrize(
@@ -61,10 +61,10 @@ def test_boxes_follow_their_image_when_it_is_scaled_and_cropped(tmp_path):
         ("3.png,dog,0,0,13,4", "not inside its image of 12 x 12"),
         ("3.png,dog,-1,0,4,4", "not inside"),
         ("3.png,dog,4,0,4,4", "no area"),
-        ("3.png,dog,0,0,four,4", "right is not a number"),
-        ("3.png,dog,0,0,nan,4", "not a finite number"),
-        ("3.png,,0,0,4,4", "no label"),
-        (",dog,0,0,4,4", "no file"),
+        ("3.png,dog,0,0,four,4", "right must be a number; found 'four'"),
+        ("3.png,dog,0,0,nan,4", "must be finite"),
+        ("3.png,,0,0,4,4", "The column label is empty"),
+        (",dog,0,0,4,4", "The column file is empty"),
     ],
 )
 def test_a_line_that_cannot_be_is_named_and_its_image_left_out(tmp_path, line, reason):
@@ -79,7 +79,7 @@ def test_a_line_that_cannot_be_is_named_and_its_image_left_out(tmp_path, line, r
 def test_a_line_without_a_box_is_an_image_without_objects_and_a_missing_file_is_told(tmp_path):
     opened, report = read(archive(tmp_path, "0.png,dog,1,2,5,7", "1.png,,,,,", "gone.png,dog,0,0,1,1"))
     assert found(opened, 1) == []
-    assert "the archive lacks it" in reasons(report)["gone.png"]
+    assert "the archive does not have it" in reasons(report)["gone.png"]
 
 
 def test_the_split_of_the_table_is_kept(tmp_path):
@@ -92,8 +92,8 @@ def test_the_split_of_the_table_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "head", "sentence"),
     [
-        (["0.png,dog,0,0,4"], "file,label,left,top,right", "lacks the column bottom"),
-        ([], HEAD, "lacks the column file"),
+        (["0.png,dog,0,0,4"], "file,label,left,top,right", "lacks the columns bottom"),
+        ([], HEAD, "no line after its header"),
         (["0.png,,,,,"], HEAD, "No image has a box"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_table_that_says_too_little_is_refused(tmp_path, lines, head, sentence
 
 
 def test_the_layout_asked_for_needs_its_table(tmp_path):
-    with pytest.raises(InvalidDataset, match=r"boxes\.csv at the top"):
+    with pytest.raises(InvalidDataset, match=r"boxes\.csv at the top level"):
         read(zip_file(tmp_path / "a.zip", {"images/0.png": png(0)}), layout="detection")
 
 
@@ -132,9 +132,9 @@ def test_a_bad_box_of_an_array_is_named_by_its_place(tmp_path):
 @pytest.mark.parametrize(
     ("boxes", "sentence"),
     [
-        (np.zeros((10, 2, 4)), "left, top, right, bottom and class"),
-        (np.full((10, 1, 5), 0.5), "have to be whole"),
-        (np.full((10, 1, 5), np.nan), "have to be whole"),
+        (np.zeros((10, 2, 4)), r"shape \(N, M, 5\); it has the shape \[10, 2, 4\]"),
+        (np.full((10, 1, 5), 0.5), "must be whole"),
+        (np.full((10, 1, 5), np.nan), "must be whole"),
         (np.full((10, 1, 5), 4000), "-1 to 999"),
         (np.full((9, 1, 5), -1), "differ in length"),
         (np.full((10, 65, 5), -1), "more than 64 boxes"),

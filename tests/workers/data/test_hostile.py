@@ -27,7 +27,7 @@ def test_names_that_leave_the_archive_are_reported_and_harm_nothing(tmp_path):
     file = zip_file(tmp_path / "a.zip", {"1.png": png(1), "2.png": png(2)} | dict.fromkeys(slips, png(3)))
     opened, report = read(file)
     assert opened.facts["columns"]["train"]["images"] == 1
-    assert len(report.refused) == 5 and set(reasons(report).values()) == {"The name points outside the archive."}
+    assert len(report.refused) == 5 and set(reasons(report).values()) == {"The path points outside the archive."}
     assert not list(tmp_path.parent.rglob("evil.png"))
 
 
@@ -44,7 +44,7 @@ def test_broken_members_are_refused_one_by_one(tmp_path):
     found = reasons(report)
     assert opened.facts["columns"] == {"train": {"images": 4}, "validation": {"images": 1}}
     for name, reason in {"cut.png": "damaged or cut short", "moving.gif": "a GIF", "nested.zip": "a zip archive",
-                         "empty.png": "empty", "link.png": "symbolic link", "odd.png": "unusual"}.items():  # fmt: skip
+                         "empty.png": "empty", "link.png": "symbolic link", "odd.png": "deflate"}.items():  # fmt: skip
         assert reason in found.pop(name)
     assert not found and report.refused_count == 6
 
@@ -108,7 +108,7 @@ def test_limits_of_the_settings_hold(tmp_path, monkeypatch):
     monkeypatch.setenv("ANAMORPH_MAX_ARCHIVE_MEMBERS", "10")
     monkeypatch.setenv("ANAMORPH_MAX_ARCHIVE_BYTES", "3000")
     settings.cache_clear()
-    with pytest.raises(InvalidDataset, match="11 members; at most 10"):
+    with pytest.raises(InvalidDataset, match="11 entries; at most 10"):
         read(zip_file(tmp_path / "a.zip", {f"{index}.png": png(index) for index in range(11)}))
     with pytest.raises(InvalidDataset, match="table of contents"):
         read(zip_file(tmp_path / "b.zip", {f"{index}.png": b"" for index in range(50)}))

@@ -67,13 +67,16 @@ def test_booleans_are_black_and_white(tmp_path):
         ({"images": np.zeros((0, 9, 9), np.uint8)}, "no usable image"),
         ({"images": np.zeros((2, 9000, 9), np.uint8)}, "9000 x 9 pixels"),
         ({"a": stack(), "b": np.zeros((0, 9, 14), np.uint8)}, "b is empty"),
-        ({"a": stack(), "b": stack()}, "the same pictures"),
+        ({"a": stack(), "b": stack()}, "the same images"),
         ({"input": stack(), "target": stack()[:4]}, "input 10, target 4"),
         ({"pictures": stack()}, "no array with a known name"),
         ({"images": stack(), "labels": np.arange(9)}, "images 10, labels 9"),
         ({"images": stack(), "labels": np.arange(10) - 1}, "from -1 to 8"),
         ({"images": stack(), "labels": np.arange(10) * 200}, "from 0 to 1800; with 1000 classes"),
-        ({"images": stack(), "labels": np.arange(10), "classes": np.array(["a", "b"])}, "with 2 classes 0 to 1"),
+        (
+            {"images": stack(), "labels": np.arange(10), "classes": np.array(["a", "b"])},
+            "with 2 classes they must be from 0 to 1",
+        ),
         ({"images": stack(), "labels": np.zeros(10, int)}, "one class"),
         ({"images": stack(), "labels": np.full(10, 2**31, "<u4").view("<U1")}, "not Unicode"),
         ({"images": stack(), "labels": np.array([b"\xff"] * 10)}, "not Unicode"),
@@ -158,7 +161,7 @@ def test_the_layout_can_be_chosen(tmp_path):
     opened, report = read(file, layout="plain")
     assert opened.facts["classes"] is None and "labels" not in opened.train
     assert any("extra" in warning for warning in report.warnings)
-    with pytest.raises(InvalidDataset, match="layout paired has the arrays input and target"):
+    with pytest.raises(InvalidDataset, match="layout=paired needs the arrays input and target"):
         read(file, layout="paired")
 
 

@@ -29,8 +29,8 @@ def test_the_spread_of_ages_and_the_count_of_people_are_facts(tmp_path):
 
 @pytest.mark.parametrize(
     ("ages", "identities", "sentence"),
-    [([30] * 10, "aabbccddee", "of the age 30"), (range(10), "abcdefghij", "identity of its own"),
-     (range(10), "a" * 10, "one identity")],
+    [([30] * 10, "aabbccddee", "have the age 30"), (range(10), "abcdefghij", "its own identity"),
+     (range(10), "a" * 10, "the same identity")],
 )  # fmt: skip
 def test_ages_and_identities_that_teach_nothing_are_remarked(tmp_path, ages, identities, sentence):
     _, report = upload(tmp_path, people(ages, identities))
@@ -41,14 +41,14 @@ def test_lines_with_impossible_ages_are_refused_by_number(tmp_path):
     opened, report = upload(tmp_path, people([20, -1, "old", "nan", 1e31, *range(21, 26)], "aabbccddee"))
     assert sum(len(side["ages"]) for side in (opened.train, opened.validation)) == 6
     found = {each["file"]: each["reason"] for each in report.refused}
-    assert "negative" in found["labels.csv line 3"] and "not a number" in found["labels.csv line 4"]
+    assert "negative" in found["labels.csv line 3"] and "must be a number; found 'old'" in found["labels.csv line 4"]
     assert "finite" in found["labels.csv line 5"] and "finite" in found["labels.csv line 6"]
 
 
 def test_columns_nobody_reads_are_named_and_without_a_known_one_nothing_is_imported(tmp_path):
     _, report = upload(tmp_path, [["file", "age", "years old"], *([f"{n}.png", n, 1] for n in range(10))])
     assert any("not used: years old" in warning for warning in report.warnings)
-    with pytest.raises(InvalidDataset, match="It has ages, name") as caught:
+    with pytest.raises(InvalidDataset, match="its columns are ages, name") as caught:
         upload(tmp_path, [["ages", "name"], [1, "a"]])
     assert caught.value.field == "labels.csv"
 

@@ -71,7 +71,7 @@ def test_a_thousand_classes(tmp_path):
     opened, _ = read(zip_file(tmp_path / "a.zip", members))
     assert opened.facts["classes"] == [f"c{index}" for index in range(1000)]
     members |= {"one more/x.png": png(1000, 8, 8)}
-    with pytest.raises(InvalidDataset, match="1001 classes; 2 to 1000"):
+    with pytest.raises(InvalidDataset, match="1001 classes; between 2 and 1000"):
         read(zip_file(tmp_path / "b.zip", members))
 
 
@@ -88,7 +88,7 @@ def test_wrappers_and_droppings_of_other_programs_do_not_matter(tmp_path):
 def test_one_class_needs_the_layout_plain(tmp_path):
     file = zip_file(tmp_path / "a.zip", {"cats/1.png": png(1), "cats/2.png": png(2)})
     assert read(file)[0].facts["layout"] == "plain"
-    with pytest.raises(InvalidDataset) as caught:
+    with pytest.raises(InvalidDataset, match=r"found cats/\.") as caught:
         read(file, layout="labelled")
     assert "layout=plain" in caught.value.remedy
     split = zip_file(tmp_path / "b.zip", {"train/cats/1.png": png(1), "val/cats/2.png": png(2)})
@@ -96,9 +96,23 @@ def test_one_class_needs_the_layout_plain(tmp_path):
         read(split, layout="labelled")
 
 
+@pytest.mark.parametrize(
+    ("members", "sentence"),
+    [
+        ({f"{index}.heic": b"\0\0\0\x18ftypheic" for index in range(5)}, r"no image; its files end in \.heic"),
+        ({}, "no usable image"),
+        ({"1.png": png(1)}, r"one folder per class \(at least two\); found none"),
+    ],
+)
+def test_labelled_says_why_there_are_no_classes(tmp_path, members, sentence):
+    with pytest.raises(InvalidDataset, match=sentence) as caught:
+        read(zip_file(tmp_path / "a.zip", members), layout="labelled")
+    assert caught.value.remedy
+
+
 def test_images_beside_folders_are_ambiguous(tmp_path):
     file = zip_file(tmp_path / "a.zip", {"1.png": png(1), "a/2.png": png(2), "b/3.png": png(3)})
-    with pytest.raises(InvalidDataset, match="1 images lie at the top of the archive and 2 in folders"):
+    with pytest.raises(InvalidDataset, match="1 images at the top level and 2 in folders"):
         read(file)
     assert len(both(read(file, layout="plain")[0], "images")) == 3
     opened, report = read(file, layout="labelled")
@@ -132,8 +146,8 @@ def test_pairs_are_matched_by_name(tmp_path):
     for given, wanted in zip(both(opened, "input"), both(opened, "target"), strict=True):
         assert (given == given[0]).all()  # the gray ones came first and were widened
         assert (wanted == pixels(100 + order[given[:1].tobytes()], channels=3)).all()
-    assert "no file of the same name in target/" in reasons(report)["input/5.png"]
-    assert "no file of the same name in input/" in reasons(report)["target/7.png"]
+    assert "target/ has no file of the same name" in reasons(report)["input/5.png"]
+    assert "input/ has no file of the same name" in reasons(report)["target/7.png"]
     assert "outside input/ and target/" in reasons(report)["notes.txt"]
 
 
@@ -179,7 +193,7 @@ def test_held_out_images_of_equal_names_are_twins(tmp_path):
 @pytest.mark.parametrize("sides", [("input", "target"), ("A", "B")])
 def test_two_sides_of_the_same_pictures_are_refused(tmp_path, sides):
     members = {f"{side}/{index}.png": png(index) for side in sides for index in range(5)}
-    with pytest.raises(InvalidDataset, match="the same pictures"):
+    with pytest.raises(InvalidDataset, match="the same images"):
         read(zip_file(tmp_path / "a.zip", members))
     _, report = read(zip_file(tmp_path / "b.zip", members | {f"{sides[1]}/0.png": png(9)}))
     assert any("in both domains" in warning for warning in report.warnings) == (sides[0] == "A")
@@ -222,7 +236,7 @@ def test_masks_beyond_the_named_classes_and_void_are_refused(tmp_path):
         read(zip_file(tmp_path / "a.zip", members))
     assert "classes.json" in caught.value.remedy
     opened, report = read(zip_file(tmp_path / "b.zip", members | {"classes.json": b'["a", "b", "c"]'}))
-    assert len(both(opened, "images")) == 3 and "class 255; there are 3" in reasons(report)["images/9.png"]
+    assert len(both(opened, "images")) == 3 and "class 255; classes.json names 3" in reasons(report)["images/9.png"]
 
 
 def test_mask_values_with_gaps_are_classes_named_by_their_values(tmp_path):
@@ -270,10 +284,11 @@ def test_lines_and_files_that_do_not_meet_are_named(tmp_path):
     members = {f"images/{index}.png": png(index) for index in range(1, 7)} | {"labels.csv": table(*lines)}
     opened, report = read(zip_file(tmp_path / "a.zip", members))
     assert sorted(both(opened, "targets").tolist()) == [1, 2]
-    found = reasons(report)
-    assert "not a number" in found["labels.csv line 4"] and "not a finite" in found["labels.csv line 5"]
-    assert "two lines" in found["labels.csv line 6"] and "no target" in found["labels.csv line 8"]
-    assert "lacks it" in found["gone.png"] and "no usable line" in found["images/6.png"]
+    by_file = reasons(report)
+    assert "found 'many'" in by_file["labels.csv line 4"] and "must be a finite" in by_file["labels.csv line 5"]
+    assert "1.png has a line already" in by_file["labels.csv line 6"]
+    assert "column target is empty" in by_file["labels.csv line 8"]
+    assert "does not have it" in by_file["gone.png"] and "no usable line" in by_file["images/6.png"]
 
 
 @pytest.mark.parametrize("data", [b"", b"file\n1.png\n", b"a,b\n1,2\n", b"\xff\xfe\x00", b'file,label\n"1.png,x\n'])
@@ -333,7 +348,7 @@ def test_validation_copies_of_training_images_are_left_out(tmp_path):
     members = {f"train/{index}.png": png(index) for index in range(4)} | {"val/1.png": png(1), "val/9.png": png(9)}
     opened, report = read(zip_file(tmp_path / "a.zip", members), layout="plain")
     assert len(opened.train["images"]) == 4 and (opened.validation["images"] == pixels(9)).all()
-    assert any("1 validation images were left out" in warning for warning in report.warnings)
+    assert any("1 validation images were removed" in warning for warning in report.warnings)
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -349,7 +364,7 @@ def test_the_doctor_sees_what_is_wrong(tmp_path):
     members |= {"bx/1.png": constant, "bx/2.png": saved(picture(pixels(1)).convert("RGB"))}
     _, report = read(zip_file(tmp_path / "a.zip", members))
     text = " ".join(report.warnings)
-    for sign in ("1 images are of a single colour", "channels=1", "1 images are exact copies", "'ax' has 30 images",
+    for sign in ("1 images have a single colour", "channels=1", "1 images are exact copies", "'ax' has 30 images",
                  "1 images occur under more than one class"):  # fmt: skip
         assert sign in text
     dark = {f"{index}.png": saved(Image.fromarray(pixels(index)[0] % 2)) for index in range(25)}
