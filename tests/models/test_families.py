@@ -67,7 +67,7 @@ def trained(family: type[Family], shape) -> tuple[Training, dict[str, float]]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_trains_measures_shows_itself_and_serves_what_it_learned(family, shape):
+def test_family_trains_evaluates_and_serves(family, shape):
     training, measured = trained(family, shape)
     assert measured and all(math.isfinite(value) for value in measured.values())
     picture = training.snapshot()
@@ -96,7 +96,7 @@ def test_a_family_trains_measures_shows_itself_and_serves_what_it_learned(family
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 33)], ids=["8x8-grey", "17x33-colour"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_row_is_answered_the_same_whoever_shares_its_batch(family, shape):
+def test_row_results_do_not_depend_on_the_batch(family, shape):
     model = build(family, shape).family.eval().requires_grad_(False)
     for operation in operations(family):
         asked = params(operation, model)
@@ -109,7 +109,7 @@ def test_a_row_is_answered_the_same_whoever_shares_its_batch(family, shape):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_resumed_after_any_step_is_the_undisturbed_run_bit_for_bit(family):
+def test_resumed_training_equals_unbroken_training_bit_for_bit(family):
     whole = build(family, images=20)
     states, curve = [whole.state()], []
     for step in whole.run():
@@ -129,7 +129,7 @@ def test_a_run_resumed_after_any_step_is_the_undisturbed_run_bit_for_bit(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_empty_config_is_completed_from_the_data_and_completing_it_again_changes_nothing(family):
+def test_config_defaults_come_from_the_data_and_are_idempotent(family):
     spec, train, validation = for_family(family, (1, 28, 28))
     model = family.create({}, spec)
     again = family.resolve_config(model.config, spec)

@@ -20,7 +20,7 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_pyramids_halve_the_long_sides_until_nothing_is_longer_than_four():
+def test_pyramid_halves_sides_longer_than_four():
     assert pyramid(28, 28) == [(28, 28), (14, 14), (7, 7), (4, 4)]
     assert pyramid(17, 33) == [(17, 33), (9, 17), (5, 9), (3, 5), (3, 3)]
     assert pyramid(256, 8)[-1] == (4, 4) and pyramid(3, 4) == [(3, 4)]
@@ -122,10 +122,10 @@ def test_flips_mirror_about_half_of_the_images():
 
 
 @pytest.mark.parametrize("decoder", [ConvDecoder(3, (2, 13, 9), width=4), MLPDecoder(3, (2, 13, 9), (6, 5))])
-def test_a_told_decoder_is_the_decoder_where_classes_change_nothing_and_another_for_each_class_else(decoder):
-    told, codes, labels = FiLMDecoder(decoder, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
-    assert not torch.allclose(told(codes, labels), told(codes, labels.roll(1)), atol=1e-3)
-    assert torch.allclose(told(codes, labels)[1:2], told(codes[1:2], labels[1:2]), atol=1e-6)
-    for table in told.classes:
+def test_film_decoder_without_class_effect_equals_plain_decoder(decoder):
+    film, codes, labels = FiLMDecoder(decoder, 3), torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    assert not torch.allclose(film(codes, labels), film(codes, labels.roll(1)), atol=1e-3)
+    assert torch.allclose(film(codes, labels)[1:2], film(codes[1:2], labels[1:2]), atol=1e-6)
+    for table in film.classes:
         torch.nn.init.zeros_(table.weight)
-    assert torch.allclose(told(codes, labels), decoder(codes), atol=1e-6)
+    assert torch.allclose(film(codes, labels), decoder(codes), atol=1e-6)

@@ -73,7 +73,7 @@ def test_neighbours_that_agree_vote_for_their_class():
     assert embedding.leave_one_out(torch.arange(4.0)[:, None], torch.tensor([0, 1, 0, 1]), k=1) == 0
 
 
-def test_a_map_to_look_at_keeps_groups_apart_and_comes_out_the_same():
+def test_embedding_separates_groups_and_is_deterministic():
     rows = torch.cat([codes(20, 5), codes(20, 5, 1) + 40])
     places = embedding.embed("tsne", rows)
     assert torch.equal(places, embedding.embed("tsne", rows))

@@ -72,7 +72,7 @@ def test_a_healthy_training_is_silent(name):
     assert all(found.validation_loss is not None for found in training.monitor.readings)
 
 
-def test_a_code_as_large_as_the_image_is_caught_copying_while_it_trains():
+def test_alarm_identity_for_code_as_large_as_image():
     data = splits(600, noise=0.3)  # of every direction there is something to copy
     training = run(Autoencoder, data, body="linear", latent_dim=128, images=12800)
     (alarm,) = training.monitor.standing
@@ -111,7 +111,7 @@ def test_eight_bits_taken_for_one_are_seen_at_the_first_look():
 OVERFIT = {"body": "mlp", "linear_path": "none", "latent_dim": 16, "images": 4800}
 
 
-def test_a_model_that_learns_by_heart_is_seen_and_its_best_weights_are_kept():
+def test_overfitting_is_reported_and_best_weights_are_kept():
     data = splits(12, noise=0.4)
     last, best = (run(Autoencoder, data, keep=keep, **OVERFIT) for keep in ("last", "best"))
     assert names(last) == names(best) == {"overfitting"}
@@ -143,7 +143,7 @@ def test_a_classifier_of_labels_without_meaning_overfits():
     assert names(run(Classifier, (spec, train, held), body="mlp")) == {"overfitting"}
 
 
-def test_principal_axes_are_those_of_pca_and_a_better_start_than_none_for_few_images():
+def test_principal_axes_are_pca_and_help_with_few_images():
     data = splits(60)
     axes = PrincipalAxes((1, 8, 8), 6)
     axes.fit(data[1])
@@ -161,31 +161,31 @@ STUDIED = [{"l1_kernel": 0.1}, {"reconstruction": "bce"}, {"code": "relu"}, {"la
 
 
 @pytest.mark.parametrize("config", STUDIED)
-def test_axes_stay_away_where_they_would_hide_what_is_studied(config):
+def test_no_linear_path_for_penalties_or_large_codes(config):
     training = run(Autoencoder, splits(60), body="mlp", images=16, **config)
     assert training.family.config.linear_path == "none"
 
 
-def test_axes_of_large_images_are_those_of_averages_over_cells():
+def test_axes_of_large_images_use_cell_averages():
     axes = PrincipalAxes((3, 128, 131), 256)
     assert axes.cell > 1 and axes.axes.numel() <= MAX_NUMBERS
     images = torch.rand(2, 3, 128, 131)
     assert axes.decode(axes.encode(images)).shape == images.shape
 
 
-def test_what_is_explained_is_counted_on_images_left_out():
+def test_explained_variance_is_measured_on_held_out_images():
     random = Columns({"images": np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), np.uint8)})
     assert explained_variance(random, 32) < 0.6
     assert explained_variance(Columns({"images": waves(200, 0, noise=0)}), 6) > 0.95
     assert explained_variance(Columns({"images": np.zeros((10, 1, 8, 8), np.uint8)}), 4) in (0.0, 1.0)
 
 
-def test_axes_that_contradict_the_config_are_refused():
+def test_linear_path_with_other_reconstruction_is_refused():
     with pytest.raises(ConfigError, match="linear_path=pca needs"):
         Autoencoder.create({"linear_path": "pca", "reconstruction": "bce"}, splits(20)[0])
 
 
-def test_a_classifier_takes_axes_over_and_can_be_built_again_from_its_config():
+def test_classifier_inherits_axes_and_is_rebuilt_from_its_config():
     data = splits(60)
     donor = run(Autoencoder, data, body="mlp", latent_dim=6, images=320).family.eval()
     torch.manual_seed(1)
@@ -203,7 +203,7 @@ def test_a_classifier_takes_axes_over_and_can_be_built_again_from_its_config():
 
 
 @pytest.mark.parametrize("sampler", ["prior", "gaussian", "mixture"])
-def test_samples_come_from_where_the_config_says(sampler):
+def test_samples_come_from_the_configured_sampler(sampler):
     training = run(Autoencoder, splits(200), body="mlp", latent_dim=6, images=3200, sampler=sampler)
     found, model = training.finish(), training.family
     codes = model.encode(torch.from_numpy(waves(200, 0)) / 255).detach()

@@ -1,4 +1,4 @@
-"""The training doctor: alarms come once, clear, return, are treated, survive a resume, and stay silent in health."""
+"""The training monitor: alarms come once, clear, return, are treated, survive a resume; a healthy training has none."""
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_a_family_treats_itself_only_when_asked(asked):
 
 
 @pytest.mark.parametrize("stop", [3, 30, 60])
-def test_a_resumed_training_has_the_same_alarms_findings_and_weights(stop):
+def test_resumed_training_has_same_alarms_readings_and_weights(stop):
     whole = training(ill=(1, 2, 4), auto_remedy=True)
     told = notices(whole)
     first = training(ill=(1, 2, 4), auto_remedy=True)

@@ -27,7 +27,7 @@ def undisturbed():
 
 
 @pytest.mark.parametrize("done", range(LENGTH // BATCH + 1))
-def test_a_run_resumed_after_any_step_is_the_undisturbed_run_bit_for_bit(undisturbed, done):
+def test_resumed_training_equals_unbroken_training_bit_for_bit(undisturbed, done):
     states, curve = undisturbed
     resumed = build()
     torch.manual_seed(1000 + done)
@@ -38,7 +38,7 @@ def test_a_run_resumed_after_any_step_is_the_undisturbed_run_bit_for_bit(undistu
     assert all(torch.equal(final.tensors[name], tensor) for name, tensor in states[-1].tensors.items())
 
 
-def test_growing_keeps_the_moments_of_what_was_there_and_starts_new_ones_for_what_is_new(undisturbed):
+def test_growth_keeps_optimiser_moments_of_old_parameters(undisturbed):
     states, curve = undisturbed
     first_after = next(index for index, values in enumerate(curve) if values["blocks"] == 2)
     assert first_after * BATCH == GROWS_AT
@@ -48,7 +48,7 @@ def test_growing_keeps_the_moments_of_what_was_there_and_starts_new_ones_for_wha
     assert key.format(1) not in before and int(after[key.format(1)]) == 1
 
 
-def test_the_domains_are_shuffled_apart_and_each_is_seen_whole_before_any_image_comes_again(undisturbed):
+def test_domains_are_shuffled_independently_by_epoch(undisturbed):
     training = build()
     for name in ("a", "b"):
         rows = len(training.train.columns[name])
@@ -56,7 +56,7 @@ def test_the_domains_are_shuffled_apart_and_each_is_seen_whole_before_any_image_
         assert len(torch.unique(seen.flatten(1), dim=0)) == len(seen)
 
 
-def test_a_published_model_leaves_the_history_behind_and_serves_the_grown_network():
+def test_published_model_drops_history_and_serves_grown_network():
     training = build()
     for _ in training.run():
         pass

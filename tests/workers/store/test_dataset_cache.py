@@ -83,7 +83,7 @@ def test_trainings_that_learn_at_once_go_on_with_the_network_of_the_first():
 
 
 @pytest.mark.parametrize("bytes_there", [b"half of it", None])
-def test_a_network_that_cannot_be_used_is_learned_again(learned, bytes_there):
+def test_unusable_cached_network_is_learned_again(learned, bytes_there):
     digest = store_dataset(count=40)
     if bytes_there:
         blobs.put(key(digest), bytes_there)

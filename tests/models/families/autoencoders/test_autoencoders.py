@@ -35,7 +35,7 @@ def plane(count: int = 600, axes: int = 12) -> tuple[DataSpec, Columns, Columns]
     return DataSpec("plain", 6, 6, 1, None, {"train": {"images": count}}), columns, columns
 
 
-def test_a_linear_autoencoder_comes_to_pca_and_never_below_it():
+def test_linear_autoencoder_converges_to_pca():
     data = plane()
     model, found = train(Autoencoder, data, body="linear", latent_dim=3, epochs=120, learning_rate=0.1)
     assert 1 - 1e-6 <= found["mse"] / found["mse_pca"] < 1.03
@@ -46,7 +46,7 @@ def test_a_linear_autoencoder_comes_to_pca_and_never_below_it():
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian"])
-def test_the_importance_sampled_likelihood_of_a_linear_gaussian_model_is_the_exact_one(likelihood):
+def test_importance_sampled_likelihood_of_linear_gaussian_vae_is_exact(likelihood):
     spec = plane()[0]
     torch.manual_seed(0)
     model = VAE.create({"body": "linear", "latent_dim": 2, "likelihood": likelihood}, spec).eval()
@@ -66,7 +66,7 @@ def test_the_importance_sampled_likelihood_of_a_linear_gaussian_model_is_the_exa
         torch.testing.assert_close(found, -exact.log_prob(images.flatten(1)), atol=0.1, rtol=0)
 
 
-def test_each_objective_of_the_vae_descends_its_own_terms():
+def test_vae_objectives_minimise_their_own_terms():
     data = dataset("plain", (1, 8, 8), 64)
     short = {"images": 3200, "batch_size": 16, "body": "mlp", "latent_dim": 4}
     parts = {name: train(VAE, data, objective=name, **short)[1] for name in ("elbo", "reconstruction_only", "kl_only")}
@@ -75,7 +75,7 @@ def test_each_objective_of_the_vae_descends_its_own_terms():
     assert parts["kl_only"]["active_units"] == 0
 
 
-def test_beta_and_free_bits_pull_the_kl_as_they_say():
+def test_beta_lowers_and_free_bits_raise_the_kl():
     data = dataset("plain", (1, 8, 8), 64)
     short = {"images": 3200, "batch_size": 16, "body": "mlp", "latent_dim": 4}
     weak, plain, strong = (train(VAE, data, beta=beta, **short)[1]["kl"] for beta in (0.1, 1, 50))
@@ -84,7 +84,7 @@ def test_beta_and_free_bits_pull_the_kl_as_they_say():
     assert free > 0.1 > 100 * strong
 
 
-def test_the_warm_up_raises_beta_from_nothing():
+def test_kl_warm_up_starts_at_zero():
     spec, rows, validation = dataset("plain", (1, 8, 8), 64)
     training = Training(VAE.create({"images": 640, "batch_size": 16, "kl_warm_up": 0.5}, spec), rows, validation)
     first = training.advance().metrics
@@ -109,7 +109,7 @@ def test_samples_of_a_vae_come_from_the_prior_or_the_mixture():
 
 
 @pytest.mark.parametrize("body", ["linear", "mlp", "conv", "unet"])
-def test_noise_is_for_training_alone(body):
+def test_denoiser_adds_noise_in_training_only(body):
     model, _ = train(DenoisingAutoencoder, dataset("plain", (1, 16, 16), 32), images=64, batch_size=16, body=body)
     model.eval()
     image = torch.rand(2, 1, 16, 16)
@@ -123,7 +123,7 @@ def test_a_conv_body_for_images_too_small_for_it_is_refused():
     assert caught.value.field == "config/body"
 
 
-def test_a_code_as_wide_as_wanted_still_samples():
+def test_wide_codes_can_be_sampled():
     data = dataset("plain", (1, 8, 8), 32)
     model, found = train(Autoencoder, data, images=64, batch_size=16, latent_dim=500, body="mlp")
     images = model.decode(model.draw(torch.randn(4, 500), torch.rand(4)))
@@ -143,7 +143,7 @@ def test_the_bound_of_a_vae_on_real_digits():
     assert found["active_units"] >= 16
 
 
-def test_half_the_pixels_of_real_digits_come_back():
+def test_denoiser_restores_half_of_the_pixels_of_digits():
     _, found = train(DenoisingAutoencoder, epochs=3, noise="masking", p=0.5)
     assert found["psnr_noisy"] == pytest.approx(12.5, abs=0.3)
     assert found["psnr_gain"] >= 5

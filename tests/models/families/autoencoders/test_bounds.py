@@ -31,7 +31,7 @@ def model(**config) -> VAE:
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "discretised_logistic"])
-def test_the_bound_is_the_price_of_the_code_and_what_it_leaves_unsaid(likelihood):
+def test_negative_elbo_is_reconstruction_nll_plus_kl(likelihood):
     vae, images = model(likelihood=likelihood), columns(0).head(5)["images"]
     silent = [layer for layer in vae.decoder.modules() if isinstance(layer, torch.nn.Linear)][-1]
     torch.nn.init.zeros_(silent.weight)  # the picture no longer depends on the code, so that no draw matters
@@ -40,7 +40,7 @@ def test_the_bound_is_the_price_of_the_code_and_what_it_leaves_unsaid(likelihood
     assert torch.allclose(vae.negative_elbo(images, torch.randn(4, 3)), wanted)
 
 
-def test_the_bound_lies_above_the_likelihood_and_is_a_mean_over_draws():
+def test_negative_elbo_bounds_nll_and_is_mean_over_draws():
     vae, images = model(), columns(0).head(20)["images"]
     noise = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
     whole = vae.negative_elbo(images, noise)

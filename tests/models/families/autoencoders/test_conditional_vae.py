@@ -1,4 +1,4 @@
-"""The conditional autoencoder obeys its label, tells labels for itself, and can do all that the plain one can."""
+"""The conditional VAE decodes for a label, infers labels of images, and supports every operation of the plain VAE."""
 
 import pytest
 import torch
@@ -51,13 +51,13 @@ def test_only_models_with_the_setting_are_conditional(data):
         ask(operations()["samples"](), plain, n=1, label=1)
 
 
-def test_without_labels_it_is_refused_by_name():
+def test_conditional_without_labels_is_refused():
     with pytest.raises(DataError, match="needs labels") as caught:
         VAE.create(SMALL | {"conditional": True}, dataset("plain")[0])
     assert caught.value.field == "config/conditional"
 
 
-def test_samples_obey_their_label_and_images_are_recognised(trained):
+def test_samples_have_their_label_and_labels_are_inferred(trained):
     model, measured = trained
     assert measured["label_accuracy"] >= 0.6  # chance is a third, and the classes overlap
     assert measured["obedience"] >= 0.9
@@ -66,7 +66,7 @@ def test_samples_obey_their_label_and_images_are_recognised(trained):
     assert means[0] + 0.1 < means[1] and means[1] + 0.1 < means[2]
 
 
-def test_a_label_changes_the_picture_and_not_the_code(trained, data):
+def test_label_changes_the_image_and_not_the_code(trained, data):
     model, images = trained[0], data[2].head(3)["images"]
     decode, reconstruct = operations()["decode"](), operations()["reconstruct"]()
     codes = model.encode(images)
@@ -81,7 +81,7 @@ def test_a_label_changes_the_picture_and_not_the_code(trained, data):
 
 
 @pytest.mark.parametrize("name", sorted(name for name, item in operations().items() if item.fits(VAE)))
-def test_every_operation_serves_it(name, trained, data):
+def test_every_operation_supports_a_conditional_vae(name, trained, data):
     model, images = trained[0], data[2].head(2)["images"]
     operation = operations()[name]()
     if operation.report is not None:
@@ -100,7 +100,7 @@ def test_every_operation_serves_it(name, trained, data):
     assert result.images is not None or result.facts or result.latents is not None
 
 
-def test_codes_are_drawn_from_the_posterior_by_seed(trained, data):
+def test_encode_samples_the_posterior_by_seed(trained, data):
     model, images = trained[0], data[2].head(3)["images"]
     mean = ask(Encode(), model, images).latents
     one, same, other = (ask(Encode(), model, images, sample=True, seed=seed).latents for seed in (1, 1, 2))

@@ -21,7 +21,7 @@ def build() -> Training:
     return Training(DenoisingAutoencoder.create(CONFIG, DATA[0]), *DATA[1:])
 
 
-def test_the_layers_share_the_pretraining_in_equal_parts_and_then_learn_together():
+def test_pretraining_is_divided_equally_among_layers():
     found = [layer_at(progress / 12, 0.5, 3) for progress in range(12)]
     assert found == [0, 0, 1, 1, 2, 2] + [None] * 6
 
@@ -47,7 +47,7 @@ def test_each_update_moves_only_the_layer_whose_turn_it_is():
 
 
 @pytest.mark.parametrize("done", [1, 2, 5, 6, 9])
-def test_a_run_resumed_in_any_stage_is_the_undisturbed_run_bit_for_bit(done):
+def test_training_resumed_in_any_stage_equals_unbroken_one(done):
     whole = build()
     for _ in range(done):
         whole.advance()

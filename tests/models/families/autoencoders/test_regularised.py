@@ -33,7 +33,7 @@ def jacobian_norms(model, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("code", ["sigmoid", "relu", "linear"])
-def test_the_contraction_of_one_layer_is_that_of_its_jacobian(code):
+def test_contraction_of_one_layer_is_exact_jacobian_norm(code):
     torch.manual_seed(0)
     model = ContractiveAutoencoder.create({"code": code, "latent_dim": 20}, DATA[0])
     images = torch.rand(5, 1, 8, 8)
@@ -42,7 +42,7 @@ def test_the_contraction_of_one_layer_is_that_of_its_jacobian(code):
 
 
 @pytest.mark.parametrize("body", ["mlp", "conv"])
-def test_the_contraction_of_a_deep_encoder_is_that_of_its_jacobian_on_average(body):
+def test_deep_contraction_is_unbiased_estimate_of_jacobian_norm(body):
     torch.manual_seed(0)
     model = ContractiveAutoencoder.create({"body": body, "latent_dim": 6, "code": "linear"}, DATA[0])
     images = torch.rand(2, 1, 8, 8, requires_grad=True)
@@ -65,7 +65,7 @@ def test_the_penalty_contracts(body):
     assert tight["contraction"] < 0.5 * free["contraction"]
 
 
-def test_a_contractive_layer_draws_with_its_own_weights():
+def test_tied_decoder_uses_encoder_weights():
     model = ContractiveAutoencoder.create({"latent_dim": 20, "code": "linear"}, DATA[0])
     weight, codes = model.encoder.last.weight, torch.randn(3, 20)
     torch.testing.assert_close(model.decoder_output(codes), (codes @ weight).unflatten(1, (1, 8, 8)))
