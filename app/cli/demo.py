@@ -77,7 +77,7 @@ def service() -> Iterator[tuple[str, subprocess.Popen | None]]:
 
 
 def free_port() -> int:
-    """The configured port, or any free one when somebody else has it."""
+    """The configured port, or any free one if it is in use."""
     try:
         listen_on(settings().host, settings().port).close()
     except CannotStart:

@@ -1,4 +1,4 @@
-"""The output of the service's processes: one prefixed stream on the terminal, one file each in the data folder."""
+"""The output of the processes: one stream with prefixes on the terminal, one file each in the data folder."""
 
 import contextlib
 import logging
@@ -9,12 +9,12 @@ from threading import Lock
 from typing import IO
 
 FILE_BYTES, OLD_FILES = 10 << 20, 2
-SILENT = {"broker"}  # says nothing a user needs, and complains about kernel settings that do not matter here
+SILENT = {"broker"}  # nothing for users, and warnings about kernel settings that do not matter here
 COLOURS = ("36", "33", "35", "32", "34")
 
 
 class Logs:
-    """`quiet` keeps the processes' lines off the terminal; the files have them in any case."""
+    """With `quiet` the lines of the processes go only to the files."""
 
     def __init__(self, folder: Path, quiet: bool = False):
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,11 +26,11 @@ class Logs:
         return self.folder / f"{name}.log"
 
     def say(self, sentence: str) -> None:
-        """A line of the supervisor's own."""
+        """Prints a line of the supervisor."""
         self._print("anamorph", sentence)
 
     def follow(self, name: str, stream: IO[bytes]) -> None:
-        """Copies `stream` line by line until it ends; a terminal that went away does not stop the file."""
+        """Copies `stream` line by line until it ends; a closed terminal does not stop the file."""
         handler = RotatingFileHandler(self.path(name), maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
         with contextlib.closing(handler), stream:
             for raw in stream:

@@ -1,5 +1,4 @@
-"""Keeps the processes of one service alive: starts them in order, waits until they are ready, restarts what dies,
-stops them in reverse."""
+"""Supervises the processes of a service: starts them in order, waits until they are ready, restarts and stops them."""
 
 import os
 import signal
@@ -20,12 +19,12 @@ LONGEST_BACKOFF_SECONDS = 30
 
 
 class GaveUp(Exception):
-    """A part cannot be kept alive; the sentence says which and where its log is."""
+    """A part cannot be kept running; the message says which, and where its log is."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A process to keep. `ready` is asked with its id; a `first` part must be ready before the next one starts."""
+    """A process to keep running. `ready` takes its id; a part with `first` must be ready before the next one starts."""
 
     name: str
     command: Sequence[str]
@@ -36,7 +35,7 @@ class Part:
 
 
 class Child:
-    """A part and the process that plays it now."""
+    """A part and its present process."""
 
     def __init__(self, part: Part, logs: Logs, guard: Guard):
         self.part, self.logs, self.guard = part, logs, guard
@@ -50,7 +49,7 @@ class Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C in the terminal reaches the supervisor alone
+            start_new_session=True,  # a Ctrl-C in the terminal reaches only the supervisor
             pass_fds=self.part.descriptors,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
@@ -58,7 +57,7 @@ class Child:
         Thread(target=self.logs.follow, args=(self.part.name, self.process.stdout), daemon=True).start()
 
     def died(self) -> bool:
-        """True once for each death. What is left of its process group goes with it."""
+        """True once for each end of the process. The rest of its process group is killed."""
         if self.process is None or self.process.poll() is None:
             return False
         self.bury()
@@ -71,7 +70,7 @@ class Child:
         self.status = process.wait()
 
     def plan_restart(self) -> float:
-        """Seconds to wait before the next start; raises when the part dies too often."""
+        """Seconds to wait before the next start. Raises GaveUp when the process ends too often."""
         now = time.monotonic()
         self.deaths = [death for death in self.deaths if now - death < DEATHS_WINDOW_SECONDS] + [now]
         if len(self.deaths) >= DEATHS:

@@ -1,9 +1,8 @@
-"""Ends the service's processes when their supervisor is gone without having stopped them (kill -9, out of memory).
+"""Ends the processes of a service whose supervisor has ended without stopping them (kill -9, out of memory).
 
-This file runs as a bare script in a session of its own. The supervisor's `Guard` holds the other end of standard input
-and writes `+PID` for each process group that starts and `-PID` for each that ends; end of file means that it is gone,
-however it went. Unlike a death signal from the kernel this works on macOS too, reaches grandchildren, and is certain:
-what ignores TERM is killed.
+This file runs as a script in its own session. The `Guard` of the supervisor holds the other end of standard input and
+writes `+PID` for each process group that starts and `-PID` for each that ends; end of file means that the supervisor
+has ended. Unlike a death signal of the kernel this works on macOS, reaches grandchildren, and kills what ignores TERM.
 """
 
 import os
@@ -33,7 +32,7 @@ def send(groups: set[int], number: int) -> set[int]:
             alive.add(group)
         except ProcessLookupError:
             pass
-        except PermissionError:  # macOS says so of a group that holds only zombies
+        except PermissionError:  # on macOS, for a group of zombies
             pass
     return alive
 
@@ -48,7 +47,7 @@ def end(groups: set[int], grace_seconds: float = GRACE_SECONDS) -> None:
 
 
 class Guard:
-    """The supervisor's end: the process groups to end with it, and the process that does so."""
+    """The supervisor's side: the process groups to end with it, and the process that ends them."""
 
     def __init__(self):
         self.groups: set[int] = set()
@@ -56,7 +55,7 @@ class Guard:
         self.tend()
 
     def tend(self) -> None:
-        """Replaces a guard that died."""
+        """Restarts the guard process if it has ended."""
         if self.process is None or self.process.poll() is not None:
             command = [sys.executable, "-I", "-S", __file__]
             pipe = {"stdin": subprocess.PIPE, "text": True, "bufsize": 1}

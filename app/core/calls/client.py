@@ -52,7 +52,7 @@ class CallClient:
         self.batch, self.in_flight, self.queue_limit = batch, in_flight, queue_limit
         self.replies = f"replies:{uuid.uuid4().hex}"
         self.waiting_weight = 0
-        self.has_workers = True  # set by whoever watches the workers
+        self.has_workers = True  # set by WorkerWatch
         self._seconds_per_image = 0.01
         self._queue: deque[_Waiting] = deque()
         self._calls: dict[int, _Waiting] = {}

@@ -15,7 +15,7 @@ from app.core.store import blobs
 from app.core.store.database import clock, reading, transaction
 from app.core.store.tables import datasets, jobs
 
-KEPT_SECONDS = 86_400
+KEEP_SECONDS = 86_400
 """How long the arrays of a deleted dataset are kept, for trainings that are resumed."""
 IMPORT_FOLDER = "anamorph-import-"
 
@@ -31,9 +31,9 @@ def clean(bind: Engine | None = None) -> None:
 
 
 def forgotten(conn: Connection) -> list[str]:
-    """Digests of datasets whose rows, of all tenants, were deleted more than KEPT_SECONDS ago."""
+    """Digests of datasets whose rows, of all tenants, were deleted more than KEEP_SECONDS ago."""
     all_deleted = func.count() == func.count(datasets.c.deleted_at)
-    long_ago = func.max(datasets.c.deleted_at) < clock() - KEPT_SECONDS
+    long_ago = func.max(datasets.c.deleted_at) < clock() - KEEP_SECONDS
     return list(
         conn.execute(select(datasets.c.digest).group_by(datasets.c.digest).having(all_deleted, long_ago)).scalars()
     )
@@ -98,7 +98,7 @@ def _forked(conn: Connection, job_id: str) -> bool:
     return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
 
 
-def remove_import_folders(age_seconds: float = KEPT_SECONDS) -> None:
+def remove_import_folders(age_seconds: float = KEEP_SECONDS) -> None:
     """Deletes temporary folders of imports on this machine that were not written to for `age_seconds`."""
     for folder in Path(gettempdir()).glob(f"{IMPORT_FOLDER}*"):
         with suppress(OSError):  # deleted by another process, or of another user

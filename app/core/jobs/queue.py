@@ -25,7 +25,7 @@ def _configuration() -> dict:
         "task_default_queue": "light",
         "task_publish_retry": False,
         # prefetch stays on: without it a worker looks for its next message once a second, and calls wait that long;
-        # a prefetched ring costs nothing, since the table decides what a ring means
+        # a prefetched notification costs nothing: the table decides which job runs
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
         "worker_send_task_events": False,
@@ -38,7 +38,7 @@ def _configuration() -> dict:
             "socket_connect_timeout": 2,
             "socket_keepalive": True,
             "health_check_interval": 25,
-            # one quick second try: with kombu's own patience a ring for a dead broker takes 6 seconds
+            # one quick retry: with kombu's defaults a notification to a dead broker takes 6 seconds
             "max_retries": 1,
             "interval_start": 0.1,
         },

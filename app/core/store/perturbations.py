@@ -57,7 +57,7 @@ def register(conn: Connection, tenant: str, name: str, facts: dict[str, Any], si
 
 
 def remove(conn: Connection, tenant: str, name: str) -> str | None:
-    """Deletes the row. Returns the digest when nobody needs its files any more. Raises NotFound."""
+    """Deletes the row. Returns the digest if no other row needs its files. Raises NotFound."""
     digest = get(conn, tenant, name)["digest"]
     conn.execute(delete(perturbations).where(perturbations.c.tenant == tenant, perturbations.c.name == name))
     left = conn.execute(select(perturbations.c.name).where(perturbations.c.digest == digest).limit(1)).first()
