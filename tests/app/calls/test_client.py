@@ -71,7 +71,7 @@ def call(number=0, seconds=5.0, **fields):
     return Call("d" * 64, "reconstruct", {"n": number}, deadline=time.time() + seconds, **fields)
 
 
-def test_each_call_gets_its_own_answer_and_many_share_few_messages(lane):
+def test_calls_are_collected_in_few_messages_and_answered_separately(lane):
     async def scenario():
         async with client(lane) as calls:
             answers = await asyncio.gather(*[calls.submit(call(number)) for number in range(100)])
@@ -124,7 +124,7 @@ def test_a_workers_problem_arrives_as_the_same_error(lane):
         asyncio.run(scenario())
 
 
-def test_without_an_answer_the_deadline_ends_the_call_and_frees_its_place(lane):
+def test_a_call_without_answer_ends_at_its_deadline_and_frees_its_place(lane):
     async def scenario():
         async with client(lane, in_flight=1) as calls:
             with pytest.raises(DeadlineExceeded):
@@ -140,7 +140,7 @@ def test_without_an_answer_the_deadline_ends_the_call_and_frees_its_place(lane):
     asyncio.run(scenario())
 
 
-def test_more_waiting_than_allowed_is_refused_with_a_time_to_come_back(lane):
+def test_calls_above_the_queue_limit_are_refused_with_a_retry_time(lane):
     async def scenario():
         async with client(lane, batch=1, in_flight=1, queue_limit=3) as calls:
             tasks = []
@@ -156,7 +156,7 @@ def test_more_waiting_than_allowed_is_refused_with_a_time_to_come_back(lane):
     asyncio.run(scenario())
 
 
-def test_a_broker_that_is_down_is_said_at_once(tmp_path):
+def test_an_unreachable_broker_is_reported_at_once(tmp_path):
     async def scenario():
         async with client(f"unix://{tmp_path}/none.sock") as calls:
             start = time.monotonic()
@@ -168,7 +168,7 @@ def test_a_broker_that_is_down_is_said_at_once(tmp_path):
     asyncio.run(scenario())
 
 
-def test_calls_lost_with_a_worker_are_sent_once_more_then_given_up(lane):
+def test_calls_lost_with_a_worker_are_sent_once_more_and_then_fail(lane):
     async def scenario():
         connection = redis.from_url(lane)
         async with client(lane) as calls:
@@ -190,7 +190,7 @@ def test_calls_lost_with_a_worker_are_sent_once_more_then_given_up(lane):
     asyncio.run(scenario())
 
 
-def test_garbage_on_the_reply_list_harms_nobody(lane):
+def test_an_unreadable_reply_is_ignored(lane):
     async def scenario():
         async with client(lane) as calls:
             connection = redis.from_url(lane)
@@ -202,7 +202,7 @@ def test_garbage_on_the_reply_list_harms_nobody(lane):
         asyncio.run(scenario())
 
 
-def test_the_message_is_what_celery_itself_would_send_and_can_consume(lane):
+def test_the_message_equals_that_of_celery(lane):
     """Same keys and body as `send_task`, and a Celery consumer decodes it to the task's name and arguments."""
     app = Celery("probe", broker=lane.replace("unix://", "redis+socket://"))
     app.conf.accept_content = ["json", "msgpack"]

@@ -39,7 +39,7 @@ COERCED = [
 
 
 @pytest.mark.parametrize("name, text, value", COERCED)
-def test_texts_are_read_as_the_schema_means_them(name, text, value):
+def test_texts_are_converted_to_the_type_in_the_schema(name, text, value):
     found = complete(SCHEMA, {name: text}, coerce=True)
     assert found == DEFAULTS | {name: value}
     assert type(found[name]) is type(value)
@@ -67,7 +67,7 @@ def test_texts_that_cannot_be_read_are_refused_by_name(name, text):
     assert [fault["pointer"] for fault in error.value.extra["errors"]] == [name]
 
 
-def test_without_coercion_a_text_is_a_text():
+def test_without_coercion_a_text_is_not_converted():
     with pytest.raises(InvalidRequest, match='count must be a whole number between 1 and 9; you sent "7"'):
         complete(SCHEMA, {"count": "7"})
 
@@ -140,7 +140,7 @@ def test_unknown_names_lead_to_the_nearest_known_ones():
     assert joined(["a", "b", "c"], "or") == "a, b or c"
 
 
-def test_every_schema_of_the_real_catalog_can_be_told_and_completed():
+def test_every_schema_of_the_catalog_can_be_described_and_completed():
     catalog = load()
     schemas = [entry["config"] for entry in catalog["families"].values()]
     schemas += [entry["params"] for entry in catalog["attacks"].values()]

@@ -17,7 +17,7 @@ def test_expressions_are_sums_products_powers_and_bounds(expression, value):
 
 
 @pytest.mark.parametrize("expression", ["__import__('os')", "steps.real", "nobody + 1", "[1]", "max(1, *x)", "'a'"])
-def test_nothing_else_is_an_expression(expression):
+def test_other_expressions_are_refused(expression):
     with pytest.raises(ValueError, match="not an expression"):
         prices.evaluate(expression, {"steps": 10, "x": [2]})
 
@@ -43,7 +43,7 @@ def app(app):
 BODY = {"model": "c", "dataset": "squares", "attacks": ["fgsm", {"method": "pgd", "steps": 9}], "eps": [0.1, "8/255"]}
 
 
-async def test_the_short_form_is_the_robustness_report_and_carries_its_price(client):
+async def test_the_short_form_is_the_robustness_report_with_its_price(client):
     job = (await client.post("/v1/reports", json=BODY)).json()
     asked = job["request"]
     assert asked["report"] == "robustness" and asked["params"]["eps"] == [0.1, "8/255"]
@@ -60,7 +60,7 @@ async def test_a_dry_run_prices_and_makes_nothing(client):
     assert (await client.get("/v1/jobs")).json()["data"] == []
 
 
-async def test_a_minimum_norm_attack_is_paid_for_once(client):
+async def test_a_minimum_norm_attack_is_counted_once_for_all_eps(client):
     price = {}
     for count in (1, 5):
         body = BODY | {"attacks": ["fab"], "eps": [value / 255 for value in range(count)]}
@@ -68,7 +68,7 @@ async def test_a_minimum_norm_attack_is_paid_for_once(client):
     assert price[5] - price[1] == 20 * 4
 
 
-async def test_what_is_too_dear_is_refused_with_its_price(client, home):
+async def test_a_report_above_the_limit_is_refused_with_its_price(client, home):
     home(max_passes_per_job=10_000)
     answer = await client.post("/v1/reports", json=BODY | {"attacks": ["autoattack"]})
     problem = answer.json()
@@ -92,7 +92,7 @@ async def test_what_is_too_dear_is_refused_with_its_price(client, home):
         ({"params": {"others": ["nobody"]}}, None),
     ],
 )
-async def test_faults_are_named(client, change, field):
+async def test_invalid_parameters_of_reports_are_named(client, change, field):
     problem = (await client.post("/v1/reports", json=BODY | change)).json()
     assert problem["status"] in (404, 422), problem
     assert field is None or problem["errors"][0]["pointer"] == field

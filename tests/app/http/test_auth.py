@@ -66,7 +66,7 @@ async def test_without_a_valid_key_every_route_is_401(house, method, path):
 
 
 @pytest.mark.parametrize("method, path", PRIVATE)
-async def test_what_belongs_to_another_tenant_is_as_absent_as_what_never_was(house, method, path):
+async def test_resources_of_another_tenant_are_not_found(house, method, path):
     """The owner gets past the tenant's wall, the other gets what an unknown id gets, word for word."""
     body = {"content": png()} if method == "POST" and "/models/" in path else {}
     body = {"json": {"id": "0" * 16, "answer": 0}} if path.endswith("/quiz") and method == "POST" else body
@@ -150,11 +150,11 @@ async def test_keys_are_made_listed_and_revoked_by_administrators(house):
     assert (await house.client.get("/v1/models", headers=headers)).status_code == 401
 
 
-async def test_an_expired_key_is_no_key(house):
+async def test_an_expired_key_is_refused(house):
     assert (await house.client.get("/v1/models", headers=key("owner", days=-1))).status_code == 401
 
 
-async def test_a_key_notes_when_it_was_used(house):
+async def test_the_last_use_of_a_key_is_recorded(house):
     with reading() as conn:
         used = {row["id"]: row["last_used_at"] for row in keys.every(conn)}
     ident = house.owner["Authorization"].split("_")[1]
@@ -168,7 +168,7 @@ async def test_the_bootstrap_key_may_do_everything(home, keyed, client):
     assert (await client.get("/v1/keys", headers={"Authorization": "Bearer from-outsidf"})).status_code == 401
 
 
-async def test_without_the_need_for_keys_a_wrong_key_is_still_wrong(client):
+async def test_a_wrong_key_is_refused_even_if_none_is_required(client):
     assert (await client.get("/v1/models")).status_code == 200
     assert (await client.get("/v1/models", headers={"Authorization": "Bearer nonsense"})).status_code == 401
     assert (await client.get("/v1/models", headers=key("local", "read"))).status_code == 200
@@ -185,14 +185,14 @@ async def test_pages_of_other_sites_cannot_act_without_a_key(client, headers):
     assert (await client.post("/v1/datasets?builtin=mnist5k", headers=own)).status_code == 202
 
 
-async def test_a_local_service_answers_to_local_names_alone(client):
+async def test_a_local_service_answers_only_to_local_host_names(client):
     answer = await client.get("/v1/models", headers={"Host": "rebound.example:8000"})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     for host in ("localhost", "127.0.0.1:1", "[::1]:8000"):
         assert (await client.get("/v1/models", headers={"Host": host})).status_code == 200, host
 
 
-async def test_too_many_requests_are_told_when_to_come_back(home, keyed, app, client):
+async def test_too_many_requests_are_refused_with_a_retry_time(home, keyed, app, client):
     from app.api.http.rate_limit import Rates
 
     app.state.authenticator.rates = Rates("3/hour")

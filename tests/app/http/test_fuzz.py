@@ -64,7 +64,7 @@ def service(home):
 @hypothesis.settings(
     max_examples=EXAMPLES or 10, derandomize=not EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck)
 )
-def test_no_request_finds_the_service_unprepared(case, service):
+def test_generated_requests_get_documented_answers(case, service):
     known = {"m": "v", "d": "squares"}
     for name in known.keys() & case.path_parameters.keys():
         given = str(case.path_parameters[name])

@@ -109,21 +109,21 @@ def assert_refused(answer, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", NO_JSON + NO_TRAINING, ids=short)
-async def test_a_training_refuses_it(client, body):
+async def test_a_training_refuses_hostile_json(client, body):
     answer = await client.post("/v1/trainings", content=body, headers={"Content-Type": "application/json"})
     assert_refused(answer, body)
 
 
 @pytest.mark.parametrize("body", NO_JSON, ids=short)
 @pytest.mark.parametrize("path", ["denoise", "decode", "interpolate"])
-async def test_an_operation_refuses_it(client, lane, path, body):
+async def test_an_operation_refuses_hostile_json(client, lane, path, body):
     answer = await client.post(f"/v1/models/v/{path}", content=body, headers={"Content-Type": "application/json"})
     assert_refused(answer, body)
     assert not lane.seen
 
 
 @pytest.mark.parametrize("media", ["text/plain", "application/xml", "multipart/form-data", "", "no type at all"])
-async def test_json_must_be_called_json(client, media):
+async def test_json_needs_its_content_type(client, media):
     body = training("seed", "1")
     assert_refused(await client.post("/v1/trainings", content=body, headers={"Content-Type": media}), body)
 
@@ -156,7 +156,7 @@ async def test_odd_queries_never_crash(client, query):
     json.loads(answer.content) if answer.is_error else None
 
 
-def test_what_json_can_carry_is_read_as_it_is():
+def test_unusual_but_valid_json_is_accepted():
     text = '{"a": [1, 2.5, -3e2, true, null, "é\\ud83d\\ude00\\u0000"], "b": {}}'
     assert parse(text.encode()) == json.loads(text)
     assert parse(b"\xef\xbb\xbf{}") == {}

@@ -23,5 +23,5 @@ async def test_a_misspelt_parameter_is_named_with_the_nearest_one(client, path, 
     assert says in answer.json()["remedy"]
 
 
-async def test_what_the_description_leaves_out_takes_anything(client):
+async def test_routes_without_description_accept_any_parameter(client):
     assert (await client.get("/docs?theme=dark")).status_code == 200

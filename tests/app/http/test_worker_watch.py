@@ -57,7 +57,7 @@ async def test_calls_are_told_whether_an_inference_worker_lives(home):
     assert calls.has_workers
 
 
-async def test_stopping_lets_the_look_that_has_begun_end(home, monkeypatch):
+async def test_stopping_waits_for_the_look_in_progress(home, monkeypatch):
     begun, go_on, ended = threading.Event(), threading.Event(), []
 
     def look():

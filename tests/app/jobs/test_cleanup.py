@@ -51,7 +51,7 @@ def kept(engine, digest=DIGEST) -> bool:
     return bool(there)
 
 
-def test_arrays_go_a_day_after_their_dataset(engine):
+def test_arrays_are_deleted_a_day_after_their_dataset(engine):
     add(engine)
     add(engine, "others", digest=OTHER)
     assert kept(engine)
@@ -113,7 +113,7 @@ def test_a_job_of_another_tenant_does_not_keep_a_dataset_of_the_same_name(engine
     assert not kept(engine)
 
 
-def test_who_adds_a_row_holds_the_arrays_until_it_is_there(engine):
+def test_adding_a_row_locks_the_arrays_until_the_commit(engine):
     """An import of the same images, between finding the arrays and its commit, and the janitor in the middle."""
     add(engine)
     remove(engine)
@@ -171,7 +171,7 @@ def test_checkpoints_stay_for_a_resumed_training_and_for_a_queued_fork(engine):
     assert left(engine, resumed)[1] and left(engine, forked)[1]
 
 
-def test_folders_of_killed_imports_go_after_a_day(engine, tmp_path):
+def test_folders_of_killed_imports_are_deleted_after_a_day(engine, tmp_path):
     old, busy, foreign = (tmp_path / name for name in ("anamorph-import-1", "anamorph-import-2", "other-1"))
     for folder in (old, busy, foreign):
         (folder / "train").mkdir(parents=True)

@@ -17,7 +17,7 @@ def claim(engine):
         return jobs.claim(conn, job["id"], "w")
 
 
-def test_numbers_have_no_gap_and_no_double_when_many_write(engine, claim):
+def test_event_numbers_have_no_gaps_and_no_duplicates(engine, claim):
     def write():
         for _ in range(10):
             with transaction(engine, durable=False) as conn:
@@ -57,7 +57,7 @@ def test_a_resumed_attempt_overwrites_its_curve(engine, claim):
         assert [event["attempt"] for event in events.events_after(conn, claim.id)] == [0, 1, 1, 1, 1, 1, 2, 2, 2]
 
 
-def test_many_points_at_once_are_told_and_kept_like_single_ones(engine, claim):
+def test_many_points_at_once_are_stored_like_single_ones(engine, claim):
     with transaction(engine, durable=False) as conn:
         events.add_curve(conn, claim.id, claim.token, [(8, {"loss": 3.0}), (16, {"loss": float("nan")})])
         events.add_metrics(conn, claim.id, claim.token, 24, {"loss": 1.0})

@@ -54,7 +54,7 @@ def test_a_request_that_fails_leaves_its_key_free(engine):
     assert accept(engine, spec={"seed": 9})[1] is False
 
 
-def test_keys_are_forgotten_after_a_day(engine):
+def test_idempotency_keys_are_deleted_after_a_day(engine):
     job, _ = accept(engine)
     accept(engine, key="other")
     with transaction(engine, durable=False) as conn:

@@ -92,7 +92,7 @@ WRITES = {
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES.keys())
-def test_a_zombie_changes_nothing(engine, write):
+def test_a_worker_without_lease_changes_nothing(engine, write):
     """The first holder froze, its lease ran out and another took the job: whatever the first writes is refused."""
     with transaction(engine, durable=False) as conn:
         zombie = claimed(conn)
@@ -110,7 +110,7 @@ def test_a_zombie_changes_nothing(engine, write):
         assert jobs.held(conn, holder.id, holder.token) == holder
 
 
-def test_what_a_finish_brings_along_comes_with_it_or_not_at_all(engine):
+def test_rows_written_with_a_finish_are_in_its_transaction(engine):
     row = {"id": "x", "host": "h", "pid": 1, "queues": [], "models": [], "started_at": 1.0, "seen_at": 1.0}
     with transaction(engine, durable=False) as conn:
         one, two = claimed(conn), claimed(conn)
@@ -127,7 +127,7 @@ def test_what_a_finish_brings_along_comes_with_it_or_not_at_all(engine):
             assert len(conn.execute(select(workers)).all()) == stored
 
 
-def test_a_failing_companion_leaves_the_job_running(engine):
+def test_a_failing_write_of_a_finish_leaves_the_job_running(engine):
     with transaction(engine, durable=False) as conn:
         claim = claimed(conn)
     with pytest.raises(ZeroDivisionError), transaction(engine, durable=False) as conn:
@@ -232,7 +232,7 @@ def test_cancel_of_a_running_job_waits_for_the_holder(conn):
 
 
 @pytest.mark.parametrize("loss", ["expiry", "failure", "release"])
-def test_a_canceled_job_never_runs_again_however_its_holder_goes(conn, loss):
+def test_a_canceled_job_never_runs_again(conn, loss):
     claim = claimed(conn)
     jobs.cancel(conn, "t", claim.id)
     if loss == "expiry":
@@ -254,13 +254,13 @@ def test_cancel_of_an_ended_job_is_a_conflict(conn, ending):
     assert caught.value.problem()["state"] == ending
 
 
-def test_a_holder_cannot_confirm_a_cancel_nobody_asked_for(conn):
+def test_a_worker_cannot_confirm_a_cancel_that_was_not_requested(conn):
     claim = claimed(conn)
     with pytest.raises(LeaseLost):
         jobs.confirm_cancel(conn, claim.id, claim.token)
 
 
-def test_a_deadline_ends_a_waiting_job_and_is_told_to_a_running_one(conn):
+def test_a_deadline_ends_a_queued_job_and_is_reported_to_a_running_one(conn):
     waiting, running = accepted(conn, deadline_seconds=100), claimed(conn, deadline_seconds=100)
     jobs.take_unannounced(conn)
     assert not jobs.to_sweep(conn)
@@ -316,7 +316,7 @@ def test_only_ended_trainings_resume(conn):
 
 
 @pytest.mark.parametrize("ending", ENDED)
-def test_an_ended_job_stays_as_it_ended(conn, ending):
+def test_an_ended_job_cannot_be_changed(conn, ending):
     claim = claimed(conn)
     ENDED[ending](conn, claim)
     before = jobs.get(conn, "t", claim.id)
@@ -365,7 +365,7 @@ def test_queue_positions_are_the_order_of_starting(conn):
     assert jobs.queue_position(conn, made[0]) is None
 
 
-def test_each_waiting_job_is_rung_for_once_and_again_when_nobody_came(conn):
+def test_each_queued_job_is_announced_once_and_again_after_a_while(conn):
     job, other = accepted(conn), accepted(conn, kind="dataset")
     assert jobs.to_sweep(conn)
     assert sorted(jobs.take_unannounced(conn)) == sorted([(job["id"], "train"), (other["id"], "light")])
@@ -377,14 +377,14 @@ def test_each_waiting_job_is_rung_for_once_and_again_when_nobody_came(conn):
     assert jobs.take_unannounced(conn) == []
 
 
-def test_a_refused_ring_is_tried_again(conn):
+def test_a_refused_announcement_is_repeated(conn):
     job = accepted(conn)
     jobs.take_unannounced(conn)
     jobs.mark_unannounced(conn, [job["id"]])
     assert jobs.take_unannounced(conn) == [(job["id"], "train")]
 
 
-def test_a_foreign_job_does_not_exist(conn):
+def test_a_job_of_another_tenant_is_not_found(conn):
     claim = claimed(conn)
     for act in (jobs.get, jobs.cancel, jobs.resume):
         with pytest.raises(NotFound):
@@ -434,7 +434,7 @@ def test_specs_keep_their_text(conn):
     assert jobs.get(conn, "t", job["id"])["spec"] == spec
 
 
-def test_a_tenant_has_so_many_jobs_at_once(conn, configure):
+def test_a_tenant_has_a_maximum_number_of_active_jobs(conn, configure):
     configure(ANAMORPH_MAX_JOBS_PER_TENANT=2)
     one = claimed(conn)
     accepted(conn)

@@ -36,14 +36,14 @@ def accept(engine, kind="training"):
         return jobs.accept(conn, tenant="t", kind=kind, spec={})[0]["id"]
 
 
-def test_a_round_rings_once_for_each_new_job(engine, rung):
+def test_a_round_announces_each_new_job_once(engine, rung):
     ids = {accept(engine) for _ in range(3)}
     assert sweep_once(engine) == 3
     assert {job_id for job_id, _ in rung} == ids
     assert sweep_once(engine) == 0
 
 
-def test_what_the_broker_refused_is_rung_when_it_is_back(engine, rung):
+def test_jobs_are_announced_when_the_broker_is_back(engine, rung):
     ids = {accept(engine) for _ in range(3)}
     rung.deaf = True
     sweep_once(engine)
@@ -52,7 +52,7 @@ def test_what_the_broker_refused_is_rung_when_it_is_back(engine, rung):
     assert {job_id for job_id, _ in rung} == ids and len(rung) == 3
 
 
-def test_a_lost_job_is_taken_back_and_rung_for_in_one_round(engine, rung):
+def test_a_lost_job_is_taken_back_and_announced_in_one_round(engine, rung):
     job_id = accept(engine)
     sweep_once(engine)
     with transaction(engine) as conn:
@@ -62,7 +62,7 @@ def test_a_lost_job_is_taken_back_and_rung_for_in_one_round(engine, rung):
     assert rung == [(job_id, "train")] * 2
 
 
-def test_a_woken_sweeper_rings_at_once(engine, rung, configure):
+def test_a_woken_sweeper_announces_jobs_at_once(engine, rung, configure):
     configure(ANAMORPH_SWEEP_SECONDS=30)
     thread = Sweeper(engine)
     thread.start()
@@ -96,7 +96,7 @@ def test_a_sweeper_survives_errors(engine, rung, configure, monkeypatch):
     assert rung == [(job_id, "train")]
 
 
-def test_workers_are_fresh_until_they_fall_silent(engine, configure, tmp_path):
+def test_workers_are_live_until_they_stop_reporting(engine, configure, tmp_path):
     configure(BLOBS_URL=f"file://{tmp_path}/blobs")
     with transaction(engine) as conn:
         worker_rows.beat(conn, "a", ["train", "light"], "cpu")

@@ -25,7 +25,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("query, spec", DRAWN)
-async def test_a_set_is_drawn_at_the_size_asked_for(client, query, spec):
+async def test_a_built_in_dataset_has_the_requested_size(client, query, spec):
     answer = await client.post(f"/v1/datasets?builtin=openmoji&{query}")
     assert answer.status_code == 202, answer.text
     with reading() as conn:
@@ -33,12 +33,12 @@ async def test_a_set_is_drawn_at_the_size_asked_for(client, query, spec):
 
 
 @pytest.mark.parametrize("query, status, code", REFUSED)
-async def test_what_cannot_be_drawn_is_refused(client, query, status, code):
+async def test_impossible_sizes_of_built_in_datasets_are_refused(client, query, status, code):
     answer = await client.post(f"/v1/datasets?{query}")
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
-async def test_a_set_says_the_sizes_it_can_be_drawn_at_and_whether_it_has_twins(client):
+async def test_a_built_in_dataset_has_its_sizes_and_twins(client):
     emoji, digits = [(await client.get(f"/v1/datasets/{name}")).json() for name in ("openmoji-tone", "mnist5k")]
     assert (emoji["sizes"], emoji["twins"]) == ([16, 256], True)
     assert (digits["sizes"], digits["twins"]) == (None, False)

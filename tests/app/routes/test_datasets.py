@@ -62,7 +62,7 @@ async def test_an_upload_is_stored_as_it_streams_in_and_becomes_a_job(client):
 
 
 @pytest.mark.parametrize("media", ["application/x-npz", "application/zip", "application/octet-stream", ""])
-async def test_an_npz_is_known_by_its_first_member(client, media):
+async def test_an_npz_is_recognised_by_its_first_member(client, media):
     headers = {"Content-Type": media} if media else {}
     answer = await client.post("/v1/datasets?name=arrays", content=arrays(), headers=headers)
     assert spec_of(answer.json())["format"] == "npz"
@@ -138,7 +138,7 @@ async def test_pages_have_every_dataset_once(client):
     assert sorted(found) == sorted([*wanted, *BUILTINS])
 
 
-async def test_one_is_looked_at_and_deleted_and_its_name_is_free_again(client):
+async def test_a_deleted_dataset_frees_its_name(client):
     add_dataset("squares")
     item = (await client.get("/v1/datasets/squares")).json()
     assert (item["count"], item["classes"], item["digest"]) == (100, ["even", "odd"], DIGEST)
@@ -164,7 +164,7 @@ async def test_images_come_with_their_labels(client, lane):
     }
 
 
-async def test_images_come_as_one_sheet_when_a_picture_is_asked_for(client, lane):
+async def test_images_are_one_sheet_for_accept_png(client, lane):
     add_dataset("squares")
     sheet = await client.get("/v1/datasets/squares/images?count=9", headers={"Accept": "image/png"})
     assert (sheet.headers["content-type"], sheet.content) == ("image/png", png(0))
@@ -172,7 +172,7 @@ async def test_images_come_as_one_sheet_when_a_picture_is_asked_for(client, lane
     assert (await client.get("/v1/datasets/squares/images", headers={"Accept": "text/html"})).status_code == 406
 
 
-async def test_thumbnails_are_the_picture_that_the_import_made(client):
+async def test_thumbnails_are_those_of_the_import(client):
     add_dataset("squares")
     here = (await client.get("/v1/datasets/squares")).json()["links"]["thumbnails"]
     assert (await client.get(here)).status_code == 404
@@ -180,7 +180,7 @@ async def test_thumbnails_are_the_picture_that_the_import_made(client):
     assert (await client.get(here)).content == png(3)
 
 
-async def test_images_of_what_is_not_there_are_refused(client, lane):
+async def test_images_of_missing_datasets_are_refused(client, lane):
     assert (await client.get("/v1/datasets/nothing/images")).status_code == 404
     problem = (await client.get("/v1/datasets/mnist5k/images")).json()
     assert problem["code"] == "conflict" and "builtin=mnist5k" in problem["remedy"]
@@ -188,7 +188,7 @@ async def test_images_of_what_is_not_there_are_refused(client, lane):
     assert not lane.seen
 
 
-async def test_a_dataset_on_its_way_is_not_absent(client):
+async def test_a_dataset_that_is_being_imported_is_a_conflict(client):
     job = (await client.post("/v1/datasets?name=squares", content=archive())).json()
     problem = (await client.get("/v1/datasets/squares")).json()
     assert problem["code"] == "conflict" and problem["job"] == f"/v1/jobs/{job['id']}"

@@ -29,7 +29,7 @@ async def test_the_worker_sees_the_settings_and_the_facts_of_the_dataset(client,
         (InvalidDataset("too little", field="dataset"), "/dataset"),
     ],
 )
-async def test_what_the_worker_refuses_does_not_become_a_job(client, lane, error, pointer):
+async def test_a_training_that_the_worker_refuses_does_not_become_a_job(client, lane, error, pointer):
     lane.error = error
     answer = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
@@ -52,7 +52,7 @@ async def test_a_dataset_not_yet_imported_is_known_but_for_its_attributes(
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), WorkerLost("gone")])
-async def test_a_worker_that_does_not_answer_keeps_nobody_from_training(client, lane, error):
+async def test_a_training_is_accepted_if_no_worker_answers(client, lane, error):
     lane.error = error
     assert (await client.post("/v1/trainings", json=BODY)).status_code == 202
 
@@ -62,14 +62,14 @@ async def test_a_training_is_accepted_without_inference_workers(app, client, lan
     assert (await client.post("/v1/trainings", json=BODY)).status_code == 202 and not lane.seen
 
 
-async def test_a_repetition_is_not_rehearsed_again(client, lane):
+async def test_a_repeated_training_is_not_validated_again(client, lane):
     first = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
     lane.error = InvalidConfig("they clash", field="config/body")
     again = await client.post("/v1/trainings", json=BODY, headers={"Idempotency-Key": "one"})
     assert again.json()["id"] == first.json()["id"] and again.headers["Idempotency-Replayed"] == "true"
 
 
-async def test_a_dry_run_says_what_would_be_trained_and_trains_nothing(client, lane):
+async def test_a_dry_run_returns_the_complete_request_without_training(client, lane):
     headers = {"Idempotency-Key": "one"}
     answer = await client.post("/v1/trainings?dry_run=true", json=BODY, headers=headers)
     assert answer.status_code == 200, answer.text
