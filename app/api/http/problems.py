@@ -146,7 +146,7 @@ def _fault(request: Request, item: dict[str, Any]) -> dict[str, str]:
     else:
         schema, root = _schema_of(request, where, path)
         bounds = between(schema) if item["type"] in BOUND_ERRORS else None
-        value = item["input"] if bounds and where != "body" else sent(item["input"])  # all of a query is text
+        value = str(item["input"])[:40] if bounds else sent(item["input"])  # a number in a query is text
         words = bounds or (allowed(schema, root) if path else "a JSON object")
         detail = f"{name or 'The body'} must be {words}; you sent {value}."
     return {"pointer": pointer, "code": item["type"].replace("_", "-"), "detail": detail}
