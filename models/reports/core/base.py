@@ -1,7 +1,8 @@
 """The contract of a report: a measurement of one model over a dataset, run as a job.
 
-A report is one class in a file of `models/reports/`. `run` is a generator: it yields Progress and returns a
-ReportResult. The caller stops a report by leaving the loop and resumes it from the last `progress_state` it yielded.
+A report is one class in a file of `models/reports/`; docs/extend/report.md has an example. `run` is a generator: it
+yields Progress and returns a ReportResult. The caller stops a report by leaving the loop, and resumes it from the last
+`progress_state` that it yielded.
 """
 
 from abc import ABC, abstractmethod
