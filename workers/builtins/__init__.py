@@ -1,7 +1,6 @@
-"""The built-in datasets: each is drawn from, or read out of, files of an installed package. One file per source.
+"""The built-in datasets, drawn from or read from files of installed packages. One file per source.
 
-A loader takes the side of the pictures in pixels where app/core/catalog/builtin_datasets.py names `sizes`, else
-nothing.
+A loader takes the side of the images in pixels if app/core/catalog/builtin_datasets.py lists `sizes`, else nothing.
 """
 
 from collections.abc import Callable

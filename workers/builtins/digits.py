@@ -31,8 +31,8 @@ def labelled(images: np.ndarray, labels: np.ndarray) -> Examples:
 
 
 def _table(package: str, file: str) -> np.ndarray:
-    """A gzipped table of whole numbers 0..255 in a package."""
+    """A gzipped table of whole numbers 0..255 from a package."""
     with gzip.open(file_of(package, file), "rt") as stream:
         lines = stream.read().split()
-    numbers = np.fromstring(",".join(lines), np.float32, sep=",")  # ten times as fast as loadtxt
+    numbers = np.fromstring(",".join(lines), np.float32, sep=",")  # ten times faster than loadtxt
     return numbers.reshape(len(lines), -1).astype(np.uint8)

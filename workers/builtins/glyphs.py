@@ -1,4 +1,4 @@
-"""Letters and digits of the fonts inside matplotlib, each on the same ground line."""
+"""Letters and digits of the fonts inside matplotlib, on a common baseline."""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from app.core.catalog.builtin_datasets import LETTERS
-from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
+from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, held_out
 
 FOLDER = "mpl-data/fonts/ttf"
-POINTS, GROUND = 0.76, 0.76  # of the picture's side: size of the font, and where the letters stand
+POINTS, GROUND = 0.76, 0.76  # fractions of the image's side: font size, and height of the baseline
 
 
 class Ink(Enum):
@@ -25,7 +25,7 @@ class Ink(Enum):
 
 class Font:
     def __init__(self, path: Path, points: int):
-        # the plain layout: the other one depends on a library that is not always there
+        # the basic layout: the other one needs a library that is not always installed
         self.font = ImageFont.truetype(str(path), points, layout_engine=ImageFont.Layout.BASIC)
 
     def draw(self, text: str, size: int, at: tuple[float, float], anchor: str, ink: Ink = Ink.BRIGHT) -> np.ndarray:
@@ -37,14 +37,14 @@ class Font:
 
 
 class Face(NamedTuple):
-    """`italic` is the file of the same face slanted. Faces of one family are alike."""
+    """A font file, and the file of its italic version. Faces of one family look alike."""
 
     family: str
     file: str
     italic: str | None = None
 
 
-# Those that have all 62 characters; cmex10, cmsy10 and LastResortHE say so too, but draw other things in their place.
+# Faces with all 62 characters; cmex10, cmsy10 and LastResortHE claim to have them but draw other symbols.
 FACES = (
     Face("DejaVu Sans", "DejaVuSans", "DejaVuSans-Oblique"),
     Face("DejaVu Sans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique"),
@@ -61,49 +61,49 @@ FACES = (
     Face("Computer Modern Typewriter", "cmtt10"),
 )
 UNSEEN = "STIX General"
-"""The family kept for validation: letters are known when those of a new face are."""
+"""The font family of the validation images: they test letters of an unknown face."""
 
 
 def glyphs(size: int) -> Examples:
-    """Bright on black. The same character of the same look in two faces is left out once."""
+    """Bright on black. If a character looks the same in two faces, the second is left out."""
     files = faces()
 
     def each() -> Iterator[Example | None]:
         for label, letter in enumerate(LETTERS):
-            seen = Seen()
+            duplicates = Duplicates()
             for family, file in files:
                 picture = draw(file, letter, size)
                 split = VALIDATION if family == UNSEEN else TRAIN
                 example = Example(f"{file} {letter}", {"images": picture}, label, split=split)
-                yield None if seen.before(picture) else example
+                yield None if duplicates.seen_before(picture) else example
 
     return Examples(len(LETTERS) * len(files), each())
 
 
 def italic(size: int) -> Examples:
-    """Input upright, target slanted. A letter is held out in all faces of a family: they are alike."""
+    """Input upright, target italic. A validation letter is held out in all faces of a family: they look alike."""
     pairs = [(face, letter) for face in FACES if face.italic for letter in LETTERS]
     out = held_out(f"{face.family} {letter}" for face, letter in pairs)
     faces()
 
     def each() -> Iterator[Example | None]:
-        seen = Seen()
+        duplicates = Duplicates()
         for face, letter in pairs:
             upright, slanted = draw(face.file, letter, size), draw(face.italic, letter, size)
             group = f"{face.family} {letter}"
             split = VALIDATION if group in out else TRAIN
             pair = Example(f"{face.file} {letter}", {"input": upright, "target": slanted}, group=group, split=split)
-            yield None if seen.before(np.stack([upright, slanted])) else pair
+            yield None if duplicates.seen_before(np.stack([upright, slanted])) else pair
 
     return Examples(len(pairs), each())
 
 
 def faces() -> list[tuple[str, str]]:
-    """(family, file) of every face, slanted ones too. Raises NotFound when matplotlib lacks one."""
-    found = [(face.family, file) for face in FACES for file in (face.file, face.italic) if file]
-    for _, file in found:
+    """(family, file) of every face, italic ones too. Raises NotFound if matplotlib lacks one."""
+    files = [(face.family, file) for face in FACES for file in (face.file, face.italic) if file]
+    for _, file in files:
         _path(file)
-    return found
+    return files
 
 
 def draw(file: str, letter: str, size: int) -> np.ndarray:

@@ -1,19 +1,19 @@
-"""Icons in pairs, outline and filled: glyphs of the Material Design Icons font inside QtAwesome, which needs no Qt."""
+"""Pairs of icons, outline and filled: Material Design Icons from the font inside QtAwesome, without Qt."""
 
 import json
 from collections.abc import Iterator
 
-from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, held_out
+from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, held_out
 from workers.builtins.glyphs import Font, Ink
 
 FONT = "fonts/materialdesignicons6*.ttf"
 CODES = "fonts/materialdesignicons6*charmap*.json"
 OUTLINE = "-outline"
-HEIGHT = 0.92  # of the picture; what is left is the margin
+HEIGHT = 0.92  # fraction of the image's side; the rest is margin
 
 
 def outline2fill(size: int) -> Examples:
-    """Dark on white. Icons whose names begin alike (file, file-account ...) are near copies."""
+    """Dark on white. Icons whose names start with the same word (file, file-account ...) are near copies."""
     codes = json.loads(file_of("qtawesome", CODES).read_text())
     font = Font(file_of("qtawesome", FONT), int(size * HEIGHT))
     names = [name for name in sorted(codes) if name + OUTLINE in codes]
@@ -23,12 +23,12 @@ def outline2fill(size: int) -> Examples:
         return font.draw(chr(int(codes[name], 16)), size, (size / 2, size / 2), "mm", Ink.DARK)
 
     def each() -> Iterator[Example | None]:
-        seen = Seen()
+        duplicates = Duplicates()
         for name in names:
             outline, filled = draw(name + OUTLINE), draw(name)
             split = VALIDATION if group_of(name) in out else TRAIN
             pair = Example(name, {"input": outline, "target": filled}, group=group_of(name), split=split)
-            yield None if seen.before(outline, filled) else pair
+            yield None if duplicates.seen_before(outline, filled) else pair
 
     return Examples(len(names), each())
 

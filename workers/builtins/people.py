@@ -1,13 +1,13 @@
-"""OpenMoji's people by age: heads with shoulders in six colours of skin, of three genders and four kinds of hair."""
+"""OpenMoji's people with ages: heads and shoulders with six skin colours, three genders and four kinds of hair."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from workers.builtins.emoji import TONES
-from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples, Seen
+from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples
 from workers.builtins.openmoji import files, flat
 
-# (age, gender) by code point: what Unicode's name says, in years that anyone would agree with
+# (age in years, gender) by code point, from the name in Unicode
 PEOPLE = {
     "1F476": (1, "person"),
     "1F9D2": (9, "person"),
@@ -21,28 +21,28 @@ PEOPLE = {
     "1F475": (70, "woman"),
 }
 SKIN = dict(zip(TONES, ("light", "medium-light", "medium", "medium-dark", "dark"), strict=True))
-HAIR = {"1F9B0": "red hair", "1F9B1": "curly hair", "1F9B2": "bald"}  # not 1F9B3: white hair says an age
+HAIR = {"1F9B0": "red hair", "1F9B1": "curly hair", "1F9B2": "bald"}  # not 1F9B3: white hair implies an age
 UNSEEN = "1F3FD"
-"""The skin of validation: in the middle, so that what was learned from the others can reach it."""
-FRAME = "12 8 48 48"  # of the 72 units a side: the rest is empty
+"""The skin tone of the validation images: the middle one, between the tones in training."""
+FRAME = "12 8 48 48"  # left, top, width, height in the 72 x 72 units of the SVG; the rest is empty
 
 
 def people(size: int) -> Examples:
-    """Ages in years; an identity is skin, gender and hair. All pictures of one skin are for validation."""
-    found = [(file, about) for file in files() if (about := described(file))]
-    seen = Seen()
+    """Ages in years; an identity is skin, gender and hair. All images of one skin tone are for validation."""
+    persons = [(file, about) for file in files() if (about := described(file))]
+    duplicates = Duplicates()
 
     def example(file: Path, about: dict) -> Example | None:
         root = ET.fromstring(file.read_text())
         root.set("viewBox", FRAME)
         picture = flat(ET.tostring(root, encoding="unicode"), size)
-        return None if seen.before(picture) else Example(file.stem, {"images": picture}, **about)
+        return None if duplicates.seen_before(picture) else Example(file.stem, {"images": picture}, **about)
 
-    return Examples(len(found), (example(file, about) for file, about in found))
+    return Examples(len(persons), (example(file, about) for file, about in persons))
 
 
 def described(file: Path) -> dict | None:
-    """Age, identity, split and group of a person alone; None for any other emoji."""
+    """Age, identity, split and group of a single person; None for any other emoji."""
     who, *more = (point for point in file.stem.split("-") if point != "200D")
     if who not in PEOPLE or any(point not in SKIN and point not in HAIR for point in more):
         return None

@@ -1,4 +1,4 @@
-"""Things pasted at random places over pieces of photographs, with a box around each: data for detectors."""
+"""Objects pasted at random places on patches of photographs, with their boxes: data for detectors."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,22 +13,22 @@ from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples
 COUNTS = {TRAIN: 2000, VALIDATION: 500}
 MOST = 4
 SMALLEST, LARGEST = 0.22, 0.45
-"""Longer side of a thing, as a share of the picture's."""
-SHARED = 0.1
-"""Most that the boxes of two things overlap, as a share of the smaller."""
+"""Longer side of an object, as a fraction of the image's side."""
+MAX_OVERLAP = 0.1
+"""Largest overlap of two boxes, as a fraction of the smaller."""
 TRIES = 20
 
 Thing = tuple[np.ndarray, np.ndarray, int]
-"""Colours uint8 (3, H, W), opacity uint8 (H, W), class index; nothing is transparent all along an edge."""
+"""Colours uint8 (3, H, W), opacity uint8 (H, W), class index; trimmed, so that no edge is fully transparent."""
 Draw = Callable[[np.random.Generator, str, bool], Thing]
-"""From random numbers, the side of the split, and whether the ground is bright."""
+"""Takes a generator, the side of the split, and whether the background is bright."""
 
 
 def digits(size: int) -> Examples:
-    """Digits of MNIST, dark on bright ground and bright on dark; those for validation are never trained on."""
+    """MNIST digits, dark on a bright background and bright on dark; validation digits are never in training."""
     images, labels = mnist_arrays()
-    held = np.arange(len(images)) % 5 == 0
-    rows = {VALIDATION: np.flatnonzero(held), TRAIN: np.flatnonzero(~held)}
+    validation = np.arange(len(images)) % 5 == 0
+    rows = {VALIDATION: np.flatnonzero(validation), TRAIN: np.flatnonzero(~validation)}
 
     def draw(rng: np.random.Generator, split: str, bright: bool) -> Thing:
         row = rng.choice(rows[split])
@@ -51,7 +51,7 @@ def emoji(size: int) -> Examples:
 
 
 def _scattered(size: int, draw: Draw, kind: str) -> Examples:
-    """Photo pieces for validation are of blocks that training never sees. The same numbers give the same pictures."""
+    """Backgrounds for validation come from blocks that are not in training. Each image depends only on its number."""
 
     pieces = photos.patches(size)
 
@@ -72,7 +72,7 @@ def _scattered(size: int, draw: Draw, kind: str) -> Examples:
 
 
 def _paste(ground: np.ndarray, rng: np.random.Generator, draw: Callable[[], Thing]) -> list[tuple]:
-    """Puts one to four things into `ground` (3, S, S), in place, and gives their boxes."""
+    """Pastes one to four objects into `ground` (3, S, S), in place; returns their boxes."""
     size, boxes = ground.shape[1], []
     for _ in range(rng.integers(1, MOST + 1)):
         colours, opacity, label = draw()
@@ -82,7 +82,7 @@ def _paste(ground: np.ndarray, rng: np.random.Generator, draw: Callable[[], Thin
         for _ in range(TRIES):
             top, left = rng.integers(0, size - height + 1), rng.integers(0, size - width + 1)
             box = (float(left), float(top), float(left + width), float(top + height), label)
-            if all(_shared(box, other) <= SHARED for other in boxes):
+            if all(_shared(box, other) <= MAX_OVERLAP for other in boxes):
                 break
         else:
             continue
@@ -95,7 +95,7 @@ def _paste(ground: np.ndarray, rng: np.random.Generator, draw: Callable[[], Thin
 
 
 def _trimmed(opacity: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """`pixels` (C, H, W) without the edges at which hardly anything is to be seen."""
+    """`pixels` (C, H, W) without edges that are almost transparent."""
     rows, columns = np.flatnonzero(opacity.max(1) > 40), np.flatnonzero(opacity.max(0) > 40)
     return np.ascontiguousarray(pixels[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
@@ -106,7 +106,7 @@ def _scaled(band: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _shared(one: tuple, other: tuple) -> float:
-    """Overlap of two boxes as a share of the smaller."""
+    """Overlap of two boxes as a fraction of the smaller."""
     across = min(one[2], other[2]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[1], other[1])
     sizes = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]

@@ -1,4 +1,4 @@
-"""What an image says about itself before anything is decoded: format, size, and whether the fast way is open to it."""
+"""Reads the header of an image without decoding it: format, size, and whether the fast decoder can read it."""
 
 import struct
 from typing import NamedTuple
@@ -6,9 +6,9 @@ from typing import NamedTuple
 from app.core.errors import InvalidImage
 from app.core.settings import settings
 
-ACCEPTED = "PNG, JPEG and WebP images are read."
-# Each scan of a progressive JPEG walks over the whole picture: a small file of many scans would take hours.
+ACCEPTED = "Send PNG, JPEG or WebP."
 MAX_JPEG_SCANS = 100
+"""Each scan of a progressive JPEG covers the whole image: a small file with many scans would take hours."""
 
 OTHERS = {
     b"GIF8": "a GIF",
@@ -23,13 +23,13 @@ OTHERS = {
     b"8BPS": "a Photoshop file",
     b"qoif": "a QOI image",
 }
-# Chunks that change no pixel. Colour profiles, transparency, orientation and animation do, so they take Pillow's way.
+# Chunks that change no pixel. Colour profiles, transparency, orientation and animation do: Pillow reads those files.
 HARMLESS = {b"IDAT", b"sRGB", b"gAMA", b"cHRM", b"pHYs", b"tIME", b"bKGD", b"sBIT"}
 HARMLESS_TEXTS = (b"Software\0", b"Title\0", b"Author\0", b"Comment\0", b"Description\0", b"date:")
 
 
 class Header(NamedTuple):
-    """`plain_channels` is 1 or 3 for an 8-bit PNG that needs no conversion at all, else 0; `depth` is a PNG's."""
+    """`plain_channels`: 1 or 3 for an 8-bit PNG that needs no conversion, else 0. `depth`: bits of a PNG's channel."""
 
     format: str
     height: int
@@ -40,23 +40,23 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """The checked header of a PNG, JPEG or WebP image; raises InvalidImage for all else and for sizes out of bounds."""
+    """The header of a PNG, JPEG or WebP image. Raises InvalidImage for other data and for sizes out of bounds."""
     limits = settings()
     if len(data) > limits.max_image_bytes:
         raise InvalidImage(
-            f"The image has {len(data)} bytes; at most {limits.max_image_bytes} are read.", remedy="Scale it down."
+            f"The image has {len(data)} bytes; at most {limits.max_image_bytes} are allowed.", remedy="Scale it down."
         )
     try:
         header = _read(data)
     except (struct.error, IndexError):
         header = None
     if header is None:
-        raise InvalidImage(f"The image ends inside its header. {ACCEPTED}")
+        raise InvalidImage("The image ends inside its header.", remedy="Re-save it as PNG in an image editor.")
     _, height, width, *_ = header
     if not (0 < width <= limits.max_side and 0 < height <= limits.max_side and width * height <= limits.max_pixels):
         raise InvalidImage(
-            f"The image is {height} x {width} pixels (height x width); sides of 1 to {limits.max_side} and at most "
-            f"{limits.max_pixels} pixels are read.",
+            f"The image has {height} x {width} pixels (height x width); sides of 1 to {limits.max_side} and at most "
+            f"{limits.max_pixels} pixels are allowed.",
             remedy="Scale it down.",
         )
     return header
@@ -69,7 +69,7 @@ def _read(data: bytes) -> Header | None:
         return _jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
-    raise InvalidImage(f"The data is {_guess(data)}. {ACCEPTED}", remedy="Convert it to PNG.")
+    raise InvalidImage(f"Unsupported image format: the data is {_guess(data)}.", remedy=ACCEPTED)
 
 
 def _guess(data: bytes) -> str:
@@ -103,7 +103,7 @@ def _only_harmless_chunks(data: bytes) -> bool:
 def _jpeg(data: bytes) -> Header | None:
     if data.count(b"\xff\xda") > MAX_JPEG_SCANS:
         raise InvalidImage(
-            f"The JPEG has more than {MAX_JPEG_SCANS} scans.", remedy="Save it as a baseline JPEG or a PNG."
+            f"The JPEG has more than {MAX_JPEG_SCANS} scans.", remedy="Re-save it as a baseline JPEG or a PNG."
         )
     at = 2
     while data[at] == 0xFF:

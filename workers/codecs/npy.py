@@ -1,4 +1,4 @@
-"""npy files: latent codes as float32 rows, and the head that says what an array holds. No pickle is ever read."""
+"""npy files: latent codes as float32 rows, and the header of any array. Pickles are never read."""
 
 import io
 import math
@@ -21,7 +21,7 @@ class NpyHead(NamedTuple):
 
 
 def read_npy_head(stream: IO[bytes]) -> NpyHead:
-    """Leaves the stream at the first number. Raises whatever numpy's parser meets; the caller names the error."""
+    """Reads the header and leaves the stream at the first number. Raises any error of numpy's parser."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     head = NpyHead(*read(stream))
@@ -39,7 +39,7 @@ def encode_npy(array) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _head(shape: tuple[int, ...]) -> bytes:
-    """The bytes before the numbers; writing them anew takes longer than everything else in a small array."""
+    """The bytes before the numbers, cached: writing them takes longer than the rest of a small array."""
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": tuple(shape)})
     return file.getvalue()
@@ -53,12 +53,12 @@ def decode_npy(data: bytes, shape: tuple[int | None, ...] | None = None, field: 
     except Exception as error:
         raise InvalidRequest("The body is not an npy file.", field=field, remedy="Write it with numpy.save.") from error
     if head.dtype.kind not in "fiu":
-        raise InvalidRequest("The npy file does not hold numbers.", field=field)
+        raise InvalidRequest(f"The npy file must hold numbers; it holds {head.dtype}.", field=field)
     if len(data) - stream.tell() != head.bytes:
         raise InvalidRequest("The npy file is shorter or longer than its header says.", field=field)
     if shape and not _allowed(head.shape, shape):
-        wanted = ", ".join("any" if length is None else str(length) for length in shape)
-        raise InvalidRequest(f"The npy file has the shape {list(head.shape)}; ({wanted}) is needed.", field=field)
+        needed = ", ".join("any" if length is None else str(length) for length in shape)
+        raise InvalidRequest(f"The npy file must have the shape ({needed}); it has {list(head.shape)}.", field=field)
     array = np.frombuffer(data, head.dtype, offset=stream.tell()).reshape(head.shape, order="CF"[head.fortran])
     with np.errstate(over="ignore"):
         array = np.array(array, dtype=np.float32, order="C")
@@ -68,17 +68,17 @@ def decode_npy(data: bytes, shape: tuple[int | None, ...] | None = None, field: 
 
 
 def decode_latents(data: bytes, width: int) -> np.ndarray:
-    """Codes as a front end packed them, whether they came as JSON or as a file: float32 (n, width)."""
+    """Latent codes of a request, float32 (n, width). Raises InvalidRequest for another width."""
     array = decode_npy(data)
     if array.ndim != 2 or array.shape[1] != width:
-        given = array.shape[-1] if array.ndim == 2 else "x".join(map(str, array.shape))
+        sent = array.shape[-1] if array.ndim == 2 else "x".join(map(str, array.shape))
         raise InvalidRequest(
-            f"A code of this model has {width} numbers; the codes in `latents` have {given}.",
+            f"latents must be codes of {width} numbers; you sent codes of {sent}.",
             field="latents",
-            remedy="Send codes as this model's encode gives them.",
+            remedy="Send codes from this model's encode.",
         )
     return array
 
 
-def _allowed(given: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
-    return len(given) == len(shape) and all(n in (None, m) for n, m in zip(shape, given, strict=True))
+def _allowed(actual: tuple[int, ...], shape: tuple[int | None, ...]) -> bool:
+    return len(actual) == len(shape) and all(n in (None, m) for n, m in zip(shape, actual, strict=True))

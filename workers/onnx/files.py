@@ -1,10 +1,11 @@
-"""ONNX files from outside: read without running anything in them, run by ONNX Runtime on the CPU."""
+"""Uploaded ONNX files: read without running anything, then run by ONNX Runtime on the CPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 import torch
 from torch import Tensor
 
@@ -12,12 +13,15 @@ from app.core.errors import InvalidRequest
 from models.imported.graph import Drawing, Node
 
 FIELD = "file"
+EXTERNAL = "The weights are in a second file."
+EXTERNAL_REMEDY = "Export with external_data=False, or save the model as one file."
+log = structlog.get_logger(__name__)
 DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A file that was read. `shape` is that of the input, with None where it is free."""
+    """A file that was read. `shape`: shape of the input, None for a free axis. `outputs`: number of outputs."""
 
     content: bytes
     drawing: Drawing
@@ -28,41 +32,43 @@ class OnnxFile:
     @property
     def state(self) -> dict[str, Tensor]:
         """The weights of a model that runs the graph node by node."""
-        drawn = torch.frombuffer(bytearray(self.drawing.model_dump_json().encode()), dtype=torch.uint8)
-        return {"graph": drawn} | {f"t{index}": tensor for index, tensor in enumerate(self.constants)}
+        graph = torch.frombuffer(bytearray(self.drawing.model_dump_json().encode()), dtype=torch.uint8)
+        return {"graph": graph} | {f"t{index}": tensor for index, tensor in enumerate(self.constants)}
 
     @property
     def opaque_state(self) -> dict[str, Tensor]:
-        """The weights of a model that is only asked."""
+        """The weights of a black-box model: the file itself."""
         return {"file": torch.frombuffer(bytearray(self.content), dtype=torch.uint8)}
 
 
 def read(content: bytes) -> OnnxFile:
-    """Raises InvalidRequest for what is no ONNX file, keeps tensors elsewhere, or does not take one image tensor."""
+    """Raises InvalidRequest for other files, external weights, or a graph that does not take one image tensor."""
     import onnx
 
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
-    except Exception as error:  # protobuf and the checker have many
-        reason = str(error).strip().splitlines()
-        raise InvalidRequest(f"This is no valid ONNX file: {reason[0][:200] if reason else '?'}", field=FIELD) from None
+    except Exception as error:  # protobuf and the checker raise many kinds
+        log.warning("onnx.unreadable", error=str(error)[:200])
+        if "should be stored in" in str(error):
+            raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY) from None
+        raise InvalidRequest("The file is not an ONNX file, or it is damaged.", field=FIELD) from None
     graph = model.graph
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise InvalidRequest("The file keeps its weights in other files.", field=FIELD, remedy="Save it as one file.")
-    known = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in known]
+        raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY)
+    constant_names = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constant_names]
     if len(inputs) != 1 or not graph.output:
         names = ", ".join(value.name for value in inputs)
-        raise InvalidRequest(f"The graph has {len(inputs)} inputs ({names}); it should take images.", field=FIELD)
+        raise InvalidRequest(f"The graph must have one input, the images; it has {len(inputs)} ({names}).", field=FIELD)
     kind = inputs[0].type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
-        raise InvalidRequest("The input of the graph is not float32.", field=FIELD, remedy="Export it so.")
+        raise InvalidRequest("The input of the graph must be float32.", field=FIELD, remedy="Export it with float32.")
     shape = [dim.dim_value or None for dim in kind.shape.dim]
     if len(shape) != 4:
-        raise InvalidRequest(f"The input of the graph has {len(shape)} axes; images have 4.", field=FIELD)
+        raise InvalidRequest(f"The input of the graph must have 4 axes, like images; it has {len(shape)}.", field=FIELD)
     constants = {tensor.name: tensor_of(tensor) for tensor in graph.initializer}
-    nodes = [drawn(node, constants) for node in graph.node]
+    nodes = [to_node(node, constants) for node in graph.node]
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
     drawing = Drawing(
         nodes=tuple(node for node in nodes if node is not None),
@@ -74,8 +80,8 @@ def read(content: bytes) -> OnnxFile:
     return OnnxFile(content, drawing, list(constants.values()), shape, len(graph.output))
 
 
-def drawn(node: Any, constants: dict[str, Tensor]) -> Node | None:
-    """A node as JSON can hold it; tensors among its attributes join the constants. None: it was but a constant."""
+def to_node(node: Any, constants: dict[str, Tensor]) -> Node | None:
+    """A node as plain data; tensors among its attributes join the constants. None for a constant node."""
     import onnx
 
     op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
@@ -83,8 +89,8 @@ def drawn(node: Any, constants: dict[str, Tensor]) -> Node | None:
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
         if isinstance(value, onnx.TensorProto):
-            held = node.output[0] if op == "Constant" else f"{node.output[0]}/{attribute.name}"
-            constants[held], attributes["constant"] = tensor_of(value), held
+            name = node.output[0] if op == "Constant" else f"{node.output[0]}/{attribute.name}"
+            constants[name], attributes["constant"] = tensor_of(value), name
         elif isinstance(value, bytes):
             attributes[attribute.name] = value.decode("utf-8", "replace")
         elif isinstance(value, int | float):
@@ -106,15 +112,17 @@ def tensor_of(tensor: Any) -> Tensor:
     import onnx
 
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise InvalidRequest("The file keeps its weights in other files.", field=FIELD, remedy="Save it as one file.")
+        raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY)
     array = onnx.numpy_helper.to_array(tensor)
     if array.dtype.name not in DTYPES:
-        raise InvalidRequest(f"The file holds numbers of type {array.dtype.name}.", field=FIELD, remedy="Use float32.")
+        raise InvalidRequest(
+            f"Numbers of type {array.dtype.name} are not supported.", field=FIELD, remedy="Export with float32."
+        )
     return torch.from_numpy(np.array(array))
 
 
 def session(content: bytes) -> Any:
-    """The file, ready to be run on the CPU by as many threads as torch uses; they do not spin while they wait."""
+    """A runtime session of the file on the CPU, with as many threads as torch uses; they do not spin while idle."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -124,7 +132,7 @@ def session(content: bytes) -> Any:
 
 
 def runtime(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """What ONNX Runtime makes of a file with one input: images in, the first output out."""
-    asked = session(content)
-    taken, given = asked.get_inputs()[0].name, asked.get_outputs()[0].name
-    return lambda images: asked.run([given], {taken: images})[0]
+    """A function from images to the first output of a file with one input, run by ONNX Runtime."""
+    runner = session(content)
+    input_name, output_name = runner.get_inputs()[0].name, runner.get_outputs()[0].name
+    return lambda images: runner.run([output_name], {input_name: images})[0]

@@ -94,13 +94,13 @@ def test_what_has_no_gradient_is_a_black_box_and_says_why():
 @pytest.mark.parametrize(
     ("change", "card", "field", "words"),
     [
-        ({}, {"labels": ["a", "b"]}, "card/labels", "2 labels for 3 classes"),
-        ({}, {"height": 9}, "card/height", "takes height 8"),
-        ({}, {"layout": "nhwc"}, "card/layout", "8 channels"),
-        ({}, {"output": "softmax"}, "card/output", "no probabilities"),
-        ({}, {"task": "segmenter"}, "card/task", "map for each class"),
-        ({"last": "Log"}, {}, "file", "not a number"),
-        ({"last": "Nothing"}, {}, "file", "no valid ONNX"),
+        ({}, {"labels": ["a", "b"]}, "card/labels", "must have 3 labels"),
+        ({}, {"height": 9}, "card/height", "must be 8, as in the graph"),
+        ({}, {"layout": "nhwc"}, "card/layout", "takes 8"),
+        ({}, {"output": "softmax"}, "card/output", "not probabilities"),
+        ({}, {"task": "segmenter"}, "card/task", "one map per class"),
+        ({"last": "Log"}, {}, "file", "not finite"),
+        ({"last": "Nothing"}, {}, "file", "not an ONNX file"),
     ],
 )
 def test_what_cannot_be_right_names_the_field(change, card, field, words):
