@@ -146,5 +146,5 @@ def _with_pillow(data: bytes, header: Header, read, frames: Frames) -> np.ndarra
         raise
     except Exception as error:
         raise InvalidImage(
-            f"The {header.format} image is damaged or truncated.", remedy="Re-save it as PNG in an image editor."
+            f"The {header.format} image is damaged or cut short.", remedy="Re-save it as PNG in an image editor."
         ) from error
