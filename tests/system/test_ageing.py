@@ -133,7 +133,7 @@ def test_one_age_alone_is_taken_as_data_with_a_warning_and_refused_for_ageing(se
             result = upload(client, "faces-of-one-age", table("30"))
             assert any("age 30" in warning for warning in result["warnings"])
         body = {"family": "age_cgan", "dataset": "faces-of-one-age", "name": "never", "config": SHORT}
-        with pytest.raises(InvalidDataset, match="one age"):
+        with pytest.raises(InvalidDataset, match="same age"):
             client.wait(client.ask("POST", "/v1/trainings", json=body).json()["id"])
 
 

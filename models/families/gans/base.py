@@ -25,14 +25,7 @@ from models.families.gans.augment import AdaptiveAugment, diff_augment
 from models.families.gans.auto_remedy import Remedies
 from models.families.gans.config import GANConfig
 from models.families.gans.layers import recalibrate_batch_norm
-from models.families.gans.updates import (
-    DInput,
-    Penalties,
-    game_metrics,
-    new_optimiser,
-    optimizer_step,
-    saturation,
-)
+from models.families.gans.updates import DInput, Penalties, game_metrics, new_optimiser, optimizer_step, saturation
 from models.family import Family
 from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss
 from models.losses.gradient_penalties import one_centred_penalty, zero_centred_penalty
