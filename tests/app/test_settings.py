@@ -48,7 +48,7 @@ def test_senseless_options_are_refused_by_name(monkeypatch, name):
         Settings()
 
 
-def test_a_ring_for_a_dead_broker_fails_quickly(tmp_path, monkeypatch):
+def test_notifying_a_dead_broker_fails_quickly(tmp_path, monkeypatch):
     monkeypatch.setenv("BROKER_URL", f"redis+socket://{tmp_path}/nobody.sock")
     code = (
         "import time; from app.core.jobs.queue import notify; t = time.time(); "

@@ -63,7 +63,7 @@ def post(service, model: str, query: str, **headers: str) -> httpx.Response:
     return httpx.post(address, content=face(25, 1, seed=9), headers=given, timeout=60)
 
 
-def test_a_face_comes_back_at_another_age_and_the_same_request_is_the_same_bytes(service, model):
+def test_age_operation_returns_the_same_bytes_for_the_same_request(service, model):
     one, again = (post(service, model, "?to=60%2B&steps=5") for _ in range(2))
     assert one.status_code == 200 and one.headers["content-type"] == "image/png", one.text
     assert one.content == again.content and Image.open(io.BytesIO(one.content)).size == (16, 16)
@@ -74,7 +74,7 @@ def test_a_face_comes_back_at_another_age_and_the_same_request_is_the_same_bytes
         assert post(service, model, f"?to={meant}&steps=5").content == one.content
 
 
-def test_all_ages_come_as_a_row_with_each_picture_beside_its_identity_distance(service, model):
+def test_all_ages_come_as_a_row_with_identity_distances(service, model):
     row = post(service, model, "?all=true&steps=5")
     assert Image.open(io.BytesIO(row.content)).size == (16 * len(GROUPS), 16)
     facts = post(service, model, "?all=true&steps=5", Accept="application/json").json()
@@ -125,7 +125,7 @@ def test_a_table_that_cannot_be_read_leaves_nothing_behind(service, lines, sente
         assert all(item["name"] != "faces-unreadable" for item in client.get("/v1/datasets")["data"])
 
 
-def test_one_age_alone_is_taken_as_data_with_a_warning_and_refused_for_ageing(service):
+def test_a_single_age_is_imported_with_a_warning_and_refused_for_ageing(service):
     with Client(service.url) as client:
         try:
             client.get("/v1/datasets/faces-of-one-age")

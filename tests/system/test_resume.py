@@ -108,7 +108,7 @@ def complete(engine: Engine, job_id: str, folder: Path) -> dict:
 
 @pytest.mark.timeout(600)  # processes that import torch: 200 s on a machine with twelve at work
 @pytest.mark.parametrize("family", SPECS)
-def test_a_training_killed_at_random_moments_ends_as_if_nothing_had_happened(engine, tmp_path, family):
+def test_a_training_killed_at_random_equals_an_unbroken_run(engine, tmp_path, family):
     wanted_id, job_id = accept(engine, family), accept(engine, family)
     wanted = complete(engine, wanted_id, tmp_path)
     draws, killed = random.Random(family), 0

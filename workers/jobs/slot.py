@@ -125,17 +125,17 @@ class ProcessWatch:
                 time.sleep(pause)
 
     def _end_of(self, status: int) -> Callable:
-        held = self.claim.id, self.claim.token
+        job = self.claim.id, self.claim.token
         if self.reason == "release":
-            return lambda conn: jobs.release(conn, *held)
+            return lambda conn: jobs.release(conn, *job)
         if self.reason == "cancel":
-            return lambda conn: jobs.confirm_cancel(conn, *held)
+            return lambda conn: jobs.confirm_cancel(conn, *job)
         if self.reason == "late":
             late = DeadlineExceeded("The job did not end before its deadline.").problem()
-            return lambda conn: jobs.fail(conn, *held, late)
+            return lambda conn: jobs.fail(conn, *job, late)
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         lost = WorkerLost(f"The job's process {how} without a reason.", remedy="See the log of the worker.")
-        return lambda conn: jobs.fail_attempt(conn, *held, lost.problem())
+        return lambda conn: jobs.fail_attempt(conn, *job, lost.problem())
 
 
 def environment(claim: jobs.Claim) -> dict[str, str]:

@@ -116,7 +116,7 @@ def test_the_digits_are_the_known_ones():
 
 
 @pytest.mark.parametrize("name, package", [(n, p) for n, about in facts.BUILTINS.items() for p in about.packages])
-def test_a_missing_package_is_named_with_the_remedy_before_anything_is_drawn(name, package, monkeypatch):
+def test_a_missing_package_is_named_before_anything_is_drawn(name, package, monkeypatch):
     real = examples.find_spec
     for module in (examples, facts):
         monkeypatch.setattr(module, "find_spec", lambda wanted: None if wanted == package else real(wanted))

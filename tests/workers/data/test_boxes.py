@@ -76,7 +76,7 @@ def test_a_line_that_cannot_be_is_named_and_its_image_left_out(tmp_path, line, r
         assert "One of its boxes" in reasons(report)["images/3.png"]
 
 
-def test_a_line_without_a_box_is_an_image_without_objects_and_a_missing_file_is_told(tmp_path):
+def test_a_line_without_box_means_no_objects_missing_files_are_named(tmp_path):
     opened, report = read(archive(tmp_path, "0.png,dog,1,2,5,7", "1.png,,,,,", "gone.png,dog,0,0,1,1"))
     assert found(opened, 1) == []
     assert "the archive does not have it" in reasons(report)["gone.png"]

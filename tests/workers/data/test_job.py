@@ -87,7 +87,7 @@ def test_a_taken_name_is_a_conflict_also_when_it_is_taken_meanwhile(engine, uplo
     assert len(rows(engine)) == 1
 
 
-def test_a_name_taken_before_is_a_conflict_at_once_and_free_again_once_deleted(engine, upload):
+def test_a_name_in_use_is_a_conflict_until_its_dataset_is_deleted(engine, upload):
     with transaction(engine) as conn:
         register(conn, "t", "letters", Published("0" * 64, {"layout": "plain"}, 1), Origin("upload"))
     job = started(engine, upload)

@@ -45,7 +45,7 @@ def test_lines_with_impossible_ages_are_refused_by_number(tmp_path):
     assert "finite" in found["labels.csv line 5"] and "finite" in found["labels.csv line 6"]
 
 
-def test_columns_nobody_reads_are_named_and_without_a_known_one_nothing_is_imported(tmp_path):
+def test_unknown_columns_are_named_and_at_least_one_known_is_required(tmp_path):
     _, report = upload(tmp_path, [["file", "age", "years old"], *([f"{n}.png", n, 1] for n in range(10))])
     assert any("not used: years old" in warning for warning in report.warnings)
     with pytest.raises(InvalidDataset, match="its columns are ages, name") as caught:

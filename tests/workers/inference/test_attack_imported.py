@@ -93,7 +93,7 @@ async def test_a_white_box_attack_on_a_black_box_is_refused_and_says_what_works(
     assert "square" in problem["remedy"]
 
 
-async def test_a_segmenter_from_elsewhere_loses_more_pixels_to_segpgd_than_to_noise(front):
+async def test_segpgd_beats_noise_on_an_imported_segmenter(front):
     told = await attack(front, "masks", method="segpgd", eps="100/255", control="true")
     left = {name: told[name]["pixel_accuracy"] for name in ("adversarial", "control")}
     assert left["adversarial"] < left["control"] <= 1, told
@@ -102,7 +102,7 @@ async def test_a_segmenter_from_elsewhere_loses_more_pixels_to_segpgd_than_to_no
 
 
 @torch.no_grad()
-def test_a_report_on_a_black_box_needs_black_boxes_and_says_what_it_could_not_measure():
+def test_a_report_on_a_black_box_model_says_what_it_could_not_measure():
     model, facts, _ = from_onnx(network(**FOREIGN), CARD)
     images = (np.random.default_rng(1).random((12, 1, 8, 8)) * 255).astype(np.uint8)
     labels = model.logits(torch.from_numpy(images) / 255).argmax(1).numpy()

@@ -49,7 +49,7 @@ def rows(count: int, model, seed: int = 0) -> dict:
 @pytest.mark.parametrize(
     ("kind", "sizes", "shares"), [(Steady, BIG, True), (SizeShows, (8, 4, 16), True), (PlaceShows, (8,), False)]
 )
-def test_the_trial_finds_what_shows(kind, sizes, shares):
+def test_the_plan_reflects_what_changes_bits(kind, sizes, shares):
     host = loaded(kind)
     plan = plan_for(host, Denoise(), Denoise.Params(), rows(1, host.model))
     assert plan.shares is shares
@@ -58,7 +58,7 @@ def test_the_trial_finds_what_shows(kind, sizes, shares):
 
 @pytest.mark.parametrize("kind", [Steady, SizeShows, PlaceShows, tiny.TinyAutoencoder])
 @pytest.mark.parametrize("counts", [(1,), (3, 1, 9), (8, 8), (1,) * 20, (70, 2)])
-def test_requests_in_company_get_the_bits_they_get_alone(kind, counts):
+def test_requests_get_the_same_bits_in_a_batch_as_alone(kind, counts):
     host, params = loaded(kind), Denoise.Params()
     requests = [rows(count, host.model, seed) for seed, count in enumerate(counts)]
     together = compute(host, Denoise(), params, requests)
@@ -99,7 +99,7 @@ def test_rows_are_cut_into_allowed_sizes(total, sizes, batches):
     assert [row for start, stop, _ in found for row in range(start, stop)] == list(range(total))
 
 
-def test_models_are_computed_without_gradients_unless_the_operation_differentiates():
+def test_gradients_are_enabled_only_for_operations_that_need_them():
     host, seen = loaded(Steady), []
 
     class Looking(Denoise):

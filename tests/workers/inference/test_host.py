@@ -105,7 +105,7 @@ def calls_of(kind, operation, digest: str) -> list[dict]:
 
 
 @pytest.mark.parametrize(("kind", "operation"), PAIRS)
-def test_a_call_gives_the_same_bytes_alone_and_in_any_company(host, kind, operation):
+def test_a_call_gives_the_same_bytes_alone_and_in_any_batch(host, kind, operation):
     asked = calls_of(kind, operation, published(kind))
     alone = [bare(host.execute([one])[0]) for one in asked]
     assert [bare(outcome) for outcome in host.execute(asked)] == alone
@@ -249,7 +249,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(host):
     assert "answer" in host.execute([asked])[0]
 
 
-def test_threads_do_not_see_each_other(host):
+def test_concurrent_threads_get_the_same_answers(host):
     able = [param.values for param in PAIRS if param.values[0] in tiny.FAMILIES.values()]
     able = [(kind, operation) for kind, operation in able if operation.name != "project"]  # slow, and alike
     asked = [calls_of(kind, operation, published(kind)) for kind, operation in able]
@@ -273,7 +273,7 @@ LONG = [
 
 
 @pytest.mark.parametrize(("name", "params"), LONG, ids=[params.get("method", name) for name, params in LONG])
-def test_what_nobody_waits_for_any_longer_is_given_up(host, name, params):
+def test_computations_past_the_deadline_are_abandoned(host, name, params):
     digest, operation = published(tiny.TinyClassifier), operations()[name]
     late = call(digest, operation, params=params, deadline=time.time() + 0.3)
     in_time = call(digest, operations()["classify"], seed=3)

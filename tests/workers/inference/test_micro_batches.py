@@ -88,7 +88,7 @@ def test_a_broker_that_is_gone_does_not_kill_the_worker(valkey, broker, digest, 
     host.run_batch(message)
 
 
-def test_pages_of_a_dataset_need_no_model(broker, place):
+def test_dataset_images_need_no_model(broker, place):
     dataset = store_dataset()
     asked = Call("", "dataset_images", {"dataset": dataset, "start": 20, "count": 100}, deadline=time.time() + 60)
     wrong = Call("", "dataset_images", {"dataset": dataset, "start": -1}, deadline=time.time() + 60)

@@ -48,7 +48,7 @@ def test_masks_beside_pictures_are_masks_too():
     assert [opened(data).mode for data in answer["extra"]["mask"]] == ["P", "P"]
 
 
-def test_a_parameter_for_each_pixel_is_decoded_and_prefixes_of_browsers_are_no_matter():
+def test_plane_parameter_accepts_base64_and_data_urls():
     mask = MASKS[0].numpy()
     for given in (text(mask), "data:image/png;base64," + text(mask)):
         params = read_params(AttackParams, {"mask": given, "truth": None})

@@ -46,7 +46,7 @@ def test_alarms_are_events_and_stand_in_the_result_and_the_card():
 
 
 @pytest.mark.parametrize("stops", [[2], [7, 10]])
-def test_a_stopped_training_tells_each_alarm_once(stops):
+def test_a_stopped_training_emits_each_alarm_once(stops):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
     wanted = complete(wanted_id)
@@ -55,7 +55,7 @@ def test_a_stopped_training_tells_each_alarm_once(stops):
     assert complete(job_id)["result"] == wanted["result"] and told(job_id) == told(wanted_id)
 
 
-def test_a_killed_training_does_not_repeat_what_it_said(monkeypatch):
+def test_a_killed_training_does_not_repeat_alarms(monkeypatch):
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
     wanted, job, note = complete(wanted_id), attempt(job_id), training.TrainingLog.record

@@ -135,7 +135,7 @@ def test_a_wrong_token_runs_nothing(engine, start):
 # ---- the running job
 
 
-def test_progress_is_written_twice_a_second_at_most_and_the_last_word_counts(start, row):
+def test_progress_is_written_at_most_twice_a_second_and_at_the_end(start, row):
     job = start("succeed")
     for images in range(100):
         job.progress(images, 100)

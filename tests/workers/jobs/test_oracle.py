@@ -200,7 +200,7 @@ def test_an_oracle_that_never_answers_fails_the_job_with_a_sentence(server, allo
 
 
 @pytest.mark.parametrize(("after", "requests"), [(302, 1), (404, 1), (429, 3), (503, 3)])
-def test_redirects_and_refusals_are_final_and_pressure_is_answered_with_patience(server, allow, after, requests):
+def test_redirects_and_refusals_are_final_and_overload_is_retried(server, allow, after, requests):
     server.lives, server.after = 0, after
     allow(server, retries=2)
     client = OracleClient(settings().oracles["clinic"])

@@ -135,7 +135,7 @@ def test_a_frozen_job_that_lost_its_lease_wakes_up_and_writes_nothing(engine, tm
     assert before["token"] == other.token
 
 
-def test_a_job_dies_with_its_worker(engine, tmp_path):
+def test_a_job_process_dies_with_its_worker(engine, tmp_path):
     """kill -9 of the worker alone: no orphan goes on computing."""
     with transaction(engine) as conn:
         job, _ = jobs.accept(conn, tenant="t", kind="ignore", spec={"ready": str(tmp_path / "ready")})

@@ -103,7 +103,7 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(stops):
     assert curve(job_id) == curve(wanted_id)
 
 
-def test_a_point_of_the_curve_that_was_half_done_is_completed_by_the_next_attempt(monkeypatch):
+def test_an_unfinished_curve_point_is_completed_by_the_next_attempt(monkeypatch):
     monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
     store_dataset()
     wanted_id, job_id = accept(config=CONFIG), accept(config=CONFIG)
@@ -230,7 +230,7 @@ def test_snapshots_are_sheets_named_by_images():
 
 
 @pytest.mark.parametrize("stops", [(), (10, 9)])
-def test_a_snapshot_between_two_points_of_the_curves_has_the_means_up_to_there(monkeypatch, stops):
+def test_a_snapshot_between_curve_points_has_the_means_so_far(monkeypatch, stops):
     monkeypatch.setattr("workers.jobs.training_log.window_of", lambda steps: 7)
     store_dataset()
     losses, advance = {}, training.Training.advance
@@ -290,7 +290,7 @@ def test_a_dataset_that_is_not_there_is_named():
         run_training(attempt(accept(dataset="nowhere")))
 
 
-def test_a_dataset_deleted_while_the_training_waits_to_go_on_is_a_clear_error():
+def test_resume_after_the_dataset_was_deleted_is_a_clear_error():
     digest, job_id = store_dataset(), accept(config=CONFIG)
     stop_at(job_id, 5)
     blobs.delete_prefix(f"datasets/{digest}")
@@ -298,7 +298,7 @@ def test_a_dataset_deleted_while_the_training_waits_to_go_on_is_a_clear_error():
         run_training(attempt(job_id))
 
 
-def test_a_resumed_training_takes_its_own_dataset_not_the_new_one_of_that_name():
+def test_a_resumed_training_uses_its_own_version_of_the_dataset():
     store_dataset()
     wanted, job_id = complete(accept(config=CONFIG)), accept(config=CONFIG)
     stop_at(job_id, 5)

@@ -135,7 +135,7 @@ def test_a_black_box_is_stored_and_loaded_like_any_model(place):
     assert not blobs.exists("uploads/one")
 
 
-def test_what_was_exported_comes_back_under_its_digest_and_a_changed_card_does_not(place):
+def test_an_exported_model_imports_under_its_digest_unless_changed(place):
     digest, model = published(body="mlp")
     weights = blobs.get(model_key(digest, "weights.safetensors"))
     card = json.loads(blobs.get(model_key(digest, "card.json")))

@@ -21,7 +21,7 @@ class Later(Autoencoder):
         self.polish = nn.Conv2d(1, 1, 3)
 
 
-def test_a_model_of_a_release_with_other_networks_is_a_conflict_with_a_remedy(monkeypatch):
+def test_a_model_of_a_release_with_other_networks_is_a_conflict(monkeypatch):
     torch.manual_seed(0)
     model = Autoencoder.create({"body": "mlp", "images": 64}, DataSpec.from_facts(FACTS))
     digest, _ = artifacts.publish(model, FACTS, {"name": "old", "seed": 0, "metrics": {}})

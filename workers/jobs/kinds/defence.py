@@ -81,6 +81,6 @@ def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, fl
 def teach(job: RunningJob, defended: Defended, train: Columns) -> None:
     """Trains the detector on clean training images and attacks on them; validation images set its threshold."""
     images = torch.cat(list(spaced_rows(train, "images", defended.detector.config.images)))
-    for done, total in defended.fit_detector(images):
-        job.progress(done, total)
+    for step, total in defended.fit_detector(images):
+        job.progress(step, total)
         job.stop_if_asked()
