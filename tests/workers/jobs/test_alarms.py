@@ -1,4 +1,4 @@
-"""The doctor's alarms on their way: an event once, the same after a stop or a kill, in the result and in the card."""
+"""Alarms of a training: one event each, the same after a stop or a kill, in the result and in the card."""
 
 import pytest
 
