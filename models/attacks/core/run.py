@@ -200,7 +200,7 @@ class AttackRun:
         self.zero_gradient += self.active & (gradient.flatten(1).abs().amax(1) == 0)
         if first and loss_fn is None:
             self.clean.gradient = gradient
-        margin = self.margin_of(logits.detach())
+        margin = self.clean_margin if first else self.margin_of(logits.detach())
         if update_best and not first and through is None:
             self.update_best(x, margin)
         return margin, gradient
