@@ -29,8 +29,8 @@ class EqualizedLayer(nn.Module):
 class EqualizedConv(EqualizedLayer):
     """A convolution with an odd kernel width that keeps the size."""
 
-    def __init__(self, before: int, after: int, width: int = 3, gain: float = math.sqrt(2)):
-        super().__init__(after, before, width, width, gain=gain)
+    def __init__(self, in_channels: int, out_channels: int, width: int = 3, gain: float = math.sqrt(2)):
+        super().__init__(out_channels, in_channels, width, width, gain=gain)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.conv2d(features, self.scaled(), self.bias, padding=self.weight.shape[2] // 2)
@@ -39,8 +39,8 @@ class EqualizedConv(EqualizedLayer):
 class EqualizedUpsample(EqualizedLayer):
     """Nearest-neighbour upsampling to `size`, then a 3x3 convolution."""
 
-    def __init__(self, before: int, after: int, size: Size):
-        super().__init__(after, before, 3, 3)
+    def __init__(self, in_channels: int, out_channels: int, size: Size):
+        super().__init__(out_channels, in_channels, 3, 3)
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class EqualizedUpsample(EqualizedLayer):
 class EqualizedDownsample(EqualizedLayer):
     """A 3x3 convolution, then the mean of each block of `factors` pixels."""
 
-    def __init__(self, before: int, after: int, factors: Size):
-        super().__init__(after, before, 3, 3)
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
+        super().__init__(out_channels, in_channels, 3, 3)
         self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
@@ -62,9 +62,14 @@ class EqualizedLinear(EqualizedLayer):
     """(b, in) -> (b, out); `bias` is the initial bias."""
 
     def __init__(
-        self, before: int, after: int, gain: float = math.sqrt(2), lr_multiplier: float = 1.0, bias: float = 0.0
+        self,
+        in_features: int,
+        out_features: int,
+        gain: float = math.sqrt(2),
+        lr_multiplier: float = 1.0,
+        bias: float = 0.0,
     ):
-        super().__init__(after, before, gain=gain, lr_multiplier=lr_multiplier)
+        super().__init__(out_features, in_features, gain=gain, lr_multiplier=lr_multiplier)
         nn.init.constant_(self.bias, bias / lr_multiplier)
 
     def forward(self, features: Tensor) -> Tensor:

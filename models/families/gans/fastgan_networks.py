@@ -36,25 +36,25 @@ class Noise(nn.Module):
 class GatedUpsample(nn.Module):
     """Upsampling, convolution to twice the channels, noise, norm, then a gated linear unit."""
 
-    def __init__(self, before: int, after: int, size: Size):
+    def __init__(self, in_channels: int, out_channels: int, size: Size):
         super().__init__()
-        self.conv = spectral_norm(Upsample(before, 2 * after, size, bias=False))
-        self.noise, self.norm = Noise(size), nn.BatchNorm2d(2 * after)
+        self.conv = spectral_norm(Upsample(in_channels, 2 * out_channels, size, bias=False))
+        self.noise, self.norm = Noise(size), nn.BatchNorm2d(2 * out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.glu(self.norm(self.noise(self.conv(features))), 1)
 
 
 class Excitation(nn.Module):
-    """Gains (b, after, 1, 1) of the channels of a later map, from a coarse map (skip-layer excitation, eq. 1)."""
+    """Gains (b, out_channels, 1, 1) of the channels of a later map, from a coarse map (eq. 1)."""
 
-    def __init__(self, before: int, after: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.layers = nn.Sequential(
             nn.AdaptiveAvgPool2d(4),
-            spectral_norm(nn.Conv2d(before, after, 4)),
+            spectral_norm(nn.Conv2d(in_channels, out_channels, 4)),
             nn.SiLU(),
-            spectral_norm(nn.Conv2d(after, after, 1)),
+            spectral_norm(nn.Conv2d(out_channels, out_channels, 1)),
             nn.Sigmoid(),
         )
 
@@ -94,12 +94,12 @@ class FastGenerator(nn.Module):
 class ResidualDownsample(nn.Module):
     """The mean of a strided path and an average-pooled one."""
 
-    def __init__(self, before: int, after: int, big: Size, small: Size):
+    def __init__(self, in_channels: int, out_channels: int, big: Size, small: Size):
         super().__init__()
         self.factors = strides(small, big)
-        self.strided = Downsample(before, after, big, small, "stride", "spectral")
-        self.refined = spectral_norm(nn.Conv2d(after, after, 3, padding=1))
-        self.averaged = spectral_norm(nn.Conv2d(before, after, 1))
+        self.strided = Downsample(in_channels, out_channels, big, small, "stride", "spectral")
+        self.refined = spectral_norm(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.averaged = spectral_norm(nn.Conv2d(in_channels, out_channels, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         strided = F.leaky_relu(self.refined(F.leaky_relu(self.strided(features), 0.2)), 0.2)

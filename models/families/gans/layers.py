@@ -81,8 +81,8 @@ def halving_conv(features: Tensor, kernel: Tensor, factors: Size, bias: Tensor |
 class Upsample(nn.Conv2d):
     """Nearest-neighbour upsampling to `size`, then a 3x3 convolution: no checkerboard artefacts (Odena et al. 2016)."""
 
-    def __init__(self, before: int, after: int, size: Size, bias: bool = True):
-        super().__init__(before, after, 3, padding=1, bias=bias)
+    def __init__(self, in_channels: int, out_channels: int, size: Size, bias: bool = True):
+        super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
@@ -92,9 +92,9 @@ class Upsample(nn.Conv2d):
 class Transposed(nn.ConvTranspose2d):
     """The 4x4 transposed convolution of DCGAN, cropped to `size`; 3x3 along a side that does not grow."""
 
-    def __init__(self, before: int, after: int, small: Size, size: Size, bias: bool = True):
+    def __init__(self, in_channels: int, out_channels: int, small: Size, size: Size, bias: bool = True):
         factors = strides(small, size)
-        super().__init__(before, after, tuple(2 + factor for factor in factors), factors, 1, bias=bias)
+        super().__init__(in_channels, out_channels, tuple(2 + factor for factor in factors), factors, 1, bias=bias)
         self.size = size
 
     def forward(self, features: Tensor) -> Tensor:
@@ -104,13 +104,17 @@ class Transposed(nn.ConvTranspose2d):
 class Downsample(nn.Module):
     """A convolution that halves the sides that shrink, rounded up. `how`: stride, average or max pooling."""
 
-    def __init__(self, before: int, after: int, big: Size, small: Size, how: str, norm: Norm, bias: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, big: Size, small: Size, how: str, norm: Norm, bias: bool = True
+    ):
         super().__init__()
         self.factors, self.how = strides(small, big), how
         if how == "stride":
-            conv = nn.Conv2d(before, after, tuple(2 + factor for factor in self.factors), self.factors, 1, bias=bias)
+            conv = nn.Conv2d(
+                in_channels, out_channels, tuple(2 + factor for factor in self.factors), self.factors, 1, bias=bias
+            )
         else:
-            conv = nn.Conv2d(before, after, 3, padding=1, bias=bias)
+            conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
         self.conv = spectral_norm(conv) if norm == "spectral" else conv
 
     def forward(self, features: Tensor) -> Tensor:
@@ -169,9 +173,9 @@ def latents_of(noise: Tensor, distribution: Literal["normal", "sphere", "uniform
 class Maxout(nn.Module):
     """Each unit is the maximum of `pieces` linear maps (Goodfellow et al. 2013)."""
 
-    def __init__(self, before: int, after: int, pieces: int = 5):
+    def __init__(self, in_features: int, out_features: int, pieces: int = 5):
         super().__init__()
-        self.linear, self.pieces = nn.Linear(before, after * pieces), pieces
+        self.linear, self.pieces = nn.Linear(in_features, out_features * pieces), pieces
 
     def forward(self, features: Tensor) -> Tensor:
         return self.linear(features).unflatten(1, (-1, self.pieces)).amax(2)

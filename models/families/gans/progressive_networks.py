@@ -51,9 +51,10 @@ class GrowingNetwork(nn.Module):
 class GrowingBlock(nn.Module):
     """Two convolutions, the first onto the next size, each with leaky ReLU and pixel norm."""
 
-    def __init__(self, before: int, after: int, size: Size):
+    def __init__(self, in_channels: int, out_channels: int, size: Size):
         super().__init__()
-        self.up, self.conv, self.norm = EqualizedUpsample(before, after, size), EqualizedConv(after, after), PixelNorm()
+        self.up = EqualizedUpsample(in_channels, out_channels, size)
+        self.conv, self.norm = EqualizedConv(out_channels, out_channels), PixelNorm()
 
     def forward(self, features: Tensor) -> Tensor:
         features = self.norm(F.leaky_relu(self.up(features), SLOPE))
@@ -76,9 +77,9 @@ class GrowingGenerator(GrowingNetwork):
 
     def grow(self) -> None:
         """Add a level."""
-        before, after = self.channels[self.level : self.level + 2]
-        self.blocks.append(GrowingBlock(before, after, self.sizes[self.level + 1]))
-        self.heads.append(EqualizedConv(after, self.colours, 1, gain=1))
+        in_channels, out_channels = self.channels[self.level : self.level + 2]
+        self.blocks.append(GrowingBlock(in_channels, out_channels, self.sizes[self.level + 1]))
+        self.heads.append(EqualizedConv(out_channels, self.colours, 1, gain=1))
 
     def forward(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         features = self.first(latents).unflatten(1, (self.channels[0], *self.sizes[0]))
@@ -100,9 +101,10 @@ class GrowingGenerator(GrowingNetwork):
 class ShrinkingBlock(nn.Module):
     """Two convolutions with leaky ReLU, the second onto the smaller size."""
 
-    def __init__(self, before: int, after: int, factors: Size):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
         super().__init__()
-        self.conv, self.down = EqualizedConv(before, before), EqualizedDownsample(before, after, factors)
+        self.conv = EqualizedConv(in_channels, in_channels)
+        self.down = EqualizedDownsample(in_channels, out_channels, factors)
         self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
@@ -123,10 +125,10 @@ class GrowingDiscriminator(GrowingNetwork):
 
     def grow(self) -> None:
         """Add a level."""
-        after, before = self.channels[self.level : self.level + 2]
+        out_channels, in_channels = self.channels[self.level : self.level + 2]
         factors = strides(self.sizes[self.level], self.sizes[self.level + 1])
-        self.blocks.append(ShrinkingBlock(before, after, factors))
-        self.heads.append(EqualizedConv(self.colours, before, 1))
+        self.blocks.append(ShrinkingBlock(in_channels, out_channels, factors))
+        self.heads.append(EqualizedConv(self.colours, in_channels, 1))
 
     def features(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         """(b, c, h, w) at the smallest size."""

@@ -36,10 +36,12 @@ class ModulatedConv(nn.Module):
     scaling the kernel of each row, and needs no grouped convolution.
     """
 
-    def __init__(self, before: int, after: int, style_dim: int, size: Size, width: int = 3, demodulate: bool = True):
+    def __init__(
+        self, in_channels: int, out_channels: int, style_dim: int, size: Size, width: int = 3, demodulate: bool = True
+    ):
         super().__init__()
-        self.style = EqualizedLinear(style_dim, before, gain=1, bias=1.0)
-        self.conv = EqualizedConv(before, after, width, gain=1)
+        self.style = EqualizedLinear(style_dim, in_channels, gain=1, bias=1.0)
+        self.conv = EqualizedConv(in_channels, out_channels, width, gain=1)
         self.size, self.demodulate = size, demodulate
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
@@ -55,11 +57,13 @@ class ModulatedConv(nn.Module):
 class StyledLayer(nn.Module):
     """Modulated convolution, noise at a learned strength, leaky ReLU."""
 
-    def __init__(self, before: int, after: int, style_dim: int, size: Size, noise: bool):
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, size: Size, noise: bool):
         super().__init__()
-        self.conv = ModulatedConv(before, after, style_dim, size)
+        self.conv = ModulatedConv(in_channels, out_channels, style_dim, size)
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
-        self.register_buffer("noise", torch.randn(1, 1, *size, generator=generator(0, "style noise", after, *size)))
+        self.register_buffer(
+            "noise", torch.randn(1, 1, *size, generator=generator(0, "style noise", out_channels, *size))
+        )
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         features = self.conv(features, style)
@@ -100,13 +104,13 @@ class StyleGenerator(nn.Module):
         self.register_buffer("centre", torch.zeros(style_dim))  # mean style
         self.start = nn.Parameter(torch.randn(1, channels[0], *sizes[0]))
         self.layers, self.heads = nn.ModuleList(), nn.ModuleList()
-        before = channels[0]
-        for level, (size, after) in enumerate(zip(sizes, channels, strict=True)):
+        in_channels = channels[0]
+        for level, (size, out_channels) in enumerate(zip(sizes, channels, strict=True)):
             if level:
-                self.layers.append(StyledLayer(before, after, style_dim, size, noise))
-            self.layers.append(StyledLayer(after, after, style_dim, size, noise))
-            self.heads.append(ModulatedConv(after, colours, style_dim, size, width=1, demodulate=False))
-            before = after
+                self.layers.append(StyledLayer(in_channels, out_channels, style_dim, size, noise))
+            self.layers.append(StyledLayer(out_channels, out_channels, style_dim, size, noise))
+            self.heads.append(ModulatedConv(out_channels, colours, style_dim, size, width=1, demodulate=False))
+            in_channels = out_channels
 
     @property
     def depth(self) -> int:
@@ -139,10 +143,13 @@ class StyleGenerator(nn.Module):
 class ResidualDownBlock(nn.Module):
     """Two convolutions and downsampling, plus a skip connection; divided by sqrt(2), which keeps the variance."""
 
-    def __init__(self, before: int, after: int, factors: Size):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
         super().__init__()
-        self.conv, self.down = EqualizedConv(before, before), EqualizedDownsample(before, after, factors)
-        self.around, self.factors = EqualizedConv(before, after, 1, gain=1), factors
+        self.conv, self.down = (
+            EqualizedConv(in_channels, in_channels),
+            EqualizedDownsample(in_channels, out_channels, factors),
+        )
+        self.around, self.factors = EqualizedConv(in_channels, out_channels, 1, gain=1), factors
 
     def forward(self, features: Tensor) -> Tensor:
         inside = F.leaky_relu(self.down(F.leaky_relu(self.conv(features), SLOPE)), SLOPE)
