@@ -1,1 +1,1 @@
-"""Models that were trained elsewhere: built from what an import keeps of them; served and attacked, not trained."""
+"""Models that were trained elsewhere: they are imported, served and attacked, but not trained here."""

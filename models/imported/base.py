@@ -1,4 +1,4 @@
-"""The base of imported models: images in [0, 1] are normalised as the network was trained, and nothing is trained."""
+"""The base of imported models: normalises images in [0, 1] as in the network's training; weights stay fixed."""
 
 from typing import ClassVar, Self
 
@@ -10,9 +10,11 @@ from models.context import StepContext
 from models.family import Family
 from models.types import Batch, ConfigError, DataSpec, Metrics, ModelError
 
+LISTED = 5
+
 
 class ImportedConfig(BaseModel):
-    """How images come to the network: (pixels - mean) / std, for each channel or for all alike."""
+    """The normalisation of images: (pixels - mean) / std, per channel or with one number for all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -31,17 +33,22 @@ class Imported(Family):
         for name in ("mean", "std"):
             values = getattr(config, name)
             if len(values) not in (1, data.channels):
-                raise ConfigError(f"{name} has {len(values)} numbers for {data.channels} channels", field=name)
+                raise ConfigError(
+                    f"{name} must have 1 or {data.channels} numbers, one per channel; you sent {len(values)}",
+                    field=name,
+                )
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
         if min(config.std) <= 0:
-            raise ConfigError("std must be above zero", field="std", remedy="give it for pixels in [0, 1]")
+            raise ConfigError(
+                f"std must be above 0; you sent {min(config.std):g}", field="std", remedy="give it for pixels in [0, 1]"
+            )
 
     @classmethod
     def resolve_config(cls, config: ImportedConfig, data: DataSpec) -> ImportedConfig:
         return config
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(b, c, h, w) in [0, 1] -> what the network takes."""
+        """Images (b, c, h, w) in [0, 1] -> the input of the network."""
         return (images - self.mean) / self.std
 
     @property
@@ -49,15 +56,17 @@ class Imported(Family):
         return self.mean.device
 
     def load_for_serving(self, state: dict[str, Tensor]) -> Self:
-        wanted = self.state_dict()
-        if missing := sorted(wanted.keys() - state.keys()):
-            raise ModelError(f"the weights lack {missing[0]}", field="file")
-        if extra := sorted(state.keys() - wanted.keys()):
-            raise ModelError(f"the weights have {extra[0]}, which this network does not", field="file")
+        own = self.state_dict()
+        if missing := sorted(own.keys() - state.keys()):
+            raise ModelError(f"the weights lack {', '.join(missing[:LISTED])}", field="file")
+        if extra := sorted(state.keys() - own.keys()):
+            raise ModelError(
+                f"the weights have tensors that this network does not: {', '.join(extra[:LISTED])}", field="file"
+            )
         for name, tensor in state.items():
-            if tensor.shape != wanted[name].shape:
-                given, expected = ("x".join(map(str, shape)) for shape in (tensor.shape, wanted[name].shape))
-                raise ModelError(f"{name} is {given} and should be {expected}", field="file")
+            if tensor.shape != own[name].shape:
+                shape, expected = ("x".join(map(str, each)) for each in (tensor.shape, own[name].shape))
+                raise ModelError(f"{name} must have the shape {expected}; the weights have {shape}", field="file")
         self.load_state_dict(state)
         return self.eval().requires_grad_(False)
 

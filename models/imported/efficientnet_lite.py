@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 (Tan & Le 2019, without squeeze and excitation), with the names of its published weights."""
+"""EfficientNet-Lite0 (Tan & Le 2019, without squeeze and excitation) with the names of its published weights."""
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,13 @@ from models.types import DataSpec
 
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
           (1, 3, 1, 6, 320))  # fmt: skip
-"""Blocks, width of the kernel, stride of the first block, expansion, channels."""
+"""(blocks, kernel width, stride of the first block, expansion, channels)."""
 STEM, HEAD = 32, 1280
 EPSILON = 1e-3
 
 
 class SameConv(nn.Conv2d):
-    """Padded as TensorFlow's SAME: so that ceil(side / stride) places remain, the odd one at the end."""
+    """A convolution with TensorFlow's SAME padding: ceil(side / stride) outputs; an odd pixel is added at the end."""
 
     def forward(self, maps: Tensor) -> Tensor:
         pads = []
@@ -31,7 +31,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """Widen, filter each channel, narrow; beside a way around where the shape stays."""
+    """Inverted residual: 1x1 expansion, depthwise convolution, 1x1 projection; plus the input if the shape stays."""
 
     def __init__(self, before: int, after: int, width: int, stride: int, expansion: int):
         super().__init__()
@@ -51,7 +51,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(Imported, Classifies):
-    """Any image size works; it was trained at 224x224."""
+    """A classifier for any image size; the published weights were trained at 224x224."""
 
     name = "efficientnet_lite"
     summary = "EfficientNet-Lite0 for any set of classes."
@@ -73,7 +73,7 @@ class EfficientNetLite(Imported, Classifies):
         return self._fc(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """(b, c, h, w) in [0, 1] -> (b, 1280), averaged over places."""
+        """Images (b, c, h, w) in [0, 1] -> features (b, 1280), averaged over the positions."""
         maps = F.relu6(self._bn0(self._conv_stem(self.normalised(images))))
         maps = F.relu6(self._bn1(self._conv_head(self._blocks(maps))))
         return torch.flatten(F.adaptive_avg_pool2d(maps, 1), 1)

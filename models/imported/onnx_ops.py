@@ -1,7 +1,8 @@
-"""The operators of ONNX that an imported graph may use, each as a differentiable function of torch tensors.
+"""The ONNX operators that an imported graph may use, each as a differentiable function of torch tensors.
 
-`OPS[name](inputs, attributes)` gives one tensor or a list of them. Inputs left out are None; shapes, axes and the like
-are integer tensors. `attributes["opset"]` is the version of the graph, where the meaning of an operator changed.
+`OPS[name](inputs, attributes)` returns a tensor or a list of tensors. Omitted inputs are None; shapes and axes are
+integer tensors. `attributes["opset"]` is the graph's opset, for operators whose meaning changed between versions.
+Raises NotImplementedError for variants that are not supported.
 """
 
 import math
@@ -18,17 +19,18 @@ DTYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
     10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
 }  # fmt: skip
-"""By the number of TensorProto.DataType."""
+"""By TensorProto.DataType."""
 
 
 def ints(inputs: Inputs, index: int, attributes: Attributes, name: str, default: Any = None) -> Any:
-    """A list of integers that newer versions take as an input and older ones as an attribute."""
+    """A list of integers, which is an input in newer opsets and an attribute in older ones."""
     if len(inputs) > index and inputs[index] is not None:
         return inputs[index].flatten().tolist()
     return attributes.get(name, default)
 
 
-def given(inputs: Inputs, index: int) -> Tensor | None:
+def optional(inputs: Inputs, index: int) -> Tensor | None:
+    """The input `index`, or None where it is omitted."""
     return inputs[index] if len(inputs) > index else None
 
 
@@ -36,7 +38,7 @@ def given(inputs: Inputs, index: int) -> Tensor | None:
 
 
 def padded(x: Tensor, attributes: Attributes, kernel: Sequence[int], value: float = 0.0) -> Tensor:
-    """With the padding of `pads` or `auto_pad` made explicit."""
+    """`x` padded as `pads` or `auto_pad` says."""
     sides = x.ndim - 2
     strides = attributes.get("strides", [1] * sides)
     dilations = attributes.get("dilations", [1] * sides)
@@ -55,7 +57,7 @@ def padded(x: Tensor, attributes: Attributes, kernel: Sequence[int], value: floa
 
 
 def conv(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, weight, bias = inputs[0], inputs[1], given(inputs, 2)
+    x, weight, bias = inputs[0], inputs[1], optional(inputs, 2)
     sides = x.ndim - 2
     run = (F.conv1d, F.conv2d, F.conv3d)[sides - 1]
     ones = [1] * sides
@@ -65,7 +67,7 @@ def conv(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 
 def conv_transpose(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, weight, bias = inputs[0], inputs[1], given(inputs, 2)
+    x, weight, bias = inputs[0], inputs[1], optional(inputs, 2)
     sides = x.ndim - 2
     ones, zeros = [1] * sides, [0] * sides
     pads = attributes.get("pads", [0] * 2 * sides)
@@ -98,7 +100,7 @@ def average_pool(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 
 def gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
-    a, b, c = inputs[0], inputs[1], given(inputs, 2)
+    a, b, c = inputs[0], inputs[1], optional(inputs, 2)
     a = a.mT if attributes.get("transA", 0) else a
     b = b.mT if attributes.get("transB", 0) else b
     out = attributes.get("alpha", 1.0) * (a @ b) if attributes.get("alpha", 1.0) != 1 else a @ b
@@ -113,7 +115,7 @@ def batch_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
 def layer_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
     axis = attributes.get("axis", -1) % inputs[0].ndim
     shape = inputs[0].shape[axis:]
-    return F.layer_norm(inputs[0], shape, inputs[1], given(inputs, 2), attributes.get("epsilon", 1e-5))
+    return F.layer_norm(inputs[0], shape, inputs[1], optional(inputs, 2), attributes.get("epsilon", 1e-5))
 
 
 def group_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
@@ -124,7 +126,7 @@ def softmax(inputs: Inputs, attributes: Attributes, run: Callable = torch.softma
     x = inputs[0]
     if attributes["opset"] >= 13:
         return run(x, attributes.get("axis", -1))
-    axis = attributes.get("axis", 1) % x.ndim  # older versions take all axes from here on as one
+    axis = attributes.get("axis", 1) % x.ndim  # before opset 13 all axes from this one on are flattened
     return run(x.flatten(axis), -1).view(x.shape)
 
 
@@ -187,7 +189,7 @@ def gather(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 def pad(inputs: Inputs, attributes: Attributes) -> Tensor:
     x, pads = inputs[0], ints(inputs, 1, attributes, "pads")
-    value = given(inputs, 2)
+    value = optional(inputs, 2)
     value = attributes.get("value", 0.0) if value is None else float(value)
     axes = ints(inputs, 3, {}, "", list(range(x.ndim)))
     full = {axis % x.ndim: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
@@ -195,7 +197,7 @@ def pad(inputs: Inputs, attributes: Attributes) -> Tensor:
     if mode == "constant":
         return F.pad(x, [side for axis in reversed(range(x.ndim)) for side in full.get(axis, (0, 0))], value=value)
     if any(any(full.get(axis, (0, 0))) for axis in range(2)) or mode not in ("reflect", "edge"):
-        raise NotImplementedError(f"Pad in mode {mode} of these axes")
+        raise NotImplementedError(f"Pad in mode {mode} on these axes")
     order = [side for axis in reversed(range(2, x.ndim)) for side in full.get(axis, (0, 0))]
     return F.pad(x, order, mode="reflect" if mode == "reflect" else "replicate")
 
@@ -207,7 +209,7 @@ def expand(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 def resize(inputs: Inputs, attributes: Attributes) -> Tensor:
     x = inputs[0]
-    scales, sizes = (given(inputs, 2), given(inputs, 3)) if len(inputs) > 2 else (given(inputs, 1), None)
+    scales, sizes = (optional(inputs, 2), optional(inputs, 3)) if len(inputs) > 2 else (optional(inputs, 1), None)
     if sizes is None or not sizes.numel():
         factors = scales.tolist() if scales is not None else attributes["scales"]
         sides = [math.floor(side * factor) for side, factor in zip(x.shape, factors, strict=True)]
@@ -217,7 +219,7 @@ def resize(inputs: Inputs, attributes: Attributes) -> Tensor:
     if mode == "nearest":
         whole = all(new % old == 0 for new, old in zip(sides[2:], x.shape[2:], strict=True))
         if not whole:
-            raise NotImplementedError("Resize by other than whole factors in mode nearest")
+            raise NotImplementedError("Resize in mode nearest by a factor that is not whole")
         return F.interpolate(x, sides[2:], mode="nearest")
     if places not in ("half_pixel", "pytorch_half_pixel", "align_corners") or sides[:2] != list(x.shape[:2]):
         raise NotImplementedError(f"Resize with {places}")
@@ -238,7 +240,7 @@ def depth_to_space(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 
 def clip(inputs: Inputs, attributes: Attributes) -> Tensor:
-    low, high = given(inputs, 1), given(inputs, 2)
+    low, high = optional(inputs, 1), optional(inputs, 2)
     low = attributes.get("min") if low is None else low
     high = attributes.get("max") if high is None else high
     return inputs[0] if low is None and high is None else inputs[0].clamp(low, high)
@@ -262,7 +264,7 @@ def reduction(run: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> Callabl
 
 
 def folded(run: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Inputs, Attributes], Tensor]:
-    """An operator of any number of inputs."""
+    """An operator with any number of inputs."""
 
     def apply(inputs: Inputs, attributes: Attributes) -> Tensor:
         out = inputs[0]

@@ -1,4 +1,4 @@
-"""A network that can only be asked: another program runs its file, and no gradient comes back."""
+"""Imported networks that another program runs: they answer, but have no gradient."""
 
 from collections.abc import Callable
 from typing import ClassVar, Self
@@ -12,18 +12,21 @@ from models.imported.base import Imported
 from models.imported.graph import GraphConfig, as_logits, per_pixel
 from models.types import ModelError
 
-Asked = Callable[[np.ndarray], np.ndarray]
+RunFile = Callable[[np.ndarray], np.ndarray]
+"""From the network's input to its output."""
 
 
 class Opaque(Imported):
-    """The file lies among the weights as bytes. Whoever loads the model attaches what runs it."""
+    """The file is stored in the state dict as bytes; the loader of the model sets `run_file`, which runs it."""
 
     Config = GraphConfig
-    asked: Asked | None = None
+    run_file: RunFile | None = None
 
     def load_for_serving(self, state: dict[str, Tensor]) -> Self:
         if list(state) != ["file"]:
-            raise ModelError("these are not the weights of such a model", field="file")
+            raise ModelError(
+                f"the weights of an opaque model are one tensor named file; found {sorted(state)}", field="file"
+            )
         self.register_buffer("file", state["file"])
         return self.eval()
 
@@ -32,40 +35,40 @@ class Opaque(Imported):
         return self.file.cpu().numpy().tobytes()
 
     def answer(self, images: Tensor) -> Tensor:
-        """(b, c, h, w) in [0, 1] -> what the network gives, as float32, without a graph."""
+        """Images (b, c, h, w) in [0, 1] -> the network's output as float32, without gradient."""
         x = self.normalised(images).detach()
         x = (x if self.config.layout == "nchw" else x.permute(0, 2, 3, 1)).cpu().contiguous().numpy()
         parts = np.split(x, len(x)) if self.config.single else [x]
-        found = np.concatenate([self.asked(part) for part in parts])
-        return torch.from_numpy(found).float().to(images.device)
+        output = np.concatenate([self.run_file(part) for part in parts])
+        return torch.from_numpy(output).float().to(images.device)
 
 
 class OpaqueClassifier(Opaque, Classifies):
-    """A classifier whose inside is not known here."""
+    """A classifier without gradient."""
 
     name: ClassVar[str] = "opaque_classifier"
-    summary = "A classifier that came as ONNX and can only be asked."
+    summary = "An imported ONNX classifier, run by ONNX Runtime: black-box attacks only."
 
     def logits(self, images: Tensor) -> Tensor:
-        found = self.answer(images).flatten(1)
-        return as_logits(found) if self.config.gives == "probabilities" else found
+        output = self.answer(images).flatten(1)
+        return as_logits(output) if self.config.gives == "probabilities" else output
 
 
 class OpaqueEstimator(Opaque, Regresses):
-    """A regressor whose inside is not known here."""
+    """A regressor without gradient."""
 
     name: ClassVar[str] = "opaque_estimator"
-    summary = "A regressor that came as ONNX and can only be asked."
+    summary = "An imported ONNX regressor, run by ONNX Runtime: black-box attacks only."
 
     def estimate(self, images: Tensor) -> Tensor:
         return self.answer(images).flatten()
 
 
 class OpaqueSegmenter(Opaque, Segments):
-    """A segmenter whose inside is not known here."""
+    """A segmenter without gradient."""
 
     name: ClassVar[str] = "opaque_segmenter"
-    summary = "A segmenter that came as ONNX and can only be asked."
+    summary = "An imported ONNX segmenter, run by ONNX Runtime: black-box attacks only."
 
     def pixel_logits(self, images: Tensor) -> Tensor:
         return per_pixel(self.answer(images), images, self.config, len(self.data.classes))

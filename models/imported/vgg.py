@@ -1,4 +1,4 @@
-"""VGG (Simonyan & Zisserman 2015) with the names of torchvision's weights, of any depth, at any image size."""
+"""VGG (Simonyan & Zisserman 2015) of any depth, for any image size, with torchvision's names of the weights."""
 
 import math
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ Width = Annotated[int, Field(ge=1, le=65536)]
 
 
 class VggConfig(ImportedConfig):
-    """`plan` lists the channels of each convolution, 0 for a pooling by two."""
+    """`plan` lists the channels of each convolution; 0 stands for 2x2 max pooling."""
 
     plan: tuple[Annotated[int, Field(ge=0, le=8192)], ...] = Field(min_length=1, max_length=64)
     hidden: tuple[Width, Width] = (4096, 4096)
-    grid: int = Field(7, ge=1, le=64, description="Side that the last maps are averaged to.")
+    grid: int = Field(7, ge=1, le=64, description="Side of the grid that the last maps are averaged to.")
     batch_norm: bool = False
 
 
 class VGG(Imported, Classifies):
-    """Maps are averaged to one grid before the dense layers, so that weights do not depend on the image size."""
+    """The last maps are averaged to a fixed grid, so that the weights do not depend on the image size."""
 
     name = "vgg"
     summary = "VGG classifiers with torchvision's weights."
@@ -60,25 +60,21 @@ class VGG(Imported, Classifies):
 
 
 def read_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The config that tensors of these names and shapes belong to, with `channels` and `classes` counted.
+    """The `config`, `channels` and `classes` of VGG weights with these names and shapes. Raises ModelError.
 
-    The plan is in the names: a layer number that is skipped beyond the activation was a pooling. Raises ModelError.
+    The layer numbers give the plan: where one more number than for an activation is skipped, there was a pooling.
     """
     convolutions = {}
     for name, shape in shapes.items():
         kind, _, rest = name.partition(".")
         number = rest.partition(".")[0]
         if kind not in ("features", "classifier") or not number.isdecimal():
-            raise ModelError(f"{name} is not a name that VGG's weights have", field="file")
+            raise _not_vgg(f"the file has the tensor {name}")
         if kind == "features" and name.endswith(".weight") and len(shape) == 4:
             convolutions[int(number)] = shape
     dense = [shapes.get(f"classifier.{number}.weight", ()) for number in (0, 3, 6)]
     if not convolutions or any(len(shape) != 2 for shape in dense):
-        raise ModelError(
-            "these are not the weights of a VGG",
-            field="file",
-            remedy="They have features.0.weight ... classifier.6.weight, as torchvision names them.",
-        )
+        raise _not_vgg("the file lacks features.N.weight or classifier.0, .3 and .6.weight")
     batch_norm = any(name.endswith("running_mean") for name in shapes)
     numbers, plan = sorted(convolutions), []
     for number, following in zip(numbers, [*numbers[1:], None], strict=True):
@@ -88,3 +84,11 @@ def read_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     grid = math.isqrt(dense[0][1] // convolutions[numbers[-1]][0])
     config = {"plan": plan, "hidden": [dense[0][0], dense[1][0]], "grid": max(grid, 1), "batch_norm": batch_norm}
     return {"config": config, "channels": convolutions[numbers[0]][1], "classes": dense[2][0]}
+
+
+def _not_vgg(reason: str) -> ModelError:
+    return ModelError(
+        f"only VGG weights, with torchvision's names, can be imported as safetensors; {reason}",
+        field="file",
+        remedy="export other networks as ONNX",
+    )

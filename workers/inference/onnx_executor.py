@@ -16,7 +16,7 @@ from app.core.store import blobs
 from models.export import BY_CAPABILITY, Graph, graph, parts
 from models.family import Family
 from models.imported.opaque import Opaque
-from workers.onnx.exporter import keep_part
+from workers.onnx.exporter import store_part
 from workers.onnx.files import session
 from workers.store.models import model_key
 
@@ -55,7 +55,7 @@ def part_file(digest: str, part_graph: Graph) -> bytes:
     key = model_key(digest, f"{part_graph.part}.onnx")
     if blobs.exists(f"{key}.json"):
         return blobs.get(key)
-    return keep_part(digest, part_graph)[0]
+    return store_part(digest, part_graph)[0]
 
 
 def runtime_method(part_graph: Graph, content: bytes) -> Callable[..., Tensor]:

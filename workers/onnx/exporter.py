@@ -23,7 +23,7 @@ BATCHES = (1, 5)
 """Batch sizes of the check; the graph is traced with another."""
 
 
-def keep_part(digest: str, part_graph: Graph, default: bool = False) -> tuple[bytes, dict[str, Any]]:
+def store_part(digest: str, part_graph: Graph, default: bool = False) -> tuple[bytes, dict[str, Any]]:
     """Exports a part and stores it beside the weights; with `default`, also as the model's default part."""
     data, facts = export(part_graph)
     facts |= {"model": digest, "part": part_graph.part, "parts": parts(part_graph.module.model)}

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from app.core.errors import InvalidRequest
-from models.imported.graph import Drawing, Node
+from models.imported.graph import GraphSpec, Node
 
 FIELD = "file"
-EXTERNAL = "The weights are in a second file."
-EXTERNAL_REMEDY = "Export with external_data=False, or save the model as one file."
 log = structlog.get_logger(__name__)
 DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
 
@@ -24,7 +22,7 @@ class OnnxFile:
     """A file that was read. `shape`: shape of the input, None for a free axis. `outputs`: number of outputs."""
 
     content: bytes
-    drawing: Drawing
+    spec: GraphSpec
     constants: list[Tensor]
     shape: list[int | None]
     outputs: int
@@ -32,7 +30,7 @@ class OnnxFile:
     @property
     def state(self) -> dict[str, Tensor]:
         """The weights of a model that runs the graph node by node."""
-        graph = torch.frombuffer(bytearray(self.drawing.model_dump_json().encode()), dtype=torch.uint8)
+        graph = torch.frombuffer(bytearray(self.spec.model_dump_json().encode()), dtype=torch.uint8)
         return {"graph": graph} | {f"t{index}": tensor for index, tensor in enumerate(self.constants)}
 
     @property
@@ -47,15 +45,20 @@ def read(content: bytes) -> OnnxFile:
 
     try:
         model = onnx.load_model_from_string(content)
+        graph = model.graph
+        attributes = [attribute for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
+        for tensor in (*graph.initializer, *(attribute.t for attribute in attributes)):
+            require_inline(tensor)
         onnx.checker.check_model(model)
+    except InvalidRequest:
+        raise
     except Exception as error:  # protobuf and the checker raise many kinds
         log.warning("onnx.unreadable", error=str(error)[:200])
-        if "should be stored in" in str(error):
-            raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY) from None
-        raise InvalidRequest("The file is not an ONNX file, or it is damaged.", field=FIELD) from None
-    graph = model.graph
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
-        raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY)
+        raise InvalidRequest(
+            "The file is not an ONNX file, or it is damaged.",
+            field=FIELD,
+            remedy="Check it with onnx.checker.check_model, or export it again.",
+        ) from None
     constant_names = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constant_names]
     if len(inputs) != 1 or not graph.output:
@@ -70,14 +73,14 @@ def read(content: bytes) -> OnnxFile:
     constants = {tensor.name: tensor_of(tensor) for tensor in graph.initializer}
     nodes = [to_node(node, constants) for node in graph.node]
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
-    drawing = Drawing(
+    spec = GraphSpec(
         nodes=tuple(node for node in nodes if node is not None),
         tensors=tuple(constants),
         input=inputs[0].name,
         output=graph.output[0].name,
         opset=opset,
     )
-    return OnnxFile(content, drawing, list(constants.values()), shape, len(graph.output))
+    return OnnxFile(content, spec, list(constants.values()), shape, len(graph.output))
 
 
 def to_node(node: Any, constants: dict[str, Tensor]) -> Node | None:
@@ -108,11 +111,22 @@ def to_node(node: Any, constants: dict[str, Tensor]) -> Node | None:
     return Node(op=op, inputs=tuple(node.input), outputs=tuple(node.output), attributes=attributes)
 
 
-def tensor_of(tensor: Any) -> Tensor:
+def require_inline(tensor: Any) -> None:
+    """Raises InvalidRequest for a TensorProto whose numbers are in a second file."""
     import onnx
 
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise InvalidRequest(EXTERNAL, field=FIELD, remedy=EXTERNAL_REMEDY)
+        raise InvalidRequest(
+            "The weights are in a second file.",
+            field=FIELD,
+            remedy="Export with external_data=False, or save the model as one file.",
+        )
+
+
+def tensor_of(tensor: Any) -> Tensor:
+    import onnx
+
+    require_inline(tensor)
     array = onnx.numpy_helper.to_array(tensor)
     if array.dtype.name not in DTYPES:
         raise InvalidRequest(

@@ -80,7 +80,7 @@ def as_list(value: float | list[float]) -> list[float]:
 
 def black_box(file: OnnxFile, task: str, config: dict[str, Any], facts: dict[str, Any]) -> Opaque:
     model = imported()[f"opaque_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.opaque_state)
-    model.asked = runtime(file.content)
+    model.run_file = runtime(file.content)
     return model
 
 
@@ -166,12 +166,12 @@ def white_box(
     file: OnnxFile, task: str, config: dict, facts: dict, images: Tensor, expected: Tensor
 ) -> tuple[Graph | None, float | None, str]:
     """The graph in torch and its difference from the runtime; or None and why not."""
-    if unknown := unknown_operators(node.op for node in file.drawing.nodes):
+    if unknown := unknown_operators(node.op for node in file.spec.nodes):
         return None, None, f"there is no gradient for the operators {', '.join(unknown)}"
-    ending = next((node for node in file.drawing.nodes if file.drawing.output in node.outputs), None)
+    ending = next((node for node in file.spec.nodes if file.spec.output in node.outputs), None)
     cut = config["gives"] == "probabilities" and ending is not None and ending.op == "Softmax"
     if cut:
-        file = replace(file, drawing=file.drawing.model_copy(update={"output": ending.inputs[0]}))
+        file = replace(file, spec=file.spec.model_copy(update={"output": ending.inputs[0]}))
         config = config | {"gives": "logits"}
     try:
         model = imported()[f"graph_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.state)
@@ -187,8 +187,11 @@ def white_box(
         if outputs.grad_fn is None:
             return None, None, "no gradient of its outputs reaches the images"
         (gradient,) = torch.autograd.grad(outputs.square().sum(), leaf)
-    except (NotImplementedError, RuntimeError, KeyError, IndexError, TypeError, ValueError, ModelError) as error:
-        return None, None, f"its operators cannot all be run one by one ({str(error)[:160]})"
+    except NotImplementedError as error:
+        return None, None, f"there is no gradient for {error}"
+    except (RuntimeError, KeyError, IndexError, TypeError, ValueError, ModelError) as error:
+        log.warning("onnx.not_differentiable", error=str(error)[:200])
+        return None, None, "its operators cannot all be run one by one"
     if not bool(torch.isfinite(gradient).all()) or not bool(gradient.any()):
         return None, None, "no gradient of its outputs reaches the images"
     return model, difference, ""

@@ -135,7 +135,7 @@ def load_model(digest: str) -> Family:
         ) from error
     for part in model.modules():
         if isinstance(part, Opaque):
-            part.asked = runtime(part.content)
+            part.run_file = runtime(part.content)
     return model
 
 

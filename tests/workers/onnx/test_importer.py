@@ -113,9 +113,10 @@ def test_hostile_files_are_refused():
     model = onnx.load_model_from_string(network())
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "/etc/passwd")
     model.graph.initializer[0].ClearField("raw_data")
-    for content in (b"\x08garbage", model.SerializeToString()):
-        with pytest.raises(InvalidRequest):
+    for content, words in ((b"\x08garbage", "not an ONNX file"), (model.SerializeToString(), "in a second file")):
+        with pytest.raises(InvalidRequest, match=words) as caught:
             from_onnx(content, {})
+        assert caught.value.remedy
 
 
 def run(name: str, content: bytes, card: dict, kind: str) -> dict:

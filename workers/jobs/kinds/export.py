@@ -4,7 +4,7 @@ from app.core.errors import UnsupportedOperation
 from models.export import graph
 from models.types import InputError
 from workers.jobs.job import Result, RunningJob
-from workers.onnx.exporter import keep_part
+from workers.onnx.exporter import store_part
 from workers.store.models import load_model
 
 
@@ -17,5 +17,5 @@ def run_export(job: RunningJob) -> Result:
     except InputError as error:
         raise UnsupportedOperation(error.detail, field="part", remedy=error.remedy) from None
     job.stop_if_asked()
-    _, facts = keep_part(digest, part_graph, default=part is None)
+    _, facts = store_part(digest, part_graph, default=part is None)
     return Result({**facts, "model": job.spec.get("name"), "version": digest})
