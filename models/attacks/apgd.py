@@ -136,7 +136,7 @@ def run_once(
 
 class APGD(core.Attack):
     name = "apgd"
-    summary = "Gradient steps with momentum whose length adapts by itself (Croce & Hein 2020): APGD-CE and APGD-DLR"
+    summary = "Gradient steps with momentum and an adaptive step size (Croce & Hein 2020): APGD-CE and APGD-DLR"
     norms = ("linf", "l2", "l1")
     victims = (Classifies, Segments, DetectsObjects)
 

@@ -33,7 +33,7 @@ def target_ranks(run: AttackRun, count: int) -> range:
 
 class APGDT(core.Attack):
     name = "apgdt"
-    summary = "Auto-PGD towards each of the likeliest wrong classes in turn (Croce & Hein 2020): APGD-T"
+    summary = "Auto-PGD towards each of the most likely wrong classes (Croce & Hein 2020): APGD-T"
     norms = ("linf", "l2", "l1")
     forwards = "min(targets, classes - 1) * (steps + 5) + 2"
     backwards = "min(targets, classes - 1) * (steps + 5)"

@@ -14,7 +14,7 @@ from models.attacks.square import Square
 
 class AutoAttack(Sequence):
     name = "autoattack"
-    summary = "APGD-CE, APGD-T, FAB-T and Square in turn, each on the images that hold out (Croce & Hein 2020)"
+    summary = "APGD-CE, APGD-T, FAB-T and Square in turn, each on images not yet adversarial (Croce & Hein 2020)"
     norms = ("linf", "l2", "l1")
     forwards = "5 * (steps + 5) + min(targets, classes - 1) * (3 * steps + 8) + 1.25 * queries + 25"
     backwards = "5 * (steps + 5) + min(targets, classes - 1) * (2 * steps + 6)"

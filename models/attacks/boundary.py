@@ -22,7 +22,7 @@ def append(past: Tensor, hit: Tensor) -> Tensor:
 
 class Boundary(core.Attack):
     name = "boundary"
-    summary = "A random walk along the boundary towards the image, by labels alone (Brendel et al. 2018)"
+    summary = "Random walk along the decision boundary towards the image, from labels alone (Brendel et al. 2018)"
     norms = ("l2",)
     forwards = "2 * steps + tries + 30"
     backwards = "0"

@@ -9,7 +9,7 @@ from models.attacks.core.run import AttackRun
 
 class CosPGD(PixelDescent):
     name = "cospgd"
-    summary = "PGD on all pixels, each weighed by how near its probabilities are to its label (Agnihotri et al. 2024)"
+    summary = "PGD on all pixels, weighted by the cosine of prediction and label (Agnihotri et al. 2024)"
 
     def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
         """cos(softmax(z), one_hot(label)), or 1 - cos(softmax(z), one_hot(target)) (eq. 6 and 7)."""

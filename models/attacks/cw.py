@@ -47,7 +47,7 @@ class Weights:
 
 class CW(core.Attack):
     name = "cw"
-    summary = "The smallest L2 change by optimisation, with a search for its weight (Carlini & Wagner 2017)"
+    summary = "Minimises the L2 norm plus a weighted margin, with a search for the weight (Carlini & Wagner 2017)"
     norms = ("l2",)
     forwards = "searches * (steps + 1) + 2"
     backwards = "searches * steps"

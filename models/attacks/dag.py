@@ -17,7 +17,7 @@ class DAG(core.Attack):
     """
 
     name = "dag"
-    summary = "Steps for all pixels or objects that still hold out, until hardly any does (Xie et al. 2017)"
+    summary = "Gradient steps for all pixels or objects not yet adversarial (Xie et al. 2017)"
     norms = ("linf",)
     minimal = True
     victims = (Segments, DetectsObjects)

@@ -37,7 +37,7 @@ def step_over_closest(values: Tensor, gradients: Tensor, norm: str) -> tuple[Ten
 
 class DeepFool(core.Attack):
     name = "deepfool"
-    summary = "Steps to the nearest boundary of the linearised model until it is crossed (Moosavi-Dezfooli et al. 2016)"
+    summary = "Steps to the closest boundary of the linearised model until it is crossed (Moosavi-Dezfooli et al. 2016)"
     norms = ("l2", "linf")
     forwards = "steps + 2"
     backwards = "(steps + 1) * min(candidates - 1, classes - 1)"

@@ -21,7 +21,7 @@ def shrink(z: Tensor, x: Tensor, beta: float) -> Tensor:
 
 class EAD(core.Attack):
     name = "ead"
-    summary = "Elastic-net optimisation: sparse changes, small in L1 (Chen et al. 2018)"
+    summary = "Minimises the elastic net of the perturbation: sparse changes, small in L1 (Chen et al. 2018)"
     norms = ("l1",)
     forwards = "searches * (2 * steps + 1) + 2"
     backwards = "searches * steps"

@@ -23,7 +23,7 @@ DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 
 class FAB(core.Attack):
     name = "fab"
-    summary = "Projections onto the linearised boundary, kept close to the image (Croce & Hein 2020): FAB-T, or FAB"
+    summary = "Projections onto the linearised boundary, biased towards the image (Croce & Hein 2020): FAB-T, or FAB"
     norms = ("linf", "l2", "l1")
     forwards = "max(min(targets, classes - 1), 1) * restarts * (2 * steps + 2) + 2"
     backwards = "(classes - 1) * restarts * steps"

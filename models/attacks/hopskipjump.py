@@ -18,7 +18,7 @@ HALVINGS = 20
 
 class HopSkipJump(core.Attack):
     name = "hopskipjump"
-    summary = "Walks along the boundary by labels alone, with an estimated normal (Chen et al. 2020)"
+    summary = "Steps along the normal of the boundary, estimated from labels alone (Chen et al. 2020)"
     norms = ("l2", "linf")
     forwards = "steps * (min(samples * steps ** 0.5, most_samples) + 60) + tries + 30"
     backwards = "0"

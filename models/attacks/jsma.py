@@ -38,7 +38,7 @@ def best_pair(helps: Tensor, harms: Tensor, free: Tensor) -> tuple[Tensor, Tenso
 
 class JSMA(core.Attack):
     name = "jsma"
-    summary = "Changes two values at a time, those with the largest saliency for a target (Papernot et al. 2016)"
+    summary = "Changes the two values with the largest saliency in each step (Papernot et al. 2016)"
     norms = ("l0",)
     forwards = "gamma * pixels / 2 + 3"
     backwards = "gamma * pixels + 2"

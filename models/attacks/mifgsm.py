@@ -37,7 +37,7 @@ def smooth(gradient: Tensor, width: int) -> Tensor:
 
 class MIFGSM(core.Attack):
     name = "mifgsm"
-    summary = "Sign steps along an average of past gradients; carries over to other models (Dong et al. 2018)"
+    summary = "Sign steps along a momentum of gradients; transfers to other models (Dong et al. 2018)"
     norms = ("linf",)
     victims = (Classifies, Segments, DetectsObjects)
 

@@ -12,7 +12,7 @@ from models.attacks.core.run import AttackRun, LossFn
 
 class PGD(descent.Descent):
     name = "pgd"
-    summary = "Repeated gradient steps, projected back into the ball, from a random start (Madry et al. 2018)"
+    summary = "Projected gradient steps from a random start (Madry et al. 2018)"
 
     forwards = "restarts * (steps + 1) + 2"
     backwards = "restarts * steps"

@@ -9,7 +9,7 @@ from models.attacks.core.run import AttackRun
 
 class SegPGD(PixelDescent):
     name = "segpgd"
-    summary = "PGD on all pixels, those still right first and the others later (Gu et al. 2022)"
+    summary = "PGD on all pixels, weighted by whether they are still classified correctly (Gu et al. 2022)"
 
     def weights(self, run: AttackRun, logits: Tensor, share: float) -> Tensor:
         """1 - lambda for pixels not yet adversarial, lambda for the others, lambda = t / 2T (eq. 4 to 6)."""

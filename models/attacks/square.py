@@ -43,7 +43,7 @@ def window(side: int, norm: str) -> Tensor:
 
 class Square(core.Attack):
     name = "square"
-    summary = "Random search with squares that shrink, from scores alone (Andriushchenko et al. 2020)"
+    summary = "Random search with shrinking squares, from scores alone (Andriushchenko et al. 2020)"
     norms = ("linf", "l2", "l1")
     forwards = "queries + 3"
     backwards = "0"

@@ -13,7 +13,7 @@ from models.attacks.cw import Weights
 
 class ZOO(core.Attack):
     name = "zoo"
-    summary = "Coordinate descent on the Carlini & Wagner loss with gradients measured from scores (Chen et al. 2017)"
+    summary = "Coordinate descent on the Carlini & Wagner loss, gradients from scores (Chen et al. 2017)"
     norms = ("l2",)
     forwards = "searches * steps * (2 * coordinates + 1) + 2"
     backwards = "0"

@@ -21,7 +21,7 @@ class Squeezing(Detector):
     """
 
     name = "squeezing"
-    summary = "Compares the answers to the image and to squeezed versions of it (feature squeezing)."
+    summary = "Compares the predictions for the image and for squeezed versions of it (feature squeezing)."
     passes = 5
 
     def __init__(self, config: Quantile, data: DataSpec):

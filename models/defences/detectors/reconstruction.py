@@ -17,7 +17,7 @@ class Reconstruction(Detector):
     """score = root mean square of AE(x) - x."""
 
     name = "reconstruction"
-    summary = "Looks at what an autoencoder does not give back of the image."
+    summary = "Measures the reconstruction error of an autoencoder."
     helper = (Denoises, Encodes)
     Config = Rebuild
     passes = 0

@@ -62,7 +62,7 @@ class Trained(Detector):
     """
 
     name = "trained"
-    summary = "A small network that was shown attacks on this very model, and clean and noisy images beside them."
+    summary = "A small network trained on attacks on this model, and on clean and noisy images."
     needs_training = True
     passes = 5
     attack_settings: ClassVar[dict[str, dict[str, Any]]] = {

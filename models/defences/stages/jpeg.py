@@ -46,7 +46,7 @@ class JPEG(core.Defence):
     """The gradient treats rounding as the identity and is exact elsewhere (Shin & Song 2017)."""
 
     name = "jpeg"
-    summary = "Compresses the image as JPEG does."
+    summary = "Compresses the image with JPEG."
     differentiable = True
     Config = Config
 

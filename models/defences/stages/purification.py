@@ -21,7 +21,7 @@ class Purification(core.Defence):
     """Denoises if the model can, else encodes and decodes. The gradient is exact."""
 
     name = "purify"
-    summary = "Passes the image through an autoencoder."
+    summary = "Reconstructs the image with an autoencoder."
     differentiable = True
     helper = (Denoises, Encodes)
     Config = Config

@@ -12,7 +12,7 @@ class BitDepth(core.Defence):
     """Bit depth reduction (Xu et al. 2018): perturbations smaller than half a step are rounded away."""
 
     name = "bit_depth"
-    summary = "Rounds every number of the image to fewer bits."
+    summary = "Rounds every value of the image to fewer bits."
 
     class Config(core.Config):
         bits: int = Field(3, ge=1, le=8, description="Bits per value, of 8.")
@@ -26,7 +26,7 @@ class Median(core.Defence):
     """Median filter (Xu et al. 2018): removes single changed pixels."""
 
     name = "median"
-    summary = "Replaces every pixel by the median around it."
+    summary = "Replaces every pixel by the median of its neighbourhood."
     differentiable = True
 
     class Config(core.Config):
@@ -48,7 +48,7 @@ class Noise(core.Defence):
     """
 
     name = "noise"
-    summary = "Adds Gaussian noise, several times over, and lets the answers vote (randomised smoothing)."
+    summary = "Adds Gaussian noise several times and takes a vote (randomised smoothing)."
     random = True
     differentiable = True
 
