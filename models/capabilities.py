@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.nn.plane import Plane
-from models.types import DataSpec
+from models.types import DataSpec, InputError
 
 
 class Encodes(ABC):
@@ -249,3 +249,16 @@ class StyleBased(ABC):
 def takes_labels(model: object) -> bool:
     """Whether a model is conditional; for a class, whether all of its models are."""
     return getattr(model, "takes_labels", False)
+
+
+def reconstruct(model: object, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Codes of images (B, C, H, W) and their reconstructions.
+
+    A conditional model decodes for `labels` (B,), by default those it infers. Raises InputError if it infers none.
+    """
+    codes = model.encode(images)
+    if not takes_labels(model):
+        return codes, model.decode(codes)
+    if labels is None and not model.infers_labels:
+        raise InputError("Required: label, because this model is conditional.", field="label")
+    return codes, model.decode(codes, model.infer_labels(images) if labels is None else labels)

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.special import betainc, betaincinv, ndtri
+from scipy.special import betainc, ndtri
 from torch import Tensor
 
 from models import deadline
 from models.attacks.core.rng import RowRNG
+from models.evaluation.confidence import lower_bound
 from models.family import Family
 
 SIGMA = 0.25
@@ -59,19 +60,6 @@ def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: i
     return votes
 
 
-def lower_bound(hits: np.ndarray, total: int, alpha: float) -> np.ndarray:
-    """One-sided Clopper-Pearson lower bound of a proportion at confidence 1 - alpha, given `hits` of `total`."""
-    hits = np.asarray(hits, dtype=np.float64)
-    return np.where(hits > 0, betaincinv(np.maximum(hits, 1), total - hits + 1, alpha), 0.0)
-
-
-def interval(hits: float, total: int, level: float = 0.95) -> tuple[float, float]:
-    """The two-sided Clopper-Pearson interval of a proportion."""
-    tail = (1 - level) / 2
-    high = 1 - float(lower_bound(np.array(total - hits), total, tail))
-    return float(lower_bound(np.array(hits), total, tail)), high
-
-
 def certify(first: Tensor, votes: Tensor, sigma: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Class (b,) or ABSTAINED, l2 radius (b,) and lower bound (b,) of the class probability p (Cohen et al., CERTIFY).
 
@@ -92,8 +80,7 @@ def vote(votes: Tensor, alpha: float) -> Tensor:
     """(b,): the class with most votes, or ABSTAINED unless a binomial test rejects a tie (Cohen et al., PREDICT)."""
     top = votes.topk(2, 1)
     first, second = (top.values[:, index].cpu().numpy().astype(np.float64) for index in (0, 1))
-    p_value = np.where(
-        first > 0, 2 * betainc(np.maximum(first, 1), second + 1, 0.5), 1
-    )  # two-sided binomial test of p = 1/2
+    # two-sided binomial test of p = 1/2
+    p_value = np.where(first > 0, 2 * betainc(np.maximum(first, 1), second + 1, 0.5), 1)
     sure = torch.from_numpy(p_value <= alpha).to(votes.device)
     return torch.where(sure, top.indices[:, 0], ABSTAINED)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.capabilities import HasPosterior
+from models.capabilities import HasPosterior, reconstruct
 from models.evaluation.metrics import NUMBERS, nearest, principal_axes
-from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.seeds import generator
 

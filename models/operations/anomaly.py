@@ -3,10 +3,9 @@
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Decodes, Encodes
+from models.capabilities import Decodes, Encodes, reconstruct
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import DatasetView, Split
-from models.evaluation.reconstruct import reconstruct
 from models.family import Family
 from models.operations.core.base import DatasetParams, ImageParams, Operation, Result, Rows
 from models.types import InputError

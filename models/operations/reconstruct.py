@@ -4,8 +4,7 @@ import math
 
 from torch import Tensor
 
-from models.capabilities import Decodes, Encodes
-from models.evaluation.reconstruct import reconstruct
+from models.capabilities import Decodes, Encodes, reconstruct
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.latents import LabelParams, label_rows

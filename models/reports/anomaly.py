@@ -8,12 +8,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from models.capabilities import Decodes, Encodes
+from models.capabilities import Decodes, Encodes, reconstruct
 from models.data import Columns
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import DatasetView, Selection
 from models.evaluation.metrics import spaced_rows
-from models.evaluation.reconstruct import reconstruct
 from models.reports.core.base import Curve, Progress, Report, ReportResult, Run, Subject
 from models.reports.core.codes import BATCH, CodesParams, standardised, view_of
 from models.types import DataError

@@ -14,13 +14,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.capabilities import Decodes, Encodes, HasPrior
+from models.capabilities import Decodes, Encodes, HasPrior, reconstruct
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
 from models.evaluation.fidelity import sample_report
-from models.evaluation.reconstruct import reconstruct
 from models.families.autoencoders.gaussian_mixture import Mixture
 from models.families.autoencoders.pca import PCAEncoder
 from models.family import Config, OneLoss

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from models.defences.defended import defend
-from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, interval, lower_bound, vote, voter_of
+from models.defences.randomized_smoothing import ABSTAINED, certify, count_votes, vote, voter_of
+from models.evaluation.confidence import interval, lower_bound
 from models.operations.certify import Certify, CertifyParams
 from tests.models.defences.test_defences import classifier, smooth
 
