@@ -1,4 +1,4 @@
-"""Random changes of training images, drawn from a generator, image by image."""
+"""Random augmentations of training images (b, c, h, w); each image gets its own random numbers from a generator."""
 
 import torch
 import torch.nn.functional as F
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 def flip(images: Tensor, draws: torch.Generator) -> Tensor:
-    """Half of the images (b, c, h, w) mirrored left to right."""
-    chosen = torch.rand(len(images), generator=draws, device=images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(3), images)
+    """Mirrors each image left to right with probability 1/2."""
+    mirrored = torch.rand(len(images), generator=draws, device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
 
 
 def shift(images: Tensor, most: int, draws: torch.Generator) -> Tensor:
-    """Each image moved by up to `most` pixels in both directions; its border is drawn out to fill the gap."""
+    """Shifts each image by up to `most` pixels in both directions; the gap is filled with the pixels of the border."""
     count, _, height, width = images.shape
     padded = F.pad(images, [most] * 4, mode="replicate")
     offsets = torch.randint(2 * most + 1, (2, count, 1), generator=draws, device=images.device)
@@ -23,16 +23,16 @@ def shift(images: Tensor, most: int, draws: torch.Generator) -> Tensor:
 
 
 def jitter(images: Tensor, draws: torch.Generator, noise: float = 0.05) -> Tensor:
-    """Each image (b, c, h, w) in [0, 1] shifted by up to 1/16 of its side, plus Gaussian noise of deviation `noise`."""
+    """Shifts each image in [0, 1] by up to 1/16 of its side and adds Gaussian noise of standard deviation `noise`."""
     shifted = shift(images, max(1, min(images.shape[2:]) // 16), draws)
     return (shifted + noise * torch.randn(shifted.shape, generator=draws, device=shifted.device)).clamp(0, 1)
 
 
 def elastic_warp(images: Tensor, draws: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Each image (b, c, h, w) turned, leaned, stretched and moved a little, and bent along a smooth random field.
+    """Warps each image with a random affine map and a smooth random displacement field.
 
-    At strength 1: turned by up to 0.2 rad, leaned by 0.3, scaled by up to exp(0.3) across and exp(0.15) along, moved by
-    a twentieth of the side, bent with a deviation of 0.04 of it. The border is drawn out to fill the gaps.
+    At strength 1: rotation up to 0.2 rad, shear up to 0.3, scale up to exp(0.3) across and exp(0.15) down, shift up to
+    1/20 of the side, displacement with a standard deviation of 0.04 of the side. Gaps are filled from the border.
     """
     count, device = len(images), images.device
     spread = torch.tensor([0.2, 0.3, 0.3, 0.15, 0.1, 0.1], device=device) * strength

@@ -1,11 +1,11 @@
-"""A pool of past fakes, shown to a discriminator again (Shrivastava et al. 2017, section 2.3)."""
+"""A pool of past generated images that a discriminator sees again (Shrivastava et al. 2017, section 2.3)."""
 
 import torch
 from torch import Tensor, nn
 
 
 class ImagePool(nn.Module):
-    """Holds up to `capacity` images in buffers, so a checkpoint carries it; published models do not."""
+    """Up to `capacity` images (c, h, w) in buffers, which are in checkpoints but not in published models."""
 
     training_only = True
 
@@ -17,10 +17,10 @@ class ImagePool(nn.Module):
 
     @torch.no_grad()
     def exchange(self, fresh: Tensor, draws: torch.Generator) -> Tensor:
-        """A batch like `fresh` (b, c, h, w) in which about half the rows are swapped against rows of the pool.
+        """`fresh` (b, c, h, w) with about half of its rows exchanged for random rows of the pool.
 
-        While the pool is filling, fresh rows are stored and returned as they are. Nothing waits for the device: every
-        shape follows from how full the pool is, which is read once.
+        While the pool is filling, fresh rows are stored and returned unchanged. Does not synchronise with the device
+        after the first call, which reads how full the pool is.
         """
         start = int(self.filled) if self._count is None else self._count
         room = min(len(self.images) - start, len(fresh))
@@ -32,14 +32,14 @@ class ImagePool(nn.Module):
         if not swapped:
             return fresh.clone()
         slots = torch.randperm(len(self.images), generator=draws, device=fresh.device)[:swapped]
-        mine, theirs = fresh[room : room + swapped], self.images[slots]
-        chosen = torch.rand(swapped, generator=draws, device=fresh.device) < 0.5
-        chosen = chosen.reshape(swapped, *[1] * (fresh.ndim - 1))
+        new, old = fresh[room : room + swapped], self.images[slots]
+        exchanged = torch.rand(swapped, generator=draws, device=fresh.device) < 0.5
+        exchanged = exchanged.reshape(swapped, *[1] * (fresh.ndim - 1))
         out = fresh.clone()
-        out[room : room + swapped] = torch.where(chosen, theirs, mine)
-        self.images[slots] = torch.where(chosen, mine, theirs)
+        out[room : room + swapped] = torch.where(exchanged, old, new)
+        self.images[slots] = torch.where(exchanged, new, old)
         return out
 
-    def _load_from_state_dict(self, *given) -> None:
-        super()._load_from_state_dict(*given)
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
         self._count = None

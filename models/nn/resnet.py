@@ -1,4 +1,4 @@
-"""Residual blocks and the residual trunk of classifiers: from pixels to a few thousand features."""
+"""Residual blocks, and the residual trunk of classifiers (He et al. 2016)."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from models.nn.encoders import Rescale, pyramid, stage_widths
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation: the statistics are those of the one image, at any batch size."""
+    """Group normalisation: the statistics are per image, so that they do not depend on the batch."""
     return nn.GroupNorm(max(1, channels // 16), channels)
 
 
@@ -28,7 +28,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNetTrunk(nn.Module):
-    """(b, c, h, w) in [0, 1] -> (b, features): a stage per halving, down to about 4x4, so that places still count."""
+    """Images (b, c, h, w) in [0, 1] -> (b, features): a stage per halving, down to about 4x4; not pooled."""
 
     def __init__(self, shape: tuple[int, int, int], width: int):
         super().__init__()

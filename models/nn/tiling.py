@@ -1,6 +1,6 @@
-"""Images of any size through a network of one size: overlapping tiles, blended so that no seam shows.
+"""Runs a network of one size on images of any size: overlapping tiles, blended at their borders.
 
-Every tile is a row like any other, so memory and batches are those of the network's own size.
+A tile is a row of a batch like any image, so memory does not grow with the image.
 """
 
 import math
@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-OVERLAP, MOST = 3 / 8, 128
-"""Share of a tile that it has in common with the next, and most pixels: the context a network misses at a border."""
+OVERLAP, MAX_OVERLAP = 3 / 8, 128
+"""Overlap of neighbouring tiles, as a fraction of a tile and at most in pixels: the context missing at a border."""
 WHOLE = 512
-"""A network that reads any size does images up to this side in one piece: what it learned at a border stays there."""
+"""Networks for any size run images up to this side in one piece."""
 STRIDE = 16
-"""Translators shrink their features: tiles that begin at multiples of this are shrunk as the whole image would be."""
-LEAST = 1e-3  # weight at the very edge of a tile, so that a pixel no other tile covers is still divided by something
+"""Tiles for translation start at multiples of this, so that their features are downsampled like the whole image's."""
+MIN_WEIGHT = 1e-3  # at the edge of a tile: a pixel of one tile only must not be divided by zero
 
 
 def starts(length: int, tile: int, step: int = 1) -> list[int]:
-    """Where tiles begin along one side, evenly spread, at multiples of `step`; [0] where one is enough.
+    """The first pixel of each tile along a side of `length`: evenly spaced multiples of `step`, [0] if one is enough.
 
-    The last is flush with the end, or reaches less than a step beyond it.
+    The last tile ends at the end of the side, or less than `step` beyond it.
     """
     if length <= tile:
         return [0]
@@ -32,27 +32,27 @@ def starts(length: int, tile: int, step: int = 1) -> list[int]:
 
 
 def overlap(tile: int) -> int:
-    return min(MOST, round(tile * OVERLAP))
+    return min(MAX_OVERLAP, round(tile * OVERLAP))
 
 
 def widest(images: Tensor, smallest: tuple[int, int]) -> tuple[int, int]:
-    """The tile for a network that reads any size: as large as the image, between `smallest` and WHOLE."""
+    """(height, width) of the tiles for a network for any size: those of the images, between `smallest` and WHOLE."""
     return tuple(max(least, min(side, WHOLE)) for least, side in zip(smallest, images.shape[-2:], strict=True))
 
 
 def count(height: int, width: int, tile: tuple[int, int]) -> int:
-    """Tiles of size `tile` that cover an image."""
+    """The number of tiles of size `tile` that cover an image."""
     return len(starts(height, tile[0])) * len(starts(width, tile[1]))
 
 
 def cut(images: Tensor, tile: tuple[int, int], step: int = 1) -> tuple[Tensor, Tensor]:
-    """(n, c, H, W) -> tiles (n*t, c, *tile) and their places (n*t, 5): image, top, left, H, W.
+    """Images (n, c, H, W) -> tiles (n*t, c, *tile) and their places (n*t, 5): image, top, left, H, W.
 
-    They begin at multiples of `step`; an image too small for its tiles is continued by reflection.
+    Tiles start at multiples of `step`; an image smaller than its tiles is padded by reflection.
     """
     height, width = images.shape[-2:]
     tops, lefts = (starts(length, side, step) for length, side in zip((height, width), tile, strict=True))
-    padded = _continued(images, (tops[-1] + tile[0], lefts[-1] + tile[1]))
+    padded = _padded(images, (tops[-1] + tile[0], lefts[-1] + tile[1]))
     tiles, places = [], []
     for index, image in enumerate(padded):
         for top in tops:
@@ -63,10 +63,10 @@ def cut(images: Tensor, tile: tuple[int, int], step: int = 1) -> tuple[Tensor, T
 
 
 def join(tiles: Tensor, places: Tensor) -> Tensor:
-    """The images (n, c, H, W) that `cut` would cut into these tiles; where tiles overlap, their weighted mean."""
+    """The inverse of `cut`: images (n, c, H, W), the weighted mean of the tiles where they overlap."""
     *_, height, width = places[0].tolist()
     side = tiles.shape[-2:]
-    if len(tiles) == int(places[-1, 0]) + 1:  # one tile each: no weighing, not a bit changes
+    if len(tiles) == int(places[-1, 0]) + 1:  # one tile per image: returned unchanged, bit for bit
         return tiles[..., :height, :width]
     size = [int(places[:, axis].max()) + length for axis, length in zip((1, 2), side, strict=True)]
     window = _window(side).to(tiles)
@@ -80,7 +80,7 @@ def join(tiles: Tensor, places: Tensor) -> Tensor:
     return (total / weight)[..., :height, :width]
 
 
-def _continued(images: Tensor, size: tuple[int, int]) -> Tensor:
+def _padded(images: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = images.shape[-2:]
     bottom, right = max(0, size[0] - height), max(0, size[1] - width)
     if not bottom and not right:
@@ -90,10 +90,10 @@ def _continued(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _window(side: tuple[int, int]) -> Tensor:
-    """Weights (h, w): 1 inside, falling to almost nothing over the overlap."""
+    """Weights (h, w): 1 inside, sin^2 from 1 down to MIN_WEIGHT over the overlap."""
     sides = []
     for length in side:
         ramp = max(1, overlap(length))
         distance = torch.minimum(torch.arange(length), torch.arange(length).flip(0)) + 0.5
-        sides.append((distance / ramp).clamp(max=1).mul(math.pi / 2).sin().square().clamp(min=LEAST))
+        sides.append((distance / ramp).clamp(max=1).mul(math.pi / 2).sin().square().clamp(min=MIN_WEIGHT))
     return sides[0][:, None] * sides[1]
