@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from app.cli.main import cli
 from app.core.catalog import load, spell_need
-from app.core.catalog.builtin_datasets import BUILTINS, Builtin
-from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.builtins import BUILTIN_MODELS, BUILTINS, Builtin
 from app.core.catalog.describe import describe
 from app.core.errors import CODES
 from app.core.oracles import Oracle

@@ -1,1 +1,0 @@
-"""Schema versions, applied by `app.core.store.database.migrate()`."""

@@ -20,8 +20,7 @@ import yaml
 from app.cli import demo
 from app.cli.client import Client
 from app.core import catalog
-from app.core.catalog.builtin_datasets import BUILTINS
-from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.builtins import BUILTIN_MODELS, BUILTINS
 from app.core.errors import CODES
 from app.core.settings import Settings
 from app.main import create_app

@@ -1,6 +1,6 @@
 """The built-in datasets, drawn from or read from files of installed packages. One file per source.
 
-A loader takes the side of the images in pixels if app/core/catalog/builtin_datasets.py lists `sizes`, else nothing.
+A loader takes the side of the images in pixels if app/core/catalog/builtins.py lists `sizes`, else nothing.
 """
 
 from collections.abc import Callable

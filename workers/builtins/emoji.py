@@ -1,6 +1,6 @@
 """Classes and groups of emoji from their code points alone: names in Python's Unicode tables vary by version."""
 
-from app.core.catalog.builtin_datasets import EMOJI
+from app.core.catalog.builtins import EMOJI
 
 TONES = ("1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF")
 """Skin tones, from light to dark."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from app.core.catalog.builtin_datasets import DIGITS
+from app.core.catalog.builtins import DIGITS
 from workers.builtins.digits import mnist_arrays
 from workers.builtins.examples import Duplicates, Example, Examples
 from workers.builtins.glyphs import draw, faces

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from app.core.catalog.builtin_datasets import LETTERS
+from app.core.catalog.builtins import LETTERS
 from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, held_out
 
 FOLDER = "mpl-data/fonts/ttf"

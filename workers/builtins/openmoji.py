@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from app.core.catalog.builtin_datasets import EMOJI, LAYERS
+from app.core.catalog.builtins import EMOJI, LAYERS
 from workers.builtins.emoji import TONES, class_of, group_of
 from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, folder_of, held_out
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from app.core.catalog.builtin_datasets import SCATTERED
+from app.core.catalog.builtins import SCATTERED
 from workers.builtins import openmoji, photos
 from workers.builtins.digits import mnist_arrays
 from workers.builtins.examples import TRAIN, VALIDATION, Example, Examples

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.catalog.builtins import BUILTINS
 from app.core.errors import NotFound
 from workers.builtins import LOADERS, Example
 from workers.data.boxes import Box

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert
 from sqlalchemy.exc import IntegrityError
 
-from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.catalog.builtins import BUILTINS
 from app.core.errors import Conflict, InvalidDataset, NotFound, Unavailable
 from app.core.jobs import cleanup
 from app.core.store import blobs

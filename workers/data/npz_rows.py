@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from app.core.catalog.builtin_datasets import COLUMNS
+from app.core.catalog.builtins import COLUMNS
 from app.core.errors import InvalidDataset, InvalidImage
 from workers.data import pixel_values
 from workers.data.archive import Archive

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.builtins import BUILTIN_MODELS
 from app.core.errors import UnsupportedOperation
 from models.imported.base import Imported
 from models.imported.efficientnet_lite import EfficientNetLite

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, select
 
-from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.catalog.builtins import BUILTINS
 from app.core.errors import InvalidDataset, NotFound
 from app.core.store.database import reading
 from app.core.store.tables import datasets

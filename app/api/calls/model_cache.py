@@ -4,7 +4,7 @@ import time
 
 from anyio.to_thread import run_sync
 
-from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.builtins import BUILTIN_MODELS
 from app.core.errors import NotFound
 from app.core.jobs import state as jobs
 from app.core.store import models as model_rows

@@ -4,7 +4,7 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 
-from app.core.catalog.builtin_datasets import Builtin
+from app.core.catalog.builtins import Builtin
 from app.core.errors import Conflict, InvalidRequest, NotFound
 from app.core.jobs import state as jobs
 from app.core.store import datasets as dataset_rows

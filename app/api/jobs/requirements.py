@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from app.core.catalog.builtin_datasets import Builtin
+from app.core.catalog.builtins import Builtin
 from app.core.catalog.describe import joined
 from app.core.errors import InvalidDataset, NotFound, UnsupportedOperation
 from app.core.store import datasets as dataset_rows

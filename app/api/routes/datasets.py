@@ -13,7 +13,7 @@ from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat, is_replay
 from app.api.jobs.uploads import receive
 from app.core import catalog, names, wire
-from app.core.catalog.builtin_datasets import BUILTINS, Builtin
+from app.core.catalog.builtins import BUILTINS, Builtin
 from app.core.catalog.describe import quoted
 from app.core.errors import AnamorphError, Conflict, InvalidRequest
 from app.core.store import blobs

@@ -18,7 +18,7 @@ from app.api.http.strict import parse_object
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat, is_replay
 from app.api.jobs.uploads import incoming
 from app.core import catalog, names, wire
-from app.core.catalog.builtin_models import BUILTIN_MODELS
+from app.core.catalog.builtins import BUILTIN_MODELS
 from app.core.catalog.describe import allowed, quoted, sent
 from app.core.errors import AnamorphError, InvalidRequest, TooLarge, UnsupportedMedia
 from app.core.settings import settings

@@ -13,7 +13,7 @@ from app.api.jobs.requirements import check_size, require_dataset, require_model
 from app.core import catalog, wire
 from app.core.catalog import Catalog
 from app.core.catalog import cost as prices
-from app.core.catalog.builtin_datasets import Builtin
+from app.core.catalog.builtins import Builtin
 from app.core.catalog.describe import joined, sent
 from app.core.errors import InvalidRequest
 from app.core.store import datasets as dataset_rows

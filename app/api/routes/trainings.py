@@ -16,7 +16,7 @@ from app.api.jobs.requirements import Data, facts_of, require_dataset, require_m
 from app.core import catalog, wire
 from app.core.calls.client import Call
 from app.core.catalog import Catalog
-from app.core.catalog.builtin_datasets import Builtin
+from app.core.catalog.builtins import Builtin
 from app.core.catalog.describe import joined
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, InvalidRequest, NotFound
 from app.core.jobs import checkpoints

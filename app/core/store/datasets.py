@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select, update
 
 from app.core import catalog, names
-from app.core.catalog.builtin_datasets import BUILTINS, Builtin
+from app.core.catalog.builtins import BUILTINS, Builtin
 from app.core.catalog.describe import quoted
 from app.core.errors import Conflict, NotFound
 from app.core.store.database import clock

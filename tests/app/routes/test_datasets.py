@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.catalog.builtins import BUILTINS
 from app.core.jobs import state as jobs
 from app.core.store import blobs
 from app.core.store.database import reading

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from app.core.catalog.builtin_datasets import EMOJI, LAYERS
+from app.core.catalog.builtins import EMOJI, LAYERS
 from tests.workers.imported import imported, sampled
 from workers.builtins import TRAIN, VALIDATION, emoji, openmoji
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from app.core.catalog.builtin_datasets import BUILTINS
+from app.core.catalog.builtins import BUILTINS
 from app.core.errors import Conflict, Unavailable
 from app.core.jobs import state as jobs
 from app.core.store import blobs

