@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from app.core.catalog import builtin_datasets as facts
+from app.core.catalog import builtins as facts
 from app.core.errors import InvalidRequest, NotFound
 from tests.workers.imported import imported, sampled
 from workers import builtins
