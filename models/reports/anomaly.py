@@ -119,8 +119,7 @@ def anomalies(view: DatasetView, selection: Selection, subject: Subject, params:
     anomalous = ~np.isin(labels.numpy(), list(normal))
     if anomalous.all() or not anomalous.any():
         raise DataError(
-            f"with these classes, {int(anomalous.sum())} of {len(anomalous)} images are anomalies; both kinds are "
-            "needed",
+            f"{int(anomalous.sum())} of {len(anomalous)} images are anomalies for these classes; both kinds are needed",
             "params/normal",
             "name some of the classes of these images, not all",
         )

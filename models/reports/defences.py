@@ -94,9 +94,7 @@ class DefencesReport(Report):
             yield Progress((place + 1) * len(images), total, list(rows))
         facts = {"images": len(images), "method": params.method, "eps": threat.eps, "norm": params.norm}
         pictures = {"defended": gallery(defended, images, blind)}
-        order = (
-            f"Each row shows the image, its adversarial image, and that after each defence: {', '.join(names(rows))}."
-        )
+        order = f"Each row shows the image, the attacked image, and that after each defence: {', '.join(names(rows))}."
         return ReportResult(facts, {"defences": rows}, pictures=pictures, notes=[*notes(rows), order])
 
 

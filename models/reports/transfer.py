@@ -17,7 +17,7 @@ from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.registry import attacks
 from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
-from models.reports.core.classification import classifier_access
+from models.reports.core.classification import classifier_access, predict
 from models.reports.core.substitute_models import SubstituteEnsemble, train_substitutes
 from models.seeds import derive
 from models.types import DataError
@@ -131,13 +131,7 @@ class Victim:
                 "raise budget, or lower initial",
             )
         self.queries += len(x)
-        return predict(self.logits, x)
-
-
-def predict(logits: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(n,): predicted class indices, in batches of BATCH images."""
-    with torch.no_grad():
-        return torch.cat([logits(part).argmax(1) for part in x.split(BATCH)])
+        return predict(self.logits, x, BATCH)
 
 
 def outputs_of(subject: Subject) -> int:
@@ -182,11 +176,11 @@ def augment(net: nn.Module, x: Tensor, y: Tensor, step: float, oracle: Victim) -
 
 def evaluate(subject: Subject, substitute: nn.Module, test: Tensor, params: TransferParams) -> dict[str, Any]:
     """Agreement of substitute and victim, and the number of examples made on the substitute that fool the victim."""
-    victim = predict(subject.model.logits, test)
-    agreement = float((predict(substitute, test) == victim).float().mean())
-    own = predict(substitute, test)
+    victim = predict(subject.model.logits, test, BATCH)
+    agreement = float((predict(substitute, test, BATCH) == victim).float().mean())
+    own = predict(substitute, test, BATCH)
     adversarial = examples(WhiteBox(substitute), test, own, params, subject.seed)
-    fooled = int((predict(subject.model.logits, adversarial) != victim).sum())
+    fooled = int((predict(subject.model.logits, adversarial, BATCH) != victim).sum())
     return {"agreement": agreement, "fooled": fooled, "of": len(test), "transfer": fooled / len(test)}
 
 
@@ -200,12 +194,12 @@ def examples(box: WhiteBox, test: Tensor, labels: Tensor, params: TransferParams
 
 def controls(subject: Subject, test: Tensor, params: TransferParams) -> dict[str, float]:
     """Success of the same attack on the victim itself, and of random signs of the same eps."""
-    victim = predict(subject.model.logits, test)
+    victim = predict(subject.model.logits, test, BATCH)
     box = classifier_access(subject.model)
     direct = examples(box, test, victim, params.model_copy(update={"kernel": 0}), subject.seed)
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
     random = noise(test, threat, torch.arange(len(test), device=test.device))
-    success = lambda images: float((predict(subject.model.logits, images) != victim).float().mean())  # noqa: E731
+    success = lambda images: float((predict(subject.model.logits, images, BATCH) != victim).float().mean())  # noqa: E731
     return {"white_box": success(direct), "random_signs": success(random)}
 
 

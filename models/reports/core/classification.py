@@ -63,9 +63,10 @@ def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
     return trained if same else default_eps(subject.validation, norm)
 
 
-def predict(logits: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """(n,): predicted class indices, computed in chunks of CHUNK images."""
-    return torch.cat([logits(part).argmax(1) for part in images.split(CHUNK)])
+@torch.no_grad()
+def predict(logits: Callable[[Tensor], Tensor], images: Tensor, chunk: int = CHUNK) -> Tensor:
+    """(n,): predicted class indices, computed in chunks of `chunk` images."""
+    return torch.cat([logits(part).argmax(1) for part in images.split(chunk)])
 
 
 def classifier_access(model: Family) -> WhiteBox:

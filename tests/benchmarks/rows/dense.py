@@ -154,10 +154,10 @@ def reported(subject: Subject, run: Trained, report, **params) -> ReportResult:
             return end.value
 
 
-def left(findings: ReportResult, measure: str) -> Found:
+def left(result: ReportResult, measure: str) -> Found:
     """What the weakest attack of a report leaves, beside the clean measure, the strongest attack and two controls."""
-    rows = findings.tables["attacks"]
-    baselines = {"clean": findings.facts[f"clean_{measure}"], "strongest": min(row[measure] for row in rows)}
+    rows = result.tables["attacks"]
+    baselines = {"clean": result.facts[f"clean_{measure}"], "strongest": min(row[measure] for row in rows)}
     baselines |= {name.replace("_", " "): rows[-1][f"{measure}_{name}"] for name in ("random_signs", "shuffled")}
     note = ", ".join(f"{row['attack']} {row[measure]:.3f}" for row in rows)
     return Found(max(row[measure] for row in rows), baselines, f"at {rows[0]['eps_255']:g}/255: {note}")

@@ -29,18 +29,18 @@ def subject() -> Subject:
     return Subject(run.family.eval().requires_grad_(False), spec, train, validation, validation, 0)
 
 
-def follow(report, subject: Subject, params, kept=None) -> tuple[ReportResult, list]:
-    """The findings, and all that was kept on the way, as JSON would keep it."""
-    run, seen = report().run(subject, params, kept), []
+def follow(report, subject: Subject, params, state=None) -> tuple[ReportResult, list]:
+    """The result, and all progress states as a checkpoint holds them."""
+    run, states = report().run(subject, params, state), []
     with torch.no_grad():
         while True:
             try:
                 step = next(run)
             except StopIteration as end:
-                return end.value, seen
+                return end.value, states
             assert 0 <= step.done <= step.total
             if step.progress_state is not None:
-                seen.append(json.loads(json.dumps(step.progress_state)))
+                states.append(json.loads(json.dumps(step.progress_state)))
 
 
 DEFENCES = DefencesParams(
@@ -60,14 +60,14 @@ CASES = [(DefencesReport, DEFENCES), (SmoothingReport, SMOOTHING), (AdversarialD
 
 @pytest.fixture(scope="module")
 def whole(subject) -> dict:
-    """Each report made once: its findings, and what it kept on the way."""
+    """Each report run once: its result and its progress states."""
     return {report: follow(report, subject, params) for report, params in CASES}
 
 
 @pytest.mark.parametrize(("report", "params"), CASES, ids=["defences", "smoothing", "detection"])
 def test_resumed_report_gives_the_same_result(subject, whole, report, params):
-    first, kept = whole[report]
-    again, _ = follow(report, subject, params, kept[len(kept) // 2])
+    first, states = whole[report]
+    again, _ = follow(report, subject, params, states[len(states) // 2])
     assert json.dumps([again.facts, again.tables], sort_keys=True) == json.dumps(
         [first.facts, first.tables], sort_keys=True
     )
@@ -75,8 +75,8 @@ def test_resumed_report_gives_the_same_result(subject, whole, report, params):
 
 
 def test_adaptive_attack_is_at_least_as_strong_as_the_blind_one(whole):
-    found, _ = whole[DefencesReport]
-    none, bits, both = found.tables["defences"]
+    result, _ = whole[DefencesReport]
+    none, bits, both = result.tables["defences"]
     names = [row["defence"] for row in (none, bits, both)]
     assert names == ["none", "bit_depth(bits=1)", "median + jpeg"]
     assert none["clean"] > 0.7 and none["adaptive"] < none["random_signs"] - 0.2
@@ -85,7 +85,7 @@ def test_adaptive_attack_is_at_least_as_strong_as_the_blind_one(whole):
         assert row["adaptive_low"] <= row["adaptive"] <= row["adaptive_high"]
         assert row["adaptive"] <= row["clean"]
     assert both["adaptive"] <= both["blind"]
-    assert found.pictures["defended"].shape == (4 * 4, 1, 14, 14)
+    assert result.pictures["defended"].shape == (4 * 4, 1, 14, 14)
 
 
 def test_obfuscating_defence_gets_a_note():
@@ -94,25 +94,25 @@ def test_obfuscating_defence_gets_a_note():
 
 
 def test_certified_accuracy_is_at_most_accuracy_under_attack(whole):
-    found, _ = whole[SmoothingReport]
-    (plot,) = found.curves
+    result, _ = whole[SmoothingReport]
+    (plot,) = result.curves
     for name, values in plot.series.items():
         assert values == sorted(values, reverse=True), name  # accuracy falls with the radius
         assert all(low <= value <= high for value, (low, high) in zip(values, plot.intervals[name], strict=True))
-    rows = found.tables["images"]
-    assert found.facts["accuracy_smoothed"] == sum(row["answer"] == row["label"] for row in rows) / 12
+    rows = result.tables["images"]
+    assert result.facts["accuracy_smoothed"] == sum(row["answer"] == row["label"] for row in rows) / 12
     assert all((row["radius"] > 0) == (row["share_at_least"] > 0.5) for row in rows)
-    assert not [note for note in found.notes if "certified:" in note]
+    assert not [note for note in result.notes if "certified:" in note]
 
 
 def test_detector_is_evaluated_on_successful_attacks(whole):
-    found, _ = whole[AdversarialDetectionReport]
-    rows = {row["attack"]: row for row in found.tables["attacks"]}
+    result, _ = whole[AdversarialDetectionReport]
+    rows = {row["attack"]: row for row in result.tables["attacks"]}
     assert list(rows) == ["fgsm", "ddn", "adaptive"]
     assert rows["ddn"]["turned"] >= rows["fgsm"]["turned"] > 0
     assert rows["ddn"]["auroc"] > 0.5
     assert rows["adaptive"]["unnoticed"] >= rows["fgsm"]["unnoticed"]
-    assert 0 <= found.facts["clean_suspected"] < 0.4
+    assert 0 <= result.facts["clean_suspected"] < 0.4
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -134,14 +134,14 @@ def test_selective_loss_alternates_between_its_two_goals():
 
 
 def test_trained_detector_detects_an_attack_it_did_not_learn_from(subject):
-    found, kept = follow(AdversarialDetectionReport, subject, LEARNED)
-    seen, unseen, adaptive = found.tables["attacks"]
-    assert seen["learned_from"] and not unseen["learned_from"] and found.facts["learned_from"] == ["fgsm"]
-    assert seen["auroc"] > 0.85 and unseen["auroc"] > 0.75
-    assert found.facts["random_signs_suspected"] < seen["suspected"]  # it is no detector of noise
+    result, states = follow(AdversarialDetectionReport, subject, LEARNED)
+    learned, unseen, adaptive = result.tables["attacks"]
+    assert learned["learned_from"] and not unseen["learned_from"] and result.facts["learned_from"] == ["fgsm"]
+    assert learned["auroc"] > 0.85 and unseen["auroc"] > 0.75
+    assert result.facts["random_signs_suspected"] < learned["suspected"]  # it is no detector of noise
     assert adaptive["unnoticed"] >= unseen["unnoticed"]
-    again, _ = follow(AdversarialDetectionReport, subject, LEARNED, kept[0])
-    assert [again.facts, again.tables] == [found.facts, found.tables]
+    again, _ = follow(AdversarialDetectionReport, subject, LEARNED, states[0])
+    assert [again.facts, again.tables] == [result.facts, result.tables]
 
 
 def test_invalid_stage_is_refused_with_its_position(subject):

@@ -30,48 +30,48 @@ def objects() -> Subject:
     return Subject(Blobs().eval().requires_grad_(False), data, columns, columns, None, seed=3)
 
 
-def steps_of(report, who: Subject, kept=None, **params):
-    """Every Progress, its `kept` as the next attempt would read it, and the findings."""
-    run, seen = report().run(who, report.Params(**params), kept), []
+def steps_of(report, who: Subject, state=None, **params):
+    """(done, progress state as JSON) of each step, and the result."""
+    run, states = report().run(who, report.Params(**params), state), []
     with torch.no_grad():
         while True:
             try:
                 step = next(run)
             except StopIteration as end:
-                return seen, end.value
+                return states, end.value
             assert 0 < step.done <= step.total
-            seen.append((step.done, json.dumps(step.progress_state)))
+            states.append((step.done, json.dumps(step.progress_state)))
 
 
 FEW = {"attacks": ["segpgd", "fgsm"], "eps": ["4/255", "24/255"], "steps": 5}
 
 
 def test_miou_falls_with_eps_and_below_the_controls():
-    seen, found = steps_of(SegmentationAttack, segments(), **FEW)
-    clean, rows = found.facts["clean_miou"], found.tables["attacks"]
+    states, result = steps_of(SegmentationAttack, segments(), **FEW)
+    clean, rows = result.facts["clean_miou"], result.tables["attacks"]
     assert clean > 0.85 and [row["eps_255"] for row in rows] == [4, 24, 4, 24]
     small, large = rows[:2]
     assert clean > small["miou"] > large["miou"]
     for control in ("random_signs", "shuffled"):
         assert clean - large[f"miou_{control}"] < 0.3 * (clean - large["miou"])
-    assert found.facts["worst_miou"] == min(row["miou"] for row in rows)
-    assert found.curves[0].series["segpgd"] == [clean, small["miou"], large["miou"]]
-    assert found.pictures["segpgd"].shape == (6, 3, SIZE, 5 * SIZE)
-    assert seen[-1][0] == 20 * 5
+    assert result.facts["worst_miou"] == min(row["miou"] for row in rows)
+    assert result.curves[0].series["segpgd"] == [clean, small["miou"], large["miou"]]
+    assert result.pictures["segpgd"].shape == (6, 3, SIZE, 5 * SIZE)
+    assert states[-1][0] == 20 * 5
 
 
 def test_report_resumed_at_any_point_gives_the_same_result():
-    seen, whole = steps_of(SegmentationAttack, segments(), **FEW)
-    for _, kept in seen[:: len(seen) // 3]:
-        _, again = steps_of(SegmentationAttack, segments(), kept=json.loads(kept), **FEW)
+    states, whole = steps_of(SegmentationAttack, segments(), **FEW)
+    for _, state in states[:: len(states) // 3]:
+        _, again = steps_of(SegmentationAttack, segments(), state=json.loads(state), **FEW)
         assert (again.facts, again.tables) == (whole.facts, whole.tables)
 
 
 @pytest.mark.parametrize("goal", ["vanish", "fabricate", "mislabel"])
 def test_detections_before_and_after_by_goal(goal):
-    _, found = steps_of(DetectionAttack, objects(), attacks=["bim"], eps=[0.5], steps=30, goal=goal)
-    assert found.facts["clean_map50"] == found.facts["clean_found"] == 1 and found.facts["clean_false"] == 0
-    (row,) = found.tables["attacks"]
+    _, result = steps_of(DetectionAttack, objects(), attacks=["bim"], eps=[0.5], steps=30, goal=goal)
+    assert result.facts["clean_map50"] == result.facts["clean_found"] == 1 and result.facts["clean_false"] == 0
+    (row,) = result.tables["attacks"]
     assert row["fooled"] == 1
     if goal == "vanish":
         assert row["map50"] == row["found"] == 0

@@ -20,40 +20,40 @@ def subject(kind=Autoencoder, **config) -> Subject:
     return Subject(model.eval().requires_grad_(False), *data, None, seed=0)
 
 
-def follow(who: Subject, kept=None, stop: int | None = None, **params):
-    """Findings, all that was kept, and the progress on the way."""
-    report, told, keeps = PretrainingReport(), [], []
-    steps = report.run(who, report.Params(**(FAST | params)), kept)
+def follow(who: Subject, state=None, stop: int | None = None, **params):
+    """The result, all progress states, and the steps of progress."""
+    report, progress, states = PretrainingReport(), [], []
+    steps = report.run(who, report.Params(**(FAST | params)), state)
     while True:
         try:
             with torch.no_grad():
                 step = next(steps)
         except StopIteration as end:
-            return end.value, keeps, told
-        told.append((step.done, step.total))
-        keeps += [step.progress_state] if step.progress_state is not None else []
-        if stop is not None and len(keeps) == stop:
-            return None, keeps, told
+            return end.value, states, progress
+        progress.append((step.done, step.total))
+        states += [step.progress_state] if step.progress_state is not None else []
+        if stop is not None and len(states) == stop:
+            return None, states, progress
 
 
 def test_every_method_is_tried_at_every_number_of_labels_with_every_seed():
-    found, keeps, told = follow(subject())
-    table = found.tables["accuracy"]
+    result, states, progress = follow(subject())
+    table = result.tables["accuracy"]
     assert [(row["labels"], row["method"]) for row in table] == [(n, way) for n in (10, 40, 120) for way in METHODS]
     assert all(0 <= row["lowest"] <= row["accuracy"] <= row["highest"] <= 1 and row["seeds"] == 2 for row in table)
-    assert told == sorted(told) and told[-1][0] == told[-1][1] and len(keeps) == 18
-    (curve,) = found.curves
+    assert progress == sorted(progress) and progress[-1][0] == progress[-1][1] and len(states) == 18
+    (curve,) = result.curves
     assert curve.x == [10, 40, 120] and set(curve.series) == set(METHODS) == set(curve.intervals) and curve.log_x
     last = {row["method"]: row["accuracy"] for row in table[-3:]}
-    assert found.facts["gain_probe:120"] == pytest.approx(last["probe"] - last["scratch"])
-    assert last["fine_tuned"] > 0.8 > found.facts["accuracy_majority"] - 0.2
+    assert result.facts["gain_probe:120"] == pytest.approx(last["probe"] - last["scratch"])
+    assert last["fine_tuned"] > 0.8 > result.facts["accuracy_majority"] - 0.2
 
 
 def test_resumed_report_gives_the_same_result():
     who = subject()
     whole, *_ = follow(who)
-    _, keeps, _ = follow(who, stop=7)
-    resumed, rest, _ = follow(who, kept=keeps[-1])
+    _, states, _ = follow(who, stop=7)
+    resumed, rest, _ = follow(who, state=states[-1])
     assert resumed == whole and len(rest) == 18 - 7
 
 

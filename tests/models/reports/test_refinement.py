@@ -84,19 +84,19 @@ def test_a_refiner_that_swaps_classes_looks_real_and_loses_its_labels():
 
 
 def test_without_labels_only_the_domains_are_compared():
-    found = report(Negative(), labelled=False)
-    assert "accuracy_raw" not in found.facts and "domain_accuracy_refined" in found.facts
-    assert "a_labels" in found.notes[0] and not found.curves
+    result = report(Negative(), labelled=False)
+    assert "accuracy_raw" not in result.facts and "domain_accuracy_refined" in result.facts
+    assert "a_labels" in result.notes[0] and not result.curves
     _, train, validation = world(labelled=False)
     cheap = refinement_report(Negative().refine, train, validation, None)
     assert set(cheap) == {"moved_l1", "domain_accuracy_raw", "domain_accuracy_refined"}
 
 
 def test_the_plot_and_the_sheet_show_each_source():
-    found = report(Idle())
-    assert set(found.curves[0].series) == {"raw", "refined", "colour", "real"}
-    assert len(found.curves[0].x) == len(found.curves[0].series["raw"]) == refinement.CURVE_POINTS
-    sheet = found.pictures["refined"]
+    result = report(Idle())
+    assert set(result.curves[0].series) == {"raw", "refined", "colour", "real"}
+    assert len(result.curves[0].x) == len(result.curves[0].series["raw"]) == refinement.CURVE_POINTS
+    sheet = result.pictures["refined"]
     assert len(sheet) == 48 and torch.equal(sheet[:16], sheet[16:32])
 
 

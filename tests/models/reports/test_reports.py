@@ -76,12 +76,12 @@ def finish(report, who: Subject, **params):
 @pytest.mark.parametrize("method", ["kmeans", "gmm"])
 def test_separated_classes_are_recovered_as_clusters(method):
     labels = np.arange(90) % 3
-    found = finish(ClusterReport, subject(flat_halves(labels), labels), method=method)
-    assert found.facts["accuracy"] == found.facts["nmi"] == pytest.approx(1) == found.facts["ari"]
-    assert found.facts["accuracy_one_cluster"] == pytest.approx(1 / 3)
-    assert found.facts["silhouette"] > 0.8
-    assert sorted(row["label"] for row in found.tables["clusters"]) == ["0", "1", "2"]
-    assert found.pictures["clusters"].shape[1:] == (1, SIZE, SIZE)
+    result = finish(ClusterReport, subject(flat_halves(labels), labels), method=method)
+    assert result.facts["accuracy"] == result.facts["nmi"] == pytest.approx(1) == result.facts["ari"]
+    assert result.facts["accuracy_one_cluster"] == pytest.approx(1 / 3)
+    assert result.facts["silhouette"] > 0.8
+    assert sorted(row["label"] for row in result.tables["clusters"]) == ["0", "1", "2"]
+    assert result.pictures["clusters"].shape[1:] == (1, SIZE, SIZE)
 
 
 def test_more_clusters_than_images_are_refused_by_name():
@@ -93,22 +93,22 @@ def test_more_clusters_than_images_are_refused_by_name():
 
 def test_constant_images_have_no_silhouette_and_do_not_fail():
     images = np.full((30, 1, SIZE, SIZE), 128, np.uint8)
-    found = finish(ClusterReport, subject(images, np.arange(30) % 3))
-    assert found.facts["silhouette"] is None and "collapsed" in found.notes[0]
-    assert found.tables["clusters"] == [{"cluster": 0, "images": 30, "label": "0", "share": pytest.approx(1 / 3)}]
-    found = finish(AnomalyReport, subject(images, np.arange(30) % 3))
-    assert found.facts["above_0.95"] == 0 and all(row["score"] == 0 for row in found.tables["most_unusual"])
+    result = finish(ClusterReport, subject(images, np.arange(30) % 3))
+    assert result.facts["silhouette"] is None and "collapsed" in result.notes[0]
+    assert result.tables["clusters"] == [{"cluster": 0, "images": 30, "label": "0", "share": pytest.approx(1 / 3)}]
+    result = finish(AnomalyReport, subject(images, np.arange(30) % 3))
+    assert result.facts["above_0.95"] == 0 and all(row["score"] == 0 for row in result.tables["most_unusual"])
 
 
 def test_images_with_large_errors_rank_first():
     labels = np.array([0] * 57 + [1] * 3)
     images = flat_halves(labels)
     images[57:] = np.random.default_rng(1).integers(0, 256, (3, 1, SIZE, SIZE))
-    found = finish(AnomalyReport, subject(images, labels, home=flat_halves(np.zeros(200, int), 5)), normal=["0"])
-    assert {row["index"] for row in found.tables["most_unusual"][:3]} == {57, 58, 59}
-    assert found.facts["model_auroc"] == 1
-    assert {"pca_auroc", "knn_auroc", "model_ap"} <= found.facts.keys()
-    assert sum(found.curves[0].series["this dataset"]) == pytest.approx(1)
+    result = finish(AnomalyReport, subject(images, labels, home=flat_halves(np.zeros(200, int), 5)), normal=["0"])
+    assert {row["index"] for row in result.tables["most_unusual"][:3]} == {57, 58, 59}
+    assert result.facts["model_auroc"] == 1
+    assert {"pca_auroc", "knn_auroc", "model_ap"} <= result.facts.keys()
+    assert sum(result.curves[0].series["this dataset"]) == pytest.approx(1)
 
 
 def test_normal_must_leave_something_to_find():
@@ -152,11 +152,11 @@ def test_near_duplicates_and_outliers_are_found():
     images[:50] //= 2
     images[7] = images[31]
     images[40] = 255
-    found = finish(AnomalyReport, subject(images, labels), split="train")
-    twins = [(row["index"], row["other_index"]) for row in found.tables["near_duplicates"]]
-    assert twins[0] == (7, 31) and found.tables["near_duplicates"][0]["pixels"] == 0
-    assert 40 in [row["index"] for row in found.tables["outliers"][:4]]
-    assert found.pictures["heat_maps"].shape == (3 * 16, 3, SIZE, SIZE)
+    result = finish(AnomalyReport, subject(images, labels), split="train")
+    twins = [(row["index"], row["other_index"]) for row in result.tables["near_duplicates"]]
+    assert twins[0] == (7, 31) and result.tables["near_duplicates"][0]["pixels"] == 0
+    assert 40 in [row["index"] for row in result.tables["outliers"][:4]]
+    assert result.pictures["heat_maps"].shape == (3 * 16, 3, SIZE, SIZE)
     whole = finish(AnomalyReport, subject(images, labels), split="all")
     assert whole.facts["images"] == 120 and whole.facts["near_duplicates_across_splits"] >= 50  # both sides are equal
 
@@ -168,16 +168,16 @@ def test_clustering_assigns_new_codes_as_scikit_learn_does(method):
 
     draws = torch.Generator().manual_seed(0)
     codes = torch.randn(300, 4, generator=draws) + 6 * torch.randint(0, 3, (300, 1), generator=draws)
-    found = Clustering.fit(codes[:200], 3, method, seed=5)
-    points = found.standardised(codes).double().numpy()
+    result = Clustering.fit(codes[:200], 3, method, seed=5)
+    points = result.standardised(codes).double().numpy()
     kinds = {"kmeans": KMeans(3, n_init=10, random_state=5)}
     kinds["gmm"] = GaussianMixture(3, covariance_type="diag", reg_covar=1e-4, random_state=5)
     library = kinds[method].fit(points[:200])
-    groups, distances, belong = found.assign(codes)
+    groups, distances, belong = result.assign(codes)
     assert groups.tolist() == library.predict(points).tolist()
     if method == "gmm":
         assert belong.numpy() == pytest.approx(library.predict_proba(points), abs=1e-4)
-    again = Clustering.unpack(found.pack({}))
+    again = Clustering.unpack(result.pack({}))
     assert torch.equal(again.assign(codes)[1], distances)
 
 

@@ -26,10 +26,10 @@ def subject(net=None, count: int = 40, classes=CLASSES, **more) -> Subject:
     return Subject(model, data, columns, columns, None, seed=3, **more)
 
 
-def run(who: Subject, kept=None, stop_after: int | None = None, **params):
-    """The findings, or the last that was kept after so many blocks."""
+def run(who: Subject, state=None, stop_after: int | None = None, **params):
+    """Facts and result, or the last progress state after `stop_after` blocks."""
     report = RobustnessReport()
-    walk = report.run(who, report.Params(**{"attacks": QUICK, "eps": ["8/255", "24/255"]} | params), kept)
+    walk = report.run(who, report.Params(**{"attacks": QUICK, "eps": ["8/255", "24/255"]} | params), state)
     last = None
     while True:
         try:
@@ -43,40 +43,40 @@ def run(who: Subject, kept=None, stop_after: int | None = None, **params):
 
 
 def test_curve_falls_and_agrees_with_the_table_of_images():
-    facts, found = run(subject())
-    rows = found.tables["curve"]
+    facts, result = run(subject())
+    rows = result.tables["curve"]
     for row in rows:
         assert row["interval"][0] <= row["robust_accuracy"] <= row["interval"][1]
         assert row["robust_accuracy"] <= min(row[name] for name in ("fgsm", "pgd", "square"))
         assert row["random signs"] >= row["robust_accuracy"]
     assert rows[0]["robust_accuracy"] >= rows[1]["robust_accuracy"]
     assert facts["clean_accuracy"] > 0.9 > rows[1]["robust_accuracy"]
-    turned = sum(row["right"] and row["pgd"] is not None for row in found.tables["images"])
+    turned = sum(row["right"] and row["pgd"] is not None for row in result.tables["images"])
     assert turned == facts["attacks"]["pgd"]["fooled"]
     assert facts["trust"]["confidence"] == "high", facts["trust"]["says"]
     assert {flag["name"] for flag in facts["trust"]["flags"]} >= {
         "randomised", "softmax", "zero_gradient", "optimises_at_inference", "black_box_wins", "logit_scale",
         "one_step_wins", "label_leaking", "unbounded_fails", "transfer_wins", "training_mode", "restart_spread",
     }  # fmt: skip
-    assert found.pictures["gallery"].shape[3] == 8 * 4
+    assert result.pictures["gallery"].shape[3] == 8 * 4
     assert "high confidence" in facts["headline"]
 
 
 def test_resumed_report_gives_the_same_result():
     _, whole = run(subject())
     for blocks in (1, 3):
-        kept = run(subject(), stop_after=blocks)
-        assert len(kept) == blocks
-        _, again = run(subject(), kept)
+        state = run(subject(), stop_after=blocks)
+        assert len(state) == blocks
+        _, again = run(subject(), state)
         assert again.facts == whole.facts and again.tables == whole.tables
         assert torch.equal(again.pictures["gallery"], whole.pictures["gallery"])
 
 
 def test_minimum_norm_attack_covers_all_radii_in_one_run():
-    facts, found = run(subject(count=24), attacks=[{"method": "ddn", "steps": 40}], norm="l2", eps=[0.1, 0.5, 1, 2])
+    facts, result = run(subject(count=24), attacks=[{"method": "ddn", "steps": 40}], norm="l2", eps=[0.1, 0.5, 1, 2])
     spent = facts["attacks"]["ddn"]
     assert spent["gradients"] <= 24 * 40
-    held = [row["ddn"] for row in found.tables["curve"]]
+    held = [row["ddn"] for row in result.tables["curve"]]
     assert held == sorted(held, reverse=True) and held[0] > held[-1] == 0
     assert facts["attacks"]["ddn"]["distance_median"] > 0
 

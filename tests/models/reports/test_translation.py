@@ -70,19 +70,19 @@ def finish(who: Subject, **params):
 
 
 def test_perfect_translation_beats_the_baselines():
-    found = finish(subject("paired"))
-    table = {row["way"]: row for row in found.tables["ways"]}
+    result = finish(subject("paired"))
+    table = {row["way"]: row for row in result.tables["ways"]}
     assert table.keys() == {"translated", "copy", "mean", "colour", "nearest", "real"}
-    assert table["translated"]["l1"] == pytest.approx(0, abs=1e-6) and found.facts["l1"] == table["translated"]["l1"]
+    assert table["translated"]["l1"] == pytest.approx(0, abs=1e-6) and result.facts["l1"] == table["translated"]["l1"]
     assert all(table[way]["l1"] > 0.02 for way in ("copy", "mean", "colour", "nearest"))
     assert abs(table["translated"]["kid"]) < table["copy"]["kid"]
     assert table["translated"]["kid_low"] <= table["translated"]["kid"] <= table["translated"]["kid_high"]
-    assert found.pictures["translated"].shape[1:] == (1, 12, 12) and not found.notes
+    assert result.pictures["translated"].shape[1:] == (1, 12, 12) and not result.notes
 
 
 def test_without_pairs_l1_and_psnr_are_missing():
-    found = finish(subject("unpaired"))
-    assert "l1" not in found.facts and "val/A" in found.notes[0]
+    result = finish(subject("unpaired"))
+    assert "l1" not in result.facts and "val/A" in result.notes[0]
     assert "l1" in finish(subject("unpaired", twins=True)).facts
 
 

@@ -48,12 +48,12 @@ def delta() -> torch.Tensor:
 
 def test_the_matrix_has_every_pair_with_controls():
     made = {"shift": delta(), "none": torch.zeros(1, 8, 8)}
-    found = finish(UniversalFoolingReport, subject(others={"twin": Victim(cnn()).eval()}, perturbations=made),
+    result = finish(UniversalFoolingReport, subject(others={"twin": Victim(cnn()).eval()}, perturbations=made),
                    perturbations=["shift", "none"], others=["twin"], images=200)  # fmt: skip
-    assert len(found.tables["cells"]) == 4
-    rate = found.facts["fooling"]["shift"]
-    assert rate["twin"] == rate["this model"] > 0.3 and found.facts["fooling"]["none"]["this model"] == 0
-    cell = found.tables["cells"][0]
+    assert len(result.tables["cells"]) == 4
+    rate = result.facts["fooling"]["shift"]
+    assert rate["twin"] == rate["this model"] > 0.3 and result.facts["fooling"]["none"]["this model"] == 0
+    cell = result.tables["cells"][0]
     assert cell["rate"] > 2 * cell["random_signs"] and cell["interval"][0] < cell["rate"] < cell["interval"][1]
     with pytest.raises(ConfigError, match="shape"):
         finish(UniversalFoolingReport, subject(perturbations={"p": torch.zeros(1, 4, 4)}), perturbations=["p"])
@@ -66,16 +66,16 @@ def test_fine_tuning_lowers_the_fooling_rate_of_its_perturbation():
     for _ in training.run():
         pass
     model.eval().requires_grad_(False)
-    found = finish(UniversalDefenceReport, subject(model), eps="50/255", steps=30, epochs=3, images=300, held_out=300)
-    facts = found.facts
+    result = finish(UniversalDefenceReport, subject(model), eps="50/255", steps=30, epochs=3, images=300, held_out=300)
+    facts = result.facts
     assert facts["fooling_after_same"] < 0.6 * facts["fooling_before"]
     assert facts["accuracy_after"] > facts["accuracy_before"] - 0.1
-    assert {row["perturbation"] for row in found.tables["measured"]} == {"first", "refitted", "random_signs", "none"}
+    assert {row["perturbation"] for row in result.tables["measured"]} == {"first", "refitted", "random_signs", "none"}
 
 
 def test_substitutes_learn_from_counted_labels_and_their_examples_transfer():
-    found = finish(TransferReport, subject(), initial=80, rounds=2, budget=200, eps="50/255", images=200, epochs=8)
-    facts, rounds = found.facts, found.tables["rounds"]
+    result = finish(TransferReport, subject(), initial=80, rounds=2, budget=200, eps="50/255", images=200, epochs=8)
+    facts, rounds = result.facts, result.tables["rounds"]
     assert [row["queries"] for row in rounds] == [80, 160, 200]
     assert facts["agreement"] > 0.7
     assert facts["white_box"] >= facts["transfer"] > 2 * facts["random_signs"]
