@@ -60,8 +60,8 @@ class DetectionVictim(Victim):
         return detections(outputs)
 
     def truth(self, criterion: Criterion) -> Rows:
-        unseen = getattr(criterion, "unseen", None)
-        return {"truth": criterion.boxes} | ({} if unseen is None else {"unseen": unseen})
+        undetected = getattr(criterion, "undetected", None)
+        return {"truth": criterion.boxes} | ({} if undetected is None else {"undetected": undetected})
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
         """Numbers of objects, of those found and left out, of false detections; average precision; the detections."""
@@ -73,7 +73,7 @@ class DetectionVictim(Victim):
         facts["map50"] = precision.summary()["map50"]
         if brief:
             return facts
-        left_out = {"left_out": int(found["unseen"][row].sum())} if "unseen" in found else {}
+        left_out = {"left_out": int(found["undetected"][row].sum())} if "undetected" in found else {}
         return facts | left_out | {"detections": listed(model, seen)}
 
     def given(self, rows: Rows, row: int) -> bool:
