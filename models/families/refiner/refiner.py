@@ -175,12 +175,21 @@ class Refiner(Refines, Discriminates, Family):
         images = batch["b"].detach().requires_grad_(due)
         real = self.judge(images, self.annotator.label_probs(batch["b"]) if self.annotator is not None else None)
         fake = self.judge(pixels.unflatten(1, self.data.shape), labels)
-        # L_D = -sum log D(R(x)) - sum log(1 - D(y)), with D = sigmoid(-logit)  (Shrivastava et al. 2017, eq. 2)
-        loss = sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(real, fake, strict=True))
+        loss = self.d_loss(real, fake)
         if due:
             penalty = zero_centred_penalty(sum(logits.flatten(1).mean(1) for logits in real), images)
             return update(optimiser, loss + self.config.r1 / 2 * PENALTY_EVERY * penalty)
         return update(optimiser, loss)
+
+    def d_loss(self, real: list[Tensor], refined: list[Tensor]) -> Tensor:
+        """The loss of D, from the logits of each discriminator for real and for refined images."""
+        # L_D = -sum log D(R(x)) - sum log(1 - D(y)), with D = sigmoid(-logit)  (Shrivastava et al. 2017, eq. 2)
+        return sum(F.softplus(-a).mean() + F.softplus(b).mean() for a, b in zip(real, refined, strict=True))
+
+    def r_adv(self, refined: list[Tensor]) -> Tensor:
+        """The adversarial loss of R, from the logits of each discriminator for refined images."""
+        # l_real = -log(1 - D(R(x))), with D = sigmoid(-logit)  (eq. 3)
+        return sum(F.softplus(-logits).mean() for logits in refined)
 
     def _one_hot_labels(self, batch: Batch) -> Tensor:
         """(b, k): one-hot labels of the simulated images; k = 0 without an annotator."""
@@ -198,8 +207,7 @@ class Refiner(Refines, Discriminates, Family):
         with frozen(self.judge, *annotators), torch.set_grad_enabled(refiner_learns):
             values, psi = self.refiner.refine(images, noise)
             refined = QuantiseStraightThrough.apply(values)
-            # l_real = -log(1 - D(R(x))), with D = sigmoid(-logit)  (eq. 3)
-            realism = sum(F.softplus(-logits).mean() for logits in self.judge(refined, self._one_hot_labels(batch)))
+            realism = self.r_adv(self.judge(refined, self._one_hot_labels(batch)))
             # L_R = sum l_real + lambda * |psi(R(x)) - psi(x)|_1  (eq. 1 and 4)
             loss = realism + self.config.lambda_self * psi
             metrics = {"fool": realism.detach(), "moved": psi.detach()}

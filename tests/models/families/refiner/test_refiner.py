@@ -57,7 +57,7 @@ def test_noise_gives_several_refined_images_and_is_independent_of_the_batch():
     torch.testing.assert_close(asked(model, images.flip(0)), forms[::3].flip(0))
     torch.testing.assert_close(asked(model, images[:1], n=2), forms[:2])
     assert (asked(model, images, seed=1) - forms[::3]).abs().max() > 0.01
-    with pytest.raises(InputError, match="one way"):
+    with pytest.raises(InputError, match="one refined form"):
         asked(build(**PAPER).family, images, n=2)
 
 
