@@ -120,9 +120,11 @@ def bare(value: Any) -> Any:
         return {key: bare(item) for key, item in value.items() if key not in VARIABLE}
     if isinstance(value, list):
         return [bare(item) for item in value]
+    if isinstance(value, str) and " " in value:
+        return "text"
     if isinstance(value, str) and len(value) > 100:
         return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
-    return "text" if isinstance(value, str) and " " in value else value
+    return value
 
 
 def png() -> bytes:
