@@ -67,7 +67,7 @@ def test_boxes_follow_their_image_when_it_is_scaled_and_cropped(tmp_path):
         (",dog,0,0,4,4", "The column file is empty"),
     ],
 )
-def test_a_line_that_cannot_be_is_named_and_its_image_left_out(tmp_path, line, reason):
+def test_an_invalid_line_is_named_and_its_image_refused(tmp_path, line, reason):
     opened, report = read(archive(tmp_path, "0.png,dog,1,2,5,7", line))
     assert reason in reasons(report)["boxes.csv line 3"]
     kept = sum(len(side["images"]) for side in (opened.train, opened.validation))
@@ -97,7 +97,7 @@ def test_the_split_of_the_table_is_kept(tmp_path):
         (["0.png,,,,,"], HEAD, "No image has a box"),
     ],
 )
-def test_a_table_that_says_too_little_is_refused(tmp_path, lines, head, sentence):
+def test_a_table_without_needed_columns_is_refused(tmp_path, lines, head, sentence):
     with pytest.raises(InvalidDataset, match=sentence):
         read(archive(tmp_path, *lines, head=head))
 

@@ -91,7 +91,7 @@ def test_booleans_are_black_and_white(tmp_path):
         ({"x_train": stack(), "y_test": np.arange(10), "y_train": np.arange(10)}, "no images for validation"),
     ],
 )
-def test_what_cannot_be_used_is_said(tmp_path, arrays, sentence):
+def test_unusable_arrays_are_refused_with_the_reason(tmp_path, arrays, sentence):
     with pytest.raises(InvalidDataset, match=sentence):
         read(npz_file(tmp_path / "a.npz", **arrays))
 

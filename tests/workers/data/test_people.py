@@ -32,7 +32,7 @@ def test_the_spread_of_ages_and_the_count_of_people_are_facts(tmp_path):
     [([30] * 10, "aabbccddee", "have the age 30"), (range(10), "abcdefghij", "its own identity"),
      (range(10), "a" * 10, "the same identity")],
 )  # fmt: skip
-def test_ages_and_identities_that_teach_nothing_are_remarked(tmp_path, ages, identities, sentence):
+def test_constant_ages_and_useless_identities_cause_warnings(tmp_path, ages, identities, sentence):
     _, report = upload(tmp_path, people(ages, identities))
     assert any(sentence in warning for warning in report.warnings)
 
@@ -90,7 +90,7 @@ def test_the_labels_of_two_domains_in_an_npz(tmp_path):
         read(npz_file(tmp_path / "b.npz", **arrays | {"a_labels": np.zeros(4, int)}))
 
 
-def test_a_table_that_the_given_layout_does_not_read_is_said(tmp_path):
+def test_a_table_of_another_layout_causes_a_warning(tmp_path):
     members = {f"{index}.png": png(index) for index in range(10)}
     members["labels.csv"] = table(*people(range(20, 30), "aabbccddee"))
     opened, report = read(zip_file(tmp_path / "a.zip", members), layout="plain")

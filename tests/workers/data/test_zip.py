@@ -75,7 +75,7 @@ def test_a_thousand_classes(tmp_path):
         read(zip_file(tmp_path / "b.zip", members))
 
 
-def test_wrappers_and_droppings_of_other_programs_do_not_matter(tmp_path):
+def test_wrapper_folders_and_system_files_are_ignored(tmp_path):
     members = {"my data/cat/1.png": png(1), "my data/dog/2.png": png(2)}
     clean, _ = read(zip_file(tmp_path / "a.zip", {"cat/1.png": png(1), "dog/2.png": png(2)}))
     junk = dict.fromkeys(("__MACOSX/my data/cat/._1.png", "my data/.DS_Store", "my data/cat/Thumbs.db"), b"x")
@@ -278,7 +278,7 @@ def test_attributes_come_from_the_table(tmp_path):
     assert any("were not used: " in warning for warning in report.warnings)
 
 
-def test_lines_and_files_that_do_not_meet_are_named(tmp_path):
+def test_lines_without_file_and_files_without_line_are_named(tmp_path):
     lines = [["file", "target"], ["1.png", "1"], ["images/2.png", "2"], ["3.png", "many"], ["4.png", "nan"],
              ["1.png", "3"], ["gone.png", "4"], ["5.png", ""]]  # fmt: skip
     members = {f"images/{index}.png": png(index) for index in range(1, 7)} | {"labels.csv": table(*lines)}
@@ -292,7 +292,7 @@ def test_lines_and_files_that_do_not_meet_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"file\n1.png\n", b"a,b\n1,2\n", b"\xff\xfe\x00", b'file,label\n"1.png,x\n'])
-def test_tables_that_are_none(tmp_path, data):
+def test_files_that_are_no_table_are_refused(tmp_path, data):
     with pytest.raises(InvalidDataset, match=r"labels\.csv"):
         read(zip_file(tmp_path / "a.zip", {"images/1.png": png(1), "labels.csv": data}))
 

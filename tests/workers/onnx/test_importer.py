@@ -103,7 +103,7 @@ def test_what_has_no_gradient_is_a_black_box_and_says_why():
         ({"last": "Nothing"}, {}, "file", "not an ONNX file"),
     ],
 )
-def test_what_cannot_be_right_names_the_field(change, card, field, words):
+def test_a_card_that_contradicts_the_graph_names_the_field(change, card, field, words):
     with pytest.raises(InvalidRequest, match=words) as caught:
         from_onnx(network(**change), card)
     assert caught.value.field == field
