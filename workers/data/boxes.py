@@ -44,7 +44,7 @@ def read_boxes(data: bytes, report: Report) -> dict[str, Objects]:
     lines, columns = read_table("boxes.csv", data)
     if missing := [name for name in COLUMNS if name not in columns.values()]:
         raise InvalidDataset(
-            f"boxes.csv lacks the columns {', '.join(missing)}.",
+            f"Missing in boxes.csv: {', '.join(missing)}.",
             field="boxes.csv",
             remedy=f"Write a line per object with {', '.join(COLUMNS)}: edges in pixels, right and bottom exclusive.",
         )

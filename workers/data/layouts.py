@@ -151,8 +151,9 @@ def _no_class_folders(members: list[Member], report: Report) -> InvalidDataset:
             remedy="Send PNG, JPEG or WebP images.",
         )
     folders = {member.path[-2] for member in members if len(member.path) > 1}
+    which = f"only {_folders(folders)}" if folders else "none"
     return report.invalid(
-        f"layout=labelled needs one folder per class (at least two); found {_folders(folders) or 'none'}.",
+        f"layout=labelled needs one folder per class (at least two); found {which}.",
         field="layout",
         remedy="Put the images of each class into a folder of its own, or import with layout=plain.",
     )

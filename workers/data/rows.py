@@ -126,7 +126,8 @@ class Report:
             return self.invalid("The upload has no usable image.", remedy="Send PNG, JPEG or WebP images.")
         reason = self.reasons.most_common(1)[0][0]
         return self.invalid(
-            f"The upload has no usable image. {self.refused_count} files were refused, most often because: {reason}"
+            f"The upload has no usable image. {self.refused_count} files were refused, most often because: {reason}",
+            remedy="See refused for the reason of each file.",
         )
 
 

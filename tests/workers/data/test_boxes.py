@@ -92,7 +92,7 @@ def test_the_split_of_the_table_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "head", "sentence"),
     [
-        (["0.png,dog,0,0,4"], "file,label,left,top,right", "lacks the columns bottom"),
+        (["0.png,dog,0,0,4"], "file,label,left,top,right", "Missing in boxes.csv: bottom"),
         ([], HEAD, "no line after its header"),
         (["0.png,,,,,"], HEAD, "No image has a box"),
     ],

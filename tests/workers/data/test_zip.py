@@ -88,7 +88,7 @@ def test_wrapper_folders_and_system_files_are_ignored(tmp_path):
 def test_one_class_needs_the_layout_plain(tmp_path):
     file = zip_file(tmp_path / "a.zip", {"cats/1.png": png(1), "cats/2.png": png(2)})
     assert read(file)[0].facts["layout"] == "plain"
-    with pytest.raises(InvalidDataset, match=r"found cats/\.") as caught:
+    with pytest.raises(InvalidDataset, match=r"found only cats/\.") as caught:
         read(file, layout="labelled")
     assert "layout=plain" in caught.value.remedy
     split = zip_file(tmp_path / "b.zip", {"train/cats/1.png": png(1), "val/cats/2.png": png(2)})
