@@ -146,8 +146,9 @@ def _by_folder(layout: str, paths: dict[Member, Path], splits: dict[Member, str]
 def _no_class_folders(members: list[Member], report: Report) -> InvalidDataset:
     suffixes = {splitext(member.name)[1].lower() for member in members}
     if not suffixes & set(IMAGE_SUFFIXES):
+        endings = [printable(suffix) for suffix in sorted(suffixes) if suffix][:MAX_LISTED]
         return report.invalid(
-            f"The archive has no image; its files end in {', '.join(sorted(filter(None, suffixes))) or 'no suffix'}.",
+            f"The archive has no image; its files end in {', '.join(endings) or 'no suffix'}.",
             remedy="Send PNG, JPEG or WebP images.",
         )
     folders = {member.path[-2] for member in members if len(member.path) > 1}
