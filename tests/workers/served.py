@@ -13,7 +13,7 @@ from models.families.gans.style_gan import StyleGAN
 from models.types import DataSpec
 from tests.workers.inference.test_over_http import Lane
 from workers.data import open_dataset
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store import models as artifacts
 
 SMALL = {"width": 4, "batch_size": 4, "images": 32}
@@ -25,7 +25,7 @@ def publish(model, facts: dict, name: str, digest: str | None) -> None:
     about = {"name": name, "seed": 0, "metrics": {}, "dataset": "small", "dataset_digest": digest}
     _, card = artifacts.publish(model, facts, about)
     with transaction() as conn:
-        records.register(conn, tenant="local", card=card, job_id=None)
+        model_rows.register(conn, tenant="local", card=card, job_id=None)
 
 
 def publish_all(digest: str) -> None:

@@ -17,7 +17,7 @@ from models.types import ConfigError, DataSpec
 from tests.workers.inference.test_over_http import anyio_backend, client, gray, saved  # noqa: F401
 from tests.workers.onnx.test_importer import CARD, network
 from workers.onnx.importer import from_onnx
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
@@ -55,7 +55,7 @@ def front(client):  # noqa: F811
         model, facts, _ = from_onnx(content, card)
         _, published = artifacts.publish(model, facts, {"name": name, "seed": 0, "metrics": {}})
         with transaction() as conn:
-            records.register(conn, tenant="local", card=published, job_id=None)
+            model_rows.register(conn, tenant="local", card=published, job_id=None)
     return client
 
 

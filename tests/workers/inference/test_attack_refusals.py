@@ -11,7 +11,7 @@ from PIL import Image
 from app.core.store.database import transaction
 from tests import tiny
 from tests.workers.inference.test_over_http import anyio_backend, client, gray, saved  # noqa: F401
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_a_model_that_answers_no_numbers_is_not_called_robust(client):  # 
         family.head.weight.fill_(torch.nan)
     _, card = artifacts.publish(family, tiny.facts(), {"name": "broken", "seed": 0, "metrics": {}})
     with transaction() as conn:
-        records.register(conn, tenant="local", card=card, job_id=None)
+        model_rows.register(conn, tenant="local", card=card, job_id=None)
     for method in ("fgsm", "square", "hopskipjump"):
         answer = await attack(client, "/v1/models/broken/attack", method=method)
         assert answer.status_code == 422 and "finite" in answer.json()["detail"], answer.json()

@@ -23,8 +23,7 @@ from workers.data import open_dataset
 from workers.inference import host
 from workers.jobs.job import RunningJob
 from workers.jobs.kinds import report as reports
-from workers.store import measurement_cache
-from workers.store import model_rows as records
+from workers.store import measurement_cache, model_rows
 from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +50,7 @@ async def client(storage, sqlite_url, monkeypatch, anyio_backend):
         facts = {"name": kind.name, "seed": 0, "metrics": {}, "dataset": "small", "dataset_digest": digest}
         _, card = artifacts.publish(tiny.build(kind), tiny.facts(), facts)
         with transaction() as conn:
-            records.register(conn, tenant="local", card=card, job_id=None)
+            model_rows.register(conn, tenant="local", card=card, job_id=None)
     app = create_app(catalog.load(), Lane())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
@@ -258,7 +257,7 @@ async def test_groups_of_another_model_of_nobody_or_of_no_report_are_refused(cli
         card = artifacts.publish(tiny.build(tiny.TinyAutoencoder, seed=1), tiny.facts(), {"name": "other", "seed": 1})[
             1
         ]
-        records.register(conn, tenant="local", card=card, job_id=None)
+        model_rows.register(conn, tenant="local", card=card, job_id=None)
         theirs = jobs.accept(conn, tenant="somebody", kind="report", spec={"report": "cluster"})[0]["id"]
         waiting = jobs.accept(conn, tenant="local", kind="report", spec={"report": "cluster"})[0]["id"]
     for path, report, status in (

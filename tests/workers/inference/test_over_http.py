@@ -20,7 +20,7 @@ from app.core.store.database import transaction
 from app.main import create_app
 from tests import tiny
 from workers.inference import host
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store import models as artifacts
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +64,7 @@ async def client(storage, sqlite_url, monkeypatch, anyio_backend):
         family = tiny.build(kind)
         _, card = artifacts.publish(family, tiny.facts(), {"name": kind.name, "seed": 0, "metrics": {}})
         with transaction() as conn:
-            records.register(conn, tenant="local", card=card, job_id=None)
+            model_rows.register(conn, tenant="local", card=card, job_id=None)
     app = create_app(catalog.load(), Lane())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:

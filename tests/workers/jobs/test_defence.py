@@ -12,7 +12,7 @@ from models.types import ConfigError, DataSpec
 from tests.workers.trainings import TENANT, accept, attempt, finish, store_dataset
 from workers.inference.host import Host
 from workers.jobs.kinds.defence import run_defence
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store.models import load_model, publish
 
 
@@ -35,7 +35,7 @@ def published(family, name: str, digest: str, **config) -> str:
     from app.core.store.database import transaction
 
     with transaction() as conn:
-        records.register(conn, tenant=TENANT, card=card, job_id=None)
+        model_rows.register(conn, tenant=TENANT, card=card, job_id=None)
     return found
 
 

@@ -16,7 +16,7 @@ from workers.inference.host import Host
 from workers.jobs.job import RunningJob, Stopped
 from workers.jobs.kinds import dataset as datasets
 from workers.jobs.kinds.derived_rows import DerivedSource
-from workers.store import model_rows as records
+from workers.store import model_rows
 from workers.store import models as artifacts
 
 
@@ -29,7 +29,7 @@ def model(place, monkeypatch) -> str:
         parameter.mul_(8)  # else many images end in the same bytes, and equal ones are kept out of validation
     digest, card = artifacts.publish(net, tiny.facts(), {"name": "m", "seed": 0})
     with transaction() as conn:
-        records.register(conn, tenant=TENANT, card=card, job_id=None)
+        model_rows.register(conn, tenant=TENANT, card=card, job_id=None)
     return digest
 
 

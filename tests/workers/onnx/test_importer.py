@@ -19,7 +19,7 @@ from models.registry import imported
 from models.types import DataSpec, InputError, ModelError
 from tests.workers import trainings
 from tests.workers.onnx.test_exporter import published
-from workers.jobs.kinds import import_model as importing
+from workers.jobs.kinds import import_model
 from workers.onnx.files import runtime
 from workers.onnx.importer import from_onnx
 from workers.store.models import load_model, model_key
@@ -123,7 +123,7 @@ def run(name: str, content: bytes, card: dict, kind: str) -> dict:
     blobs.put("uploads/one", content)
     spec = {"name": name, "format": kind, "card": card, "upload": "uploads/one"}
     job = trainings.attempt(trainings.accept(kind="model", **spec))
-    result = importing.run_import(job)
+    result = import_model.run_import(job)
     trainings.finish(job, result)
     return result.value
 
@@ -178,7 +178,9 @@ def test_vgg19_has_the_plan_of_its_paper():
 
 def test_efficientnet_lite_knows_a_cat(place):
     data = pytest.importorskip("skimage.data")
-    value = importing.run_import(trainings.attempt(trainings.accept(kind="model", builtin="efficientnet-lite0"))).value
+    value = import_model.run_import(
+        trainings.attempt(trainings.accept(kind="model", builtin="efficientnet-lite0"))
+    ).value
     model, photo = load_model(value["version"]), torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1)[None] / 255
     photo = nn.functional.interpolate(photo[:, :, :, 75:375], (224, 224), mode="bilinear", antialias=True)
     best = model.data.classes[int(model.logits(photo).argmax())]
