@@ -1,6 +1,7 @@
 """The house: imports go one way, the front end is light, bytes become tensors in one place, files stay small."""
 
 import ast
+import re
 import statistics
 import subprocess
 import sys
@@ -75,6 +76,23 @@ def test_files_are_small():
     lengths = {file: len(file.read_text().splitlines()) for file in sources(*ROOMS)}
     assert statistics.median(lengths.values()) <= 145
     assert not {str(file): length for file, length in lengths.items() if length > 400}
+
+
+def test_few_files_are_short():
+    """A file of 35 lines or fewer usually belongs beside its only user."""
+    short = [file for file in sources(*ROOMS) if len(file.read_text().splitlines()) <= 35]
+    assert len([file for file in short if file.name != "__init__.py"]) < 25
+
+
+def test_a_request_passes_few_files():
+    """Files whose functions run for one request, once models are loaded: see tests/system/hops.py."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.system.hops"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    counts = dict(re.findall(r"^(POST .*, third): (\d+) files$", answer.stdout, re.M))
+    assert len(counts) == 2
+    assert int(counts["POST /v1/models/{m}/denoise, third"]) <= 25
+    assert int(counts["POST /v1/trainings, third"]) <= 22
 
 
 def test_folders_are_small():
