@@ -3,7 +3,7 @@
 LABEL = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}], "default": None}
 SEED = {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**63, "default": 0}
 EPS = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"$ref": "#/$defs/Fraction"}], "default": "8/255"}
-FRACTION = {"type": "string", "pattern": "^[0-9]{1,6}/255$"}
+FRACTION = {"type": "string", "pattern": "^[0-9]{1,6}/255$", "examples": ["8/255"]}
 
 
 def schema(**properties) -> dict:

@@ -106,7 +106,7 @@ CASES = [
     ("POST", "/v1/models/digits/attack?method=fgsm&strength=1", raw(png()), 422, "invalid-request", "strength",
      'Unknown setting "strength". Did you mean eps?', None),
     ("POST", "/v1/models/digits/attack?method=fgsm&eps=2", raw(png()), 422, "invalid-request", "eps",
-     "eps must be a number between 0 and 1 or text of the form ^[0-9]{1,6}/255$; you sent 2.0.", None),
+     'eps must be a number between 0 and 1 or text such as "8/255"; you sent 2.0.', None),
     ("POST", "/v1/models/demo-vae/denoise", raw(png(), Origin="https://elsewhere.example"), 403, "forbidden", None,
      "Cross-site request refused: the request comes from a page of another site.",
      "Send it from a page of this service or from a program that is no browser."),
