@@ -114,8 +114,8 @@ def test_a_wish_that_cannot_be_is_refused_by_name(service, model, query, field):
     [
         (["name,age", "1.png,3"], "labels.csv needs the column file"),
         (["file,years", "1.png,3"], "labels.csv needs the column file"),
-        (table("-{age}"), "The age is negative"),
-        (table("about {age}"), "not a number"),
+        (table("-{age}"), "age must not be negative; found -"),
+        (table("about {age}"), "age must be a number; found .about"),
     ],
 )
 def test_a_table_that_cannot_be_read_leaves_nothing_behind(service, lines, sentence):

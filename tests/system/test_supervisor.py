@@ -144,11 +144,11 @@ def test_nothing_outlives_a_killed_supervisor_by_two_seconds(supervise, tmp_path
 def test_a_guard_that_dies_is_replaced_and_still_knows_everyone(supervise, tmp_path):
     process = supervise(CALM)
     below = descendants(process.pid)
-    guard = next(child for child in below if command(child).endswith("guard.py"))
+    guard = next(child for child in below if command(child).endswith("watchdog.py"))
     guard.kill()
     eventually(
         lambda: any(
-            "guard.py" in command(child)
+            "watchdog.py" in command(child)
             for child in alive(psutil.Process(process.pid).children())
             if child.pid != guard.pid
         )

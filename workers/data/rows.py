@@ -104,12 +104,15 @@ class Report:
     def __init__(self) -> None:
         self.refused: list[dict[str, str]] = []
         self.refused_count = 0
-        self.reasons: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()  # by their words before the value found, which differs from file to file
+        self.examples: dict[str, str] = {}
         self.warnings: list[str] = []
 
     def refuse(self, name: str, reason: str) -> None:
         self.refused_count += 1
-        self.reasons[reason] += 1
+        kind = reason.partition("; found")[0]
+        self.reasons[kind] += 1
+        self.examples.setdefault(kind, reason)
         if len(self.refused) < MAX_REPORTED:
             self.refused.append({"file": printable(name), "reason": reason})
 
@@ -124,7 +127,7 @@ class Report:
     def no_usable_image(self) -> InvalidDataset:
         if not self.refused_count:
             return self.invalid("The upload has no usable image.", remedy="Send PNG, JPEG or WebP images.")
-        reason = self.reasons.most_common(1)[0][0]
+        reason = self.examples[self.reasons.most_common(1)[0][0]]
         return self.invalid(
             f"The upload has no usable image. {self.refused_count} files were refused, most often because: {reason}",
             remedy="See refused for the reason of each file.",

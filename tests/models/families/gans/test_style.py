@@ -100,7 +100,7 @@ def test_mix_of_two_seeds_combines_their_latents():
     torch.testing.assert_close(mixed.images, wanted)
     assert mixed.facts == {"seed": 1, "other": 2, "crossing": 2}
     torch.testing.assert_close(ask(Mix(), model, n=3, seed=1, other=1).images, first.images)
-    with pytest.raises(InputError, match="crossings 1 to 2"):
+    with pytest.raises(InputError, match="between 1 and 2"):
         ask(Mix(), model, crossing=3)
 
 
