@@ -141,7 +141,7 @@ def average_precision(hits: Tensor, objects: int) -> Tensor:
     return torch.cat([best, best.new_zeros(1)])[place.clamp_max(len(hits))].mean()
 
 
-def draw(images: Tensor, tables: Tensor, paint: Tensor) -> Tensor:
+def draw_boxes(images: Tensor, tables: Tensor, paint: Tensor) -> Tensor:
     """Images (N, C, H, W) with the outlines of boxes (N, M, 5 or more) in the colour of their class -> (N, 3, H, W).
 
     `paint` (K, 3) are the colours. The first box is drawn last, over the others.

@@ -5,7 +5,7 @@ from pydantic import Field
 from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
-from models.nn.boxes import LIMIT, OVERLAP, SCORE, detections, draw
+from models.nn.boxes import LIMIT, OVERLAP, SCORE, detections, draw_boxes
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.victims.detection import listed
 
@@ -44,5 +44,5 @@ class DetectObjects(Operation):
     def result(self, model: Family, rows: Rows, outputs: Rows, params: DetectObjectsParams) -> Result:
         items = [{"detections": listed(model, table)} for table in outputs["table"]]
         return Result(
-            images=draw(rows["inputs"], outputs["table"], hues(len(model.data.classes))), facts={"items": items}
+            images=draw_boxes(rows["inputs"], outputs["table"], hues(len(model.data.classes))), facts={"items": items}
         )

@@ -8,7 +8,7 @@ from models.capabilities import Decodes, HasPrior
 from models.evaluation.dataset_view import DatasetView
 from models.family import Family
 from models.operations.core.base import DatasetParams, Result, Rows
-from models.operations.core.nearest import nearest
+from models.operations.core.nearest import nearest_images
 from models.operations.samples import Samples, SamplesParams
 
 UNSEEN = 200
@@ -36,7 +36,7 @@ class Neighbours(Samples):
     def result(self, model: Family, rows: Rows, outputs: Rows, params: NeighboursParams) -> Result:
         samples = super().result(model, rows, outputs, params)
         selection = self.view.select("train")
-        distances, positions = nearest(self.view, selection, samples.images, "pixels", 1)
+        distances, positions = nearest_images(self.view, selection, samples.images, "pixels", 1)
         threshold = copy_threshold(self.view)
         items = samples.facts.get("items") or [{}] * len(samples.images)
         places = self.view.describe(positions[:, 0])
@@ -61,6 +61,6 @@ def copy_threshold(view: DatasetView) -> float | None:
 
     def compute() -> Tensor:
         unseen = view.images(view.select("validation", UNSEEN).positions)
-        return nearest(view, view.select("train"), unseen, "pixels", 1)[0][:, 0]
+        return nearest_images(view, view.select("train"), unseen, "pixels", 1)[0][:, 0]
 
     return float(view.cache("usual-distances", 0, compute).quantile(COPY_QUANTILE))

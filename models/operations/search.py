@@ -4,7 +4,7 @@ from models.capabilities import Encodes
 from models.family import Family
 from models.operations.core.base import ImageParams, Operation, Result, Rows
 from models.operations.core.latents import fitting_latents
-from models.operations.core.nearest import NearestParams, check_metric, matches, nearest
+from models.operations.core.nearest import NearestParams, check_metric, matches, nearest_images
 
 
 class SearchParams(NearestParams, ImageParams):
@@ -36,4 +36,4 @@ class Search(Operation):
     def result(self, model: Family, rows: Rows, outputs: Rows, params: SearchParams) -> Result:
         selection = self.view.select(params.split, params.images)
         queries = rows["inputs"] if params.metric == "pixels" else outputs["codes"]
-        return matches(self.view, *nearest(self.view, selection, queries, params.metric, params.neighbours))
+        return matches(self.view, *nearest_images(self.view, selection, queries, params.metric, params.neighbours))

@@ -9,7 +9,7 @@ from torch import Tensor
 from models.capabilities import Encodes
 from models.family import Family
 from models.operations.core.base import Operation, Result, Rows
-from models.operations.core.nearest import NearestParams, matches, nearest
+from models.operations.core.nearest import NearestParams, matches, nearest_images
 
 
 class SimilarParams(NearestParams):
@@ -45,6 +45,6 @@ class Similar(Operation):
     def result(self, model: Family, rows: Rows, outputs: Rows, params: SimilarParams) -> Result:
         own, selection = self.view.position(params.of, params.index), self.view.select(params.split, params.images)
         queries = rows["inputs"] if params.metric == "pixels" else outputs["codes"]
-        distances, positions = nearest(self.view, selection, queries, params.metric, params.neighbours + 1)
+        distances, positions = nearest_images(self.view, selection, queries, params.metric, params.neighbours + 1)
         others = (positions[0] != own).nonzero()[: params.neighbours, 0]
         return matches(self.view, distances[:, others], positions[:, others])

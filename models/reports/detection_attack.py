@@ -11,7 +11,7 @@ from models.attacks.criteria.detection import GOALS
 from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
-from models.nn.boxes import NONE, Precision, draw
+from models.nn.boxes import NONE, Precision, draw_boxes
 from models.reports.core.dense_attack import DenseAttack, DenseParams, against
 
 
@@ -72,4 +72,4 @@ class DetectionAttack(DenseAttack):
         return GOALS[params.goal](truth, torch.full((len(truth),), NONE, device=truth.device))
 
     def draw_predictions(self, model: Family, images: Tensor, predictions: Tensor) -> Tensor:
-        return draw(images, predictions, hues(len(model.data.classes)).to(images))
+        return draw_boxes(images, predictions, hues(len(model.data.classes)).to(images))

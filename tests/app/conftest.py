@@ -141,7 +141,7 @@ async def app(home, lane, anyio_backend):
     with transaction() as conn:
         worker_rows.beat(conn, "worker:1", ["infer", "train", "light"])
     async with app.router.lifespan_context(app):
-        await app.state.watch.look()
+        await app.state.watch.check_workers()
         yield app
 
 
@@ -149,7 +149,7 @@ async def end_workers(app) -> None:
     """No worker lives any more, and the web front knows it."""
     with transaction() as conn:
         worker_rows.leave(conn, "worker:1")
-    await app.state.watch.look()
+    await app.state.watch.check_workers()
 
 
 @pytest.fixture

@@ -139,7 +139,7 @@ class Heartbeat(threading.Thread):
         extend = time.monotonic() - self.extended >= self.lease / 3
         try:
             with transaction(self.job.bind, durable=False) as conn:
-                read = jobs.heartbeat if extend else jobs.look
+                read = jobs.heartbeat if extend else jobs.read_beat
                 beat = read(conn, self.job.id, self.job.token)
         except AnamorphError as error:
             log.warning("heartbeat_failed", job=self.job.id, error=error.detail)

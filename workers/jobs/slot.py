@@ -103,7 +103,7 @@ class ProcessWatch:
         self.checked_at = time.monotonic()
         try:
             with reading(self.bind) as conn:
-                beat = jobs.look(conn, self.claim.id, self.claim.token)
+                beat = jobs.read_beat(conn, self.claim.id, self.claim.token)
         except AnamorphError:
             return
         if beat is None:

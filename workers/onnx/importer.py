@@ -34,7 +34,7 @@ def from_onnx(content: bytes, card: dict[str, Any]) -> tuple[Imported, dict[str,
     facts["classes"] = classes_of(task, outputs, config["layout"], card)
     warnings: list[str] = []
     config["gives"] = gives_of(task, outputs, config["layout"], card, warnings)
-    white, difference, reason = white_box(file, task, config, facts, images, outputs)
+    white, difference, reason = white_box_model(file, task, config, facts, images, outputs)
     if white is None and card.get("white_box"):
         raise InvalidRequest(
             f"This model cannot be a white box: {reason}.",
@@ -162,7 +162,7 @@ def gives_of(task: str, answers: Tensor, layout: str, card: dict[str, Any], warn
     return "probabilities" if normalised else "logits"
 
 
-def white_box(
+def white_box_model(
     file: OnnxFile, task: str, config: dict, facts: dict, images: Tensor, expected: Tensor
 ) -> tuple[Graph | None, float | None, str]:
     """The graph in torch and its difference from the runtime; or None and why not."""

@@ -148,7 +148,7 @@ def params_schema(entries: Catalog, operation: str, values: dict[str, Any]) -> S
     name = params["discriminator"]
     choice = values.get(name, params.get("default"))
     if not isinstance(choice, str) or choice not in branches:
-        remedy = catalog.nearest(choice, branches) if isinstance(choice, str) else None
+        remedy = catalog.name_hint(choice, branches) if isinstance(choice, str) else None
         what = f"{name} is required" if choice is None else f"Unknown {name} {sent_value(choice)}"
         raise InvalidRequest(f"{what}. Choose one of: {', '.join(sorted(branches))}.", field=name, remedy=remedy)
     return branches[choice]["params"]

@@ -16,7 +16,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.core import errors
-from app.core.catalog import nearest
+from app.core.catalog import name_hint
 from app.core.catalog.describe import Schema, allowed, between, quoted, resolve, sent
 from app.core.errors import AnamorphError, InvalidRequest
 
@@ -160,7 +160,7 @@ def _field_hint(request: Request, path: list[str | int]) -> str:
         is_setting = any(name in entry[key].get("properties", {}) for entry in entries.get(kind, {}).values())
         if len(path) == 1 and member in fields and is_setting:
             return f"Put it into {member}."
-    return nearest(name, fields) or "" if len(path) == 1 else "Remove it."
+    return name_hint(name, fields) or "" if len(path) == 1 else "Remove it."
 
 
 def _schema_of(request: Request, where: str, path: list[str | int]) -> tuple[Schema, Schema]:

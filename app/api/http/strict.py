@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from app.core.catalog import nearest
+from app.core.catalog import name_hint
 from app.core.catalog.describe import quoted, sent
 from app.core.errors import InvalidRequest
 
@@ -105,7 +105,7 @@ async def refuse_unknown_queries(request: Request) -> None:
     names = _query_names(request)
     for name in request.query_params:
         if names is not None and name not in names:
-            remedy = nearest(name, names) if names else "This path takes no query parameters."
+            remedy = name_hint(name, names) if names else "This path takes no query parameters."
             raise InvalidRequest(f"Unknown query parameter {quoted(name)}.", field=name[:80], remedy=remedy)
 
 

@@ -36,7 +36,7 @@ class WorkerWatch:
     def workers(self, queue: str) -> frozenset[str]:
         return (self.queues or {}).get(queue, frozenset())
 
-    async def look(self) -> None:
+    async def check_workers(self) -> None:
         """Reads the live workers. When those for inference have changed, sends the calls in flight again."""
         before, first = self.workers("infer"), self.queues is None
         self.queues = await run_sync(_by_queue)
@@ -49,7 +49,7 @@ class WorkerWatch:
     async def _run(self) -> None:
         while not self._over.is_set():
             try:
-                await self.look()
+                await self.check_workers()
             except AnamorphError as error:
                 log.warning("watch.failed", error=error.detail)
             except Exception:

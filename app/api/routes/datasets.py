@@ -83,7 +83,7 @@ async def create(
 
 def _import_builtin(request: Request, principal, builtin: str, name: str | None, options: dict, key: str | None):
     if builtin not in BUILTINS:
-        remedy = catalog.nearest(builtin, BUILTINS)
+        remedy = catalog.name_hint(builtin, BUILTINS)
         raise InvalidRequest(f"Unknown built-in dataset {quoted(builtin)}.", field="builtin", remedy=remedy)
     about, name = BUILTINS[builtin], name or builtin
     size = options.pop("image_size", None)

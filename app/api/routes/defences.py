@@ -57,7 +57,7 @@ def complete_part(entries: Catalog, section: str, part: dict[str, Any], pointer:
     parts, kind = entries.get(section, {}), part.get("kind")
     if not isinstance(kind, str) or kind not in parts:
         detail = "kind is required." if kind is None else f"Unknown kind {sent(kind)}."
-        raise InvalidRequest(detail, field=f"{pointer}/kind", remedy=catalog.nearest(str(kind), parts))
+        raise InvalidRequest(detail, field=f"{pointer}/kind", remedy=catalog.name_hint(str(kind), parts))
     values = {name: value for name, value in part.items() if name != "kind"}
     return {"kind": kind, **catalog.complete(parts[kind]["params"], values, pointer)}
 

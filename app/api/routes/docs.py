@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from app.api.http.error_pages import ADVICE
-from app.core.catalog import nearest
+from app.core.catalog import name_hint
 from app.core.catalog.describe import quoted
 from app.core.errors import CODES, NotFound
 
@@ -74,7 +74,7 @@ def errors() -> HTMLResponse:
 @router.get("/errors/{code}")
 def error(code: str) -> HTMLResponse:
     if code not in CODES or code not in ADVICE:
-        raise NotFound(f"Unknown error code {quoted(code)}.", remedy=nearest(code, ADVICE))
+        raise NotFound(f"Unknown error code {quoted(code)}.", remedy=name_hint(code, ADVICE))
     kind, advice = CODES[code], ADVICE[code]
     body = f"<p>Status {kind.status}, code <code>{code}</code>.</p><p>{escape(advice)}</p>"
     return _page(kind.title, body + '<p><a href="/errors">All errors</a> · <a href="/docs">API reference</a></p>')

@@ -85,7 +85,7 @@ async def wait_for_export(
     request.app.state.sweeper.wake_event.set()
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        row = await run_sync(look, tenant, job)
+        row = await run_sync(export_state, tenant, job)
         if row["state"] == "succeeded":
             facts = await run_sync(facts_of, model.digest, part)
             if facts is None:
@@ -112,7 +112,7 @@ def accept(tenant: str, model: ResolvedModel, part: str | None) -> str:
         return same[0] if same else jobs.accept(conn, tenant=tenant, kind="export", spec=spec)[0]["id"]
 
 
-def look(tenant: str, job: str) -> dict[str, Any]:
+def export_state(tenant: str, job: str) -> dict[str, Any]:
     with reading() as conn:
         return jobs.get(conn, tenant, job)
 

@@ -50,5 +50,5 @@ def _one(request: Request, section: str, name: str) -> dict[str, Any]:
     entries = request.app.state.catalog[section]
     if name not in entries:
         what = {"families": "family", "attacks": "attack"}[section]
-        raise NotFound(f"Unknown {what} {quoted(name)}.", remedy=catalog.nearest(name, entries))
+        raise NotFound(f"Unknown {what} {quoted(name)}.", remedy=catalog.name_hint(name, entries))
     return {"name": name, **entries[name]}

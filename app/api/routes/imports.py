@@ -80,7 +80,7 @@ async def create(
         await run_sync(check_space, principal.tenant)
     if builtin is not None:
         if builtin not in BUILTIN_MODELS:
-            remedy = catalog.nearest(builtin, BUILTIN_MODELS)
+            remedy = catalog.name_hint(builtin, BUILTIN_MODELS)
             raise InvalidRequest(f"Unknown built-in model {quoted(builtin)}.", field="builtin", remedy=remedy)
         return await run_sync(accept, request, principal, "model", {"name": name, "builtin": builtin}, key)
     spec, digest = await receive(request, name)
@@ -144,7 +144,7 @@ def _invalid_card(error: ValidationError) -> InvalidRequest:
     name, *_ = map(str, fault["loc"])
     schema = wire.ImportedCard.model_json_schema()
     if fault["type"] == "extra_forbidden":
-        detail = f"Unknown field {quoted(name)}. {catalog.nearest(name, schema['properties'])}"
+        detail = f"Unknown field {quoted(name)}. {catalog.name_hint(name, schema['properties'])}"
     else:
         detail = f"{name} must be {allowed(schema['properties'][name], schema)}; you sent {sent(fault['input'])}."
     return InvalidRequest(detail, field="/".join(("card", *map(str, fault["loc"]))))

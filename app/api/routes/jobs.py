@@ -15,7 +15,7 @@ from app.api.http.openapi import problems
 from app.api.http.paths import JobPath, Limit
 from app.api.jobs import views as job_views
 from app.core import wire
-from app.core.catalog import nearest
+from app.core.catalog import name_hint
 from app.core.catalog.describe import quoted
 from app.core.errors import NotFound
 from app.core.jobs import checkpoints, events
@@ -174,7 +174,7 @@ def artifact(
     with reading() as conn:
         keys = job_views.artifacts(jobs.get(conn, principal.tenant, id))
     if name not in keys:
-        raise NotFound(f"The job has no file {quoted(name)}.", remedy=nearest(name, keys))
+        raise NotFound(f"The job has no file {quoted(name)}.", remedy=name_hint(name, keys))
     try:
         path = blobs.path(keys[name])
     except FileNotFoundError:

@@ -60,7 +60,7 @@ def attack(
     """
     oracle = settings().oracles.get(o)
     if oracle is None:
-        remedy = catalog.nearest(o, settings().oracles) or "The administrator has set up none (ANAMORPH_ORACLES)."
+        remedy = catalog.name_hint(o, settings().oracles) or "The administrator has set up none (ANAMORPH_ORACLES)."
         raise NotFound(f"Oracle {quoted(o)} was not found.", remedy=remedy)
     spec = complete_spec(request.app.state.catalog, oracle, body) | {"oracle": o}
     images = files(body.images or [])

@@ -91,7 +91,7 @@ def attack_of(entries: Catalog, item: str | dict[str, Any], params: dict[str, An
     fields = {"method": item} if isinstance(item, str) else item
     method = fields.get("method")
     if not isinstance(method, str) or method not in entries["attacks"]:
-        remedy = catalog.nearest(str(method), entries["attacks"])
+        remedy = catalog.name_hint(str(method), entries["attacks"])
         detail = "method is required." if method is None else f"Unknown attack {sent(method)}."
         raise InvalidRequest(detail, field=pointer, remedy=remedy)
     entry = entries["attacks"][method]

@@ -56,7 +56,7 @@ def load() -> Catalog:
     }
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def name_hint(name: str, known: Iterable[str]) -> str | None:
     """A hint for an unknown name: the names that the client may mean, else all that there are; None without any.
 
     Case and separators are ignored: `VAE` means vae, `learning-rate` learning_rate.
@@ -79,7 +79,7 @@ def _entry(catalog: Catalog, kind: str, what: str, name: str, error: type[Anamor
     entries = catalog.get(kind, {})
     if name not in entries:
         current = [key for key, entry in entries.items() if "alias_of" not in entry]
-        raise error(f"Unknown {what} {quoted(name)}.", field=field, remedy=nearest(name, current))
+        raise error(f"Unknown {what} {quoted(name)}.", field=field, remedy=name_hint(name, current))
     return entries[name]
 
 
@@ -141,7 +141,7 @@ def _read(spec: Schema, value: Any, root: Schema, coerce: bool) -> Any:
 
 
 def _unknown(key: str, known: Iterable[str], pointer: str) -> Fault:
-    detail = f"Unknown setting {quoted(key)}. {nearest(key, known) or 'There are no settings.'}"
+    detail = f"Unknown setting {quoted(key)}. {name_hint(key, known) or 'There are no settings.'}"
     return {"pointer": _join(pointer, key), "code": "unknown", "detail": detail}
 
 

@@ -220,7 +220,7 @@ def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | 
     return _beat(conn.execute(statement.returning(jobs.c.cancel_requested, _late())).one_or_none())
 
 
-def look(conn: Connection, job_id: str, token: str) -> Beat | None:
+def read_beat(conn: Connection, job_id: str, token: str) -> Beat | None:
     """The answer to a heartbeat, without extending the lease."""
     return _beat(conn.execute(select(jobs.c.cancel_requested, _late()).where(_held(job_id, token))).one_or_none())
 

@@ -84,4 +84,4 @@ def _absent(conn: Connection, tenant: str, name: str) -> NotFound | Conflict:
             job=f"/v1/jobs/{job}",
         )
     existing = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars().all()
-    return NotFound(f"Dataset {quoted(name)} was not found.", remedy=catalog.nearest(name, {*existing, *BUILTINS}))
+    return NotFound(f"Dataset {quoted(name)} was not found.", remedy=catalog.name_hint(name, {*existing, *BUILTINS}))

@@ -135,5 +135,5 @@ def _absent(conn: Connection, tenant: str, text: str) -> NotFound | ModelNotRead
             retry_after=5,
             job=f"/v1/jobs/{job}",
         )
-    remedy = catalog.nearest(reference.name, existing) or "There are no models yet. POST /v1/trainings makes one."
+    remedy = catalog.name_hint(reference.name, existing) or "There are no models yet. POST /v1/trainings makes one."
     return NotFound(f"Model {reference.name} was not found.", remedy=remedy)

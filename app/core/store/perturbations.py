@@ -26,7 +26,7 @@ def get(conn: Connection, tenant: str, name: str) -> Row:
     row = conn.execute(select(perturbations).where(mine, perturbations.c.name == name)).mappings().first()
     if row is None:
         existing = conn.execute(select(perturbations.c.name).where(mine)).scalars().all()
-        remedy = catalog.nearest(name, existing) or "There are no perturbations yet. POST /v1/perturbations fits one."
+        remedy = catalog.name_hint(name, existing) or "There are no perturbations yet. POST /v1/perturbations fits one."
         raise NotFound(f"Perturbation {quoted(name)} was not found.", remedy=remedy)
     return dict(row)
 

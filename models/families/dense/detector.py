@@ -13,7 +13,7 @@ from models.context import StepContext
 from models.data import Columns
 from models.evaluation.segmentation import hues
 from models.family import Config, OneLoss
-from models.nn.boxes import LIMIT, Precision, detections, draw
+from models.nn.boxes import LIMIT, Precision, detections, draw_boxes
 from models.nn.resnet import ResidualBlock, norm
 from models.types import Batch, DataError, DataSpec, Metrics
 
@@ -153,7 +153,7 @@ class Detector(DetectsObjects, OneLoss):
         """Each image with its true boxes, and with the detected ones."""
         images, paint = probe["images"][:16], hues(len(self.data.classes))
         predictions = detections(self.detection_maps(images))
-        pairs = draw(images, probe["boxes"][:16], paint), draw(images, predictions, paint)
+        pairs = draw_boxes(images, probe["boxes"][:16], paint), draw_boxes(images, predictions, paint)
         return torch.stack(pairs, 1).flatten(0, 1)
 
     def _heads(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class NearestParams(DatasetParams):
     )
 
 
-def nearest(
+def nearest_images(
     view: DatasetView, selection: Selection, queries: Tensor, metric: Metric, count: int
 ) -> tuple[Tensor, Tensor]:
     """Distances and positions (Q, count) of the selected images nearest to `queries`, nearest first.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.core.catalog import complete, load, nearest
+from app.core.catalog import complete, load, name_hint
 from app.core.catalog.describe import describe, joined
 from app.core.errors import InvalidConfig, InvalidRequest, from_problem
 from tests.app.small_catalog import CATALOG, CONFIG
@@ -132,11 +132,11 @@ def test_schemas_are_described_in_words(schema, words):
 
 
 def test_unknown_names_lead_to_the_nearest_known_ones():
-    assert nearest("clasifier", list(CATALOG["families"])) == "Did you mean classifier?"
-    assert nearest("VAE", list(CATALOG["families"])) == "Did you mean vae?"
-    assert nearest("lr", ["learning_rate", "steps"]) == "Did you mean learning_rate?"
-    assert nearest("zzz", ["b", "a"]) == "Choose one of: a, b."
-    assert nearest("zzz", []) is None
+    assert name_hint("clasifier", list(CATALOG["families"])) == "Did you mean classifier?"
+    assert name_hint("VAE", list(CATALOG["families"])) == "Did you mean vae?"
+    assert name_hint("lr", ["learning_rate", "steps"]) == "Did you mean learning_rate?"
+    assert name_hint("zzz", ["b", "a"]) == "Choose one of: a, b."
+    assert name_hint("zzz", []) is None
     assert joined(["a", "b", "c"], "or") == "a, b or c"
 
 

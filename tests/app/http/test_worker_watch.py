@@ -31,17 +31,17 @@ async def test_calls_are_sent_again_once_a_new_worker_is_there(home):
     lane = Lane()
     watch = WorkerWatch(lane)
     come("a")
-    await watch.look()
-    await watch.look()
+    await watch.check_workers()
+    await watch.check_workers()
     assert not lane.recovered, "the first look is no change"
     go("a")
-    await watch.look()
+    await watch.check_workers()
     assert not lane.recovered, "nobody is there to send to"
     come("b")
-    await watch.look()
+    await watch.check_workers()
     assert lane.recovered == 1
     come("c", queue="train")
-    await watch.look()
+    await watch.check_workers()
     assert lane.recovered == 1, "who trains answers no calls"
 
 
@@ -50,23 +50,23 @@ async def test_calls_are_told_whether_an_inference_worker_lives(home):
     watch = WorkerWatch(calls)
     assert calls.has_workers, "before the first look nothing is known"
     come("c", queue="train")
-    await watch.look()
+    await watch.check_workers()
     assert not calls.has_workers
     come("a")
-    await watch.look()
+    await watch.check_workers()
     assert calls.has_workers
 
 
 async def test_stopping_waits_for_the_look_in_progress(home, monkeypatch):
     begun, go_on, ended = threading.Event(), threading.Event(), []
 
-    def look():
+    def check_workers():
         begun.set()
         go_on.wait(10)
         ended.append(True)
         return {}
 
-    monkeypatch.setattr("app.api.http.worker_watch._by_queue", look)
+    monkeypatch.setattr("app.api.http.worker_watch._by_queue", check_workers)
     watch = WorkerWatch(Lane())
     watch.start()
     while not begun.is_set():

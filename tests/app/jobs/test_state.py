@@ -105,7 +105,7 @@ def test_a_worker_without_lease_changes_nothing(engine, write):
         write(conn, zombie)
     with reading(engine) as conn:
         assert jobs.get(conn, "t", zombie.id) == before
-        assert jobs.look(conn, zombie.id, zombie.token) is None
+        assert jobs.read_beat(conn, zombie.id, zombie.token) is None
         assert jobs.held(conn, zombie.id, zombie.token) is None
         assert jobs.held(conn, holder.id, holder.token) == holder
 
@@ -224,7 +224,7 @@ def test_cancel_of_a_running_job_waits_for_the_holder(conn):
     claim = claimed(conn)
     assert jobs.cancel(conn, "t", claim.id)["state"] == "running"
     assert jobs.cancel(conn, "t", claim.id)["state"] == "running"
-    assert jobs.look(conn, claim.id, claim.token).cancel
+    assert jobs.read_beat(conn, claim.id, claim.token).cancel
     assert jobs.heartbeat(conn, claim.id, claim.token).cancel
     jobs.confirm_cancel(conn, claim.id, claim.token)
     assert jobs.cancel(conn, "t", claim.id)["state"] == "canceled"
@@ -264,7 +264,7 @@ def test_a_deadline_ends_a_queued_job_and_is_reported_to_a_running_one(conn):
     waiting, running = accepted(conn, deadline_seconds=100), claimed(conn, deadline_seconds=100)
     jobs.take_unannounced(conn)
     assert not jobs.to_sweep(conn)
-    assert not jobs.look(conn, running.id, running.token).late
+    assert not jobs.read_beat(conn, running.id, running.token).late
     conn.execute(update(table).values(deadline=clock() - 1))
     assert jobs.claim(conn, waiting["id"], "w") is None
     assert jobs.to_sweep(conn) and jobs.sweep(conn) == 1
@@ -281,7 +281,7 @@ def test_an_ended_training_resumes_from_its_checkpoint(conn, ending):
     assert (job["state"], job["error"], job["failures"], job["finished_at"]) == ("queued", None, 0, None)
     again = jobs.claim(conn, claim.id, "w")
     assert (again.attempt, again.checkpoint) == (2, {"images": 3})
-    assert not jobs.look(conn, again.id, again.token).cancel
+    assert not jobs.read_beat(conn, again.id, again.token).cancel
 
 
 def test_a_resumed_training_is_new_to_the_queue(conn):
@@ -390,7 +390,7 @@ def test_a_job_of_another_tenant_is_not_found(conn):
         with pytest.raises(NotFound):
             act(conn, "other", claim.id)
     assert jobs.list_jobs(conn, "other") == ([], None)
-    assert not jobs.look(conn, claim.id, claim.token).cancel
+    assert not jobs.read_beat(conn, claim.id, claim.token).cancel
 
 
 def test_pages_hold_every_job_once_newest_first(conn):

@@ -196,8 +196,8 @@ def test_without_a_lease_the_process_ends_on_the_spot(engine, start, monkeypatch
         steal(engine, job)
         heartbeat.beat()
     else:
-        monkeypatch.setattr(jobs, "look", lambda *_: (_ for _ in ()).throw(errors.Unavailable("gone")))
-        monkeypatch.setattr(jobs, "heartbeat", jobs.look)
+        monkeypatch.setattr(jobs, "read_beat", lambda *_: (_ for _ in ()).throw(errors.Unavailable("gone")))
+        monkeypatch.setattr(jobs, "heartbeat", jobs.read_beat)
         heartbeat.beat()
         assert exits == []
         heartbeat.extended -= heartbeat.lease

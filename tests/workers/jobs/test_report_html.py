@@ -25,5 +25,5 @@ def test_intervals_stand_beside_their_numbers_and_foreign_text_is_text():
 
 
 def test_lines_of_equal_values_can_both_be_seen():
-    both = plots.draw(Curve("t", "x", "y", [0, 1], {"one": [0, 1], "two": [0, 1]}))["svg"].decode()
+    both = plots.render(Curve("t", "x", "y", [0, 1], {"one": [0, 1], "two": [0, 1]}))["svg"].decode()
     assert "stroke-width: 3.5" in both and "stroke-width: 1.5" in both

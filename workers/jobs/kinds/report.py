@@ -133,7 +133,7 @@ def store(job: RunningJob, findings: ReportResult, value: dict[str, Any]) -> dic
     files = {}
     for curve in findings.curves:
         name = curve.title.lower().replace(" ", "-")
-        files |= {f"{name}.{kind}": data for kind, data in plots.draw(curve).items()}
+        files |= {f"{name}.{kind}": data for kind, data in plots.render(curve).items()}
     for name, images in findings.pictures.items():
         files[f"{name}.png"] = codecs.grid_png(images)
     if findings.fitted is not None:

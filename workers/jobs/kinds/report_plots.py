@@ -10,7 +10,7 @@ from models.reports.core.base import Curve
 matplotlib.use("Agg")
 
 
-def draw(curve: Curve) -> dict[str, bytes]:
+def render(curve: Curve) -> dict[str, bytes]:
     """{"png": ..., "svg": ...}; the same curve gives the same bytes."""
     import matplotlib.pyplot as plt
 

@@ -10,7 +10,7 @@ from models.attacks.criteria.detection import GOALS
 from models.capabilities import DetectsObjects
 from models.evaluation.segmentation import hues
 from models.family import Family
-from models.nn.boxes import LIMIT, NONE, Precision, detections, draw, matches, no_detection, without_padding
+from models.nn.boxes import LIMIT, NONE, Precision, detections, draw_boxes, matches, no_detection, without_padding
 from models.operations.core.base import Params, Rows
 from models.operations.core.victims.base import Victim, class_index
 from models.types import InputError
@@ -82,8 +82,8 @@ class DetectionVictim(Victim):
     def pictures(self, model: Family, found: Rows) -> dict[str, Tensor]:
         paint = hues(len(model.data.classes))
         return {
-            "clean_boxes": draw(found["inputs"], found["clean"], paint),
-            "adversarial_boxes": draw(found["images"], found["adversarial"], paint),
+            "clean_boxes": draw_boxes(found["inputs"], found["clean"], paint),
+            "adversarial_boxes": draw_boxes(found["images"], found["adversarial"], paint),
         }
 
 

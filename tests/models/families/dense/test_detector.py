@@ -7,7 +7,7 @@ import torch
 
 from models.data import Columns
 from models.families.dense.detector import Detector
-from models.nn.boxes import Precision, average_precision, detections, draw, matches, overlap, without_padding
+from models.nn.boxes import Precision, average_precision, detections, draw_boxes, matches, overlap, without_padding
 from models.training.loop import Training
 from models.types import DataError, DataSpec
 from tests.models.data import dataset
@@ -75,7 +75,7 @@ def test_perfect_detections_have_precision_one_and_shifted_ones_lose_the_strict_
 
 def test_boxes_are_drawn_inside_the_picture():
     table = torch.tensor([[[2.0, 1, 6, 5, 0, 0.9], [-3, -3, 20, 20, 1, 0.5], [0, 0, 0, 0, -1, 0]]])
-    picture = draw(torch.zeros(1, 1, 8, 8), table, torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
+    picture = draw_boxes(torch.zeros(1, 1, 8, 8), table, torch.tensor([[1.0, 0, 0], [0, 1, 0]]))
     red, green = picture[0, 0] > 0, picture[0, 1] > 0
     assert red.sum() == 12 and red[1, 2:6].all() and red[4, 2:6].all() and not red[2:4, 3:5].any()
     assert green.sum() == 28
