@@ -105,7 +105,7 @@ def meets(able: set[str], need: str | list[str]) -> bool:
 
 
 def spell_need(need: str | list[str]) -> str:
-    """A need in words: 'Encodes', or 'Encodes or Scores'."""
+    """A need in words: 'Encodes', or 'Encodes or Classifies'."""
     return need if isinstance(need, str) else joined(need, "or")
 
 

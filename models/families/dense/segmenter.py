@@ -105,8 +105,8 @@ class Segmenter(Segments, OneLoss):
 
         The mean is over the classes that occur in the validation masks or in the predictions.
         """
-        table = sum(self._confusion(batch) for batch in evenly_spaced(validation, 32))
-        masks = (batch["masks"].flatten().cpu() for batch in evenly_spaced(train, 256))
+        table = sum(self._confusion(batch) for batch in spaced_batches(validation, 32))
+        masks = (batch["masks"].flatten().cpu() for batch in spaced_batches(train, 256))
         counts = sum(torch.bincount(part, minlength=self._count) for part in masks)
         baseline = torch.zeros_like(table)
         baseline[:, counts.argmax()] = table.sum(1)
@@ -154,7 +154,7 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     return ((1 - 2 * both / sizes.clamp_min(1e-6)) * present).sum() / present.sum().clamp_min(1)
 
 
-def evenly_spaced(columns: Columns, size: int) -> Iterator[dict[str, Tensor]]:
+def spaced_batches(columns: Columns, size: int) -> Iterator[dict[str, Tensor]]:
     """Batches of `size` from at most ROWS evenly spaced images and masks."""
     count = len(columns)
     rows = torch.arange(count) if count <= ROWS else torch.linspace(0, count - 1, ROWS).long()
