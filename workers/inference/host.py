@@ -114,8 +114,9 @@ def execute(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def run_batch(payload: bytes) -> None:
     """Answers one micro-batch on the reply list that it names. Drops calls past their deadline: nobody waits."""
     message = msgpack.unpackb(payload)
-    now = time.time()
-    calls = [call for call in message["calls"] if not 0 < call["deadline"] < now]
+    for call in message["calls"]:
+        call["deadline"] = time.monotonic() + call.get("seconds_left", inf)
+    calls = [call for call in message["calls"] if call["deadline"] > time.monotonic()]
     if dropped := len(message["calls"]) - len(calls):
         log.info("calls.late", dropped=dropped)
     if calls:
@@ -167,8 +168,8 @@ def _answers(group: list[PreparedCall]) -> list[dict[str, Any]]:
 
 
 def check_deadline(until: float) -> None:
-    """Raises Abandoned once the last client has stopped waiting (Unix time `until`)."""
-    if time.time() > until:
+    """Raises Abandoned once the last client has stopped waiting (monotonic clock)."""
+    if time.monotonic() > until:
         raise Abandoned("The answer took too long and was given up.")
 
 

@@ -69,7 +69,7 @@ async def apply(
         raise InvalidRequest(f"The body takes images only, no {name}.", field=name)
     form = responses.pick(APPLY, request.headers.get("accept"), sent.rows > 1)
     params = {"perturbation": row["digest"], "model": victim.digest if victim else None}
-    deadline = time.time() + settings().call_timeout_seconds
+    deadline = time.monotonic() + settings().call_timeout_seconds
     answer = await request.app.state.calls.submit(
         Call(row["digest"], "apply_perturbation", params, images=sent.images, encoding=form.encoding,
              grid=form.grid, deadline=deadline, weight=sent.rows)

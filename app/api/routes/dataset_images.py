@@ -49,7 +49,7 @@ async def images(
     media = choose(request.headers.get("accept"), ["application/json", "image/png"])
     row = await run_sync(imported, principal.tenant, d)
     params = {"dataset": row["digest"], "split": split, "column": column, "start": start, "count": count}
-    deadline = time.time() + settings().call_timeout_seconds
+    deadline = time.monotonic() + settings().call_timeout_seconds
     answer = await request.app.state.calls.submit(
         Call(row["digest"], "dataset_images", params, grid=media == "image/png", deadline=deadline, weight=count)
     )

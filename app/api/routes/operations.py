@@ -76,7 +76,7 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
         latents=task.inputs.latents,
         encoding=form.encoding,
         grid=form.grid,
-        deadline=time.time() + min(prefer.wait or 3600, settings().call_timeout_seconds),
+        deadline=time.monotonic() + min(prefer.wait or 3600, settings().call_timeout_seconds),
         weight=task.weight,
     )
     try:

@@ -138,5 +138,5 @@ async def _verdict(request: Request, row: dict[str, Any], question: Question) ->
 async def _call(
     request: Request, model: str, operation: str, params: dict[str, Any], images: list[bytes] | None = None
 ) -> Answer:
-    deadline = time.time() + settings().call_timeout_seconds
+    deadline = time.monotonic() + settings().call_timeout_seconds
     return await request.app.state.calls.submit(Call(model, operation, params, images=images, deadline=deadline))

@@ -156,7 +156,7 @@ async def validate_training(request: Request, spec: dict[str, Any], data: Data) 
 async def validated_config(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any]:
     """The config with the settings that depend on the dataset. Raises what the worker or the call raises."""
     params = {"family": spec["family"], "config": spec["config"], "facts": facts_of(data)}
-    call = Call(spec["family"], "rehearsal", params, deadline=time.time() + VALIDATION_SECONDS)
+    call = Call(spec["family"], "rehearsal", params, deadline=time.monotonic() + VALIDATION_SECONDS)
     try:
         return (await request.app.state.calls.submit(call)).facts["config"]
     except (InvalidConfig, InvalidDataset) as error:

@@ -96,7 +96,7 @@ class CallClient:
         self.waiting_weight += call.weight
         self._arm()
         try:
-            async with asyncio.timeout(max(0.0, call.deadline - time.time())):
+            async with asyncio.timeout(max(0.0, call.deadline - time.monotonic())):
                 return await waiting.future
         except TimeoutError:
             raise self._late(waiting) from None

@@ -6,6 +6,8 @@ micro-batch names. Image bytes are never converted to text here.
 
 import base64
 import json
+import math
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +18,10 @@ import msgpack
 from app.core.errors import AnamorphError, from_problem
 
 QUEUE = "infer"
+GONE = "calls:gone"
+"""Channel of the broker on which a front names the calls that nobody waits for any more (`pack_gone`)."""
+SLICE_SECONDS = 0.25
+"""A call predicted to compute longer than this is slow: it travels alone, and cheaper calls run in between."""
 TASK = "workers.main.run_calls"
 OPTIONS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -24,7 +30,9 @@ OPTIONS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 class Call:
     """One request to a model (or to a dataset, for `dataset_images`), named by digest.
 
-    `deadline` is in seconds since 1970; a worker drops a call after it. `weight`: number of images of the answer.
+    `deadline` is in seconds of this process's monotonic clock; the seconds that are left then travel, so that the
+    clocks of machines need not agree. `weight`: number of images of the answer. `tenant`: digest of the tenant, for
+    fairness only. `price`: predicted seconds of compute.
     """
 
     model: str
@@ -34,8 +42,14 @@ class Call:
     latents: bytes | None = None  # npy, float32 (n, d)
     encoding: str = "png"  # of the images of the answer: png, webp, npy (one array of all), none
     grid: bool = False
-    deadline: float = 0.0
+    deadline: float = math.inf
     weight: int = 1
+    tenant: str = ""
+    price: float = 0.0
+
+    @property
+    def slow(self) -> bool:
+        return self.price > SLICE_SECONDS
 
 
 @dataclass(slots=True)
@@ -55,6 +69,11 @@ class Answer:
 
 def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:
     return msgpack.packb({"reply_to": reply_to, "calls": [_entry(number, call) for number, call in calls]})
+
+
+def pack_gone(reply_to: str, numbers: Iterable[int]) -> bytes:
+    """For the channel GONE: calls of the front that listens on `reply_to`, which a worker drops or stops."""
+    return msgpack.packb({"reply_to": reply_to, "ids": list(numbers)})
 
 
 def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError]]:
@@ -124,5 +143,8 @@ def _entry(number: int, call: Call) -> dict[str, Any]:
         "latents": call.latents,
         "encoding": call.encoding,
         "grid": call.grid,
-        "deadline": call.deadline,
+        "tenant": call.tenant,
+        "seconds_left": call.deadline - time.monotonic(),
+        "price": call.price,
+        "slow": call.slow,
     }

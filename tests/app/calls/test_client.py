@@ -68,7 +68,7 @@ def lane(valkey):
 
 def call(number=0, seconds=5.0, **fields):
     fields = {"images": [b"image %d" % number], **fields}
-    return Call("d" * 64, "reconstruct", {"n": number}, deadline=time.time() + seconds, **fields)
+    return Call("d" * 64, "reconstruct", {"n": number}, deadline=time.monotonic() + seconds, **fields)
 
 
 def test_calls_are_collected_in_few_messages_and_answered_separately(lane):
@@ -231,5 +231,5 @@ async def test_calls_are_refused_at_once_while_no_worker_lives():
     calls = CallClient("redis://127.0.0.1:1/0")
     calls.has_workers = False
     with pytest.raises(WorkerLost) as error:
-        await calls.submit(Call("m", "denoise", {}, deadline=time.time() + 60))
+        await calls.submit(Call("m", "denoise", {}, deadline=time.monotonic() + 60))
     assert error.value.retry_after

@@ -53,7 +53,7 @@ def answers(broker, key: str) -> dict[int, Answer | AnamorphError]:
 
 
 def test_a_micro_batch_is_answered_on_the_list_it_names(broker, digest):
-    soon = time.time() + 60
+    soon = time.monotonic() + 60
     calls = [
         (1, Call(digest, "denoise", {}, pngs(2), deadline=soon)),
         (2, Call(digest, "encode", {}, pngs(1), encoding="none", deadline=soon)),
@@ -68,12 +68,12 @@ def test_a_micro_batch_is_answered_on_the_list_it_names(broker, digest):
 
 
 def test_a_reply_that_nobody_fetches_disappears(broker, digest):
-    host.run_batch(pack_calls("replies:gone", [(1, Call(digest, "samples", {"n": 1}, deadline=time.time() + 60))]))
+    host.run_batch(pack_calls("replies:gone", [(1, Call(digest, "samples", {"n": 1}, deadline=time.monotonic() + 60))]))
     assert 0 < broker.ttl("replies:gone") <= host.REPLY_SECONDS
 
 
 def test_calls_past_their_deadline_are_dropped(broker, digest, monkeypatch):
-    late, early = (Call(digest, "samples", {"n": 1}, deadline=time.time() + offset) for offset in (-1, 60))
+    late, early = (Call(digest, "samples", {"n": 1}, deadline=time.monotonic() + offset) for offset in (-1, 60))
     host.run_batch(pack_calls("replies:me", [(1, late), (2, early)]))
     assert list(answers(broker, "replies:me")) == [2]
     monkeypatch.setattr(host, "execute", lambda calls: pytest.fail("nothing was to be computed"))
@@ -83,16 +83,16 @@ def test_calls_past_their_deadline_are_dropped(broker, digest, monkeypatch):
 
 def test_a_broker_that_is_gone_does_not_kill_the_worker(valkey, broker, digest, monkeypatch):
     monkeypatch.setattr(host, "REPLY_SECONDS", 60)
-    message = pack_calls("replies:me", [(1, Call(digest, "samples", {"n": 1}, deadline=time.time() + 60))])
+    message = pack_calls("replies:me", [(1, Call(digest, "samples", {"n": 1}, deadline=time.monotonic() + 60))])
     valkey.stop()
     host.run_batch(message)
 
 
 def test_dataset_images_need_no_model(broker, place):
     dataset = store_dataset()
-    asked = Call("", "dataset_images", {"dataset": dataset, "start": 20, "count": 100}, deadline=time.time() + 60)
-    wrong = Call("", "dataset_images", {"dataset": dataset, "start": -1}, deadline=time.time() + 60)
-    sheet = Call("", "dataset_images", {"dataset": dataset, "count": 4}, grid=True, deadline=time.time() + 60)
+    asked = Call("", "dataset_images", {"dataset": dataset, "start": 20, "count": 100}, deadline=time.monotonic() + 60)
+    wrong = Call("", "dataset_images", {"dataset": dataset, "start": -1}, deadline=time.monotonic() + 60)
+    sheet = Call("", "dataset_images", {"dataset": dataset, "count": 4}, grid=True, deadline=time.monotonic() + 60)
     host.run_batch(pack_calls("replies:me", [(1, asked), (2, wrong), (3, sheet)]))
     found = answers(broker, "replies:me")
     assert len(found[1].images) == len(found[1].facts["labels"]) == 4
