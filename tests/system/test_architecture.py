@@ -79,9 +79,9 @@ def test_files_are_small():
 
 
 def test_few_files_are_short():
-    """A file of 35 lines or fewer usually belongs beside its only user."""
+    """A file of 35 lines or fewer usually belongs beside its only user; a migration has to be a file of its own."""
     short = [file for file in sources(*ROOMS) if len(file.read_text().splitlines()) <= 35]
-    assert len([file for file in short if file.name != "__init__.py"]) < 25
+    assert len([file for file in short if file.name != "__init__.py" and file.parent.name != "versions"]) < 22
 
 
 def test_a_request_passes_few_files():

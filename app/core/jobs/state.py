@@ -13,7 +13,6 @@ Every change is one conditional UPDATE and its event. If it matches no row, anot
 
 import hashlib
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -176,13 +175,12 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
 
 def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
     """Takes the job if it is queued and due. None if another worker was first."""
-    token = secrets.token_hex(16)
     statement = (
         update(jobs)
         .where(jobs.c.id == job_id, due())
         .values(
             state="running",
-            token=token,
+            token=events.new_token(),
             worker=worker[:128],
             attempt=jobs.c.attempt + 1,
             lease_until=clock() + (lease_seconds or settings().lease_seconds),
@@ -194,7 +192,7 @@ def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | Non
     row = conn.execute(statement).mappings().one_or_none()
     if row is None:
         return None
-    events.append(conn, job_id, "running", {"worker": worker[:128]}, token)
+    events.append(conn, job_id, "running", {"worker": worker[:128]}, row["token"])
     return Claim(**row)
 
 
@@ -246,7 +244,7 @@ def finish(
     conn: Connection, job_id: str, token: str, result: dict[str, Any], also: Callable[[Connection], None] | None = None
 ) -> None:
     """The job succeeded. `also` writes more rows, such as that of a model, in the same transaction."""
-    if not _change(conn, _end(_held(job_id, token), "succeeded").values(result=result), "succeeded"):
+    if not _change(conn, _end(_held(job_id, token), "succeeded").values(result=result), "succeeded", by=token):
         raise LeaseLost(job_id)
     if also is not None:
         also(conn)
@@ -255,7 +253,7 @@ def finish(
 def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> None:
     """The job failed because of its request, and is not tried again."""
     ended = _end(_held(job_id, token), "failed").values(error=problem)
-    if not _change(conn, ended, "failed", {"code": problem.get("code")}):
+    if not _change(conn, ended, "failed", {"code": problem.get("code")}, by=token):
         raise LeaseLost(job_id)
 
 
@@ -268,9 +266,9 @@ def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, A
     again = _queued(mine & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
     ended = _end(mine & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
     if not (
-        _change(conn, _end(stopped, "canceled"), "canceled")
-        or _change(conn, again, "queued", {"why": problem.get("code")})
-        or _change(conn, ended, "failed", {"code": problem.get("code")})
+        _change(conn, _end(stopped, "canceled"), "canceled", by=token)
+        or _change(conn, again, "queued", {"why": problem.get("code")}, by=token)
+        or _change(conn, ended, "failed", {"code": problem.get("code")}, by=token)
     ):
         raise LeaseLost(job_id)
 
@@ -280,15 +278,15 @@ def release(conn: Connection, job_id: str, token: str) -> None:
     _lock(conn, job_id)
     mine = _held(job_id, token)
     if not (
-        _change(conn, _end(mine & jobs.c.cancel_requested, "canceled"), "canceled")
-        or _change(conn, _queued(mine).values(run_after=clock()), "queued", {"why": "released"})
+        _change(conn, _end(mine & jobs.c.cancel_requested, "canceled"), "canceled", by=token)
+        or _change(conn, _queued(mine).values(run_after=clock()), "queued", {"why": "released"}, by=token)
     ):
         raise LeaseLost(job_id)
 
 
 def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
     """The worker has stopped the job after a cancel."""
-    if not _change(conn, _end(_held(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled"):
+    if not _change(conn, _end(_held(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled", by=token):
         raise LeaseLost(job_id)
 
 
@@ -377,9 +375,11 @@ def _queued(which: ColumnElement[bool]) -> Update:
     return update(jobs).where(which).values(state="queued", token=None, lease_until=None, **fresh)
 
 
-def _change(conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None) -> int:
-    """Runs one change of state and writes an event for each changed row."""
+def _change(
+    conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None, by: str | None = None
+) -> int:
+    """Runs one change of state and writes an event for each changed row; `by` is the token of a holder that did it."""
     changed = conn.execute(statement.returning(jobs.c.id)).scalars().all()
     for job_id in changed:
-        events.append(conn, job_id, kind, data or {})
+        events.append(conn, job_id, kind, data or {}, by=by)
     return len(changed)

@@ -87,7 +87,8 @@ job_events = Table(
     Column("job_id", ID, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("at", Double, nullable=False),
-    Column("attempt", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),  # of the writer
+    Column("writer", String(16)),  # a digest of the writer's token; null if it held no lease
     Column("kind", String(32), nullable=False),
     Column("data", JSON, nullable=False),
     # lists of jobs read the alarms of each, which are few among many events

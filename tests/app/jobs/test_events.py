@@ -73,3 +73,38 @@ def test_many_points_at_once_are_stored_like_single_ones(engine, claim):
 def test_events_with_a_wrong_token_are_refused(engine, claim):
     with pytest.raises(LeaseLost), transaction(engine, durable=False) as conn:
         jobs.add_event(conn, claim.id, "0" * 32, "log", {})
+
+
+def test_events_say_who_wrote_them_by_the_writers_own_token(engine, claim):
+    with transaction(engine, durable=False) as conn:
+        events.add_curve(conn, claim.id, claim.token, [(8, {"loss": 3.0})])
+        jobs.cancel(conn, "t", claim.id)
+        jobs.release(conn, claim.id, claim.token)
+        jobs.resume(conn, "t", claim.id)
+        second = jobs.claim(conn, claim.id, "w")
+        jobs.finish(conn, second.id, second.token, {})
+    first_writer, second_writer = events.writer_of(claim.token), events.writer_of(second.token)
+    with reading(engine) as conn:
+        told = [(event["kind"], event["attempt"], event["writer"]) for event in events.events_after(conn, claim.id)]
+    assert (events.attempt_of(claim.token), events.attempt_of(second.token)) == (1, 2)
+    assert told == [
+        ("queued", 0, None),
+        ("running", 1, first_writer),
+        ("metrics", 1, first_writer),
+        ("cancel_requested", 1, None),
+        ("canceled", 1, first_writer),
+        ("queued", 1, None),
+        ("running", 2, second_writer),
+        ("succeeded", 2, second_writer),
+    ]
+
+
+def test_an_event_that_gets_past_the_fence_shows_whose_it_is(engine, claim):
+    """What the kill drill rests on: the row's present attempt never stamps a writer of an earlier one."""
+    with transaction(engine, durable=False) as conn:
+        jobs.release(conn, claim.id, claim.token)
+        jobs.claim(conn, claim.id, "w")
+        events.append(conn, claim.id, "log", {}, by=claim.token)  # as if the token were not compared
+    with reading(engine) as conn:
+        last = events.events_after(conn, claim.id)[-1]
+    assert (last["attempt"], last["writer"]) == (1, events.writer_of(claim.token))
