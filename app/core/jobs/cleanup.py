@@ -55,7 +55,8 @@ def forget(digest: str, bind: Engine | None = None) -> None:
 
 def hold(conn: Connection, digest: str) -> None:
     """Locks the rows of a dataset until the transaction ends: nobody else deletes the arrays or adds a row."""
-    conn.execute(select(datasets.c.id).where(datasets.c.digest == digest).with_for_update()).all()
+    rows = select(datasets.c.id).where(datasets.c.digest == digest).order_by(datasets.c.id)
+    conn.execute(rows.with_for_update()).all()
 
 
 def _needed(conn: Connection, digest: str) -> bool:

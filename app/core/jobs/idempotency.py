@@ -62,4 +62,6 @@ def remember(
 def forget_old(conn: Connection) -> int:
     """Deletes expired keys and returns their number."""
     old = keys.c.created_at < clock() - settings().idempotency_hours * 3600
+    rows = select(keys.c.tenant, keys.c.key).where(old).order_by(keys.c.tenant, keys.c.key)
+    conn.execute(rows.with_for_update()).all()  # in one order, as other sweepers do this too
     return conn.execute(delete(keys).where(old)).rowcount

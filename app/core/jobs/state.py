@@ -1,4 +1,4 @@
-"""The state machine of durable jobs, and the only place where a job's state changes.
+"""The state machine of durable jobs. A job's state changes only here and, for sweepers, in `recovery`.
 
     queued  -> running              claim (attempt + 1, fresh token, lease)
     running -> succeeded | failed   finish, fail: by the holder of the token
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, case, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
-from app.core.errors import AttemptsExhausted, Conflict, DeadlineExceeded, InvalidRequest, QuotaExceeded
+from app.core.errors import Conflict, InvalidRequest, QuotaExceeded
 from app.core.jobs import events
 from app.core.jobs.events import LeaseLost
 from app.core.jobs.idempotency import claim_key, remember
@@ -28,6 +28,11 @@ from app.core.jobs.queries import TERMINAL as TERMINAL
 from app.core.jobs.queries import WORD, due, get, next_due
 from app.core.jobs.queries import counts as counts
 from app.core.jobs.queries import list_jobs as list_jobs
+from app.core.jobs.recovery import mark_unannounced as mark_unannounced
+from app.core.jobs.recovery import sweep as sweep
+from app.core.jobs.recovery import take_unannounced as take_unannounced
+from app.core.jobs.recovery import to_sweep as to_sweep
+from app.core.jobs.statements import change, end, held_by, late, lock, queued
 from app.core.settings import settings
 from app.core.store.database import clock, encode_json, new_id
 from app.core.store.tables import jobs
@@ -152,8 +157,8 @@ def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
     cancel_running = (
         update(jobs).where(mine, jobs.c.state == "running", ~jobs.c.cancel_requested).values(cancel_requested=True)
     )
-    _change(conn, _end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
-    _change(conn, cancel_running, "cancel_requested")
+    change(conn, end(mine & (jobs.c.state == "queued"), "canceled"), "canceled")
+    change(conn, cancel_running, "cancel_requested")
     return get(conn, tenant, job_id)
 
 
@@ -164,8 +169,8 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
         raise Conflict(f"A job of kind {job['kind']!r} cannot be resumed.", remedy="Submit it again.")
     _check_quota(conn, tenant)
     ended = and_(jobs.c.id == job_id, jobs.c.state.in_(("failed", "canceled")))
-    again = _queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
-    if not _change(conn, again, "queued", {"why": "resumed"}):
+    again = queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
+    if not change(conn, again, "queued", {"why": "resumed"}):
         raise Conflict(f"The job is {job['state']}; only a failed or canceled job can be resumed.", state=job["state"])
     return get(conn, tenant, job_id)
 
@@ -207,31 +212,31 @@ def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float
 def held(conn: Connection, job_id: str, token: str) -> Claim | None:
     """The claim of a token. None if the token no longer holds the job."""
     columns = (jobs.c[name] for name in Claim.__dataclass_fields__)
-    row = conn.execute(select(*columns).where(_held(job_id, token))).mappings().one_or_none()
+    row = conn.execute(select(*columns).where(held_by(job_id, token))).mappings().one_or_none()
     return None if row is None else Claim(**row)
 
 
 def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | None = None) -> Beat | None:
     """Extends the lease. None: the lease is lost, stop computing."""
     extended = clock() + (lease_seconds or settings().lease_seconds)
-    statement = update(jobs).where(_held(job_id, token)).values(lease_until=extended)
-    return _beat(conn.execute(statement.returning(jobs.c.cancel_requested, _late())).one_or_none())
+    statement = update(jobs).where(held_by(job_id, token)).values(lease_until=extended)
+    return _beat(conn.execute(statement.returning(jobs.c.cancel_requested, late())).one_or_none())
 
 
 def read_beat(conn: Connection, job_id: str, token: str) -> Beat | None:
     """The answer to a heartbeat, without extending the lease."""
-    return _beat(conn.execute(select(jobs.c.cancel_requested, _late()).where(_held(job_id, token))).one_or_none())
+    return _beat(conn.execute(select(jobs.c.cancel_requested, late()).where(held_by(job_id, token))).one_or_none())
 
 
 def progress(conn: Connection, job_id: str, token: str, value: dict[str, Any]) -> None:
     """Stores {"images", "total", "eta_seconds"}. Raises LeaseLost, like every write below."""
-    if not conn.execute(update(jobs).where(_held(job_id, token)).values(progress=value)).rowcount:
+    if not conn.execute(update(jobs).where(held_by(job_id, token)).values(progress=value)).rowcount:
         raise LeaseLost(job_id)
 
 
 def add_checkpoint(conn: Connection, job_id: str, token: str, ref: dict[str, Any]) -> None:
     """Stores references to the blobs of a checkpoint, and sets the number of failures to 0."""
-    if not conn.execute(update(jobs).where(_held(job_id, token)).values(checkpoint=ref, failures=0)).rowcount:
+    if not conn.execute(update(jobs).where(held_by(job_id, token)).values(checkpoint=ref, failures=0)).rowcount:
         raise LeaseLost(job_id)
     events.append(conn, job_id, "checkpoint", ref, token)
 
@@ -244,7 +249,7 @@ def finish(
     conn: Connection, job_id: str, token: str, result: dict[str, Any], also: Callable[[Connection], None] | None = None
 ) -> None:
     """The job succeeded. `also` writes more rows, such as that of a model, in the same transaction."""
-    if not _change(conn, _end(_held(job_id, token), "succeeded").values(result=result), "succeeded", by=token):
+    if not change(conn, end(held_by(job_id, token), "succeeded").values(result=result), "succeeded", by=token):
         raise LeaseLost(job_id)
     if also is not None:
         also(conn)
@@ -252,134 +257,43 @@ def finish(
 
 def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> None:
     """The job failed because of its request, and is not tried again."""
-    ended = _end(_held(job_id, token), "failed").values(error=problem)
-    if not _change(conn, ended, "failed", {"code": problem.get("code")}, by=token):
+    ended = end(held_by(job_id, token), "failed").values(error=problem)
+    if not change(conn, ended, "failed", {"code": problem.get("code")}, by=token):
         raise LeaseLost(job_id)
 
 
 def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, Any], pause_seconds: float = 1) -> None:
     """The attempt failed because of the infrastructure: the job is tried again, up to max_failures times."""
-    _lock(conn, job_id)
-    mine, last = _held(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
+    lock(conn, job_id)
+    mine, last = held_by(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
     stopped = mine & jobs.c.cancel_requested
     pause = clock() + pause_seconds * (jobs.c.failures + 1)
-    again = _queued(mine & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
-    ended = _end(mine & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
+    again = queued(mine & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
+    ended = end(mine & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
     if not (
-        _change(conn, _end(stopped, "canceled"), "canceled", by=token)
-        or _change(conn, again, "queued", {"why": problem.get("code")}, by=token)
-        or _change(conn, ended, "failed", {"code": problem.get("code")}, by=token)
+        change(conn, end(stopped, "canceled"), "canceled", by=token)
+        or change(conn, again, "queued", {"why": problem.get("code")}, by=token)
+        or change(conn, ended, "failed", {"code": problem.get("code")}, by=token)
     ):
         raise LeaseLost(job_id)
 
 
 def release(conn: Connection, job_id: str, token: str) -> None:
     """Puts the job back into the queue, as on shutdown; this counts as no failure."""
-    _lock(conn, job_id)
-    mine = _held(job_id, token)
+    lock(conn, job_id)
+    mine = held_by(job_id, token)
     if not (
-        _change(conn, _end(mine & jobs.c.cancel_requested, "canceled"), "canceled", by=token)
-        or _change(conn, _queued(mine).values(run_after=clock()), "queued", {"why": "released"}, by=token)
+        change(conn, end(mine & jobs.c.cancel_requested, "canceled"), "canceled", by=token)
+        or change(conn, queued(mine).values(run_after=clock()), "queued", {"why": "released"}, by=token)
     ):
         raise LeaseLost(job_id)
 
 
 def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
     """The worker has stopped the job after a cancel."""
-    if not _change(conn, _end(_held(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled", by=token):
+    if not change(conn, end(held_by(job_id, token) & jobs.c.cancel_requested, "canceled"), "canceled", by=token):
         raise LeaseLost(job_id)
-
-
-# ---- the sweeper's side
-
-
-def sweep(conn: Connection) -> int:
-    """Takes jobs back whose lease has expired, and ends those past their deadline. Returns how many changed."""
-    expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
-    last = jobs.c.failures + 1 >= jobs.c.max_failures
-    lost_jobs = expired & ~jobs.c.cancel_requested
-    once_more = {"failures": jobs.c.failures + 1, "run_after": clock()}
-    lost = AttemptsExhausted(
-        "The worker disappeared in each attempt to run the job.",
-        remedy="Resume the training, or submit the job again. The worker may have too little memory for it.",
-        cause="worker-lost",
-    ).problem()
-    late = DeadlineExceeded("The deadline of the job passed before a worker was free.").problem()
-    too_late = and_(jobs.c.state == "queued", jobs.c.deadline <= clock())
-    return (
-        _change(conn, _end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})
-        + _change(conn, _queued(lost_jobs & ~last).values(**once_more), "queued", {"why": "worker-lost"})
-        + _change(
-            conn,
-            _end(lost_jobs & last, "failed").values(error=lost, failures=jobs.c.failures + 1),
-            "failed",
-            {"code": lost["code"]},
-        )
-        + _change(conn, _end(too_late, "failed").values(error=late), "failed", {"code": late["code"]})
-    )
-
-
-def to_sweep(conn: Connection) -> bool:
-    """Whether `sweep` or `take_unannounced` would find anything: a look that takes no lock."""
-    expired = and_(jobs.c.state == "running", jobs.c.lease_until < clock())
-    waiting = and_(jobs.c.state == "queued", or_(jobs.c.deadline <= clock(), _unannounced()))
-    return conn.execute(select(jobs.c.id).where(expired | waiting).limit(1)).first() is not None
-
-
-def take_unannounced(conn: Connection, limit: int = 100) -> list[tuple[str, str]]:
-    """(id, queue) of due jobs that were never announced, or too long ago; marks them as announced."""
-    silent = select(jobs.c.id).where(due(), _unannounced()).order_by(jobs.c.id).limit(limit)
-    # the conditions again: PostgreSQL repeats them, but not the subquery, after waiting for another sweeper
-    announce = update(jobs).where(jobs.c.id.in_(silent), due(), _unannounced())
-    announce = announce.values(published_at=clock(), rings=jobs.c.rings + 1)
-    return [tuple(row) for row in conn.execute(announce.returning(jobs.c.id, jobs.c.queue))]
-
-
-def mark_unannounced(conn: Connection, ids: list[str]) -> None:
-    """Marks jobs as not announced: the broker refused the notification."""
-    conn.execute(update(jobs).where(jobs.c.id.in_(ids), jobs.c.state == "queued").values(published_at=None))
-
-
-# ---- pieces of the statements
-
-
-def _held(job_id: str, token: str) -> ColumnElement[bool]:
-    return and_(jobs.c.id == job_id, jobs.c.token == token, jobs.c.state == "running")
-
-
-def _lock(conn: Connection, job_id: str) -> None:
-    """Locks the row, so that no cancel comes between two statements (PostgreSQL; SQLite has one writer)."""
-    conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
-
-
-def _late() -> ColumnElement[bool]:
-    return func.coalesce(jobs.c.deadline <= clock(), False)
-
-
-def _unannounced() -> ColumnElement[bool]:
-    """Never announced, or too long ago. The waiting time doubles, so that messages do not pile up in a long queue."""
-    age = case({1: 30, 2: 60, 3: 120, 4: 240, 5: 480}, value=jobs.c.rings, else_=600)
-    return or_(jobs.c.published_at.is_(None), jobs.c.published_at < clock() - age)
 
 
 def _beat(row) -> Beat | None:
     return None if row is None else Beat(cancel=bool(row[0]), late=bool(row[1]))
-
-
-def _end(which: ColumnElement[bool], state: str) -> Update:
-    return update(jobs).where(which).values(state=state, token=None, lease_until=None, finished_at=clock())
-
-
-def _queued(which: ColumnElement[bool]) -> Update:
-    fresh = {"published_at": None, "rings": 0, "cancel_requested": False}
-    return update(jobs).where(which).values(state="queued", token=None, lease_until=None, **fresh)
-
-
-def _change(
-    conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None, by: str | None = None
-) -> int:
-    """Runs one change of state and writes an event for each changed row; `by` is the token of a holder that did it."""
-    changed = conn.execute(statement.returning(jobs.c.id)).scalars().all()
-    for job_id in changed:
-        events.append(conn, job_id, kind, data or {}, by=by)
-    return len(changed)

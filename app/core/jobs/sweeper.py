@@ -16,7 +16,7 @@ from app.core.jobs.idempotency import forget_old
 from app.core.jobs.queue import notify
 from app.core.settings import settings
 from app.core.store import blobs
-from app.core.store.database import engine, reading, transaction
+from app.core.store.database import engine, reading, retried, transaction
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +28,7 @@ def sweep_once(bind: Engine | None = None) -> int:
     with reading(bind) as conn:
         if not jobs.to_sweep(conn):
             return 0
-    with transaction(bind, durable=False) as conn:
-        changed = jobs.sweep(conn)
-        due = jobs.take_unannounced(conn)
+    changed, due = retried(lambda conn: (jobs.sweep(conn), jobs.take_unannounced(conn)), bind, durable=False)
     refused = _notify_all(due)
     if refused:
         with transaction(bind, durable=False) as conn:
@@ -50,6 +48,7 @@ def tidy(bind: Engine | None = None) -> None:
     """Deletes expired idempotency keys, rows of dead workers, and files that are no longer needed."""
     with transaction(bind, durable=False) as conn:
         forget_old(conn)
+    with transaction(bind, durable=False) as conn:
         worker_rows.forget_gone(conn)
     blobs.store().tidy()
     cleanup.clean(bind)

@@ -41,4 +41,6 @@ def fresh(conn: Connection, seconds: float = FRESH_SECONDS) -> list[dict[str, An
 
 
 def forget_gone(conn: Connection) -> None:
-    conn.execute(delete(workers).where(workers.c.seen_at < clock() - GONE_SECONDS))
+    gone = workers.c.seen_at < clock() - GONE_SECONDS
+    conn.execute(select(workers.c.id).where(gone).order_by(workers.c.id).with_for_update()).all()
+    conn.execute(delete(workers).where(gone))

@@ -5,11 +5,11 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -31,6 +31,13 @@ from app.core.errors import StorageFull, Unavailable
 from app.core.settings import settings
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
+TRY_AGAIN = ("40001", "40P01")
+"""PostgreSQL's states of transactions that were rolled back because of others: serialisation failure, deadlock."""
+T = TypeVar("T")
+
+
+class RolledBack(Unavailable):
+    """The database rolled the transaction back because of another one; run it again."""
 
 
 class clock(GenericFunction):
@@ -146,6 +153,16 @@ def transaction(bind: Engine | None = None, *, durable: bool = True) -> Iterator
             yield conn
 
 
+def retried(change: Callable[[Connection], T], bind: Engine | None = None, *, durable: bool = True) -> T:
+    """Runs `change` in a transaction, and once more if it was rolled back because of another transaction."""
+    try:
+        with transaction(bind, durable=durable) as conn:
+            return change(conn)
+    except RolledBack:
+        with transaction(bind, durable=durable) as conn:
+            return change(conn)
+
+
 @contextmanager
 def reading(bind: Engine | None = None) -> Iterator[Connection]:
     """One consistent view of the database; writers neither block it nor are blocked by it."""
@@ -163,8 +180,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except exc.OperationalError as error:
-        message = str(error.orig).lower()
-        if "disk is full" in message or "no space left" in message or getattr(error.orig, "sqlstate", "") == "53100":
+        message, state = str(error.orig).lower(), getattr(error.orig, "sqlstate", "")
+        if state in TRY_AGAIN:
+            raise RolledBack("The database was busy with another request.", retry_after=1) from error
+        if "disk is full" in message or "no space left" in message or state == "53100":
             raise StorageFull("The database has no space left.", remedy="Free disk space and retry.") from error
         if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
             raise

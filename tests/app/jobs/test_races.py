@@ -5,10 +5,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import exc, insert, select, text, update
 
+from app.core.errors import Unavailable
 from app.core.jobs import state as jobs
-from app.core.store.database import clock, new_id, reading, transaction
+from app.core.store.database import clock, new_id, reading, retried, transaction
 from app.core.store.tables import jobs as table
 
 THREADS = 16
@@ -109,3 +110,42 @@ def test_a_cancel_is_never_forgotten_by_a_concurrent_release(engine):
         conn.execute(update(table).where(table.c.state == "running").values(lease_until=clock() - 1))
         jobs.sweep(conn)
         assert set(conn.execute(select(table.c.state)).scalars()) == {"canceled"}
+
+
+def test_a_sweep_does_not_wait_for_rows_that_another_holds(engine):
+    """Two sweepers that each wait for a row of the other are a deadlock on PostgreSQL."""
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    fill(engine, 6, state="running", token="x", lease_until=1.0, attempt=1)
+    fill(engine, 2, deadline=1.0)
+    fill(engine, 2)
+    with reading(engine) as conn:
+        held = conn.execute(select(table.c.id).order_by(table.c.id)).scalars().all()[::2]
+    with transaction(engine) as other, transaction(engine) as conn:
+        other.execute(select(table.c.id).where(table.c.id.in_(held)).with_for_update()).all()
+        conn.execute(text("SET LOCAL lock_timeout = '5s'"))
+        assert jobs.sweep(conn) == 4
+        assert len(jobs.take_unannounced(conn)) == 4
+        jobs.mark_unannounced(conn, held)
+    with transaction(engine) as conn:
+        assert (jobs.sweep(conn), len(jobs.take_unannounced(conn))) == (4, 4)
+
+
+@pytest.mark.parametrize("states", [("40P01",), ("40001",), ("40P01", "40001")])
+def test_a_transaction_that_was_rolled_back_runs_once_more(engine, states):
+    class Orig(Exception):
+        def __init__(self, state):
+            self.sqlstate = state
+
+    left = list(states)
+
+    def change(conn):
+        if left:
+            raise exc.OperationalError("UPDATE", {}, Orig(left.pop(0)))
+        return "done"
+
+    if len(states) == 1:
+        assert retried(change, engine) == "done"
+    else:
+        with pytest.raises(Unavailable):
+            retried(change, engine)
