@@ -72,6 +72,8 @@ SETTINGS = {
     "call_batch": "Maximum images in a micro-batch.",
     "calls_in_flight": "Micro-batches that a web front may have under way at a time.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
+    "sandbox_bytes": "Memory of the sealed process in which foreign graphs and files are worked on.",
+    "sandbox_seconds": "Longest call of a sealed process; a later one is killed and replaced.",
     "oracles": "Remote models that may be attacked: JSON, name to URL or to an object; see Settings of an oracle.",
     "executor": "Computes calls without gradients on the CPU with `torch`, or with `onnx` (ONNX Runtime: faster, but "
     "slow to load a model the first time). Use one for all workers: their answers differ in the last bits.",

@@ -71,6 +71,10 @@ class Settings(BaseSettings):
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
 
+    # sealed child processes for foreign graphs and files (workers/sandbox): memory and longest call of each
+    sandbox_bytes: int = Field(2 * GiB, ge=256 * MiB)
+    sandbox_seconds: float = Field(60, gt=0)
+
     # remote models that may be attacked: name -> URL or object (app/core/oracles.py)
     oracles: dict[str, OracleSetting] = {}
 
