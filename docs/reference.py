@@ -40,6 +40,13 @@ SETTINGS = {
     "port": "Port of the web front; 0 takes any free one.",
     "public_url": "URL that clients use, if it differs from host and port (behind a proxy).",
     "allowed_hosts": "JSON list of the Host headers that are answered; `*` allows all.",
+    "allowed_origins": "JSON list of the origins whose pages may use the service from a browser, e.g. "
+    '`["https://example.org"]`. `*`: any page that has an API key. Default: only pages of this service.',
+    "max_connections": "Maximum open connections of a web front. Those that wait for a request give way to new ones.",
+    "max_connections_per_address": "The same for each address of a client.",
+    "max_header_bytes": "Maximum bytes of the address and the headers of a request.",
+    "header_timeout_seconds": "Seconds in which the headers of a request must arrive.",
+    "body_timeout_seconds": "Seconds in each of which spans a body must go on by 500 bytes per second on average.",
     "require_keys": "Require an API key for every request. Always on if the host is not loopback.",
     "bootstrap_key": "An API key with all scopes for a service that has no key in its database yet.",
     "log_level": "`debug`, `info`, `warning` or `error`.",

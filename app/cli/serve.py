@@ -18,6 +18,17 @@ Data = Annotated[
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.", show_default="8000")]
 
+SERVER = {
+    "factory": True,
+    "http": "app.api.http.connections:Connection",
+    "ws": "none",
+    "log_config": None,  # its log lines go through ours
+    "access_log": False,
+    "server_header": False,
+    "timeout_graceful_shutdown": 5,
+}
+"""Options of uvicorn."""
+
 
 def up(
     host: Host = None,
@@ -91,14 +102,7 @@ def web(
         _require_key(options)
         choose(ANAMORPH_REQUIRE_KEYS="true")
     listener = socket.socket(fileno=fd) if fd is not None else listen_on(options.host, options.port)
-    config = uvicorn.Config(
-        "app.main:create_app",
-        factory=True,
-        log_config=None,  # its log lines go through ours
-        access_log=False,
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config("app.main:create_app", **SERVER)).run(sockets=[listener])
 
 
 def worker(

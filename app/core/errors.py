@@ -6,7 +6,8 @@ AnamorphError
 ├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch      422
 ├─ Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405 · NotAcceptable 406
 ├─ Conflict · UnsupportedOperation · ModelNotReady                                           409
-├─ TooLarge 413 · UnsupportedMedia 415 · QuotaExceeded · RateLimited 429
+├─ CrossSite 403 · RequestTimeout 408 · TooLarge 413 · UnsupportedMedia 415 · HeadersTooLarge 431
+├─ QuotaExceeded · RateLimited 429
 ├─ Overloaded · Unavailable · WorkerLost · OutOfMemory 503 · DeadlineExceeded 504 · StorageFull 507
 └─ AttemptsExhausted · Internal 500
 """
@@ -85,6 +86,10 @@ class Forbidden(AnamorphError):
     status, code, title = 403, "forbidden", "Forbidden"
 
 
+class CrossSite(AnamorphError):
+    status, code, title = 403, "cross-site", "Origin or host not allowed"
+
+
 class NotFound(AnamorphError):
     status, code, title = 404, "not-found", "Not found"
 
@@ -109,12 +114,20 @@ class ModelNotReady(AnamorphError):
     status, code, title = 409, "model-not-ready", "Model not ready"
 
 
+class RequestTimeout(AnamorphError):
+    status, code, title = 408, "request-timeout", "Request too slow"
+
+
 class TooLarge(AnamorphError):
     status, code, title = 413, "too-large", "Request too large"
 
 
 class UnsupportedMedia(AnamorphError):
     status, code, title = 415, "unsupported-media", "Unsupported media type"
+
+
+class HeadersTooLarge(AnamorphError):
+    status, code, title = 431, "headers-too-large", "Request headers too large"
 
 
 class QuotaExceeded(AnamorphError):

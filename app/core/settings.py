@@ -33,10 +33,18 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535)
     public_url: str = ""
     allowed_hosts: list[str] = ["*"]
+    allowed_origins: list[str] = []
     require_keys: bool = False
     bootstrap_key: SecretStr | None = None
     log_level: str = "info"
     log_json: bool = False
+
+    # limits of connections
+    max_connections: int = Field(8192, ge=1)
+    max_connections_per_address: int = Field(4096, ge=1)
+    max_header_bytes: int = Field(64 << 10, ge=1024)
+    header_timeout_seconds: float = Field(10, gt=0)
+    body_timeout_seconds: float = Field(20, gt=0)
 
     # limits of requests
     max_body_bytes: int = Field(2 * GiB, gt=0)

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.http.rate_limit import Rates
-from app.core.errors import Forbidden, Unauthorized
+from app.core.errors import CrossSite, Forbidden, Unauthorized
 from app.core.settings import settings
 from app.core.store import keys
 from app.core.store.database import reading, transaction
@@ -78,16 +78,24 @@ class Authenticator:
 
     @staticmethod
     def _refuse_cross_site(request: Request) -> None:
-        """Without keys, a page of another site must not be able to act in the name of the user of this browser."""
-        if request.method in SAFE_METHODS:
+        """Without keys, a page of another site must not be able to act in the name of the user of this browser.
+
+        It may link to an address, but not show its picture in the page: that would start a computation.
+        """
+        headers = request.headers
+        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        if not foreign and site in SAME_SITE:
             return
-        origin = request.headers.get("origin")
-        foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-        if foreign or request.headers.get("sec-fetch-site") not in SAME_SITE:
-            raise Forbidden(
-                "Cross-site request refused: the request comes from a page of another site.",
-                remedy="Send it from a page of this service or from a program that is no browser.",
-            )
+        if origin in settings().allowed_origins:
+            return
+        if request.method in SAFE_METHODS and not foreign and headers.get("sec-fetch-dest") == "document":
+            return
+        raise CrossSite(
+            "Cross-site request refused: the request comes from a page of another site.",
+            remedy="Send it from a page of this service or from a program that is no browser, or add the origin of "
+            "the page to ANAMORPH_ALLOWED_ORIGINS.",
+        )
 
 
 async def principal(

@@ -13,8 +13,9 @@ ADVICE = {
     "idempotency-mismatch": "The Idempotency-Key was used before for a request with other content. Use a new key for "
     "each new request.",
     "unauthorized": "Send an API key as `Authorization: Bearer an_...`. A key may have expired or been revoked.",
-    "forbidden": "The key is valid but lacks the scope that the problem names, or the request came from a page of "
-    "another site, or its header Host names a host that is not allowed.",
+    "forbidden": "The key is valid but lacks the scope that the problem names.",
+    "cross-site": "The request came from a page of another site, or its header Host names a host that is not allowed. "
+    "The administrator allows origins with ANAMORPH_ALLOWED_ORIGINS and hosts with ANAMORPH_ALLOWED_HOSTS.",
     "not-found": "The path or a name is misspelt, or the resource was deleted or belongs to another tenant. The remedy "
     "has the nearest names.",
     "method-not-allowed": "The path does not support this method. The header Allow lists those that it supports.",
@@ -24,6 +25,9 @@ ADVICE = {
     "unsupported-operation": "The family of the model does not support the operation. The problem lists the supported "
     "ones; GET /v1/families has those of each family.",
     "model-not-ready": "The model is still being trained. Retry when the job that the problem names has succeeded.",
+    "request-timeout": "The headers or the body of the request came too slowly. Retry over a better connection, or "
+    "send less.",
+    "headers-too-large": "The address and the headers of the request are too large. Send what is long in the body.",
     "too-large": "A body, an image or an archive is larger than the service allows. Send less, or ask its "
     "administrator to raise the limit.",
     "unsupported-media": "The path does not read this Content-Type, or the body is compressed.",

@@ -9,16 +9,37 @@ import structlog
 from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.problems import problem
-from app.core.errors import Forbidden, TooLarge
+from app.core.catalog.describe import quoted
+from app.core.errors import CrossSite, TooLarge
 from app.core.settings import settings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
-SAFE = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer"}
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+SENT_HEADERS = (
+    *("Accept", "Authorization", "Content-Type", "Idempotency-Key", "If-None-Match", "Last-Event-ID", "Prefer"),
+    *("Range", "X-Request-ID"),
+)
+"""Headers that pages of allowed origins may send."""
+READ_HEADERS = (
+    *("Content-Disposition", "Content-Location", "ETag", "Idempotency-Replayed", "Location", "Preference-Applied"),
+    *("RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing", "X-Model-Digest", "X-Request-ID", "X-Seed"),
+    *("X-Export-Part", "X-Export-Difference"),
+)
+"""Headers of answers that they may read."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 NOT_LOGGED = ("/livez", "/readyz", "/metrics")
+CLIENT_GONE = 499
+"""Status in logs and metrics of a request whose client left before it was read."""
 CARD_BYTES = 8 << 20
 """Maximum size of the card of an imported model."""
 log = structlog.get_logger("access")
@@ -48,6 +69,8 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request_id=scope["request_id"]):
             try:
                 await self.app(scope, receive, answer)
+            except ClientDisconnect:  # nobody reads an answer
+                status = CLIENT_GONE
             finally:
                 seconds = perf_counter() - start
                 label, route = method if method in METHODS else "other", getattr(scope.get("route"), "path", "none")
@@ -72,6 +95,28 @@ class HeadRequests:
             await send(message | {"body": b""} if message["type"] == "http.response.body" else message)
 
         await self.app(inner, receive, bare)
+
+
+class AllowedOrigins(CORSMiddleware):
+    """Lets pages of the origins in ANAMORPH_ALLOWED_ORIGINS use the service: CORS with API keys, without cookies."""
+
+    def __init__(self, app: ASGIApp, origins: list[str]):
+        super().__init__(app, origins, METHODS, SENT_HEADERS, allow_private_network=True, expose_headers=READ_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        origin = headers.get("origin", "")
+        if "access-control-request-method" in headers and scope["method"] == "OPTIONS" and origin:
+            response = self.preflight_response(headers)
+            if response.status_code != 200:
+                error = CrossSite(
+                    f"Pages of the origin {quoted(origin)} may not send this request: "
+                    f"{response.body.decode().removeprefix('Disallowed CORS ')} not allowed.",
+                    remedy="Add the origin to ANAMORPH_ALLOWED_ORIGINS.",
+                )
+                response = problem(error, scope, {"Vary": "Origin"})
+            return await response(scope, receive, send)
+        await (super().__call__ if self.allow_origins else self.app)(scope, receive, send)
 
 
 class BodyLimit:
@@ -119,7 +164,7 @@ class TrustedHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._known(Headers(scope=scope).get("host", "")):
             return await self.app(scope, receive, send)
-        error = Forbidden(
+        error = CrossSite(
             "The service does not answer for the host in the header Host.",
             remedy="Use one of the names in ANAMORPH_ALLOWED_HOSTS, or add this one to the list.",
         )

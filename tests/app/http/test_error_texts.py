@@ -107,9 +107,10 @@ CASES = [
      'Unknown setting "strength". Did you mean eps?', None),
     ("POST", "/v1/models/digits/attack?method=fgsm&eps=2", raw(png()), 422, "invalid-request", "eps",
      'eps must be a number between 0 and 1 or text such as "8/255"; you sent 2.0.', None),
-    ("POST", "/v1/models/demo-vae/denoise", raw(png(), Origin="https://elsewhere.example"), 403, "forbidden", None,
+    ("POST", "/v1/models/demo-vae/denoise", raw(png(), Origin="https://elsewhere.example"), 403, "cross-site", None,
      "Cross-site request refused: the request comes from a page of another site.",
-     "Send it from a page of this service or from a program that is no browser."),
+     "Send it from a page of this service or from a program that is no browser, or add the origin of the page to "
+     "ANAMORPH_ALLOWED_ORIGINS."),
     ("POST", "/v1/datasets?name=squares", raw(b"PK", "application/zip"), 409, "conflict", "name",
      "A dataset named squares exists already.", "Choose another name, or delete it."),
     ("POST", "/v1/datasets?name=mine", {"files": {"file": b"PK"}}, 415, "unsupported-media", None,
