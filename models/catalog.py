@@ -17,7 +17,7 @@ from models.attacks.core.universal import UniversalConfig
 from models.defences.detector import Detector
 from models.defences.stage import Defence
 from models.family import Family
-from models.operations.attack import params_schema
+from models.operations.attack import default_sweep, params_schema
 from models.operations.core.base import Operation
 from models.reports.core.base import Report
 
@@ -79,7 +79,8 @@ def describe_attack(attack: type[Attack]) -> dict[str, Any]:
         "targeted": attack.targeted,
         "minimal": attack.minimal,
         "settings": list(attack.Config.model_fields),
-        "price": {"forwards": attack.forwards, "backwards": attack.backwards},
+        "sweep": default_sweep(attack),
+        "price": {"forwards": attack.forwards, "backwards": attack.backwards, "at_once": attack.at_once},
         "params": params_schema(attack),
     }
 
@@ -97,6 +98,7 @@ def describe_operation(operation: type[Operation]) -> dict[str, Any]:
         "picture_param": operation.picture_param,
         "json_first": operation.json_first,
         "multiplies": operation.multiplies,
+        "price": operation.price,
         "dataset": operation.dataset,
         "report": operation.report,
         "params": branches if operation.name == "attack" else operation.Params.model_json_schema(),

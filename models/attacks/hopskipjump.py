@@ -22,6 +22,7 @@ class HopSkipJump(core.Attack):
     norms = ("l2", "linf")
     forwards = "steps * (min(samples * steps ** 0.5, most_samples) + 60) + tries + 30"
     backwards = "0"
+    at_once = "samples"
     access = "labels"
     minimal = True
 

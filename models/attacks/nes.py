@@ -43,6 +43,7 @@ class NES(core.Attack):
     norms = ("linf", "l2")
     forwards = "steps * (samples + 1) + 2"
     backwards = "0"
+    at_once = "samples"
     access = "scores"
 
     class Config(core.Config):

@@ -33,6 +33,7 @@ class OnePixel(core.Attack):
     norms = ("l0",)
     forwards = "(steps + 1) * population + 2"
     backwards = "0"
+    at_once = "population"
     access = "scores"
     default_eps = {**core.Attack.default_eps, "l0": 1.0}
     warm_start = False

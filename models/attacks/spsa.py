@@ -18,6 +18,7 @@ class SPSA(core.Attack):
     norms = ("linf", "l2")
     forwards = "steps * (samples + 1) + 2"
     backwards = "0"
+    at_once = "samples"
     access = "scores"
 
     class Config(core.Config):

@@ -17,6 +17,7 @@ class ZOO(core.Attack):
     norms = ("l2",)
     forwards = "searches * steps * (2 * coordinates + 1) + 2"
     backwards = "0"
+    at_once = "2 * coordinates"
     access = "scores"
     minimal = True
 

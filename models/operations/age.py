@@ -50,6 +50,11 @@ class Age(Operation):
     summary = "Shows a face at another age."
     needs = (Ages, Conditional, Decodes)
     gradients = True
+    price = {
+        "forwards": "inputs * (4 + 3 * (1 + all * (groups - 1))"
+        " + (steps + 1) * (latents_pixel + 2 * latents_identity))",
+        "backwards": "inputs * steps * (latents_pixel + 2 * latents_identity)",
+    }
     Params = AgeParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: AgeParams) -> Rows:

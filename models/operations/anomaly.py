@@ -38,6 +38,11 @@ class Anomaly(Operation):
     needs = (Encodes, Decodes)
     gives = "pictured"
     dataset = True
+    price = {
+        "forwards": "(inputs + min(dataset, 2000)) * (2 + Conditional)"
+        " + (inputs + min(dataset, 500)) * 11 * HasPosterior",
+        "backwards": "0",
+    }
     Params = AnomalyParams
 
     def rows(self, model: Family, inputs: Tensor, params: AnomalyParams) -> Rows:

@@ -126,9 +126,14 @@ class AttackParams(Params):
             return self.sweep
         if not self.sweep:
             return []
-        count = COARSE_SWEEP if attack.warm_start and not attack.minimal else FINE_SWEEP
+        count = default_sweep(type(attack))
         top = 2 * eps if attack.threat().norm != "linf" else min(1.0, 2 * eps)
         return [top * step / (count - 1) for step in range(count)]
+
+
+def default_sweep(attack: type[Attack]) -> int:
+    """The number of eps values of `sweep=true`."""
+    return COARSE_SWEEP if attack.warm_start and not attack.minimal else FINE_SWEEP
 
 
 def params_schema(attack: type[Attack]) -> dict[str, Any]:
@@ -155,6 +160,7 @@ class AttackOperation(Operation):
     needs = (ATTACKED,)
     gradients = True
     json_first = True
+    price = {"forwards": "inputs * (attack_forwards + 2 * control + 2)", "backwards": "inputs * attack_backwards"}
     Params = AttackParams
 
     def derivative(

@@ -44,6 +44,11 @@ class Certify(Operation):
     one_row_per_batch = True
     multiplies = ()
     gives = "facts"
+    price = {
+        "forwards": "inputs * (n + n0 + (1 - min(n0, 1)) * max(n / 10, 1) + 126)",
+        "backwards": "0",
+        "at_once": "64",
+    }
     Params = CertifyParams
 
     def rows(self, model: Family, inputs: Tensor, params: CertifyParams) -> Rows:

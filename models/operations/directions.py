@@ -44,6 +44,7 @@ class Directions(Operation):
     sheet = True
     multiplies = ("alphas",)
     dataset = True
+    price = {"forwards": "inputs * count_alphas * (2 + Conditional) + min(dataset, 10000)", "backwards": "0"}
     Params = DirectionsParams
 
     def rows(self, model: Family, inputs: Tensor, params: DirectionsParams) -> Rows:

@@ -42,6 +42,7 @@ class Grid(Operation):
     method = "GET"
     sheet = True
     multiplies = ("rows", "columns")
+    price = {"forwards": "rows * columns", "backwards": "0"}
     Params = GridParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: GridParams) -> Rows:

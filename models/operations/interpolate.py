@@ -52,6 +52,7 @@ class Interpolate(Operation):
     takes = "either"
     sheet = True
     multiplies = ("steps",)
+    price = {"forwards": "(inputs - 1) * (steps - 1) + 1 + inputs", "backwards": "0"}
     Params = InterpolateParams
 
     def rows(self, model: Family, inputs: Tensor, params: InterpolateParams) -> Rows:

@@ -52,6 +52,7 @@ class Map(Operation):
     method = "GET"
     multiplies = ()
     dataset = True
+    price = {"forwards": "max(atlas, 1) ** 2 + min(dataset, images)", "backwards": "0"}
     Params = MapParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: MapParams) -> Rows:

@@ -33,6 +33,7 @@ class Mix(Operation):
     takes = "nothing"
     method = "GET"
     sheet = True
+    price = {"forwards": "n", "backwards": "0"}
     Params = MixParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: MixParams) -> Rows:

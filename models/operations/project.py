@@ -35,6 +35,10 @@ class Project(Operation):
     summary = "Finds the latents whose decoded image is nearest to each image."
     needs = (HasPrior, Decodes)
     gradients = True
+    price = {
+        "forwards": "inputs * (steps + 2 + (1 + Conditional) * Encodes + 64 * (1 - Encodes))",
+        "backwards": "inputs * steps",
+    }
     Params = ProjectParams
 
     def derivative(self, model: Family, params: ProjectParams, count: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:

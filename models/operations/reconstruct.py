@@ -20,6 +20,7 @@ class Reconstruct(Operation):
     name = "reconstruct"
     summary = "Encodes images and decodes them again."
     needs = (Encodes, Decodes)
+    price = {"forwards": "inputs * (2 + Conditional)", "backwards": "0"}
     Params = ReconstructParams
 
     def rows(self, model: Family, inputs: Tensor, params: ReconstructParams) -> Rows:

@@ -29,6 +29,7 @@ class Refine(Operation):
     summary = "Makes simulated images look like real ones."
     needs = (Refines,)
     any_size = True
+    price = {"forwards": "inputs * n * tiles", "backwards": "0"}
     Params = RefineParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: RefineParams) -> Rows:

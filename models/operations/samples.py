@@ -47,6 +47,7 @@ class Samples(Operation):
     takes = "nothing"
     method = "GET"
     sheet = True
+    price = {"forwards": "n", "backwards": "0"}
     Params = SamplesParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: SamplesParams) -> Rows:

@@ -20,6 +20,7 @@ class Search(Operation):
     takes = "either"
     gives = "pictured"
     dataset = True
+    price = {"forwards": "inputs + dataset * (1 - metric_pixels)", "backwards": "0"}
     Params = SearchParams
 
     def rows(self, model: Family, inputs, params: SearchParams) -> Rows:

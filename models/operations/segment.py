@@ -29,6 +29,7 @@ class Segment(Operation):
     summary = "Predicts the class of each pixel."
     needs = (Segments,)
     any_size = True
+    price = {"forwards": "inputs * tiles", "backwards": "0"}
     Params = SegmentParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: SegmentParams) -> Rows:

@@ -31,6 +31,7 @@ class Similar(Operation):
     gives = "pictured"
     method = "GET"
     dataset = True
+    price = {"forwards": "1 + dataset * (1 - metric_pixels)", "backwards": "0"}
     Params = SimilarParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: SimilarParams) -> Rows:

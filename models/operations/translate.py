@@ -36,6 +36,7 @@ class Translate(Operation):
     summary = "Translates images to the other domain."
     needs = (Translates,)
     any_size = True
+    price = {"forwards": "inputs * tiles * (1 + cycle) * (1 + min(tiles - 1, 1))", "backwards": "0"}
     Params = TranslateParams
 
     def rows(self, model: Family, inputs: Tensor | None, params: TranslateParams) -> Rows:

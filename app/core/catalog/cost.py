@@ -1,12 +1,15 @@
-"""The price of attacks and reports in passes through the model, computed from the catalog before anything runs.
+"""The price of operations, attacks and reports in passes through the model, computed before anything runs.
 
-In the catalog each attack has two expressions over its settings, the maximum forward and backward passes of one image,
-and each report with attacks has two over its params. Corrections of single images after rounding are not counted.
+In the catalog each attack has two expressions over its settings, the maximum forward and backward passes of one image;
+each operation, and each report with attacks, has two over its params. Corrections of single images after rounding are
+not counted. `Rates` predicts seconds from passes.
 """
 
 import ast
 import operator
-from typing import Any
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from app.core.catalog import Catalog
 from app.core.errors import QuotaExceeded
@@ -15,11 +18,31 @@ from app.core.settings import settings
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.Pow: operator.pow}  # fmt: skip
 FUNCTIONS = {"min": min, "max": max}
+BACKWARD = 1.7
+"""Time of a backward pass in units of a forward pass."""
+CHUNK = 8
+"""Images of a request that go through a small model together (workers/inference/batching.py)."""
+BATCH_SECONDS, PASS_SECONDS, PIXEL_SECONDS, PARAMETER_SECONDS = 1e-3, 2e-5, 1e-7, 2e-10
+"""The guess before a model is measured, on one core: for a batch, and for each image, value and weight in it."""
+SMOOTHING = 0.05
+"""Seconds by the guess that count as much as measurements: short calls say little about long ones."""
+DECAY, MAX_RATES = 0.9, 4096
 
 
 def evaluate(expression: str, names: dict[str, Any]) -> float:
     """The value of sums, products, powers, min and max over `names`. Raises ValueError for anything else."""
-    return _value(ast.parse(expression, mode="eval").body, names)
+    return _value(_parsed(expression), names)
+
+
+@lru_cache(1024)
+def _parsed(expression: str) -> ast.AST:
+    return ast.parse(expression, mode="eval").body
+
+
+@lru_cache(1024)
+def _zeros(expression: str) -> dict[str, int]:
+    """0 for each name of an expression: capabilities that a model lacks, and choices that are not taken."""
+    return {node.id: 0 for node in ast.walk(_parsed(expression)) if isinstance(node, ast.Name)}
 
 
 def _value(node: ast.AST, names: dict[str, Any]) -> float:
@@ -40,6 +63,86 @@ def of_attack(entry: dict[str, Any], config: dict[str, Any], classes: int, pixel
     names = config | {"classes": classes, "pixels": pixels}
     forwards, backwards = (evaluate(entry["price"][name], names) for name in ("forwards", "backwards"))
     return min(forwards, config.get("budget") or forwards), backwards
+
+
+class Passes(NamedTuple):
+    """The maximum passes of one request. `batches`: forward passes one after the other, each of several images."""
+
+    forwards: float
+    backwards: float
+    batches: float
+
+    @property
+    def total(self) -> int:
+        return round(self.forwards + self.backwards)
+
+    @property
+    def weight(self) -> float:
+        """The passes in units of a forward pass."""
+        return self.forwards + BACKWARD * self.backwards
+
+
+def of_operation(entries: Catalog, operation: str, params: dict[str, Any], about: dict[str, Any], rows: int) -> Passes:
+    """The maximum passes of a request with complete `params`, whose answer has `rows` images.
+
+    `about` has inputs (images or latents of the request), tiles (of an image that is cut into tiles), pixels and
+    classes of the model, groups (of ages), dataset (images of the dataset that is read) and the model's capabilities
+    as 1. Names in the expressions: those, the params (0 for null), `count_x` for the length of
+    a list x, `x_y` (1 or 0) whether the choice x is y, and for an attack `attack_forwards` and `attack_backwards` of
+    one image with all values of eps.
+    """
+    entry = entries["operations"][operation]
+    expressions = entry.get("price") or {"forwards": "inputs", "backwards": "0"}
+    names: dict[str, Any] = dict(_zeros(expressions["forwards"]))
+    names |= _zeros(expressions["backwards"]) | {key: 0 if value is None else value for key, value in params.items()}
+    for name, value in params.items():
+        if isinstance(value, list):
+            names[f"count_{name}"] = len(value)
+        elif isinstance(value, str):
+            names[f"{name}_{value}"] = 1
+    at_once = expressions.get("at_once", "1")
+    if "branches" in entry["params"]:
+        attack = entries["attacks"][params["method"]]
+        sweep = params.get("sweep") or ()
+        radii = len(sweep) if isinstance(sweep, list | tuple) else attack["sweep"]
+        runs = 1 + (min(radii, params.get("eps") is not None) if attack["minimal"] else radii)
+        forwards, backwards = of_attack(attack, params, about["classes"], about["pixels"])
+        names |= {"attack_forwards": runs * forwards, "attack_backwards": runs * backwards}
+        at_once = attack["price"].get("at_once", "1")
+    names |= about
+    forwards, backwards = evaluate(expressions["forwards"], names), evaluate(expressions["backwards"], names)
+    together = max(1, evaluate(at_once, names)) * max(1, min(rows, CHUNK))
+    return Passes(forwards, backwards, max(1.0, (forwards + BACKWARD * backwards) / together))
+
+
+class Rates:
+    """Seconds of a pass through each model, learned from answers; before the first a guess from its size.
+
+    A prediction is `factor * (batches * BATCH_SECONDS + passes * guess)`; the factor is learned for each key, which
+    names a version of a model and a kind of operation. Thread-safe where dictionaries are.
+    """
+
+    def __init__(self) -> None:
+        self._measured: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
+
+    def predict(self, key: tuple[str, str], passes: Passes, pixels: int, parameters: int) -> tuple[float, bool]:
+        """(seconds, whether they rest on a measurement of this model)."""
+        measured = self._measured.get(key) or self._measured.get((key[0], ""))
+        spent, nominal = measured or (0.0, 0.0)
+        factor = (spent + SMOOTHING) / (nominal + SMOOTHING)
+        return factor * _nominal(passes, pixels, parameters), nominal >= SMOOTHING
+
+    def learn(self, key: tuple[str, str], passes: Passes, pixels: int, parameters: int, seconds: float) -> None:
+        """`seconds` were spent on `passes`."""
+        spent, nominal = self._measured.pop(key, (0.0, 0.0))
+        self._measured[key] = [DECAY * spent + seconds, DECAY * nominal + _nominal(passes, pixels, parameters)]
+        if len(self._measured) > MAX_RATES:
+            self._measured.popitem(last=False)
+
+
+def _nominal(passes: Passes, pixels: int, parameters: int) -> float:
+    guess = PASS_SECONDS + pixels * PIXEL_SECONDS + parameters * PARAMETER_SECONDS
+    return passes.batches * BATCH_SECONDS + passes.weight * guess
 
 
 def of_report(

@@ -88,6 +88,8 @@ class Attack(ABC):
     """Maximum forward passes of an image, not counting repairs after rounding: an expression over the config, `classes`
     (of the model) and `pixels` (values per image) that app/core/catalog/cost.py evaluates."""
     backwards: ClassVar[str] = "steps"
+    at_once: ClassVar[str] = "1"
+    """Images made of one image that go through the model in one batch: an expression like `forwards`."""
     default_eps: ClassVar[dict[str, float]] = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 10.0}
     Config: ClassVar[type[Config]] = Config
 

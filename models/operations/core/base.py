@@ -115,6 +115,9 @@ class Operation(ABC):
     """Uses what a report of this kind fitted: `Params.report` names its job; `rows` and `result` may use `fitted`."""
     one_row_per_batch: ClassVar[bool] = False
     """`compute` runs the model many times per row, in batches of its own: it is given one row at a time."""
+    price: ClassVar[dict[str, str]] = {"forwards": "inputs", "backwards": "0"}
+    """Maximum passes of images or latents through a network of the model for one request: two expressions that
+    app/core/catalog/cost.py evaluates, which names the values they may use. Drawing latents is no pass."""
     Params: ClassVar[type[Params]] = Params
 
     view: DatasetView
