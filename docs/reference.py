@@ -78,6 +78,7 @@ SETTINGS = {
     "call_queue_limit": "Maximum images of waiting calls; beyond it calls are answered with 503 and Retry-After.",
     "call_batch": "Maximum images in a micro-batch.",
     "calls_in_flight": "Micro-batches that a web front may have under way at a time.",
+    "slow_call_threads": "Slow calls that an inference worker has under way at a time; they take turns to compute.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
     "sandbox_bytes": "Memory of the sealed process in which foreign graphs and files are worked on.",
     "sandbox_seconds": "Longest call of a sealed process; a later one is killed and replaced.",

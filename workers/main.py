@@ -4,6 +4,8 @@ A message for a job only wakes the slots, which do the work. This module does no
 """
 
 import atexit
+import logging
+import os
 import threading
 
 import structlog
@@ -17,8 +19,10 @@ from app.core.jobs.queue import celery
 from app.core.jobs.sweeper import Sweeper
 from app.core.settings import settings
 from app.core.store.database import migrate, transaction
+from workers.inference.lane import Current, run_calls
 from workers.jobs.slot import Slot
 
+__all__ = ["run_calls", "run_job"]
 log = structlog.get_logger(__name__)
 
 slots: list[Slot] = []
@@ -29,14 +33,6 @@ def run_job(job_id: str) -> None:
     """Wakes the slots. The table decides which job runs; the id is only a hint."""
     for slot in slots:
         slot.wake()
-
-
-@celery.task(name="workers.main.run_calls")
-def run_calls(payload: bytes) -> None:
-    """Answers a micro-batch of calls."""
-    from workers.inference.host import run_batch
-
-    run_batch(payload)
 
 
 class Presence(threading.Thread):
@@ -68,6 +64,8 @@ class Presence(threading.Thread):
 @setup_logging.connect
 def configure_logging(**_) -> None:
     logs.configure()
+    for name in ("celery.worker.strategy", "celery.app.trace"):  # two lines for each micro-batch
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 @celeryd_after_setup.connect
@@ -87,9 +85,13 @@ def start(instance, **_) -> None:
 
 def load_host() -> None:
     """Imports torch before the first call, which would otherwise wait for seconds."""
-    from workers.inference.host import host
+    try:
+        from workers.inference.host import lane
 
-    host()
+        Current.use(lane())
+    except BaseException:
+        log.exception("host_not_loaded")
+        os._exit(1)  # calls would wait for ever; whoever started this process says why it ends
 
 
 def ask_to_stop(threads: list[Slot | Presence]) -> None:

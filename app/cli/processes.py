@@ -15,6 +15,7 @@ from app.core.settings import Settings, settings
 from app.core.store.database import reading
 
 QUEUES = ("infer", "train", "light")
+CALL_THREADS = 16
 
 
 def parts(options: Settings, listener: socket.socket, own_broker: bool) -> list[Part]:
@@ -37,7 +38,10 @@ def parts(options: Settings, listener: socket.socket, own_broker: bool) -> list[
 def worker_command(queues: list[str]) -> list[str]:
     """The Celery worker for these queues; threads, because torch never runs in a forked process."""
     python = [sys.executable, "-W", "ignore:You're running the worker with superuser privileges"]  # as in containers
-    flags = ["--pool=threads", "--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    # a micro-batch that turns out long keeps its thread and lets the others compute (workers/inference/lane.py)
+    concurrency = CALL_THREADS if "infer" in queues else 1
+    flags = ["--pool=threads", f"--concurrency={concurrency}"]
+    flags += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     return [*python, "-m", "celery", "-q", "-A", "workers.main", "worker", "-Q", ",".join(queues), *flags]
 
 

@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     call_queue_limit: int = Field(2048, ge=1)
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
+    slow_call_threads: int = Field(4, ge=1)
 
     # sealed child processes for foreign graphs and files (workers/sandbox): memory and longest call of each
     sandbox_bytes: int = Field(2 * GiB, ge=256 * MiB)

@@ -59,6 +59,7 @@ def serve_calls(socket: Path) -> None:
     """An inference worker's consumer: takes messages off the queue and runs their Celery task in this thread."""
     from workers import main
 
+    main.load_host()
     client = redis.Redis(unix_socket_path=str(socket))
     while True:
         message = json.loads(client.brpop("infer")[1])

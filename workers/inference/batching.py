@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from models import deadline
 from models.family import Family
 from models.operations.core.base import Operation, Params, Rows
 
@@ -79,12 +80,13 @@ def plan_for(loaded: LoadedModel, operation: Operation, params: Params, rows: Ro
     key = (operation.name, operation.batch_key(params), shapes)
     if operation.gradients:
         key = (operation.name, getattr(params, "goal", None))
-    if key not in loaded.plans:
+    if (plan := loaded.plans.get(key)) is None:
+        trial = _try_gradients if operation.gradients else _try_forward
+        plan = trial(loaded, operation, params, rows)
         if len(loaded.plans) >= MAX_PLANS:
             loaded.plans.clear()
-        trial = _try_gradients if operation.gradients else _try_forward
-        loaded.plans[key] = trial(loaded, operation, params, rows)
-    return loaded.plans[key]
+        loaded.plans[key] = plan
+    return plan
 
 
 def _in_chunks(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows, sizes: tuple[int, ...]) -> Rows:
@@ -115,6 +117,7 @@ def _padded(rows: Rows, start: int, stop: int, size: int) -> Rows:
 
 
 def _run(loaded: LoadedModel, operation: Operation, params: Params, rows: Rows) -> Rows:
+    deadline.check()
     rows = {name: tensor.to(loaded.device) for name, tensor in rows.items()}
     mode: AbstractContextManager = torch.enable_grad() if operation.gradients else torch.inference_mode()
     with mode:
@@ -165,6 +168,7 @@ def _try_gradients(loaded: LoadedModel, operation: Operation, params: Params, ro
             return BatchPlan((chunk,), shares=False)  # a black-box network: there is no gradient to compare
 
     def outputs_and_gradient(part: Tensor) -> Rows:
+        deadline.check()
         leaf = part.to(loaded.device, copy=True).requires_grad_()
         outputs = network(leaf)
         (gradient,) = torch.autograd.grad(outputs.square().sum(), leaf)

@@ -8,6 +8,7 @@ import structlog
 import torch
 
 from app.core.settings import settings
+from models import deadline
 from models.operations.core.base import Operation
 from models.registry import operations
 from models.types import ModelError
@@ -29,6 +30,10 @@ class ModelCache:
         self._loading: dict[str, Future] = {}
         self._lock = threading.Lock()
 
+    def __contains__(self, digest: str) -> bool:
+        """Whether the model is in memory."""
+        return digest in self._models
+
     def get(self, digest: str) -> LoadedModel:
         """The model, from memory or from the blob store. Raises NotFound."""
         with self._lock:
@@ -39,7 +44,9 @@ class ModelCache:
             future = self._loading.setdefault(digest, Future())
         if mine:
             self._load(digest, future)
-        return future.result()
+            return future.result()
+        with deadline.paused():  # another thread loads it, and may need the turn
+            return future.result()
 
     @property
     def digests(self) -> list[str]:
@@ -62,12 +69,14 @@ class ModelCache:
         future.set_result(loaded)
 
     def _warm(self, digest: str) -> LoadedModel:
-        model = load_model(digest).to(self.device)
+        with deadline.paused():
+            model = load_model(digest).to(self.device)
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
         supported = {name: operation for name, operation in operations().items() if operation.fits(type(model))}
         loaded = LoadedModel(digest, model, int(weights * OVERHEAD), supported)
         if settings().executor == "onnx" and self.device.type == "cpu":
-            loaded.forward = by_runtime(digest, model)
+            with deadline.paused():
+                loaded.forward = by_runtime(digest, model)
             loaded.bytes += weights  # the runtime holds weights of its own
         for operation in dict.fromkeys(supported.values()):  # once for all names
             if not operation.dataset and operation.report is None:

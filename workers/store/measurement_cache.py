@@ -12,6 +12,7 @@ from torch import Tensor, from_numpy
 
 from app.core.errors import InvalidRequest, NotFound
 from app.core.store import blobs
+from models import deadline
 from models.data import Columns
 from models.evaluation.dataset_view import DatasetView
 from models.operations.core.base import Operation, Params
@@ -43,13 +44,16 @@ class MeasurementCache:
         """The rows of `key`. Raises InvalidRequest if they must be computed and cost more than `most` numbers."""
         with self._lock:
             computing = self._computing.setdefault(key, threading.Lock())
-        with computing:  # of concurrent requests for a key, one computes
-            try:
-                rows = self._in_memory(key)
-                return self._load_or_compute(key, most, numbers, compute) if rows is None else rows
-            finally:
-                with self._lock:
-                    self._computing.pop(key, None)
+        if not computing.acquire(blocking=False):  # of concurrent requests for a key, one computes
+            with deadline.paused():
+                computing.acquire()
+        try:
+            rows = self._in_memory(key)
+            return self._load_or_compute(key, most, numbers, compute) if rows is None else rows
+        finally:
+            computing.release()
+            with self._lock:
+                self._computing.pop(key, None)
 
     def _in_memory(self, key: str) -> Tensor | None:
         with self._lock:
@@ -90,7 +94,7 @@ def attach_inputs(
     loaded: LoadedModel,
     params: Params,
     most: int | None = None,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = deadline.check,
 ) -> None:
     """Attaches the dataset and the report's fit that the operation needs; it may measure `most` numbers of images.
 

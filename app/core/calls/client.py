@@ -23,6 +23,8 @@ from app.core.calls.messages import QUEUE, Answer, Call, pack_calls, task_messag
 from app.core.errors import AnamorphError, DeadlineExceeded, Overloaded, Unavailable, WorkerLost
 
 BATCH_BYTES = 8 << 20  # larger entries would occupy the broker's only thread for too long
+LATER = 16
+"""Micro-batches that others may overtake, at most."""
 BROKER_ERRORS = (RedisError, OSError, asyncio.TimeoutError)
 log = structlog.get_logger(__name__)
 
@@ -43,6 +45,7 @@ class _Batch:
     weight: int
     sent_at: float = field(default_factory=time.monotonic)
     repeated: bool = False
+    later: bool = False
 
 
 class CallClient:
@@ -124,6 +127,10 @@ class CallClient:
     def batches_out(self) -> int:
         return len(self._batches)
 
+    @property
+    def _under_way(self) -> int:
+        return sum(not batch.later for batch in self._batches)
+
     def _late(self, waiting: _Waiting) -> AnamorphError:
         if waiting.batch is None:
             return Overloaded(
@@ -149,13 +156,13 @@ class CallClient:
         self._arm()
 
     def _arm(self) -> None:
-        if self._queue and not self._armed and len(self._batches) < self.in_flight:
+        if self._queue and not self._armed and self._under_way < self.in_flight:
             self._armed = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._armed = False
-        while self._queue and len(self._batches) < self.in_flight:
+        while self._queue and self._under_way < self.in_flight:
             batch = self._take()
             self._batches.add(batch)
             self._spawn(self._send(batch))
@@ -210,11 +217,20 @@ class CallClient:
             waiting = self._calls.get(number)
             if waiting is None or waiting.future.done():
                 continue
+            if outcome is None:
+                self._let_pass(waiting.batch)
+                continue
             self._measure(waiting)
             if isinstance(outcome, AnamorphError):
                 waiting.future.set_exception(outcome)
             else:
                 waiting.future.set_result(outcome)
+
+    def _let_pass(self, batch: _Batch | None) -> None:
+        """Sends others while this one takes long: its model is being loaded, or it costs more than was predicted."""
+        if batch and sum(other.later for other in self._batches) < LATER:
+            batch.later = True
+            self._arm()
 
     def _measure(self, waiting: _Waiting) -> None:
         if waiting.batch:

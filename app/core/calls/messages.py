@@ -76,11 +76,14 @@ def pack_gone(reply_to: str, numbers: Iterable[int]) -> bytes:
     return msgpack.packb({"reply_to": reply_to, "ids": list(numbers)})
 
 
-def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError]]:
-    """The answers of one reply; a worker may answer a micro-batch in several."""
+def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError | None]]:
+    """The answers of one reply; a worker may answer a micro-batch in several. None: the answer takes longer."""
     for entry in msgpack.unpackb(reply):
-        problem = entry.get("problem")
-        yield entry["id"], from_problem(problem) if problem else Answer(**entry["answer"])
+        if entry.get("later"):
+            yield entry["id"], None
+        else:
+            problem = entry.get("problem")
+            yield entry["id"], from_problem(problem) if problem else Answer(**entry["answer"])
 
 
 def task_message(payload: bytes) -> str:
