@@ -23,7 +23,9 @@ def many(conn: Connection, rows: Iterable[Row]) -> list[wire.Job]:
     rows = list(rows)
     latest = _latest_metrics(conn, [row["id"] for row in rows])
     alarms = _alarms(conn, [row["id"] for row in rows if row["kind"] == "training"])
-    return [_view(conn, row, latest.get(row["id"], {}), alarms.get(row["id"], {})) for row in rows]
+    queues = {row["queue"] for row in rows if row["state"] == "queued"}
+    places = jobs.queue_positions(conn, queues) if queues else {}
+    return [_view(row, places.get(row["id"]), latest.get(row["id"], {}), alarms.get(row["id"], {})) for row in rows]
 
 
 def artifacts(row: Row) -> dict[str, str]:
@@ -32,13 +34,13 @@ def artifacts(row: Row) -> dict[str, str]:
     return {name: key for name, key in keys.items() if isinstance(key, str)}
 
 
-def _view(conn: Connection, row: Row, metrics: dict[str, float | None], alarms: dict) -> wire.Job:
+def _view(row: Row, place: int | None, metrics: dict[str, float | None], alarms: dict) -> wire.Job:
     return wire.Job(
         id=row["id"],
         kind=row["kind"],
         status=row["state"],
         progress=wire.Progress(**(row["progress"] or {})),
-        queue_position=jobs.queue_position(conn, row["id"]) if row["state"] == "queued" else None,
+        queue_position=place,
         attempt=row["attempt"],
         cancel_requested=row["cancel_requested"],
         created_at=row["created_at"],

@@ -2,18 +2,18 @@
 
 import shutil
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 
-from sqlalchemy import Connection, Engine, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, insert, select, text, update
 
 from app.core.jobs.checkpoints import CHECKPOINT
-from app.core.jobs.queries import TERMINAL
 from app.core.settings import settings
 from app.core.store import blobs
-from app.core.store.database import clock, reading, transaction
-from app.core.store.tables import datasets, jobs
+from app.core.store.database import clock, new_id, reading, transaction
+from app.core.store.tables import datasets, ended_jobs, jobs
 
 KEEP_SECONDS = 86_400
 """How long the arrays of a deleted dataset are kept, for trainings that are resumed."""
@@ -23,6 +23,8 @@ IMPORT_FOLDER = "anamorph-import-"
 def clean(bind: Engine | None = None) -> None:
     with reading(bind) as conn:
         digests, ended = forgotten(conn), outlived(conn)
+    with transaction(bind, durable=False) as conn:
+        sum_ended(conn)
     for digest in digests:
         forget(digest, bind)
     for job_id in ended:
@@ -72,9 +74,13 @@ def _needed(conn: Connection, digest: str) -> bool:
 
 def outlived(conn: Connection) -> list[str]:
     """Ended jobs with checkpoints that were not resumed within `checkpoint_days`."""
+    return list(conn.execute(select(jobs.c.id).where(_outlived()).order_by(jobs.c.finished_at).limit(1000)).scalars())
+
+
+def _outlived() -> ColumnElement[bool]:
     old = jobs.c.finished_at < clock() - settings().checkpoint_days * 86_400
-    ended = select(jobs.c.id).where(jobs.c.state.in_(TERMINAL), jobs.c.checkpoint.is_not(None), old)
-    return list(conn.execute(ended.order_by(jobs.c.id).limit(1000)).scalars())
+    # the text of the index, so that it is used
+    return and_(text("checkpoint IS NOT NULL"), old)  # only a job that ended has finished_at
 
 
 def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
@@ -83,8 +89,8 @@ def drop_checkpoints(job_id: str, bind: Engine | None = None) -> None:
     The row is locked meanwhile, so that nobody resumes it. Nothing is deleted while a queued fork needs them.
     """
     with transaction(bind) as conn:
-        conn.execute(select(jobs.c.id).where(jobs.c.id == job_id).with_for_update()).all()
-        if job_id not in outlived(conn) or _forked(conn, job_id):
+        mine = select(jobs.c.id).where(jobs.c.id == job_id, _outlived()).with_for_update()
+        if conn.execute(mine).first() is None or _forked(conn, job_id):
             return
         for key, _ in blobs.list(f"jobs/{job_id}"):
             if key.rsplit("/", 1)[-1].startswith(CHECKPOINT):
@@ -97,6 +103,16 @@ def _forked(conn: Connection, job_id: str) -> bool:
     active = select(jobs.c.spec).where(jobs.c.kind == "training", jobs.c.state.in_(("queued", "running")))
     forks = (spec.get("fork_from") for spec in conn.execute(active).scalars())
     return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
+
+
+def sum_ended(conn: Connection) -> None:
+    """Replaces the rows that count ended jobs by one per kind and state."""
+    gone = conn.execute(delete(ended_jobs).returning(ended_jobs.c.kind, ended_jobs.c.state, ended_jobs.c.change))
+    sums: Counter = Counter()
+    for kind, state, change in gone:
+        sums[kind, state] += change
+    for (kind, state), change in sums.items():
+        conn.execute(insert(ended_jobs).values(id=new_id(), kind=kind, state=state, change=change))
 
 
 def remove_import_folders(age_seconds: float = KEEP_SECONDS) -> None:

@@ -13,11 +13,11 @@ Every change is one conditional UPDATE and its event. If it matches no row, anot
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
 from app.core.errors import Conflict, InvalidRequest, QuotaExceeded
 from app.core.jobs import events
@@ -32,7 +32,7 @@ from app.core.jobs.recovery import mark_unannounced as mark_unannounced
 from app.core.jobs.recovery import sweep as sweep
 from app.core.jobs.recovery import take_unannounced as take_unannounced
 from app.core.jobs.recovery import to_sweep as to_sweep
-from app.core.jobs.statements import change, end, held_by, late, lock, queued
+from app.core.jobs.statements import change, count_ended, end, held_by, late, lock, queued
 from app.core.settings import settings
 from app.core.store.database import clock, encode_json, new_id
 from app.core.store.tables import jobs
@@ -138,14 +138,16 @@ def active_count(conn: Connection, tenant: str) -> int:
     return conn.execute(select(func.count()).where(jobs.c.tenant == tenant, active)).scalar_one()
 
 
-def queue_position(conn: Connection, job_id: str) -> int | None:
-    """1 for the job that starts next, tenants taking turns; None for a job that does not wait."""
-    turn = func.row_number().over(partition_by=jobs.c.tenant, order_by=jobs.c.id)
-    queue = select(jobs.c.queue).where(jobs.c.id == job_id).scalar_subquery()
-    waiting = select(jobs.c.id, turn.label("turn")).where(jobs.c.state == "queued", jobs.c.queue == queue).subquery()
-    mine = select(waiting.c.turn).where(waiting.c.id == job_id).scalar_subquery()
-    ahead = or_(waiting.c.turn < mine, and_(waiting.c.turn == mine, waiting.c.id <= job_id))
-    return conn.execute(select(func.count()).select_from(waiting).where(ahead)).scalar_one() or None
+def queue_positions(conn: Connection, queues: Iterable[str]) -> dict[str, int]:
+    """The place of each waiting job of these queues: 1 for the job that starts next, tenants taking turns."""
+    turn = func.row_number().over(partition_by=(jobs.c.queue, jobs.c.tenant), order_by=jobs.c.id)
+    waiting = (
+        select(jobs.c.id, jobs.c.queue, turn.label("turn"))
+        .where(jobs.c.state == "queued", jobs.c.queue.in_(list(queues)))
+        .subquery()
+    )
+    place = func.row_number().over(partition_by=waiting.c.queue, order_by=(waiting.c.turn, waiting.c.id))
+    return dict(tuple(row) for row in conn.execute(select(waiting.c.id, place)))
 
 
 def cancel(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
@@ -172,6 +174,7 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
     again = queued(ended).values(failures=0, error=None, finished_at=None, deadline=None, run_after=clock())
     if not change(conn, again, "queued", {"why": "resumed"}):
         raise Conflict(f"The job is {job['state']}; only a failed or canceled job can be resumed.", state=job["state"])
+    count_ended(conn, job["kind"], job["state"], -1)
     return get(conn, tenant, job_id)
 
 

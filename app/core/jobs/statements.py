@@ -1,12 +1,14 @@
 """Pieces of the statements that change a job's state; used by `state` (clients, holders) and `recovery` (sweepers)."""
 
+from collections import Counter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, func, insert, select, update
 
 from app.core.jobs import events
-from app.core.store.database import clock
-from app.core.store.tables import jobs
+from app.core.jobs.queries import TERMINAL
+from app.core.store.database import clock, new_id
+from app.core.store.tables import ended_jobs, jobs
 
 
 def held_by(job_id: str, token: str) -> ColumnElement[bool]:
@@ -45,7 +47,15 @@ def change(
     conn: Connection, statement: Update, kind: str, data: dict[str, Any] | None = None, by: str | None = None
 ) -> int:
     """Runs one change of state and writes an event for each changed row; `by` is the token of a holder that did it."""
-    changed = conn.execute(statement.returning(jobs.c.id)).scalars().all()
-    for job_id in changed:
+    changed = conn.execute(statement.returning(jobs.c.id, jobs.c.kind)).all()
+    for job_id, _ in changed:
         events.append(conn, job_id, kind, data or {}, by=by)
+    if kind in TERMINAL:
+        for kind_of_job, number in Counter(kind_of_job for _, kind_of_job in changed).items():
+            count_ended(conn, kind_of_job, kind, number)
     return len(changed)
+
+
+def count_ended(conn: Connection, kind: str, state: str, change: int) -> None:
+    """Adds to the number of ended jobs that `queries.counts` reads."""
+    conn.execute(insert(ended_jobs).values(id=new_id(), kind=kind, state=state, change=change))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, collate, func, select, true, update
 
 from app.core import catalog, names
 from app.core.catalog.builtins import BUILTINS, Builtin
@@ -32,12 +32,12 @@ def get(conn: Connection, tenant: str, name: str) -> Row | Builtin:
 
 def page(conn: Connection, tenant: str, limit: int, after: str | None = None) -> tuple[list[Row | Builtin], str | None]:
     """A page of datasets by name, the built-in ones among them, and the cursor of the next page."""
-    imported = conn.execute(select(datasets.c.name).where(_alive(tenant))).scalars()
-    order = sorted(
-        name for name in {*imported, *BUILTINS} if name > (after or "")
-    )  # Python's order, whatever the collation of the database
-    rows = conn.execute(select(datasets).where(_alive(tenant), datasets.c.name.in_(order[:limit]))).mappings()
-    by_name: dict[str, Row | Builtin] = dict(BUILTINS) | {row["name"]: dict(row) for row in rows}
+    by_code = collate(datasets.c.name, "C") if conn.dialect.name == "postgresql" else datasets.c.name  # Python's order
+    later = _alive(tenant) & (by_code > after if after else true())
+    rows = conn.execute(select(datasets).where(later).order_by(by_code).limit(limit + 1)).mappings()
+    by_name: dict[str, Row | Builtin] = {name: about for name, about in BUILTINS.items() if name > (after or "")}
+    by_name |= {row["name"]: dict(row) for row in rows}
+    order = sorted(by_name)
     return [by_name[name] for name in order[:limit]], order[limit - 1] if len(order) > limit else None
 
 
@@ -53,8 +53,8 @@ def remove(conn: Connection, tenant: str, name: str) -> None:
 def importing(conn: Connection, tenant: str, name: str) -> str | None:
     """The id of a queued or running job that will make a dataset of this name."""
     active = (jobs.c.tenant == tenant) & (jobs.c.kind == "dataset") & jobs.c.state.in_(("queued", "running"))
-    rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active).order_by(jobs.c.id.desc()))
-    return next((row.id for row in rows if row.spec.get("name") == name), None)
+    rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active))  # sorted here: the few active ones by their index
+    return max((row.id for row in rows if row.spec.get("name") == name), default=None)
 
 
 def stored_bytes(conn: Connection, tenant: str) -> int:

@@ -70,8 +70,8 @@ def training_of(conn: Connection, tenant: str, name: str) -> str | None:
     """The id of the newest queued or running training or import that will make a model of this name."""
     making = (jobs.c.tenant == tenant) & jobs.c.kind.in_(("training", "model"))
     active = making & jobs.c.state.in_(("queued", "running"))
-    rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active).order_by(jobs.c.id.desc()))
-    return next((row.id for row in rows if row.spec.get("name") == name), None)
+    rows = conn.execute(select(jobs.c.id, jobs.c.spec).where(active))  # sorted here: the few active ones by their index
+    return max((row.id for row in rows if row.spec.get("name") == name), default=None)
 
 
 def remove(conn: Connection, tenant: str, text: str) -> list[str]:

@@ -71,9 +71,29 @@ jobs = Table(
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')", name="state"),
     CheckConstraint("(state = 'running') = (token IS NOT NULL)", name="token"),
     Index(None, "state", "queue", "tenant", "id"),
-    Index(None, "tenant", "state"),
     Index(None, "tenant", "id"),
+    Index(None, "tenant", "state", "id"),
+    Index(None, "tenant", "kind", "id"),
+    Index(None, "tenant", "kind", "state", "id"),
     Index(None, "tenant", "queue", "claimed_at"),
+    # few jobs keep checkpoints, and cleanup asks for the oldest of them
+    Index(
+        "ix_jobs_checkpoint",
+        "finished_at",
+        sqlite_where=text("checkpoint IS NOT NULL"),
+        postgresql_where=text("checkpoint IS NOT NULL"),
+    ),
+)
+
+ended_jobs = Table(
+    "ended_jobs",
+    metadata,
+    # how many jobs have ended, by kind and state: rows are only added, so that no two endings wait for each other;
+    # the number is the sum of `change`, and cleanup replaces the rows by their sums
+    Column("id", ID, primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("change", Integer, nullable=False),
 )
 
 ALARMS = ("alarm", "alarm_treated", "alarm_cleared")

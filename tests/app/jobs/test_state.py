@@ -1,15 +1,15 @@
 """The state machine: every change by the right one, once, and refused to everyone else. On SQLite and PostgreSQL."""
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 
 from app.core.errors import Conflict, InvalidRequest, NotFound, QuotaExceeded
-from app.core.jobs import events
+from app.core.jobs import cleanup, events
 from app.core.jobs import state as jobs
 from app.core.jobs.state import LeaseLost
 from app.core.store.database import clock, now, reading, transaction
+from app.core.store.tables import ended_jobs, workers
 from app.core.store.tables import jobs as table
-from app.core.store.tables import workers
 
 PROBLEM = {"code": "worker-lost", "detail": "gone"}
 
@@ -354,15 +354,16 @@ def test_the_tenant_with_fewer_running_jobs_goes_first(conn):
 def test_queue_positions_are_the_order_of_starting(conn):
     made = [accepted(conn, tenant=tenant)["id"] for tenant in ("a", "a", "a", "b", "c", "c")]
     other_queue = accepted(conn, kind="dataset")["id"]
-    positions = {jobs.queue_position(conn, job_id): job_id for job_id in made}
-    assert sorted(positions) == [1, 2, 3, 4, 5, 6]
-    assert jobs.queue_position(conn, other_queue) == 1
+    places = jobs.queue_positions(conn, ["train", "light"])
+    assert places.pop(other_queue) == 1
+    positions = {place: job_id for job_id, place in places.items()}
+    assert sorted(positions) == [1, 2, 3, 4, 5, 6] and set(places) == set(made)
     order = []
     while claim := jobs.claim_oldest(conn, "train", "w"):
         jobs.finish(conn, claim.id, claim.token, {})
         order.append(claim.id)
     assert order == [positions[place] for place in range(1, 7)]
-    assert jobs.queue_position(conn, made[0]) is None
+    assert not jobs.queue_positions(conn, ["train"])
 
 
 def test_each_queued_job_is_announced_once_and_again_after_a_while(conn):
@@ -449,3 +450,47 @@ def test_a_tenant_has_a_maximum_number_of_active_jobs(conn, configure):
 def test_counts_are_by_kind_and_state(conn):
     accepted(conn), claimed(conn), claimed(conn, kind="dataset", tenant="other")
     assert jobs.counts(conn) == {("training", "queued"): 1, ("training", "running"): 1, ("dataset", "running"): 1}
+
+
+def test_counts_follow_every_ending_and_resume(conn):
+    done, failed = claimed(conn), claimed(conn)
+    jobs.finish(conn, done.id, done.token, {})
+    jobs.fail(conn, failed.id, failed.token, {"code": "x"})
+    jobs.cancel(conn, "t", accepted(conn, kind="dataset")["id"])
+    ended = {("training", "succeeded"): 1, ("training", "failed"): 1, ("dataset", "canceled"): 1}
+    assert jobs.counts(conn) == ended
+    cleanup.sum_ended(conn)
+    assert jobs.counts(conn) == ended
+    jobs.resume(conn, "t", failed.id)
+    assert jobs.counts(conn) == {
+        ("training", "succeeded"): 1,
+        ("training", "queued"): 1,
+        ("dataset", "canceled"): 1,
+    }
+    cleanup.sum_ended(conn)
+    assert len(conn.execute(select(ended_jobs)).all()) == 3
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"state": "queued"}, {"kind": "training"}, {"kind": "report", "state": "failed"}]
+)
+def test_a_list_reads_only_rows_of_its_page(engine, filters):
+    """The query plan: an index whose columns are the tenant, the filters and the id."""
+    plans = []
+
+    def explain(conn, cursor, statement, parameters, *_):
+        if engine.dialect.name == "sqlite" and statement.startswith("SELECT"):
+            rows = cursor.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
+            plans.extend(row[3] for row in rows)
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        with reading(engine) as conn:
+            jobs.list_jobs(conn, "t", **filters)
+            cleanup.outlived(conn)
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    columns = "_".join(["tenant", *sorted(filters), "id"])
+    if engine.dialect.name == "sqlite":
+        assert f"ix_jobs_{columns} (" in plans[0] and "ix_jobs_checkpoint (" in plans[1], plans
+        assert not any("TEMP B-TREE" in plan for plan in plans[:1])
