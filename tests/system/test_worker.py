@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from app.core.jobs import state
 from app.core.jobs import workers as worker_rows
 from app.core.store.database import make_engine, reading
 from app.core.store.tables import jobs
 from tests.servers import Valkey
-from tests.system.drill import CELERY, QUIET, ROOT
+from tests.system.chain import CELERY, QUIET
 from tests.system.processes import descendants, end, eventually
+
+ROOT = Path(__file__).parents[2]
 
 
 class House:
@@ -30,7 +33,6 @@ class House:
             "BLOBS_URL": f"file://{folder}/blobs",
             "ANAMORPH_DATA_DIR": str(folder),
             "ANAMORPH_SWEEP_SECONDS": str(sweep_seconds),
-            "DRILL_FOLDER": str(folder),
             "PYTHONPATH": str(ROOT),
         }
 
@@ -71,9 +73,9 @@ def test_a_worker_hears_a_ring_and_leaves_its_job_in_order(folder, sqlite_url):
     house, broker = House(folder, sqlite_url, sweep_seconds=30), Valkey(folder)
     try:
         worker = house.start_worker()
-        assert house.present()[0]["queues"] == ["light", "train"]
+        assert house.present()[0]["queues"] == sorted(state.QUEUES)
         time.sleep(1)  # its first look at the table is over
-        house.start("-m", "tests.system.drill_front", "1", "100000", "0.05")
+        house.start("-m", "tests.system.chain", "front", "100000", "0.05")
         job = eventually(lambda: (row := house.job()) and row.state == "running" and row.checkpoint and row, 25)
         children = descendants(worker.pid)
         assert end(worker) == 0
@@ -92,7 +94,7 @@ def test_jobs_run_without_any_broker(folder, sqlite_url):
     house = House(folder, sqlite_url, sweep_seconds=0.5)
     try:
         house.start_worker()
-        house.start("-m", "tests.system.drill_front", "1", "4", "0.01")
+        house.start("-m", "tests.system.chain", "front", "4", "0.01")
         eventually(lambda: (row := house.job()) and row.state == "succeeded", 60)
     finally:
         house.close()
