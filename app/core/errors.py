@@ -8,7 +8,7 @@ AnamorphError
 ├─ Conflict · UnsupportedOperation · ModelNotReady                                           409
 ├─ CrossSite 403 · RequestTimeout 408 · TooLarge 413 · UnsupportedMedia 415 · HeadersTooLarge 431
 ├─ QuotaExceeded · RateLimited 429
-├─ Overloaded · Unavailable · WorkerLost · OutOfMemory 503 · DeadlineExceeded 504 · StorageFull 507
+├─ Overloaded · Unavailable · WorkerLost · OutOfMemory · StorageDamaged 503 · DeadlineExceeded 504 · StorageFull 507
 └─ AttemptsExhausted · Internal 500
 """
 
@@ -156,6 +156,12 @@ class WorkerLost(AnamorphError):
 
 class OutOfMemory(AnamorphError):
     status, code, title = 503, "out-of-memory", "Out of memory"
+
+
+class StorageDamaged(AnamorphError):
+    """Stored bytes are missing or are not those that were stored; another attempt would read the same."""
+
+    status, code, title = 503, "storage-damaged", "Stored files damaged"
 
 
 class DeadlineExceeded(AnamorphError):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -15,7 +16,7 @@ from app.core.errors import WorkerLost
 from app.core.jobs import sweeper
 from app.core.jobs import workers as worker_rows
 from app.core.settings import settings
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store.database import engine as shared_engine
 from app.core.store.database import new_id, now, transaction
 from app.core.store.tables import datasets, model_names, models
@@ -160,11 +161,21 @@ async def client(app):
 
 
 def add_model(
-    name: str, family: str = "vae", tenant: str = "local", digest: str | None = None, dataset: str = "squares"
+    name: str,
+    family: str = "vae",
+    tenant: str = "local",
+    digest: str | None = None,
+    dataset: str = "squares",
+    version: int = 0,
 ) -> str:
-    """A published version that its name means from now on; its digest."""
-    digest = digest or hashlib.sha256(f"{tenant} {name}".encode()).hexdigest()
-    card = {"digest": digest, "name": name, "family": family, "data": {"height": 8, "width": 8, "channels": 1}}
+    """A published version that its name means from now on; its digest. One of another `digest` has no weights."""
+    weights = f"{tenant} {name} {family} {version}".encode()
+    card = {"name": name, "family": family, "data": {"height": 8, "width": 8, "channels": 1}}
+    if digest is None:
+        digest = hashlib.sha256(weights + integrity.undigested(card)).hexdigest()
+        with suppress(FileExistsError):
+            blobs.put(f"models/{digest}/weights.safetensors", weights)
+    card["digest"] = digest
     with transaction() as conn:
         row = {"id": new_id(), "tenant": tenant, "digest": digest, "name": name, "family": family, "card": card}
         row |= {
@@ -172,7 +183,7 @@ def add_model(
             "config": {},
             "seed": 0,
             "metrics": {"mse": 0.1},
-            "bytes": 100,
+            "bytes": len(weights),
             "created_at": now(conn),
         }
         conn.execute(models.insert().values(**row, capabilities=CAPABILITIES[family]))

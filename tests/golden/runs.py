@@ -21,7 +21,7 @@ from app.core.store import blobs
 from app.core.store.database import clock, encode_json, new_id, reading, transaction
 from app.core.store.tables import datasets
 from tests.models.data import dataset
-from tests.workers.trainings import TENANT, accept, attempt, finish
+from tests.workers.trainings import TENANT, accept, attempt, finish, put_dataset
 from workers.inference.host import Host
 from workers.jobs.kinds import runner_of
 
@@ -113,11 +113,9 @@ def store_dataset(layout: str) -> None:
     spec, train, validation = dataset(layout, (1, SIDE, SIDE), 24)
     facts = {"layout": layout, "height": SIDE, "width": SIDE, "channels": 1, "classes": spec.classes}
     facts |= {"columns": spec.columns, "ages": spec.ages, "identities": spec.identities}
-    digest = hashlib.sha256(encode_json(facts).encode()).hexdigest()
-    for side, split in {"train": train, "validation": validation}.items():
-        for name, array in split.columns.items():
-            blobs.put(f"datasets/{digest}/{side}/{name}.npy", npy(array))
-    blobs.put(f"datasets/{digest}/facts.json", encode_json(facts).encode())
+    sides = {"train": train, "validation": validation}
+    files = {f"{side}/{name}.npy": npy(array) for side in sides for name, array in sides[side].columns.items()}
+    digest = put_dataset(encode_json(facts).encode(), files)
     row = {"id": new_id(), "tenant": TENANT, "name": layout, "layout": layout, "digest": digest, "facts": facts}
     row |= {"source": "upload", "bytes": 1, "licence": "CC0", "attribution": "nobody", "created_at": clock()}
     with transaction() as conn:

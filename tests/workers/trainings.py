@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from app.core.jobs import state as jobs
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store.database import clock, encode_json, new_id, transaction
 from app.core.store.tables import datasets
 from workers.jobs.job import Result, RunningJob
@@ -23,20 +23,29 @@ def store_dataset(name: str = "small", count: int = 24, size: int = 8, seed: int
         "layout": "labelled", "height": size, "width": size, "channels": 1, "classes": ["one", "two", "three"],
         "columns": {side: {"images": rows, "labels": rows} for side, rows in columns.items()},
     }  # fmt: skip
-    digest = hashlib.sha256(encode_json([facts, seed]).encode()).hexdigest()
+    head, files = encode_json(facts).encode(), {}
     for side, rows in columns.items():
         labels = draws.integers(0, 3, rows)
         images = (draws.random((rows, 1, size, size)) * 80 + 80 * labels[:, None, None, None]).astype(np.uint8)
         for column, array in {"images": images, "labels": labels}.items():
             file = io.BytesIO()
             np.save(file, array)
-            blobs.put(f"datasets/{digest}/{side}/{column}.npy", file.getvalue())
-    blobs.put(f"datasets/{digest}/facts.json", encode_json(facts).encode())
+            files[f"{side}/{column}.npy"] = file.getvalue()
+    digest = put_dataset(head, files)
     row = {"id": new_id(), "tenant": tenant or TENANT, "name": name, "digest": digest, "facts": facts}
     row |= {"layout": "labelled"}
     row |= {"source": "upload", "bytes": 1, "licence": "CC0", "attribution": "nobody"}
     with transaction() as conn:
         conn.execute(datasets.insert().values(**row, created_at=clock()))
+    return digest
+
+
+def put_dataset(head: bytes, files: dict[str, bytes]) -> str:
+    """Stores facts and arrays as an import does; returns their digest."""
+    hashes = [(name, hashlib.sha256(files[name]).digest()) for name in sorted(files)]
+    digest = integrity.dataset_digest(head, hashes)
+    for name, data in {**files, "facts.json": head}.items():
+        blobs.put(f"datasets/{digest}/{name}", data)
     return digest
 
 

@@ -1,7 +1,6 @@
 """The last steps of an import: splits the rows, writes .npy files and facts, and stores them under their digest."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from app.core.store import blobs
+from app.core.errors import StorageDamaged
+from app.core.store import blobs, integrity
 from workers.codecs import fit, grid_png
 from workers.data.checks import age_and_identity_facts, check_sides, column_stats, warn_about_classes, warn_about_images
 from workers.data.classes import mask_codes, name_values
@@ -139,22 +139,36 @@ def _thumbnails(table: Table, path: Path) -> None:
 
 
 def _upload(folder: Path, facts: dict[str, Any], tick: Callable[[], None]) -> Published:
-    """Stores the files under the digest of arrays and facts; facts.json is written last and marks them complete."""
-    head = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    digest, files = hashlib.sha256(head), sorted(folder.glob("*/*.npy"))
-    for file in files:
+    """Stores the files under the digest of arrays and facts; facts.json is written last and marks them complete.
+
+    Files that exist already, from an import of the same images, are only written again where they are damaged.
+    """
+    head, hashes = integrity.dataset_head(facts), []
+    for name in integrity.dataset_files(facts):
         tick()
-        with file.open("rb") as stream:
-            digest.update(f"{file.parent.name}/{file.name}".encode())
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    prefix = f"datasets/{digest.hexdigest()}"
-    size = len(head) + sum(file.stat().st_size for file in files)
+        with (folder / name).open("rb") as stream:
+            hashes.append((name, hashlib.file_digest(stream, "sha256").digest()))
+    digest = integrity.dataset_digest(head, hashes)
+    prefix, names = f"datasets/{digest}", [name for name, _ in hashes]
+    size = len(head) + sum((folder / name).stat().st_size for name in names)
     existed = blobs.exists(f"{prefix}/facts.json")
-    if not existed:
-        for file in [folder / "thumbnails.png", *files]:
+    if not existed or _damaged(digest, head, facts):
+        for name in ["thumbnails.png", *names]:
             tick()
-            with suppress(FileExistsError):
-                blobs.put(f"{prefix}/{file.relative_to(folder)}", file)
-        with suppress(FileExistsError):
-            blobs.put(f"{prefix}/facts.json", head)
-    return Published(digest.hexdigest(), facts, size, existed)
+            _put(f"{prefix}/{name}", folder / name, existed)
+        _put(f"{prefix}/facts.json", head, existed)
+    return Published(digest, facts, size, existed)
+
+
+def _put(key: str, data: bytes | Path, replace: bool) -> None:
+    with suppress(FileExistsError):
+        blobs.put(key, data, create_only=not replace)
+
+
+def _damaged(digest: str, head: bytes, facts: dict[str, Any]) -> bool:
+    """Whether the stored files of the same images need to be written again."""
+    try:
+        integrity.check_dataset(digest, head, facts)
+        return blobs.get(f"datasets/{digest}/facts.json") != head
+    except StorageDamaged:
+        return True

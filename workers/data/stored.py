@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 
 from app.core.errors import InvalidRequest, NotFound
-from app.core.store import blobs
+from app.core.store import blobs, integrity
+from app.core.store.database import reading
+from app.core.store.datasets import stored
 from workers.codecs import encode_masks, encode_png
 
+AGAIN = "Or delete the dataset and import the same images again."
 Columns = dict[str, np.ndarray]
 
 
@@ -23,13 +26,31 @@ class OpenDataset:
     validation: Columns
 
 
-def open_dataset(digest: str) -> OpenDataset:
+def open_dataset(digest: str, verify: bool = False) -> OpenDataset:
+    """The arrays of a dataset. `verify`: all bytes are read and compared with the digest, once per process.
+
+    Raises NotFound for a dataset that was deleted, StorageDamaged for missing or damaged files.
+    """
     try:
-        facts = json.loads(blobs.get(f"datasets/{digest}/facts.json"))
+        head = blobs.get(f"datasets/{digest}/facts.json")
+        facts, sides = _opened(digest, head, verify)
     except FileNotFoundError:
+        with reading() as conn:
+            kept = stored(conn, digest)
+        if kept:
+            raise integrity.damaged(f"Files of dataset {digest[:12]} are missing from the blob store.", AGAIN) from None
         raise NotFound(f"The arrays of dataset {digest[:12]} no longer exist.", remedy="Import it again.") from None
-    sides = {side: _columns(digest, side, facts) for side in ("train", "validation")}
     return OpenDataset(digest, facts, **sides)
+
+
+def _opened(digest: str, head: bytes, verify: bool) -> tuple[dict[str, Any], dict[str, Columns]]:
+    try:
+        facts = json.loads(head)
+        if verify:
+            integrity.check_dataset(digest, head, facts)
+        return facts, {side: _columns(digest, side, facts) for side in ("train", "validation")}
+    except ValueError:
+        raise integrity.damaged(f"Files of dataset {digest[:12]} are damaged.", AGAIN) from None
 
 
 def images_page(

@@ -7,8 +7,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import InvalidRequest, NotFound, UnsupportedOperation
-from app.core.store import blobs
+from app.core.store import integrity
 from app.core.store import perturbations as rows
+from app.core.store.database import reading
 from models.operations.classify import Classify
 from models.registry import families
 from models.types import DataSpec
@@ -67,10 +68,7 @@ class PerturbationParams(BaseModel):
 def apply_perturbation(call: dict[str, Any], models: ModelCache) -> dict[str, Any]:
     """The images with a universal perturbation added in whole grey levels; predictions before and after, if asked."""
     params = read_params(PerturbationParams, call["params"])
-    try:
-        delta = np.load(io.BytesIO(blobs.get(rows.key(params.perturbation, "delta.npy"))), allow_pickle=False)
-    except FileNotFoundError:
-        raise NotFound("The files of this perturbation are gone.", remedy="Fit it again.") from None
+    delta = np.load(io.BytesIO(stored_delta(params.perturbation)), allow_pickle=False)
     channels, height, width = delta.shape
     size = {"height": height, "width": width, "channels": channels}
     before = codecs.decode_batch(size, call["images"])
@@ -83,6 +81,15 @@ def apply_perturbation(call: dict[str, Any], models: ModelCache) -> dict[str, An
     if encoding == "npy":
         return answer(facts, [codecs.encode_npy(codecs.to_tensor(after))])
     return answer(facts, codecs.encode(codecs.grid(after)[None] if call.get("grid") else after, encoding))
+
+
+def stored_delta(digest: str) -> bytes:
+    """The numbers of a perturbation, which match its digest. Raises NotFound or StorageDamaged."""
+    with reading() as conn:
+        facts = rows.facts_of(conn, digest)
+    if facts is None:
+        raise NotFound("This perturbation was deleted.", remedy="Fit it again.")
+    return integrity.sound(integrity.delta(digest, facts), "The numbers of this perturbation").read_bytes()
 
 
 def change_sizes(before: np.ndarray, after: np.ndarray) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ choice depends only on model, request and setting.
 """
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable
 
 import structlog
@@ -51,11 +53,17 @@ def by_runtime(digest: str, model: Family) -> Family | None:
 
 
 def part_file(digest: str, part_graph: Graph) -> bytes:
-    """The ONNX file of a part, from the store or exported now. Raises AnamorphError if the part cannot be exported."""
+    """The ONNX file of a part, from the store or exported now; a damaged one is exported again.
+
+    Raises AnamorphError if the part cannot be exported.
+    """
     key = model_key(digest, f"{part_graph.part}.onnx")
-    if blobs.exists(f"{key}.json"):
-        return blobs.get(key)
-    return store_part(digest, part_graph)[0]
+    try:
+        facts, data = json.loads(blobs.get(f"{key}.json")), blobs.get(key)
+    except (FileNotFoundError, ValueError):
+        return store_part(digest, part_graph)[0]
+    intact = facts.get("sha256") in (None, hashlib.sha256(data).hexdigest())
+    return data if intact else store_part(digest, part_graph)[0]
 
 
 def runtime_method(part_graph: Graph, content: bytes) -> Callable[..., Tensor]:

@@ -1,5 +1,6 @@
 """The job as its runner sees it: its spec, whether to stop, and writes of progress that a lost lease refuses."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from app.core.errors import AnamorphError, Unavailable
 from app.core.jobs import events
 from app.core.jobs import state as jobs
 from app.core.settings import settings
+from app.core.store import blobs
 from app.core.store.database import transaction
 
 log = structlog.get_logger(__name__)
@@ -94,6 +96,13 @@ class RunningJob:
     def artifact_key(self, name: str) -> str:
         """The key of a blob of this attempt; other attempts never write there."""
         return f"jobs/{self.id}/{self.attempt}/{name}"
+
+    def store_artifacts(self, files: dict[str, bytes]) -> dict[str, dict[str, str]]:
+        """Stores files of this attempt; returns the members of the job's result: their keys and SHA-256, by name."""
+        for name, data in files.items():
+            blobs.put(self.artifact_key(name), data, create_only=False)
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        return {"artifacts": {name: self.artifact_key(name) for name in files}, "sha256": digests}
 
     def checkpoint(self, ref: dict[str, Any]) -> None:
         """Makes `ref` (keys of blobs written before) the `last_checkpoint` that a later attempt starts from.

@@ -1,5 +1,6 @@
 """Exports a part of a model as an ONNX file and checks the file against the model."""
 
+import hashlib
 import io
 import json
 import logging
@@ -56,6 +57,7 @@ def export(part_graph: Graph) -> tuple[bytes, dict[str, Any]]:
         "output": part_graph.output,
         "opset": OPSET,
         "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
         "difference": difference,
     }
     return data, facts

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from app.core.errors import AnamorphError, Conflict, Internal, NotFound
-from app.core.store import blobs
+from app.core.errors import AnamorphError, Conflict, NotFound
+from app.core.store import blobs, integrity
+from app.core.store.database import reading
+from app.core.store.integrity import canonical
+from app.core.store.models import published
 from models.catalog import capabilities
 from models.family import Family
 from models.imported.opaque import Opaque
@@ -26,12 +27,8 @@ CHECKPOINTS = 2
 """Checkpoints kept for resuming."""
 ENGINE = 1
 """Version of the format of published models; a reader refuses a newer one."""
+AGAIN = "Or train or import it again: the same request with the same seed makes the same model."
 log = structlog.get_logger(__name__)
-
-
-def canonical(value: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, ASCII."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def pack(tensors: dict[str, Tensor], facts: dict | None = None) -> bytes:
@@ -103,25 +100,26 @@ def publish(family: Family, facts: dict[str, Any], extra: dict[str, Any]) -> tup
 
 def card_digest(weights: bytes, card: dict[str, Any]) -> str:
     """SHA-256 over the weights' file and the card without its digest."""
-    digest = hashlib.sha256(weights)
-    digest.update(canonical({name: value for name, value in card.items() if name != "digest"}))
-    return digest.hexdigest()
+    return hashlib.sha256(weights + integrity.undigested(card)).hexdigest()
 
 
 def load_card(digest: str) -> dict[str, Any]:
-    """The card of a published model. Raises NotFound."""
-    return json.loads(_read(model_key(digest, "card.json"), blobs.get, digest))
+    """The card of a published model. Raises NotFound, or StorageDamaged for a model whose card is missing."""
+    try:
+        return json.loads(blobs.get(model_key(digest, "card.json")))
+    except FileNotFoundError:
+        raise _absent(digest) from None
+    except ValueError:
+        raise integrity.damaged(f"The card of model {digest[:12]} is damaged.", AGAIN) from None
 
 
 def load_model(digest: str) -> Family:
     """The published model, ready to serve, on the CPU.
 
-    Raises NotFound, Conflict if its release had other networks, or Internal for damaged files.
+    Raises NotFound, Conflict if its release had other networks, or StorageDamaged for missing or damaged files.
     """
     card = load_card(digest)
-    weights = _read(model_key(digest, "weights.safetensors"), lambda key: blobs.path(key).read_bytes(), digest)
-    if card_digest(weights, card) != digest:
-        raise Internal(f"The stored files of model {digest} are damaged.", remedy="Train or import it again.")
+    weights = read_weights(digest, card)
     kinds = families() | derived() | imported()
     if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"Model {digest} needs a newer worker.", remedy="Update the workers.")
@@ -139,13 +137,31 @@ def load_model(digest: str) -> Family:
     return model
 
 
-def _put_once(key: str, data: bytes) -> None:
-    with suppress(FileExistsError):  # the key determines the content
-        blobs.put(key, data)
-
-
-def _read(key: str, read: Callable[[str], bytes], digest: str) -> bytes:
+def read_weights(digest: str, card: dict[str, Any]) -> bytes:
+    """The bytes of the weights, which match the digest. Raises NotFound or StorageDamaged."""
+    seal = integrity.weights(digest, card)
     try:
-        return read(key)
+        for fresh in (False, True):  # a copy in a cache may be damaged alone
+            data = blobs.path(seal.key, fresh).read_bytes()
+            if seal.matches([data]):
+                return data
     except FileNotFoundError:
-        raise NotFound(f"Model {digest} not found.") from None
+        raise _absent(digest) from None
+    raise integrity.damaged(f"The stored files of model {digest[:12]} are damaged.", AGAIN)
+
+
+def _put_once(key: str, data: bytes) -> None:
+    """Stores a blob whose key determines its content; other bytes under the key are damaged, and are replaced."""
+    try:
+        blobs.put(key, data)
+    except FileExistsError:
+        if blobs.get(key) != data:
+            blobs.put(key, data, create_only=False)
+
+
+def _absent(digest: str) -> AnamorphError:
+    """NotFound for a model that was deleted; StorageDamaged for one that only lacks its files."""
+    with reading() as conn:
+        if published(conn, digest):
+            return integrity.damaged(f"Files of model {digest[:12]} are missing from the blob store.", AGAIN)
+    return NotFound(f"Model {digest} not found.")

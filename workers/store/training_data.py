@@ -47,7 +47,7 @@ def open_source(
             raise NotFound(f"Dataset {name!r} not found.", field="dataset")
         row = ensure_builtin(bind, tenant, name, tick)
     try:
-        data = open_dataset(digest or row["digest"])
+        data = open_dataset(digest or row["digest"], verify=True)
     except (NotFound, FileNotFoundError):
         raise InvalidDataset(
             f"Dataset {name!r} was deleted, and this training cannot continue without its images.",

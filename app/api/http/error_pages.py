@@ -42,6 +42,8 @@ ADVICE = {
     "out-of-memory": "The worker ran out of memory. Send fewer or smaller images, or use a smaller model.",
     "deadline-exceeded": "The answer took too long. Ask for less, or make the call a job with `Prefer: respond-async`.",
     "storage-full": "The disk or the object store is full. Delete datasets or models, or ask the administrator.",
+    "storage-damaged": "Stored files of a model, a dataset or a job are missing or are not those that were written. "
+    "`anamorph doctor --blobs` lists them and `--heal` repairs what it can; the remedy says what else helps.",
     "attempts-exhausted": "The worker disappeared in each attempt, which often means too little memory. Resume the "
     "job, or make it smaller.",
     "internal": "An unexpected error. The log of the service has the details under the request id of the problem.",

@@ -17,7 +17,7 @@ from app.core import wire
 from app.core.calls.client import Call
 from app.core.errors import NotFound
 from app.core.settings import settings
-from app.core.store import blobs
+from app.core.store import integrity
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
@@ -74,7 +74,7 @@ def thumbnails(d: DatasetPath, principal: Reader) -> Response:
     """One picture of a few small images, made during the import."""
     row = imported(principal.tenant, d)
     try:
-        picture = blobs.get(f"datasets/{row['digest']}/thumbnails.png")
+        picture = integrity.picture(f"datasets/{row['digest']}/thumbnails.png", "The picture of thumbnails")
     except FileNotFoundError:
         raise NotFound(f"Dataset {d} has no thumbnails.") from None
     return Response(picture, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})

@@ -15,10 +15,10 @@ from app.api.calls.responses import matches
 from app.api.http.auth import Reader
 from app.api.http.openapi import problems
 from app.api.http.paths import ModelPath
-from app.core.errors import Conflict, ModelNotReady, NotFound, from_problem
+from app.core.errors import Conflict, ModelNotReady, NotFound, StorageDamaged, from_problem
 from app.core.jobs import state as jobs
 from app.core.settings import settings
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store import models as model_rows
 from app.core.store.database import reading, transaction
 from app.core.store.models import ResolvedModel
@@ -70,10 +70,16 @@ async def export(
 
 
 def facts_of(digest: str, part: str | None) -> dict[str, Any] | None:
-    """The facts that the job wrote beside the file; None before it has run."""
+    """The facts that the job wrote beside the file; None before it has run, or when the file is missing or damaged."""
     try:
-        return json.loads(blobs.get(f"{model_rows.folder(digest)}/{part or 'default'}.onnx.json"))
-    except FileNotFoundError:
+        facts = json.loads(blobs.get(f"{model_rows.folder(digest)}/{part or 'default'}.onnx.json"))
+        key = f"{model_rows.folder(digest)}/{facts['part']}.onnx"
+        if "sha256" in facts:
+            integrity.sound(integrity.Seal(key, facts["sha256"]), "The ONNX file")
+        else:  # a file of an earlier release
+            blobs.path(key)
+        return facts
+    except (FileNotFoundError, ValueError, StorageDamaged):
         return None
 
 

@@ -20,7 +20,7 @@ from app.core.catalog.describe import quoted
 from app.core.errors import NotFound
 from app.core.jobs import checkpoints, events
 from app.core.jobs import state as jobs
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store.database import reading, transaction
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -148,7 +148,7 @@ def snapshot(
     with reading() as conn:
         jobs.get(conn, principal.tenant, id)
     try:
-        picture = blobs.get(f"jobs/{id}/snapshots/{images}.png")
+        picture = integrity.picture(f"jobs/{id}/snapshots/{images}.png", "The snapshot")
     except FileNotFoundError:
         raise NotFound(
             f"The job has no snapshot at {images} images.", remedy=f"GET /v1/jobs/{id}/snapshots lists them."
@@ -172,15 +172,19 @@ def artifact(
     id: JobPath, name: Annotated[str, Path(max_length=200, description="As in the job's result.")], principal: Reader
 ) -> Response:
     with reading() as conn:
-        keys = job_views.artifacts(jobs.get(conn, principal.tenant, id))
+        row = jobs.get(conn, principal.tenant, id)
+    keys = job_views.artifacts(row)
     if name not in keys:
         raise NotFound(f"The job has no file {quoted(name)}.", remedy=name_hint(name, keys))
+    what = f"The bytes of the file {quoted(name)}"
+    sha256 = (row["result"].get("sha256") or {}).get(name)  # results of earlier releases have none
     try:
-        path = blobs.path(keys[name])
+        path = integrity.sound(integrity.Seal(keys[name], sha256), what) if sha256 else blobs.path(keys[name])
     except FileNotFoundError:
-        raise NotFound(f"The file {quoted(name)} was deleted.") from None
+        raise integrity.damaged(f"{what} are missing from the blob store.") from None
+    headers = {"Cache-Control": "private, max-age=86400"} | ({"ETag": f'"{sha256}"'} if sha256 else {})
     media = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return FileResponse(path, media_type=media, filename=name, headers={"Cache-Control": "private, max-age=86400"})
+    return FileResponse(path, media_type=media, filename=name, headers=headers)
 
 
 def _csv(points: list[dict[str, Any]]) -> str:

@@ -11,8 +11,8 @@ from app.api.http.openapi import problems
 from app.api.http.paths import Cursor, Limit, ModelPath
 from app.core import catalog, names, wire
 from app.core.catalog import Catalog
-from app.core.errors import ModelNotReady, NotFound
-from app.core.store import blobs, quizzes
+from app.core.errors import ModelNotReady
+from app.core.store import integrity, quizzes
 from app.core.store import models as model_rows
 from app.core.store.database import reading, transaction
 
@@ -33,7 +33,8 @@ def every(
     with reading() as conn:
         page, following = model_rows.page(conn, principal.tenant, limit, cursor, family)
     entries = request.app.state.catalog
-    return {"data": [wire.Model(**summary(entries, row, row["name"])) for row in page], "next_cursor": following}
+    found = [summary(entries, row, row["name"]) | state(row, read=False) for row in page]
+    return {"data": [wire.Model(**item) for item in found], "next_cursor": following}
 
 
 @router.get(
@@ -44,16 +45,18 @@ def every(
     openapi_extra=problems(404),
 )
 def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
-    """A model that is still being trained has `ready: false` and a link to its job."""
+    """A model that is still being trained has `ready: false` and a link to its job; so has one whose weights are
+    missing or damaged, without the link. `reason` says which."""
     with reading() as conn:
         try:
             row = model_rows.get(conn, principal.tenant, m)
         except ModelNotReady as error:
             links = {"self": f"/v1/models/{m}", "job": error.extra["job"]}
-            return wire.ModelDetail(name=m, ready=False, links=links)
+            return wire.ModelDetail(name=m, ready=False, reason=error.detail, links=links)
         versions = model_rows.versions(conn, principal.tenant, row["name"])
     listed = [wire.Version(**version | {"job": _job(version["job_id"])}) for version in versions]
-    return wire.ModelDetail(**summary(request.app.state.catalog, row, m), card=row["card"], versions=listed)
+    found = summary(request.app.state.catalog, row, m) | state(row)
+    return wire.ModelDetail(**found, card=row["card"], versions=listed)
 
 
 @router.delete(
@@ -83,15 +86,13 @@ def remove(request: Request, m: ModelPath, principal: Writer) -> None:
 def weights(request: Request, m: ModelPath, principal: Reader) -> Response:
     with reading() as conn:
         model = model_rows.resolve(conn, principal.tenant, m)
+        card = model_rows.get(conn, principal.tenant, model.exact)["card"]
     etag = f'"{model.digest}"'
     caching = "private, max-age=31536000, immutable" if model.pinned else "private, no-cache"
     headers = {"ETag": etag, "Cache-Control": caching, "X-Model-Digest": model.digest}
     if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    try:
-        path = blobs.path(model_rows.weights_key(model.digest))
-    except FileNotFoundError:
-        raise NotFound("The weights of this model were deleted.") from None
+    path = integrity.sound(integrity.weights(model.digest, card), f"The weights of model {model.name}")
     name = f"{model.name}-{model.digest[:12]}.safetensors"
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
 
@@ -110,7 +111,13 @@ def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, 
     links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}
     copied = ("name", "digest", "family", "dataset", "seed", "config", "metrics", "capabilities", "created_at", "bytes")
     paths = {operation: f"{here}/{operation}" for operation in operations}
-    return {name: row[name] for name in copied} | {"ready": True, "operations": paths, "links": links}
+    return {name: row[name] for name in copied} | {"operations": paths, "links": links}
+
+
+def state(row: model_rows.Row, read: bool = True) -> dict[str, Any]:
+    """Whether the weights of a version can be used, and why not."""
+    reason = model_rows.fault(row, read)
+    return {"ready": reason is None, "reason": reason}
 
 
 def _job(job_id: str | None) -> str | None:

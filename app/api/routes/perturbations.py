@@ -13,8 +13,7 @@ from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat
 from app.api.jobs.requirements import check_size, require_dataset, require_model
 from app.core import catalog, names, wire
-from app.core.errors import NotFound
-from app.core.store import blobs
+from app.core.store import integrity
 from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import reading, transaction
 
@@ -99,10 +98,15 @@ def _download(name: str, operation_id: str, summary: str, doc: str) -> None:
     def download(p: PerturbationPath, principal: Reader) -> Response:
         with reading() as conn:
             row = perturbation_rows.get(conn, principal.tenant, p)
-        try:
-            data = blobs.get(perturbation_rows.key(row["digest"], name))
-        except FileNotFoundError:
-            raise NotFound(f"The file {name} of this perturbation was deleted.") from None
+        remedy = "Or delete the perturbation and fit it again."
+        if name == "delta.npy":
+            seal = integrity.delta(row["digest"], row["facts"])
+            data = integrity.sound(seal, f"The numbers of perturbation {p}", remedy).read_bytes()
+        else:
+            try:
+                data = integrity.picture(perturbation_rows.key(row["digest"], name), f"The file {name}", remedy)
+            except FileNotFoundError:
+                raise integrity.damaged(f"The file {name} is missing from the blob store.", remedy) from None
         return Response(data, media_type=MEDIA[name], headers={"Cache-Control": "private, max-age=3600"})
 
 

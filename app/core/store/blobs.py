@@ -20,11 +20,13 @@ import obstore
 from obstore import exceptions
 from obstore.store import from_url
 
-from app.core.errors import StorageFull, Unavailable
+from app.core.errors import StorageDamaged, StorageFull, Unavailable
 from app.core.settings import settings
 
 SEGMENT = re.compile(r"[A-Za-z0-9_@+-][A-Za-z0-9._@+-]{0,199}")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+CHUNK = 4 << 20
 SINGLE_PUT = 64 << 20  # larger objects go up in parts, which S3 cannot make create-only
 
 
@@ -36,12 +38,20 @@ def checked(key: str) -> str:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
+    """Translates failures of a disk into errors for clients; an absent or existing file stays an OSError."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise StorageFull("The blob store has no space left.", remedy="Free disk space and retry.") from error
+        if error.errno in FULL:
+            raise StorageFull("The blob store has no space left.", remedy="Free disk space and retry.") from error
+        if error.errno in FORBIDDEN:
+            what = "on a read-only file system" if error.errno == errno.EROFS else "not accessible to this process"
+            remedy = "The administrator must make the data folder readable and writable for the service."
+            raise Unavailable(f"The blob store is {what}.", remedy=remedy, retry_after=30) from error
+        if error.errno == errno.EIO:
+            remedy = "The administrator should check the disk, then run `anamorph doctor --blobs`."
+            raise StorageDamaged("The disk of the blob store reports an error.", remedy=remedy) from error
+        raise
 
 
 class FolderStore:
@@ -75,13 +85,24 @@ class FolderStore:
         os.fsync(file.fileno())
 
     def get(self, key: str) -> bytes:
-        return (self.root / checked(key)).read_bytes()
+        with storage_errors():
+            return (self.root / checked(key)).read_bytes()
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str, fresh: bool = False) -> Path:
         path = self.root / checked(key)
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "There is no blob", key)
         return path
+
+    def chunks(self, key: str) -> Iterator[bytes]:
+        with storage_errors(), self.path(key).open("rb") as file:
+            while data := file.read(CHUNK):
+                yield data
+
+    def size(self, key: str) -> int | None:
+        with suppress(FileNotFoundError):
+            return self.path(key).stat().st_size
+        return None
 
     def exists(self, key: str) -> bool:
         return (self.root / checked(key)).is_file()
@@ -102,9 +123,13 @@ class FolderStore:
                     file.unlink()
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
-        folder = self.root / checked(prefix.rstrip("/"))
-        files = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
-        return sorted((str(file.relative_to(self.root)), file.stat().st_size) for file in files)
+        return sorted(self.walk(prefix))
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for at, _, names in os.walk(self.root / checked(prefix.rstrip("/"))):
+            for name in names:
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    yield str((Path(at) / name).relative_to(self.root)), (Path(at) / name).stat().st_size
 
 
 def _sync_folder(folder: Path) -> None:
@@ -149,10 +174,10 @@ class ObjectStore:
         with _object_errors(key):
             return bytes(obstore.get(self.store, checked(key)).bytes())
 
-    def path(self, key: str) -> Path:
+    def path(self, key: str, fresh: bool = False) -> Path:
         """A local copy of the (immutable) blob; the least recently used copies make room."""
         path = self.cache / checked(key)
-        if path.is_file():
+        if path.is_file() and not fresh:
             os.utime(path)
             return path
         with storage_errors(), _object_errors(key):
@@ -180,13 +205,20 @@ class ObjectStore:
                 file.unlink(missing_ok=True)
                 total -= stat.st_size
 
-    def exists(self, key: str) -> bool:
+    def chunks(self, key: str) -> Iterator[bytes]:
+        with _object_errors(key):
+            for chunk in obstore.get(self.store, checked(key)).stream(min_chunk_size=CHUNK):
+                yield bytes(chunk)
+
+    def size(self, key: str) -> int | None:
         try:
             with _object_errors(key):
-                obstore.head(self.store, checked(key))
+                return obstore.head(self.store, checked(key))["size"]
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def exists(self, key: str) -> bool:
+        return self.size(key) is not None
 
     def delete_prefix(self, prefix: str) -> None:
         """Removes the blob `prefix` and everything under `prefix/`."""
@@ -199,9 +231,12 @@ class ObjectStore:
         """Does nothing: an unfinished upload never becomes an object."""
 
     def list(self, prefix: str) -> builtins.list[tuple[str, int]]:
+        return sorted(self.walk(prefix))
+
+    def walk(self, prefix: str) -> Iterator[tuple[str, int]]:
         with _object_errors(prefix):
-            pages = obstore.list(self.store, prefix=checked(prefix.rstrip("/")) + "/")
-            return sorted((meta["path"], meta["size"]) for page in pages for meta in page)
+            for page in obstore.list(self.store, prefix=checked(prefix.rstrip("/")) + "/"):
+                yield from ((meta["path"], meta["size"]) for meta in page)
 
 
 def open_store(url: str, cache: Path, cache_bytes: int) -> FolderStore | ObjectStore:
@@ -228,9 +263,19 @@ def get(key: str) -> bytes:
     return store().get(key)
 
 
-def path(key: str) -> Path:
-    """A local file with the blob's bytes, to be read or mapped into memory, never written."""
-    return store().path(key)
+def path(key: str, fresh: bool = False) -> Path:
+    """A local file with the blob's bytes, to be read or mapped into memory, never written. `fresh`: no cached one."""
+    return store().path(key, fresh)
+
+
+def chunks(key: str) -> Iterator[bytes]:
+    """The bytes of a blob, piece by piece, from the store itself."""
+    return store().chunks(key)
+
+
+def size(key: str) -> int | None:
+    """The bytes of a blob; None if there is none."""
+    return store().size(key)
 
 
 def exists(key: str) -> bool:
@@ -244,3 +289,8 @@ def delete_prefix(prefix: str) -> None:
 def list(prefix: str) -> builtins.list[tuple[str, int]]:
     """(key, bytes) of every blob under `prefix/`, sorted by key."""
     return store().list(prefix)
+
+
+def walk(prefix: str) -> Iterator[tuple[str, int]]:
+    """The same one by one, in any order."""
+    return store().walk(prefix)

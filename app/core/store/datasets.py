@@ -50,6 +50,12 @@ def remove(conn: Connection, tenant: str, name: str) -> None:
         raise _absent(conn, tenant, name)
 
 
+def stored(conn: Connection, digest: str) -> bool:
+    """Whether any tenant has a dataset of this digest."""
+    alive = (datasets.c.digest == digest) & datasets.c.deleted_at.is_(None)
+    return conn.execute(select(datasets.c.id).where(alive).limit(1)).first() is not None
+
+
 def importing(conn: Connection, tenant: str, name: str) -> str | None:
     """The id of a queued or running job that will make a dataset of this name."""
     active = (jobs.c.tenant == tenant) & (jobs.c.kind == "dataset") & jobs.c.state.in_(("queued", "running"))

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select, true
 from app.core import catalog, names
 from app.core.catalog.describe import quoted
 from app.core.errors import ModelNotReady, NotFound
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store.tables import jobs, model_names, models
 
 Row = dict[str, Any]
@@ -90,13 +90,23 @@ def remove(conn: Connection, tenant: str, text: str) -> list[str]:
     return [digest for digest in deleted if digest not in shared]
 
 
+def published(conn: Connection, digest: str) -> bool:
+    """Whether any tenant has a model of this digest."""
+    return conn.execute(select(models.c.id).where(models.c.digest == digest).limit(1)).first() is not None
+
+
+def fault(row: Row, read: bool = True) -> str | None:
+    """Why the weights of a version cannot be used, in a sentence; None if they can.
+
+    `read`: their bytes are read where they lie on this machine's disk, once per file; otherwise their size is compared.
+    """
+    found = integrity.fault(integrity.weights(row["digest"], row["card"]), row["bytes"], read)
+    return found and f"Its weights are {found} in the blob store. Ask the administrator: {integrity.REPAIR}."
+
+
 def folder(digest: str) -> str:
     """The prefix of the keys of a version's files."""
     return f"models/{digest}"
-
-
-def weights_key(digest: str) -> str:
-    return f"{folder(digest)}/weights.safetensors"
 
 
 def forget_blobs(digests: list[str]) -> None:

@@ -56,6 +56,11 @@ def register(conn: Connection, tenant: str, name: str, facts: dict[str, Any], si
     conn.execute(insert(perturbations).values(**row))
 
 
+def facts_of(conn: Connection, digest: str) -> dict[str, Any] | None:
+    """The facts that a digest covers; None when no tenant has such a perturbation."""
+    return conn.execute(select(perturbations.c.facts).where(perturbations.c.digest == digest).limit(1)).scalar()
+
+
 def remove(conn: Connection, tenant: str, name: str) -> str | None:
     """Deletes the row. Returns the digest if no other row needs its files. Raises NotFound."""
     digest = get(conn, tenant, name)["digest"]

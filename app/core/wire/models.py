@@ -24,6 +24,7 @@ class Model(BaseModel):
 
     name: str
     ready: bool
+    reason: str | None = Field(None, description="Why the model is not ready: it is being made, or its files are lost.")
     digest: str | None = None
     family: str | None = None
     dataset: str | None = None

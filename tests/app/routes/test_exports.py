@@ -1,5 +1,6 @@
 """model.onnx over HTTP: written once by a job, then a file; a failed export answers with its problem."""
 
+import hashlib
 import json
 
 import pytest
@@ -34,6 +35,20 @@ async def test_a_file_that_exists_is_served_with_what_is_known_of_it(client, mod
     assert answer.headers["x-export-difference"] == "1.5e-07" and "v-decoder-" in answer.headers["content-disposition"]
     known = {"If-None-Match": answer.headers["etag"]}
     assert (await client.get(URL, params={"part": "decoder"}, headers=known)).status_code == 304
+
+
+async def test_a_damaged_or_lost_file_is_written_again_instead_of_sent(client, model):
+    key, facts = f"models/{DIGEST}/decoder.onnx", {"part": "decoder", "difference": 0.0}
+    blobs.put(key, b"decoder")
+    facts["sha256"] = hashlib.sha256(b"decoder").hexdigest()
+    blobs.put(f"{key}.json", json.dumps(facts).encode())
+    ask = {"params": {"part": "decoder"}, "headers": {"Prefer": "wait=0"}}
+    assert (await client.get(URL, **ask)).content == b"decoder"
+    for damage in (lambda: blobs.put(key, b"decodez", create_only=False), lambda: blobs.delete_prefix(key)):
+        damage()
+        answer = await client.get(URL, **ask)
+        assert (answer.status_code, answer.json()["code"]) == (409, "model-not-ready"), answer.text
+        assert answer.json()["job"]
 
 
 async def test_one_job_writes_it_however_often_it_is_asked_for(client, model):

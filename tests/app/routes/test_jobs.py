@@ -1,6 +1,7 @@
 """Jobs over HTTP: pages, cancel and resume, curves, snapshots, files, and the stream of events."""
 
 import asyncio
+import hashlib
 import json
 
 import pytest
@@ -151,6 +152,29 @@ async def test_files_of_a_job_are_served_by_name_and_their_keys_stay_inside(clie
     assert (answer.headers["content-type"], answer.content) == ("application/json", b'{"a": 1}')
     assert (await client.get(address, headers={"Range": "bytes=0-0"})).content == b"{"
     assert (await client.get(f"/v1/jobs/{job['id']}/artifacts/other")).status_code == 404
+
+
+async def test_a_damaged_or_lost_file_of_a_job_is_refused(client, job):
+    claim, data = claimed(job), b'{"a": 1}'
+    key, sha256 = f"jobs/{job['id']}/1/facts.json", hashlib.sha256(data).hexdigest()
+    blobs.put(key, data)
+    stored = {"artifacts": {"facts.json": key}, "sha256": {"facts.json": sha256}}
+    write(jobs.finish, job["id"], claim.token, stored)
+    address = f"/v1/jobs/{job['id']}/artifacts/facts.json"
+    answer = await client.get(address)
+    assert (answer.content, answer.headers["etag"]) == (data, f'"{sha256}"')
+    for damage in (lambda: blobs.put(key, b'{"a": 2}', create_only=False), lambda: blobs.delete_prefix(key)):
+        damage()
+        answer = await client.get(address)
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage-damaged"), answer.text
+        assert "facts.json" in answer.json()["detail"]
+
+
+async def test_a_damaged_snapshot_is_refused(client, job):
+    key = f"jobs/{job['id']}/snapshots/32.png"
+    blobs.put(key, png(1)[:-3])
+    answer = await client.get(f"/v1/{key}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage-damaged"), answer.text
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/metrics", "/snapshots", "/snapshots/1.png", "/artifacts/a"])

@@ -6,24 +6,23 @@ from app.core.store import blobs
 from tests.app.conftest import add_model
 
 pytestmark = pytest.mark.anyio
-OLD, NEW = "0" * 64, "1" * 64
 
 
 @pytest.fixture
-def two_versions(app):
-    for digest in (OLD, NEW):
-        add_model("v", digest=digest)
-        blobs.put(f"models/{digest}/weights.safetensors", digest.encode())
+def two_versions(app) -> tuple[str, str]:
+    """The digests of the older and the newer version."""
+    return add_model("v"), add_model("v", version=1)
 
 
 async def test_a_model_has_its_card_its_versions_and_its_operations(client, two_versions):
+    old, new = two_versions
     model = (await client.get("/v1/models/v")).json()
-    assert (model["name"], model["ready"], model["digest"], model["family"]) == ("v", True, NEW, "vae")
-    assert model["metrics"] == {"mse": 0.1} and model["card"]["digest"] == NEW
-    assert [version["digest"] for version in model["versions"]] == [NEW, OLD]
+    assert (model["name"], model["ready"], model["digest"], model["family"]) == ("v", True, new, "vae")
+    assert model["metrics"] == {"mse": 0.1} and model["card"]["digest"] == new
+    assert [version["digest"] for version in model["versions"]] == [new, old]
     assert model["operations"]["denoise"] == "/v1/models/v/denoise"
     assert "classify" not in model["operations"]
-    assert (await client.get("/v1/models/v@00000000")).json()["digest"] == OLD
+    assert (await client.get(f"/v1/models/v@{old[:8]}")).json()["digest"] == old
 
 
 async def test_pages_have_every_model_once_and_by_family(client):
@@ -41,38 +40,61 @@ async def test_pages_have_every_model_once_and_by_family(client):
 
 
 async def test_weights_are_served_in_ranges_and_known_by_digest(client, two_versions):
-    answer = await client.get("/v1/models/v@00000000/weights.safetensors")
-    assert answer.content == OLD.encode() and "immutable" in answer.headers["cache-control"]
-    assert "v-000000000000.safetensors" in answer.headers["content-disposition"]
+    old, new = two_versions
+    answer = await client.get(f"/v1/models/v@{old[:8]}/weights.safetensors")
+    assert answer.content == blobs.get(f"models/{old}/weights.safetensors")
+    assert "immutable" in answer.headers["cache-control"]
+    assert f"v-{old[:12]}.safetensors" in answer.headers["content-disposition"]
     part = await client.get("/v1/models/v/weights.safetensors", headers={"Range": "bytes=0-3"})
-    assert (part.status_code, part.content) == (206, b"1111")
+    assert (part.status_code, part.content) == (206, b"loca")
     known = {"If-None-Match": answer.headers["etag"]}
-    assert (await client.get("/v1/models/v@00000000/weights.safetensors", headers=known)).status_code == 304
+    assert (await client.get(f"/v1/models/v@{old[:8]}/weights.safetensors", headers=known)).status_code == 304
     assert (await client.get("/v1/models/v/weights.safetensors", headers=known)).status_code == 200
     head = await client.head("/v1/models/v/weights.safetensors")
-    assert head.headers["content-length"] == "64" and not head.content
+    assert head.headers["content-length"] == str(blobs.size(f"models/{new}/weights.safetensors")) and not head.content
+
+
+async def test_a_model_whose_weights_are_lost_or_damaged_is_not_ready_and_not_sent(client, two_versions):
+    _, new = two_versions
+    key = f"models/{new}/weights.safetensors"
+    good = blobs.get(key)
+    assert (await client.get("/v1/models/v/weights.safetensors")).status_code == 200
+    for what, data in (("damaged", good[:-1] + b"?"), ("damaged", good[:-1]), ("missing", None)):
+        blobs.delete_prefix(key) if data is None else blobs.put(key, data, create_only=False)
+        model = (await client.get("/v1/models/v")).json()
+        assert model["ready"] is False and what in model["reason"] and "doctor --blobs" in model["reason"]
+        answer = await client.get("/v1/models/v/weights.safetensors")
+        assert (answer.status_code, answer.json()["code"]) == (503, "storage-damaged"), answer.text
+        assert what in answer.json()["detail"] and "doctor --blobs" in answer.json()["remedy"]
+        listed = (await client.get("/v1/models")).json()["data"][0]
+        assert listed["ready"] is (data == good[:-1] + b"?"), "a list compares sizes"
+    blobs.put(key, good)
+    assert (await client.get("/v1/models/v")).json()["ready"] is True
+    assert (await client.get("/v1/models/v/weights.safetensors")).content == good
 
 
 async def test_deleting_a_version_leaves_the_other_and_the_name_means_it(client, two_versions):
-    assert (await client.delete("/v1/models/v@11111111")).status_code == 204
-    assert (await client.get("/v1/models/v")).json()["digest"] == OLD
-    assert not blobs.exists(f"models/{NEW}/weights.safetensors")
-    assert blobs.exists(f"models/{OLD}/weights.safetensors")
+    old, new = two_versions
+    assert (await client.delete(f"/v1/models/v@{new[:8]}")).status_code == 204
+    assert (await client.get("/v1/models/v")).json()["digest"] == old
+    assert not blobs.exists(f"models/{new}/weights.safetensors")
+    assert blobs.exists(f"models/{old}/weights.safetensors")
 
 
 async def test_deleting_a_name_deletes_all_its_versions(client, two_versions):
     await client.get("/v1/models/v/samples?n=1")
     assert (await client.delete("/v1/models/v")).status_code == 204
-    for path in ("v", "v@00000000", "v/samples", "v/weights.safetensors"):
+    for path in ("v", f"v@{two_versions[0][:8]}", "v/samples", "v/weights.safetensors"):
         assert (await client.get(f"/v1/models/{path}")).status_code == 404, path
     assert (await client.delete("/v1/models/v")).status_code == 404
     assert blobs.list("models") == []
 
 
 async def test_blobs_that_another_tenant_needs_stay(client, two_versions):
-    add_model("theirs", tenant="other", digest=NEW)
+    _, new = two_versions
+    add_model("theirs", tenant="other", digest=new)
     await client.delete("/v1/models/v")
-    assert [key for key, _ in blobs.list("models")] == [f"models/{NEW}/weights.safetensors"]
+    assert [key for key, _ in blobs.list("models")] == [f"models/{new}/weights.safetensors"]
 
 
 async def test_a_prefix_that_two_versions_share_names_neither(client):

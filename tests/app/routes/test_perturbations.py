@@ -1,11 +1,14 @@
 """Universal perturbations over HTTP: what is refused before a job is made, what is listed, sent and deleted."""
 
+import hashlib
+
+import numpy as np
 import pytest
 
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import transaction
-from tests.app.conftest import add_dataset, add_model, png
+from tests.app.conftest import add_dataset, add_model, npy, png
 
 pytestmark = pytest.mark.anyio
 FACTS = {
@@ -13,6 +16,8 @@ FACTS = {
     "method": "sgd", "norm": "linf", "eps": 0.1, "seed": 0, "shape": [1, 8, 8], "linf_255": 25, "l2": 0.4,
     "fooling": {}, "controls": {}, "dominant": {}, "config": {}, "notes": [],
 }  # fmt: skip
+FILES = {"delta.npy": npy(np.zeros((1, 8, 8))), "picture.png": png(1), "examples.png": png(2)}
+FACTS["digest"] = hashlib.sha256(integrity.undigested(FACTS) + FILES["delta.npy"]).hexdigest()
 
 
 @pytest.fixture
@@ -23,8 +28,8 @@ def things(app):
 
 
 def keep(name: str, tenant: str = "local") -> None:
-    for file in perturbation_rows.FILES:
-        blobs.put(perturbation_rows.key(FACTS["digest"], file), file.encode(), create_only=False)
+    for file, data in FILES.items():
+        blobs.put(perturbation_rows.key(FACTS["digest"], file), data, create_only=False)
     with transaction() as conn:
         perturbation_rows.register(conn, tenant, name, FACTS, 10, "j")
 
@@ -73,7 +78,7 @@ async def test_they_are_listed_looked_at_and_deleted_inside_a_tenant(client, thi
     assert one["version"] == "c" * 64 and one["links"]["apply"] == "/v1/perturbations/a/apply"
     for name, media in {"delta.npy": "application/x-npy", "picture.png": "image/png"}.items():
         file = await client.get(f"/v1/perturbations/a/{name}")
-        assert file.content == name.encode() and file.headers["content-type"] == media
+        assert file.content == FILES[name] and file.headers["content-type"] == media
     assert (await client.delete("/v1/perturbations/a")).status_code == 204
     assert (await client.get("/v1/perturbations/a")).status_code == 404
     assert blobs.exists(perturbation_rows.key(FACTS["digest"], "delta.npy"))
@@ -98,3 +103,16 @@ async def test_images_go_to_the_worker_with_the_model_to_ask(client, things, lan
     assert refused.json()["code"] == "unsupported-operation"
     assert (await client.post("/v1/perturbations/a/apply", content=b"text")).status_code == 422
     assert (await client.post("/v1/perturbations/none/apply", content=png(1))).status_code == 404
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_damaged_or_lost_file_is_refused(client, things, name):
+    keep("a")
+    key = perturbation_rows.key(FACTS["digest"], name)
+    blobs.put(key, FILES[name][:-20] + b"?" + FILES[name][-19:], create_only=False)
+    answer = await client.get(f"/v1/perturbations/a/{name}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage-damaged"), answer.text
+    blobs.delete_prefix(key)
+    answer = await client.get(f"/v1/perturbations/a/{name}")
+    assert (answer.status_code, answer.json()["code"]) == (503, "storage-damaged"), answer.text
+    assert "anamorph doctor --blobs" in answer.json()["remedy"]

@@ -159,3 +159,13 @@ def test_arrays_that_were_cleaned_away_meanwhile_are_imported_again(engine, uplo
         result.also(conn)
     assert [row["name"] for row in rows(engine)] == ["letters"]
     assert ended(engine, again)["state"] == "succeeded" and blobs.exists(f"datasets/{first}/facts.json")
+
+
+def test_importing_the_same_images_again_repairs_damaged_arrays(engine, upload):
+    blobs.put("uploads/2", blobs.get("uploads/1"))
+    digest = ended(engine, started(engine, upload))["result"]["digest"]
+    (key, *_) = [key for key, _ in blobs.list(f"datasets/{digest}") if key.endswith("images.npy")]
+    good = blobs.get(key)
+    blobs.put(key, good[:-1] + bytes([good[-1] ^ 1]), create_only=False)
+    again = ended(engine, started(engine, upload | {"upload": "uploads/2", "name": "again"}))
+    assert again["result"]["digest"] == digest and blobs.get(key) == good

@@ -244,7 +244,7 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(host):
     weights = blobs.get(key)
     blobs.put(key, weights[:-4] + b"\0\0\0\1", create_only=False)
     asked = call(digest, operations()["denoise"])
-    assert host.execute([asked])[0]["problem"]["code"] == "internal"
+    assert host.execute([asked])[0]["problem"]["code"] == "storage-damaged"
     blobs.put(key, weights, create_only=False)
     assert "answer" in host.execute([asked])[0]
 

@@ -85,15 +85,12 @@ def store(
 ) -> dict[str, Any]:
     """Writes the files of an answer; returns the result of the job, which lists them and the first facts."""
     spec = job.spec
-    keys = {}
-    for name, data in files(output, spec["encoding"], spec.get("grid", False), names).items():
-        keys[name] = job.artifact_key(name)
-        blobs.put(keys[name], data, create_only=False)
+    stored = job.store_artifacts(files(output, spec["encoding"], spec.get("grid", False), names))
     facts = dict(output.facts)
     if "items" in facts:
         facts["items"] = facts["items"][:ITEMS]
     about = {"model": spec.get("name"), "version": loaded.digest, "operation": spec["operation"]}
-    return about | {"params": spec["params"], "count": total, "facts": facts, "artifacts": keys}
+    return about | {"params": spec["params"], "count": total, "facts": facts, **stored}
 
 
 def files(output: Output, encoding: str, grid: bool, names: list[str] | None = None) -> dict[str, bytes]:

@@ -68,9 +68,6 @@ def job_result(job: RunningJob, results: dict, total: int, ended: str | None) ->
                 archive.writestr(zipfile.ZipInfo(f"{index:04}.png", EPOCH), png)
                 index += 1
     contents = {"images.zip": files.getvalue(), "facts.json": json.dumps({"items": rows}).encode()}
-    keys = {name: job.artifact_key(name) for name in contents}
-    for name, data in contents.items():
-        blobs.put(keys[name], data, create_only=False)
     attackable = [row for row in rows if not row["initially_wrong"]]
     hits = sum(row["success"] for row in attackable)
     notes = [] if ended is None else [f"{ended.capitalize()}: {len(rows)} of {total} images are in the result."]
@@ -86,5 +83,5 @@ def job_result(job: RunningJob, results: dict, total: int, ended: str | None) ->
         "success_rate": hits / len(attackable) if attackable else None,
         "facts": {"items": rows[:ITEMS]},
         "warnings": notes,
-        "artifacts": keys,
+        **job.store_artifacts(contents),
     }

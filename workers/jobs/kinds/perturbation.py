@@ -12,7 +12,7 @@ from torch import Tensor
 from app.core.errors import InvalidRequest
 from app.core.jobs.checkpoints import CHECKPOINT
 from app.core.settings import settings
-from app.core.store import blobs
+from app.core.store import blobs, integrity
 from app.core.store import perturbations as rows
 from models.attacks.core.access import WhiteBox
 from models.attacks.core.universal import Fooling, Universal, UniversalConfig, apply, measure, permuted, random_signs
@@ -27,7 +27,7 @@ from models.types import DataError, DataSpec
 from workers import codecs, devices
 from workers.jobs.job import Result, RunningJob, Stopped
 from workers.store import model_rows
-from workers.store.models import canonical, load_model
+from workers.store.models import load_model
 from workers.store.training_data import Source, open_source
 
 EXAMPLES = 8
@@ -180,7 +180,7 @@ def notes(config: UniversalConfig, delta: Tensor, own: Fooling, control: Fooling
 def store(facts: dict[str, Any], delta: Tensor, pictures: dict[str, Tensor]) -> int:
     """Writes the files under the digest of facts and numbers, and adds it to the facts. Returns their size in bytes."""
     files = {"delta.npy": codecs.encode_npy(delta)}
-    facts["digest"] = hashlib.sha256(canonical(facts) + files["delta.npy"]).hexdigest()
+    facts["digest"] = hashlib.sha256(integrity.undigested(facts) + files["delta.npy"]).hexdigest()
     files["picture.png"] = codecs.encode_png(pictures["picture.png"])[0]
     files["examples.png"] = codecs.grid_png(codecs.to_uint8(pictures["examples.png"]), columns=2)
     for name, data in files.items():

@@ -9,7 +9,7 @@ import torch
 
 from app.core.errors import AnamorphError, InvalidRequest
 from app.core.settings import settings
-from app.core.store import blobs
+from app.core.store import integrity
 from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import reading
 from models.data import Columns
@@ -51,7 +51,7 @@ def run_report(job: RunningJob) -> Result:
         "tables": {name: rows[:ROWS_IN_RESULT] for name, rows in findings.tables.items()},
         "notes": findings.notes,
     }
-    return Result(value | {"artifacts": store(job, findings, value)})
+    return Result(value | store(job, findings, value))
 
 
 def open_subject(job: RunningJob, kind: type[Report], digest: str, params: Params) -> tuple[Subject, str]:
@@ -94,7 +94,8 @@ def perturbations(job: RunningJob, params: Params) -> dict[str, torch.Tensor]:
     for name in getattr(params, "perturbations", ()):
         with reading(job.bind) as conn:
             row = perturbation_rows.get(conn, job.tenant, name)
-        delta = codecs.decode_npy(blobs.get(perturbation_rows.key(row["digest"], "delta.npy")))
+        seal = integrity.delta(row["digest"], row["facts"])
+        delta = codecs.decode_npy(integrity.sound(seal, f"The numbers of perturbation {name}").read_bytes())
         deltas[name] = torch.from_numpy(delta).to(devices.device())
     return deltas
 
@@ -128,8 +129,8 @@ def follow(job: RunningJob, run, dataset: str | None = None) -> ReportResult:
         job.stop_if_asked()
 
 
-def store(job: RunningJob, findings: ReportResult, value: dict[str, Any]) -> dict[str, str]:
-    """Stores plots, sheets, the HTML page and all numbers as blobs of this attempt; returns their keys by file name."""
+def store(job: RunningJob, findings: ReportResult, value: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Stores plots, sheets, the HTML page and all numbers; returns their keys and digests by file name."""
     files = {}
     for curve in findings.curves:
         name = curve.title.lower().replace(" ", "-")
@@ -142,6 +143,4 @@ def store(job: RunningJob, findings: ReportResult, value: dict[str, Any]) -> dic
     files["report.html"] = pages.page(value, findings.tables, figures)
     whole = value | {"tables": findings.tables, "curves": [asdict(curve) for curve in findings.curves]}
     files["report.json"] = json.dumps(whole).encode()
-    for name, data in files.items():
-        blobs.put(job.artifact_key(name), data, create_only=False)
-    return {name: job.artifact_key(name) for name in files}
+    return job.store_artifacts(files)
