@@ -17,7 +17,7 @@ from tests.system.drill.run import Drill, Plan
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     for field in fields(Plan):
-        if field.name not in ("bug", "deaf"):
+        if field.name not in ("bug", "deaf", "kinds"):
             parser.add_argument("--" + field.name.replace("_", "-"), type=field.type, default=field.default)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--bug", choices=tuple(PLANTS), default="", help="Plant a bug, to see it found.")

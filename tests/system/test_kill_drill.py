@@ -1,10 +1,12 @@
 """A service under kill -9 of everything: no job lost, none run twice at once, the same weights; planted bugs show."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.system.drill.plants import EXPECTED
 from tests.system.drill.run import Drill, Plan, Report
 
 
@@ -15,8 +17,31 @@ def drill(plan: Plan, url: str) -> Report:
 
 @pytest.mark.timeout(900)
 def test_jobs_survive_kills_of_everything(sqlite_url):
-    report = drill(Plan(), sqlite_url)
+    report = drill(Plan(recipes=1), sqlite_url)
     assert not list(report.verdict.lines()) and not report.verdict.not_ended
     assert report.verdict.counts["jobs"] == Plan.jobs
     assert report.verdict.counts["attempts"] > Plan.jobs, "the kills interrupted too little to show anything"
     assert report.blows["processes that did not stop"] == 0
+
+
+ZOMBIES = Plan(
+    jobs=8, job_kills=1, worker_kills=0, broker_kills=0, front_kills=0, freezes=2, kinds=("training",), recipes=1,
+    step_seconds=0.2, lease_seconds=8, clients=4, deaf=True, seconds=400, stall_seconds=60,
+)  # fmt: skip
+"""Attempts that wake up after others took their job over, and do not notice."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_zombies_that_do_not_notice_change_nothing(sqlite_url):
+    report = drill(ZOMBIES, sqlite_url)
+    assert not list(report.verdict.lines())
+    assert report.counts["zombie writes fenced"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("bug", EXPECTED)
+def test_a_drill_sees_a_planted_bug(sqlite_url, bug):
+    report = drill(replace(ZOMBIES, bug=bug, seconds=240), sqlite_url)
+    assert report.verdict.kinds().get(EXPECTED[bug]), "\n".join(report.verdict.lines())

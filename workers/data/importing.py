@@ -115,8 +115,3 @@ def register(conn: Connection, tenant: str, name: str, published: Published, ori
 
 def name_conflict(name: str) -> Conflict:
     return Conflict(f"Dataset {name!r} already exists.", field="name", remedy="Choose another name, or delete it.")
-
-
-def delete_upload(spec: dict[str, Any]) -> None:
-    if "upload" in spec:
-        blobs.delete_prefix(spec["upload"])

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 from app.core import errors
 from app.core.jobs import state as jobs
 from app.core.jobs.state import LeaseLost
+from app.core.store import blobs
 from app.core.store.database import reading
 from workers.errors import error_of
 from workers.jobs.job import LEASE_LOST, Heartbeat, Result, RunningJob, Stopped
@@ -53,6 +54,7 @@ def end(job: RunningJob) -> None:
         result = runner_of(job.kind)(job) or Result()
         job.flush()
         write_ending(job, lambda conn: jobs.finish(conn, job.id, job.token, result.value, result.also))
+        forget_upload(job)
     except LeaseLost:
         raise
     except Exception as exception:
@@ -71,6 +73,8 @@ def end_stopped(job: RunningJob) -> None:
         write_ending(job, lambda conn: jobs.confirm_cancel(conn, job.id, job.token))
     else:
         write_ending(job, lambda conn: jobs.release(conn, job.id, job.token))
+        return
+    forget_upload(job)
 
 
 def end_failed(job: RunningJob, exception: Exception) -> None:
@@ -79,6 +83,17 @@ def end_failed(job: RunningJob, exception: Exception) -> None:
     log.error("job_failed", job=job.id, attempt=job.attempt, code=error.code, exc_info=exception)
     change = jobs.fail_attempt if isinstance(error, RETRYABLE) else jobs.fail
     write_ending(job, lambda conn: change(conn, job.id, job.token, error.problem()))
+    if change is jobs.fail:
+        forget_upload(job)
+
+
+def forget_upload(job: RunningJob) -> None:
+    """Deletes what was uploaded for the job. Only after the commit of its end: until then it may run once more."""
+    if upload := job.spec.get("upload"):
+        try:
+            blobs.delete_prefix(upload)
+        except (OSError, errors.AnamorphError) as error:
+            log.warning("upload_not_deleted", job=job.id, error=str(error))  # the cleanup deletes it a day later
 
 
 def write_ending(job: RunningJob, change: Callable[[Connection], None]) -> None:

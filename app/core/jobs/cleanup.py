@@ -1,7 +1,8 @@
-"""Deletes what is no longer needed: arrays of deleted datasets, old checkpoints, folders of killed imports."""
+"""Deletes what is no longer needed: arrays of deleted datasets, old checkpoints, uploads, folders of killed imports."""
 
 import shutil
 import time
+import uuid
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from tempfile import gettempdir
 from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, insert, select, text, update
 
 from app.core.jobs.checkpoints import CHECKPOINT
+from app.core.jobs.queries import UUID
 from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store.database import clock, new_id, reading, transaction
@@ -29,6 +31,7 @@ def clean(bind: Engine | None = None) -> None:
         forget(digest, bind)
     for job_id in ended:
         drop_checkpoints(job_id, bind)
+    remove_uploads(bind)
     remove_import_folders()
 
 
@@ -103,6 +106,20 @@ def _forked(conn: Connection, job_id: str) -> bool:
     active = select(jobs.c.spec).where(jobs.c.kind == "training", jobs.c.state.in_(("queued", "running")))
     forks = (spec.get("fork_from") for spec in conn.execute(active).scalars())
     return any((fork["job"] if isinstance(fork, dict) else fork) == job_id for fork in forks)
+
+
+def remove_uploads(bind: Engine | None = None, age_seconds: float = KEEP_SECONDS) -> None:
+    """Deletes uploads that no job will read: of requests without an answer, and of jobs canceled before they began."""
+    before = int((time.time() - age_seconds) * 1000)
+    ids = (key.removeprefix("uploads/") for key, _ in blobs.walk("uploads"))
+    old = {f"uploads/{made}" for made in ids if UUID.fullmatch(made) and uuid.UUID(made).int >> 80 < before}
+    if not old:
+        return
+    with reading(bind) as conn:
+        active = select(jobs.c.spec).where(jobs.c.state.in_(("queued", "running")))
+        old -= {spec.get("upload") for spec in conn.execute(active).scalars()}
+    for key in old:
+        blobs.delete_prefix(key)
 
 
 def sum_ended(conn: Connection) -> None:

@@ -183,3 +183,21 @@ def test_folders_of_killed_imports_are_deleted_after_a_day(engine, tmp_path):
     (tmp_path / "anamorph-import-3").symlink_to(foreign)
     sweeper.tidy(engine)
     assert not old.exists() and busy.exists() and (foreign / "images.raw").exists()
+
+
+def test_uploads_that_no_job_reads_are_deleted_a_day_later(engine, monkeypatch):
+    with transaction(engine) as conn:
+        keys = {name: f"uploads/{new_id()}" for name in ("waiting", "canceled", "unanswered")}
+        ids = {
+            name: jobs.accept(conn, tenant="t", kind="dataset", spec={"upload": keys[name]})[0]["id"]
+            for name in ("waiting", "canceled")
+        }
+        jobs.cancel(conn, "t", ids["canceled"])
+    for key in keys.values():
+        blobs.put(key, b"zip")
+    sweeper.tidy(engine)
+    assert all(blobs.exists(key) for key in keys.values())
+    now = time.time
+    monkeypatch.setattr(cleanup.time, "time", lambda: now() + DAY + 60)
+    sweeper.tidy(engine)
+    assert [name for name, key in keys.items() if blobs.exists(key)] == ["waiting"]

@@ -22,12 +22,12 @@ from tests.system.drill.history import Order
 
 SIZE, CLASSES = 8, 3
 RECIPES = {
+    "vae-1": ("vae", {"images": 900, "batch_size": 16}, 1),
     "classifier-1": ("classifier", {"images": 1000, "batch_size": 16}, 1),
     "classifier-2": ("classifier", {"images": 700, "batch_size": 16}, 2),
-    "vae-1": ("vae", {"images": 900, "batch_size": 16}, 1),
     "autoencoder-1": ("autoencoder", {"images": 600, "batch_size": 8}, 3),
 }
-"""Trainings by name: family, config, seed."""
+"""Trainings by name: family, config, seed. The first is also the model that is called."""
 KINDS = ("dataset",) * 14 + ("training",) * 3 + ("model", "operation", "report")
 """What a twentieth of the orders each is; most are cheap, so that many end."""
 RESUMABLE = ("training", "report")
@@ -117,8 +117,11 @@ class Answers:
 class Clients:
     """`width` clients order `count` jobs, each one at a time from the order to its end; others only call."""
 
-    def __init__(self, url: str, count: int, width: int, seed: int = 1, callers: int = 1):
+    def __init__(
+        self, url: str, count: int, width: int, seed: int, recipes: int, kinds: tuple[str, ...], callers: int = 1
+    ):
         self.url, self.count, self.width, self.seed, self.callers = url, count, width, seed, callers
+        self.recipes, self.kinds = list(RECIPES)[:recipes], kinds
         self.answers, self.orders = Answers(), []
         self.prepared: set[str] = set()  # the jobs before the first order
         self.stopping = threading.Event()
@@ -135,7 +138,7 @@ class Clients:
             data = archive(pictures(0, 60))
             headers = {"Content-Type": "application/zip"}
             self._calm(http, http.post("/v1/datasets?name=base", content=data, headers=headers))
-            orders = {recipe: Order(-1, "training", f"calm-{recipe}", recipe) for recipe in RECIPES}
+            orders = {recipe: Order(-1, "training", f"calm-{recipe}", recipe) for recipe in self.recipes}
             jobs = {recipe: http.request(**request_of(order)) for recipe, order in orders.items()}
             done = {recipe: self._calm(http, answer) for recipe, answer in jobs.items()}
             self.expected_call = self._patient(lambda: http.get(**self.call())).content
@@ -178,6 +181,12 @@ class Clients:
         for thread in self.threads:
             thread.join(120)
 
+    def order(self, number: int) -> Order:
+        """The same order for the same number."""
+        draws = random.Random(number)
+        kind = draws.choice(self.kinds)
+        return Order(number, kind, f"job-{number}", draws.choice(self.recipes) if kind == "training" else None)
+
     def _run(self, index: int) -> None:
         draws = random.Random(f"{self.seed} {index}")
         with httpx.Client(base_url=self.url, timeout=60) as http:
@@ -185,7 +194,7 @@ class Clients:
                 with self._lock:
                     if (number := next(self._numbers)) >= self.count:
                         return
-                    self.orders.append(order := order_of(number))
+                    self.orders.append(order := self.order(number))
                 self._serve(http, order, draws)
 
     def _serve(self, http: httpx.Client, order: Order, draws: random.Random) -> None:
@@ -263,14 +272,6 @@ class Clients:
                     with self.answers.lock:
                         self.answers.unexpected.append("call: the answer to the same request has other bytes")
                 self.stopping.wait(0.7)
-
-
-def order_of(number: int) -> Order:
-    """The same order for the same number."""
-    draws = random.Random(number)
-    kind = KINDS[draws.randrange(len(KINDS))]
-    recipe = draws.choice(list(RECIPES)) if kind == "training" else None
-    return Order(number, kind, f"job-{number}", recipe)
 
 
 def statuses(counts: Counter) -> Iterator[tuple[str, str, int]]:

@@ -18,27 +18,28 @@ from sqlalchemy import func, select, text
 from app.core.errors import AnamorphError
 from app.core.jobs import state
 from app.core.store.database import make_engine, migrate, reading, transaction
-from app.core.store.tables import job_events, jobs
+from app.core.store.tables import jobs
 from tests.servers import Postgres, Valkey
 from tests.system.drill import history as histories
 from tests.system.drill.checker import Verdict, judge
-from tests.system.drill.client import Clients, statuses
-from tests.system.drill.history import Excuse
+from tests.system.drill.client import KINDS, RECIPES, Clients, statuses
+from tests.system.drill.history import NOTES, Excuse, read_notes
 from tests.system.drill.stage import CLOCK_TABLE
 from tests.system.processes import alive, command, descendants
 
 ROOT = Path(__file__).parents[3]
 CELERY = ["-m", "celery", "-A", "tests.system.drill.worker", "worker", "--pool=threads", "-c", "2"]
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"]
+JOB = "tests.system.drill.job"
 GRACE_SECONDS = 15
 """How long a process that was frozen, or whose lease a jump of the clock ended, may compute before it notices."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    jobs: int = 16
-    job_kills: int = 4
-    worker_kills: int = 3
+    jobs: int = 8
+    job_kills: int = 2
+    worker_kills: int = 2
     inference_kills: int = 0
     broker_kills: int = 1
     front_kills: int = 1
@@ -48,6 +49,8 @@ class Plan:
     all_at_once: int = 0
     workers: int = 2
     clients: int = 6
+    recipes: int = len(RECIPES)  # how many different trainings
+    kinds: tuple[str, ...] = KINDS  # of the orders
     lease_seconds: float = 15
     step_seconds: float = 0.05
     seconds: float = 3600  # the play is over then, and what has not ended is counted as that
@@ -108,15 +111,13 @@ class Drill:
             "ANAMORPH_MAX_JOBS_PER_TENANT": "100000",
             "ANAMORPH_LOG_LEVEL": "info",
             "DRILL_FOLDER": str(folder),
-            "DRILL_BUG": plan.bug,
-            "DRILL_DEAF": "1" if plan.deaf else "",
             "DRILL_CLOCK": "1" if plan.clock_jumps else "",
             "DRILL_STEP_SECONDS": str(plan.step_seconds),
             "PYTHONPATH": str(ROOT),
         }
         self.blows: Counter = Counter()
         self.excuses: list[Excuse] = []
-        self.clients = Clients(f"http://127.0.0.1:{port}", plan.jobs, plan.clients, plan.seed)
+        self.clients = Clients(f"http://127.0.0.1:{port}", plan.jobs, plan.clients, plan.seed, plan.recipes, plan.kinds)
 
     # ---- the cast
 
@@ -161,6 +162,9 @@ class Drill:
         self.start_front()
         try:
             calm = self.clients.prepare()
+            if self.plan.bug or self.plan.deaf:
+                self.environment |= {"DRILL_BUG": self.plan.bug, "DRILL_DEAF": "1" if self.plan.deaf else ""}
+                self.start_again()
             self.clients.start()
             self.play(started + self.plan.seconds)
             self.clients.stop()
@@ -210,7 +214,7 @@ class Drill:
 
     def job_processes(self) -> list[psutil.Process]:
         found = [child for worker in self.workers for child in descendants(worker.pid)]
-        return [process for process in found if "tests.system.drill.job" in command(process)]
+        return [process for process in found if JOB in command(process)]
 
     def kill_job(self) -> None:
         """One job's process alone, when there is one."""
@@ -267,16 +271,16 @@ class Drill:
 
     def freeze_worker(self) -> None:
         """Until others have its jobs; the jobs' processes wake up before the worker that would kill them: zombies."""
-        worker = self.random.choice(self.workers)
-        for _ in range(50):
-            if any("tests.system.drill.job" in command(child) for child in descendants(worker.pid)):
-                break
-            time.sleep(0.2)
+        worker = self.computing() or self.random.choice(self.workers)
         start = time.monotonic()
         os.killpg(worker.pid, signal.SIGSTOP)
-        children = descendants(worker.pid)
+        children = [child for child in descendants(worker.pid) if JOB in command(child)]
+        ids = [command(child).split()[-1] for child in children]
+        before = self.begun(ids)
         time.sleep(self.plan.lease_seconds * 1.2)
-        self.wait_for_claims(time.monotonic() + self.plan.lease_seconds * 2, len(children))
+        end = time.monotonic() + self.plan.lease_seconds * 3
+        while children and self.begun(ids) <= before and time.monotonic() < end:
+            time.sleep(0.3)
         for child in alive(children):
             child.resume()
         time.sleep(2)
@@ -284,20 +288,22 @@ class Drill:
         self.excuses.append(Excuse(start, time.monotonic() + GRACE_SECONDS))
         self.blows["freezes"] += 1
 
-    def wait_for_claims(self, end: float, count: int) -> None:
-        """Until other workers have begun the jobs whose leases ran out."""
-        began = self.lost_and_begun()
-        while time.monotonic() < end and count and self.lost_and_begun() < began + 1:
+    def computing(self) -> subprocess.Popen | None:
+        """A worker one of whose jobs has taken a step just now; waits for one for a while."""
+        for _ in range(100):
+            now = time.monotonic()
+            busy = {
+                note.pid for note in read_notes(self.folder / NOTES) if note.what == "computing" and now - note.at < 1
+            }
+            for worker in self.workers:
+                if any(child.pid in busy for child in descendants(worker.pid)):
+                    return worker
             time.sleep(0.3)
-        time.sleep(1.5)
+        return None
 
-    def lost_and_begun(self) -> int:
-        try:
-            with reading(self.engine) as conn:
-                begun = (job_events.c.kind == "running") & (job_events.c.attempt > 1)
-                return conn.execute(select(func.count()).select_from(job_events).where(begun)).scalar_one()
-        except AnamorphError:
-            return 0
+    def begun(self, ids: list[str]) -> int:
+        """How many attempts at these jobs have begun, by what their processes noted."""
+        return sum(note.what == "began" and note.job in ids for note in read_notes(self.folder / NOTES))
 
     def jump(self) -> None:
         """Puts the clock of the database off by more than a lease, forwards or back to the true time."""
@@ -314,11 +320,15 @@ class Drill:
 
     def kill_everything(self) -> None:
         """Like a power cut: no process of the service is left."""
+        if self.database is not None:
+            self.database.kill()
+        self.start_again()
+        self.blows["kills: everything at once"] += 1
+
+    def start_again(self) -> None:
         for process in self.parts():
             os.killpg(process.pid, signal.SIGKILL)
         self.broker.kill()
-        if self.database is not None:
-            self.database.kill()
         for process in self.parts():
             process.wait()
         if self.database is not None:
@@ -327,7 +337,6 @@ class Drill:
         self.workers = [self.worker() for _ in self.workers]
         self.start_inference()
         self.start_front()
-        self.blows["kills: everything at once"] += 1
 
     def close(self) -> None:
         """A kind end: TERM, so that the drill also sees workers stop in order."""

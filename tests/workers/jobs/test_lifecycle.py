@@ -13,6 +13,7 @@ from app.core import errors
 from app.core.jobs import events
 from app.core.jobs import state as jobs
 from app.core.jobs.state import LeaseLost
+from app.core.store import blobs
 from app.core.store.database import clock, reading, transaction
 from app.core.store.tables import jobs as table
 from app.core.store.tables import workers
@@ -266,3 +267,33 @@ def test_a_run_ignores_ctrl_c_and_stops_its_heart(engine, start):
 def test_workers_that_only_ring_and_watch_load_no_torch():
     code = "import sys, workers.main, workers.jobs.process; sys.exit(not {'torch', 'models'}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("kind", ["succeed", "fail"])
+def test_an_upload_is_deleted_only_after_the_commit_of_the_end(engine, start, configure, tmp_path, monkeypatch, kind):
+    """A kill or a lost database between the two would leave a job that can never run again."""
+    configure(BLOBS_URL=f"file://{tmp_path}/blobs")
+    blobs.put("uploads/1", b"zip")
+    job, seen = start(kind, upload="uploads/1", error="config"), []
+    change = "finish" if kind == "succeed" else "fail"
+    real = getattr(jobs, change)
+
+    def broken(conn, *arguments):
+        real(conn, *arguments)
+        seen.append(blobs.exists("uploads/1"))
+        if len(seen) == 1:
+            raise errors.Unavailable("The database does not answer.")
+
+    monkeypatch.setattr(jobs, change, broken)
+    lifecycle.end(job)
+    assert seen == [True, True] and not blobs.exists("uploads/1")
+
+
+def test_an_upload_of_a_job_that_goes_back_into_the_queue_is_kept(start, row, configure, tmp_path):
+    configure(BLOBS_URL=f"file://{tmp_path}/blobs")
+    blobs.put("uploads/1", b"zip")
+    released, failed = start("stop_unasked", upload="uploads/1"), start("fail", upload="uploads/1", error="disk")
+    for job in (released, failed):
+        lifecycle.end_stopped(job) if job is released else lifecycle.end(job)
+        assert row(job)["state"] == "queued"
+    assert blobs.exists("uploads/1")

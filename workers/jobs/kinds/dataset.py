@@ -4,11 +4,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from app.core.errors import AnamorphError
 from app.core.store.database import reading
 from app.core.store.datasets import find
 from workers.data.builtin_rows import BuiltinSource
-from workers.data.importing import Origin, built_in, delete_upload, name_conflict, open_upload, read_source, register
+from workers.data.importing import Origin, built_in, name_conflict, open_upload, read_source, register
 from workers.data.publish import Published
 from workers.data.rows import Options, Report, Source
 from workers.jobs.job import Result, RunningJob
@@ -21,18 +20,12 @@ def run_dataset(job: RunningJob) -> Result:
     with reading(job.bind) as conn:
         if find(conn, job.tenant, name):
             raise name_conflict(name)
-    try:
-        options = Options.read(spec)
-        source, origin = open_rows(job, options, report)
-        published = read_source(source, options, report, job.progress, job.stop_if_asked)
-    except AnamorphError as error:
-        if error.status < 500:  # another attempt would read the same bytes
-            delete_upload(spec)
-        raise
+    options = Options.read(spec)
+    source, origin = open_rows(job, options, report)
+    published = read_source(source, options, report, job.progress, job.stop_if_asked)
 
     def also(conn: Connection) -> None:
         register(conn, job.tenant, name, published, origin)
-        delete_upload(spec)
 
     return Result(result_of(name, published, report), also)
 

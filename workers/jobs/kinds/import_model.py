@@ -6,6 +6,7 @@ naming, an ONNX graph. Pickles are never read.
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -14,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from app.core.errors import AnamorphError, InvalidRequest
+from app.core.errors import InvalidRequest
 from app.core.store import blobs
 from models.capabilities import Classifies
 from models.imported import vgg
 from models.imported.base import Imported
 from models.registry import models as published_kinds
-from models.types import DataSpec, ModelError
+from models.types import DataSpec
 from workers.jobs.job import Result, RunningJob
 from workers.onnx.importer import as_list, from_onnx
 from workers.store import model_rows
@@ -32,18 +33,8 @@ log = structlog.get_logger(__name__)
 
 def run_import(job: RunningJob) -> Result:
     """Imports `spec["upload"]` with `spec["card"]` as a new version of `spec["name"]`."""
-    try:
-        value, card = imported_model(job.spec, job.stop_if_asked)
-    except (AnamorphError, ModelError) as error:
-        if getattr(error, "status", 422) < 500:  # another attempt would read the same bytes
-            delete_upload(job.spec)
-        raise
-
-    def also(conn) -> None:
-        model_rows.register(conn, tenant=job.tenant, card=card, job_id=job.id)
-        delete_upload(job.spec)
-
-    return Result(value, also)
+    value, card = imported_model(job.spec, job.stop_if_asked)
+    return Result(value, partial(model_rows.register, tenant=job.tenant, card=card, job_id=job.id))
 
 
 def imported_model(spec: dict[str, Any], tick: Callable[[], None]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,8 +173,3 @@ def check_finite(model: Imported) -> None:
                 field="file",
                 remedy="Check mean and std: they apply to pixels in [0, 1].",
             )
-
-
-def delete_upload(spec: dict[str, Any]) -> None:
-    if "upload" in spec:
-        blobs.delete_prefix(spec["upload"])

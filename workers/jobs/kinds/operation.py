@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from sqlalchemy import Connection
 
 from app.core.calls.messages import unpack_inputs
 from app.core.errors import InvalidRequest, TooLarge
@@ -51,7 +50,7 @@ def run_operation(job: RunningJob) -> Result:
         job.progress(sum(map(count, parts)), count(rows))
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     answer = operation.result(loaded.model, rows, outputs, params)
-    return Result(store(job, loaded, answer, count(rows), names), lambda conn: delete_upload(conn, spec.get("upload")))
+    return Result(store(job, loaded, answer, count(rows), names))
 
 
 def read_upload(key: str | None) -> tuple[list[bytes] | None, bytes | None, list[str] | None]:
@@ -118,9 +117,3 @@ def pack(answer: dict[str, Any], encoding: str, names: list[str] | None = None) 
                 stem = stems.get(index, f"{index:04}")
                 archive.writestr(zipfile.ZipInfo(f"{stem}{ending}.{encoding}", EPOCH), picture)
     return out.getvalue()
-
-
-def delete_upload(conn: Connection, upload: str | None) -> None:
-    """Deletes the inputs, which are no longer needed once the answer is stored."""
-    if upload:
-        blobs.delete_prefix(upload)
