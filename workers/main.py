@@ -20,6 +20,7 @@ from app.core.jobs.sweeper import Sweeper
 from app.core.settings import settings
 from app.core.store.database import migrate, transaction
 from workers.inference.lane import Current, run_calls
+from workers.inference.liveness import GoneListener, Pulse
 from workers.jobs.slot import Slot
 
 __all__ = ["run_calls", "run_job"]
@@ -75,10 +76,11 @@ def start(instance, **_) -> None:
     migrate()
     slots.extend(Slot(queue, worker_rows.worker_id()) for queue in jobs.QUEUES if queue in queues)
     threads = [*slots, Presence(queues)]
+    if "infer" in queues:
+        threads += [Pulse(worker_rows.worker_id(), queues), GoneListener()]
+        threading.Thread(target=load_host, name="load-host", daemon=True).start()
     for thread in (*threads, Sweeper()):
         thread.start()
-    if "infer" in queues:
-        threading.Thread(target=load_host, name="load-host", daemon=True).start()
     worker_shutting_down.connect(lambda **_: ask_to_stop(threads), weak=False)
     atexit.register(wait_for_end, threads)
 

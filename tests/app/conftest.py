@@ -65,6 +65,7 @@ class Lane:
     alive: bool = True
     has_workers: bool = True
     recovered: int = 0
+    live: dict[str, dict] = field(default_factory=lambda: {"worker:1": {"late": 0.0}})
 
     async def start(self) -> None: ...
 
@@ -72,6 +73,9 @@ class Lane:
 
     async def ping(self) -> bool:
         return self.alive
+
+    async def live_workers(self) -> dict[str, dict] | None:
+        return self.live if self.alive else None
 
     async def recover(self) -> None:
         self.recovered += 1
@@ -148,6 +152,7 @@ async def app(home, lane, anyio_backend):
 
 async def end_workers(app) -> None:
     """No worker lives any more, and the web front knows it."""
+    app.state.calls.live.clear()
     with transaction() as conn:
         worker_rows.leave(conn, "worker:1")
     await app.state.watch.check_workers()

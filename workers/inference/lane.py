@@ -34,8 +34,6 @@ LONG_SECONDS = 0.3
 """A call that was taken for cheap is long after this much computation."""
 PATIENCE_SECONDS = 0.5
 """Long calls get a slice at least this often, however many cheap ones wait."""
-HANG_SECONDS = 10
-"""A computation this long past the deadlines of its calls, and past its last check, will never end."""
 GONE_SECONDS, LOADERS = 60, 2
 REPLY_SECONDS = 60
 """Lifetime of a reply that nobody fetches because its front end is gone."""

@@ -1,26 +1,30 @@
-"""Looks at the workers every second: whether calls can be answered, and which must be sent again."""
+"""Looks at the inference workers every second: whether calls can be answered, and which must be sent again.
+
+Workers say over the broker that they live, so that calls need no write to the database.
+"""
 
 import asyncio
+import time
 from contextlib import suppress
+from typing import Any
 
 import structlog
-from anyio.to_thread import run_sync
 
 from app.core.calls.client import CallClient
-from app.core.errors import AnamorphError
-from app.core.jobs import workers
-from app.core.store.database import reading
 
 SECONDS = 1.0
+EMPTY_SECONDS = 3.0
+"""A broker that was just lost may have started empty; workers write their keys each second."""
 log = structlog.get_logger(__name__)
 
 
 class WorkerWatch:
-    """One per app. `queues` has the ids of the live workers of each queue; None before the first look."""
+    """One per app. `workers` has what the live inference workers say, by id; None before the first look."""
 
     def __init__(self, calls: CallClient):
         self.calls = calls
-        self.queues: dict[str, frozenset[str]] | None = None
+        self.workers: dict[str, dict[str, Any]] | None = None
+        self._lost_at = -EMPTY_SECONDS
         self._task: asyncio.Task | None = None
         self._over = asyncio.Event()
 
@@ -28,38 +32,38 @@ class WorkerWatch:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """Waits for the look in progress: its thread holds a database connection, which a cancelled task would leak."""
         self._over.set()
         if self._task:
             await self._task
 
-    def workers(self, queue: str) -> frozenset[str]:
-        return (self.queues or {}).get(queue, frozenset())
-
     async def check_workers(self) -> None:
-        """Reads the live workers. When those for inference have changed, sends the calls in flight again."""
-        before, first = self.workers("infer"), self.queues is None
-        self.queues = await run_sync(_by_queue)
-        after = self.workers("infer")
-        self.calls.has_workers = bool(after)
-        if not first and after and after != before:
-            log.info("watch.workers_changed", before=len(before), after=len(after))
+        """Reads the live workers. When they have changed, sends the calls in flight again."""
+        live = await self.calls.live_workers()
+        now = time.monotonic()
+        if live is None:  # calls say themselves that the broker cannot be reached
+            self._lost_at = now
+            return
+        if not live and self.workers and now < self._lost_at + EMPTY_SECONDS:
+            return
+        before, self.workers = self.workers, live
+        self.calls.has_workers = bool(live)
+        if before is not None and live and live.keys() != before.keys():
+            log.info("watch.workers_changed", before=len(before), after=len(live))
             await self.calls.recover()
+
+    @property
+    def state(self) -> str:
+        """`ok`, or what is wrong with the inference workers."""
+        if not self.workers:
+            return "none" if self.workers is not None else "ok"
+        late = max(worker.get("late", 0.0) for worker in self.workers.values())
+        return f"late for {late:.0f} s" if late >= 1 else "ok"
 
     async def _run(self) -> None:
         while not self._over.is_set():
             try:
                 await self.check_workers()
-            except AnamorphError as error:
-                log.warning("watch.failed", error=error.detail)
             except Exception:
                 log.exception("watch.failed")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._over.wait(), SECONDS)
-
-
-def _by_queue() -> dict[str, frozenset[str]]:
-    with reading() as conn:
-        live = workers.fresh(conn)
-    queues = {queue for worker in live for queue in worker["queues"]}
-    return {queue: frozenset(worker["id"] for worker in live if queue in worker["queues"]) for queue in queues}

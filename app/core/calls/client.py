@@ -12,6 +12,7 @@ import uuid
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -19,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from app.core.calls.messages import QUEUE, Answer, Call, pack_calls, task_message, unpack_reply
+from app.core.calls.messages import LIVE, QUEUE, Answer, Call, pack_calls, task_message, unpack_live, unpack_reply
 from app.core.errors import AnamorphError, DeadlineExceeded, Overloaded, Unavailable, WorkerLost
 
 BATCH_BYTES = 8 << 20  # larger entries would occupy the broker's only thread for too long
@@ -86,6 +87,14 @@ class CallClient:
         with suppress(*BROKER_ERRORS):
             return bool(await self._sender.ping())
         return False
+
+    async def live_workers(self) -> dict[str, dict[str, Any]] | None:
+        """The inference workers that live, by id (`unpack_live`); None if the broker does not answer."""
+        try:
+            keys = [key async for key in self._sender.scan_iter(f"{LIVE}*", 1000)]
+            return unpack_live(zip(keys, await self._sender.mget(keys), strict=True)) if keys else {}
+        except BROKER_ERRORS:
+            return None
 
     async def submit(self, call: Call) -> Answer:
         """The answer. Raises the error of the worker, WorkerLost, Overloaded, Unavailable or DeadlineExceeded."""

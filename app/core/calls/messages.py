@@ -20,6 +20,8 @@ from app.core.errors import AnamorphError, from_problem
 QUEUE = "infer"
 GONE = "calls:gone"
 """Channel of the broker on which a front names the calls that nobody waits for any more (`pack_gone`)."""
+LIVE, LIVE_SECONDS = "lane:", 15
+"""Prefix of the keys by which inference workers say that they live, and how long such a key lasts."""
 SLICE_SECONDS = 0.25
 """A call predicted to compute longer than this is slow: it travels alone, and cheaper calls run in between."""
 TASK = "workers.main.run_calls"
@@ -74,6 +76,11 @@ def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:
 def pack_gone(reply_to: str, numbers: Iterable[int]) -> bytes:
     """For the channel GONE: calls of the front that listens on `reply_to`, which a worker drops or stops."""
     return msgpack.packb({"reply_to": reply_to, "ids": list(numbers)})
+
+
+def unpack_live(values: Iterable[tuple[bytes, bytes | None]]) -> dict[str, dict[str, Any]]:
+    """What live inference workers say of themselves, by their id: queues, models, and seconds `busy` and `late`."""
+    return {key.decode().removeprefix(LIVE): msgpack.unpackb(value) for key, value in values if value}
 
 
 def unpack_reply(reply: bytes) -> Iterable[tuple[int, Answer | AnamorphError | None]]:

@@ -13,6 +13,7 @@ from app.core.store.tables import workers
 BEAT_SECONDS = 3
 FRESH_SECONDS = 15
 GONE_SECONDS = 3600
+_LONG_AGO = {"started_at": 0.0, "seen_at": 0.0}
 
 
 def worker_id() -> str:
@@ -38,6 +39,11 @@ def fresh(conn: Connection, seconds: float = FRESH_SECONDS) -> list[dict[str, An
     """The workers that updated their row within `seconds`."""
     rows = conn.execute(select(workers).where(workers.c.seen_at > clock() - seconds).order_by(workers.c.id))
     return [dict(row) for row in rows.mappings()]
+
+
+def write_probe(conn: Connection) -> None:
+    """Writes a row that counts as no worker, to see whether the database can be written."""
+    upsert(conn, workers, {"id": "probe", "host": "", "pid": 0, "queues": [], "models": []} | _LONG_AGO, ["id"])
 
 
 def forget_gone(conn: Connection) -> None:

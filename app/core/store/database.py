@@ -30,6 +30,8 @@ from sqlalchemy.sql.functions import GenericFunction
 from app.core.errors import StorageFull, Unavailable
 from app.core.settings import settings
 
+WAIT_SECONDS = 10
+"""How long a transaction waits for the write lock of SQLite."""
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 TRY_AGAIN = ("40001", "40P01")
 """PostgreSQL's states of transactions that were rolled back because of others: serialisation failure, deadlock."""
@@ -113,13 +115,18 @@ def _sqlite_engine(url, pool_size: int) -> Engine:
         json_serializer=encode_json,
         pool_size=pool_size,
         max_overflow=pool_size,
-        connect_args={"timeout": 10, "check_same_thread": False},
+        connect_args={"timeout": WAIT_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
     def _connect(connection, _record):
         connection.isolation_level = None  # the driver must not send BEGIN by itself
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            f"busy_timeout={1000 * WAIT_SECONDS}",
+        ):
             connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
@@ -142,15 +149,34 @@ def engine() -> Engine:
 
 
 @contextmanager
-def transaction(bind: Engine | None = None, *, durable: bool = True) -> Iterator[Connection]:
+def transaction(
+    bind: Engine | None = None, *, durable: bool = True, wait_seconds: float | None = None
+) -> Iterator[Connection]:
     """One writing transaction: commits at the end, rolls back on an error.
 
     `durable=False` lets SQLite postpone the fsync (60 times faster); a power cut may then undo the last of them.
+    `wait_seconds`: how long to wait for other writers. Default: WAIT_SECONDS with SQLite, no limit with PostgreSQL.
     """
     with _translated(), (bind or engine()).connect() as conn:
         conn = conn.execution_options(writes=True, durable=durable)
-        with conn.begin():
+        with _waiting(conn, wait_seconds), conn.begin():
+            if wait_seconds and conn.dialect.name == "postgresql":
+                conn.execute(text(f"SET LOCAL statement_timeout = {round(1000 * wait_seconds)}"))
             yield conn
+
+
+@contextmanager
+def _waiting(conn: Connection, seconds: float | None) -> Iterator[None]:
+    """Waits this long for the write lock of SQLite inside."""
+    if not seconds or conn.dialect.name != "sqlite":
+        yield
+        return
+    raw = conn.connection.dbapi_connection
+    raw.execute(f"PRAGMA busy_timeout={round(1000 * seconds)}").close()
+    try:
+        yield
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={1000 * WAIT_SECONDS}").close()
 
 
 def retried(change: Callable[[Connection], T], bind: Engine | None = None, *, durable: bool = True) -> T:

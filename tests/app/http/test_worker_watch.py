@@ -1,82 +1,77 @@
 """The look at the workers, and what a killed front leaves behind."""
 
-import asyncio
 import os
-import threading
 import time
 
+import msgpack
 import pytest
+import redis
 
+from app.api.http import worker_watch
 from app.api.http.worker_watch import WorkerWatch
 from app.api.jobs import uploads
-from app.core.jobs import workers as worker_rows
+from app.core.calls.client import CallClient
+from app.core.calls.messages import LIVE
 from app.core.settings import settings
-from app.core.store.database import transaction
 from tests.app.conftest import Lane
 
 pytestmark = pytest.mark.anyio
 
 
-def come(worker: str, queue: str = "infer") -> None:
-    with transaction() as conn:
-        worker_rows.beat(conn, worker, [queue])
-
-
-def go(worker: str) -> None:
-    with transaction() as conn:
-        worker_rows.leave(conn, worker)
-
-
-async def test_calls_are_sent_again_once_a_new_worker_is_there(home):
-    lane = Lane()
-    watch = WorkerWatch(lane)
-    come("a")
+async def look(watch: WorkerWatch, *workers: str, alive: bool = True) -> None:
+    watch.calls.live, watch.calls.alive = {worker: {} for worker in workers}, alive
     await watch.check_workers()
-    await watch.check_workers()
+
+
+async def test_calls_are_sent_again_once_a_new_worker_is_there():
+    watch = WorkerWatch(lane := Lane())
+    await look(watch, "a")
+    await look(watch, "a")
     assert not lane.recovered, "the first look is no change"
-    go("a")
-    await watch.check_workers()
+    await look(watch)
     assert not lane.recovered, "nobody is there to send to"
-    come("b")
-    await watch.check_workers()
+    await look(watch, "b")
     assert lane.recovered == 1
-    come("c", queue="train")
-    await watch.check_workers()
-    assert lane.recovered == 1, "who trains answers no calls"
 
 
-async def test_calls_are_told_whether_an_inference_worker_lives(home):
-    calls = Lane()
-    watch = WorkerWatch(calls)
-    assert calls.has_workers, "before the first look nothing is known"
-    come("c", queue="train")
-    await watch.check_workers()
-    assert not calls.has_workers
-    come("a")
-    await watch.check_workers()
-    assert calls.has_workers
+async def test_calls_are_told_whether_an_inference_worker_lives():
+    watch = WorkerWatch(lane := Lane())
+    assert lane.has_workers, "before the first look nothing is known"
+    await look(watch)
+    assert not lane.has_workers
+    await look(watch, "a")
+    assert lane.has_workers
 
 
-async def test_stopping_waits_for_the_look_in_progress(home, monkeypatch):
-    begun, go_on, ended = threading.Event(), threading.Event(), []
+async def test_a_lost_broker_is_no_lost_worker(monkeypatch):
+    watch = WorkerWatch(lane := Lane())
+    await look(watch, "a")
+    await look(watch, alive=False)
+    assert lane.has_workers, "calls say themselves that the broker cannot be reached"
+    await look(watch)
+    assert lane.has_workers, "it may have started empty"
+    monkeypatch.setattr(worker_watch, "EMPTY_SECONDS", 0)
+    await look(watch)
+    assert not lane.has_workers
 
-    def check_workers():
-        begun.set()
-        go_on.wait(10)
-        ended.append(True)
-        return {}
 
-    monkeypatch.setattr("app.api.http.worker_watch._by_queue", check_workers)
-    watch = WorkerWatch(Lane())
-    watch.start()
-    while not begun.is_set():
-        await asyncio.sleep(0.01)
-    stopping = asyncio.ensure_future(watch.stop())
-    await asyncio.sleep(0.05)
-    assert not stopping.done()
-    go_on.set()
-    await stopping
-    assert ended == [True]
+async def test_liveness_needs_no_database(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    watch = WorkerWatch(lane := Lane())
+    await look(watch, "a")
+    assert lane.has_workers and watch.state == "ok"
+
+
+async def test_keys_of_live_workers_are_read_from_the_broker(valkey):
+    client = CallClient(valkey.url.replace("redis+socket", "unix"))
+    assert await client.live_workers() == {}
+    with redis.Redis(unix_socket_path=str(valkey.socket)) as broker:
+        broker.set("other", b"x")
+        broker.set(f"{LIVE}host:1", msgpack.packb({"late": 0.5}))
+    assert await client.live_workers() == {"host:1": {"late": 0.5}}
+    valkey.stop()
+    assert await client.live_workers() is None
+    await client.stop()
 
 
 def test_uploads_that_a_killed_front_left_are_deleted_after_a_day(home):

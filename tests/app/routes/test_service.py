@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.api.http.error_pages import ADVICE
+from app.api.routes import health
 from app.api.routes.docs import STATIC
 from app.core.errors import CODES
 from app.core.jobs.workers import leave
@@ -39,7 +42,40 @@ async def test_ready_means_that_every_part_answers(client, lane):
         leave(conn, "worker:1")
     degraded = await client.get("/readyz")
     assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
-    assert degraded.json()["checks"]["workers:infer"] == "none"
+    assert degraded.json()["checks"]["workers:train"] == "none"
+    assert degraded.json()["checks"]["workers:infer"] == "ok", "it says over the broker that it lives"
+
+
+async def test_ready_says_that_inference_workers_are_missing_or_late(client, lane):
+    lane.live["worker:1"] = {"late": 12.3}
+    degraded = await client.get("/readyz")
+    assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
+    assert degraded.json()["checks"]["workers:infer"] == "late for 12 s"
+    lane.live.clear()
+    assert (await client.get("/readyz")).json()["checks"]["workers:infer"] == "none"
+
+
+async def test_a_locked_database_stops_no_calls_and_makes_the_service_degraded(client, lane, tmp_path, monkeypatch):
+    add_model("digits")
+    monkeypatch.setattr(health, "WRITE_SECONDS", 0.2)
+    monkeypatch.setattr(health, "WRITES", health.WriteProbe())
+    with transaction():  # another writer
+        degraded = await client.get("/readyz")
+        assert (degraded.status_code, degraded.json()["status"]) == (200, "degraded")
+        assert degraded.json()["checks"]["database_writes"].startswith("locked")
+        assert (await client.get("/v1/models/digits/samples?n=1")).status_code == 200
+    monkeypatch.setattr(health, "WRITES", health.WriteProbe())
+    assert (await client.get("/readyz")).json()["status"] == "ok"
+
+
+async def test_a_full_database_makes_the_service_degraded(client, monkeypatch):
+    def full(conn):
+        raise OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
+
+    monkeypatch.setattr(health, "WRITES", health.WriteProbe())
+    monkeypatch.setattr(health.worker_rows, "write_probe", full)
+    checks = (await client.get("/readyz")).json()["checks"]
+    assert checks["database_writes"] == "The database has no space left."
 
 
 async def test_without_its_database_the_service_is_not_ready_and_answers_503(client, home, tmp_path):
