@@ -136,6 +136,8 @@ def _calls(options: Settings) -> CallClient:
         batch=options.call_batch,
         in_flight=options.calls_in_flight,
         queue_limit=options.call_queue_limit,
+        slow_in_flight=options.slow_calls_in_flight,
+        wait_seconds=options.call_wait_seconds,
     )
 
 

@@ -79,6 +79,10 @@ SETTINGS = {
     "call_batch": "Maximum images in a micro-batch.",
     "calls_in_flight": "Micro-batches that a web front may have under way at a time.",
     "slow_call_threads": "Slow calls that an inference worker has under way at a time; they take turns to compute.",
+    "call_wait_seconds": "Longest predicted wait of a call: above it, new ones are refused with 503 at once.",
+    "slow_call_timeout_seconds": "The same as `call_timeout_seconds` for a call that is predicted to compute longer "
+    "than 0.25 s, such as most attacks.",
+    "slow_calls_in_flight": "Such calls that a web front may have under way at a time; they do not hold up the others.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
     "sandbox_bytes": "Memory of the sealed process in which foreign graphs and files are worked on.",
     "sandbox_seconds": "Longest call of a sealed process; a later one is killed and replaced.",

@@ -3,11 +3,11 @@
 An error crosses processes as a problem (RFC 9457) and comes back as the same class.
 
 AnamorphError
-├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch      422
+├─ InvalidRequest · InvalidImage · InvalidDataset · InvalidConfig · Diverged · IdempotencyMismatch · TooLong  422
 ├─ Unauthorized 401 · Forbidden 403 · NotFound 404 · MethodNotAllowed 405 · NotAcceptable 406
 ├─ Conflict · UnsupportedOperation · ModelNotReady                                           409
 ├─ CrossSite 403 · RequestTimeout 408 · TooLarge 413 · UnsupportedMedia 415 · HeadersTooLarge 431
-├─ QuotaExceeded · RateLimited 429
+├─ QuotaExceeded · RateLimited 429 · ClientGone 499
 ├─ Overloaded · Unavailable · WorkerLost · OutOfMemory · StorageDamaged 503 · DeadlineExceeded 504 · StorageFull 507
 └─ AttemptsExhausted · Internal 500
 """
@@ -78,6 +78,10 @@ class IdempotencyMismatch(AnamorphError):
     status, code, title = 422, "idempotency-mismatch", "Idempotency key used for another request"
 
 
+class TooLong(AnamorphError):
+    status, code, title = 422, "too-long", "Takes too long to wait for"
+
+
 class Unauthorized(AnamorphError):
     status, code, title = 401, "unauthorized", "Valid API key required"
 
@@ -136,6 +140,10 @@ class QuotaExceeded(AnamorphError):
 
 class RateLimited(AnamorphError):
     status, code, title = 429, "rate-limited", "Too many requests"
+
+
+class ClientGone(AnamorphError):
+    status, code, title = 499, "client-gone", "The client left"
 
 
 class Overloaded(AnamorphError):

@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     call_batch: int = Field(64, ge=1)
     calls_in_flight: int = Field(2, ge=1)
     slow_call_threads: int = Field(4, ge=1)
+    call_wait_seconds: float = Field(5, gt=0)
+    slow_call_timeout_seconds: float = Field(120, gt=0)
+    slow_calls_in_flight: int = Field(8, ge=1)
 
     # sealed child processes for foreign graphs and files (workers/sandbox): memory and longest call of each
     sandbox_bytes: int = Field(2 * GiB, ge=256 * MiB)

@@ -41,6 +41,9 @@ ADVICE = {
     "in the job.",
     "out-of-memory": "The worker ran out of memory. Send fewer or smaller images, or use a smaller model.",
     "deadline-exceeded": "The answer took too long. Ask for less, or make the call a job with `Prefer: respond-async`.",
+    "too-long": "The request is predicted to take longer than a client may wait; `price` has the passes and seconds. "
+    "Ask for less, or make the call a job with `Prefer: respond-async`.",
+    "client-gone": "The client closed the connection before the answer, so the computation was stopped.",
     "storage-full": "The disk or the object store is full. Delete datasets or models, or ask the administrator.",
     "storage-damaged": "Stored files of a model, a dataset or a job are missing or are not those that were written. "
     "`anamorph doctor --blobs` lists them and `--heal` repairs what it can; the remedy says what else helps.",

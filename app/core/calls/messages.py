@@ -67,6 +67,8 @@ class Answer:
     timings: dict[str, float] = field(default_factory=dict)  # milliseconds by stage
     extra: dict[str, list[bytes]] = field(default_factory=dict)
     sheets: dict[str, bytes] = field(default_factory=dict)  # PNG
+    share: float = 1.0
+    """Part of the compute, which is that of all calls answered together, that this call caused."""
 
 
 def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:

@@ -13,8 +13,8 @@ import redis
 from celery import Celery
 
 from app.core.calls.client import Call, CallClient
-from app.core.calls.messages import QUEUE, TASK, task_message
-from app.core.errors import DeadlineExceeded, InvalidImage, Overloaded, Unavailable, WorkerLost
+from app.core.calls.messages import GONE, QUEUE, TASK, task_message
+from app.core.errors import ClientGone, DeadlineExceeded, InvalidImage, Overloaded, Unavailable, WorkerLost
 
 
 def payload_of(message: bytes) -> dict:
@@ -233,3 +233,160 @@ async def test_calls_are_refused_at_once_while_no_worker_lives():
     with pytest.raises(WorkerLost) as error:
         await calls.submit(Call("m", "denoise", {}, deadline=time.monotonic() + 60))
     assert error.value.retry_after
+
+
+async def settled() -> None:
+    """After the tick in which waiting calls are sent."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def sent(lane: str) -> list[list[dict]]:
+    """The micro-batches that lie in the broker, the oldest first."""
+    connection = redis.from_url(lane)
+    batches = [payload_of(message)["calls"] for message in reversed(connection.lrange(QUEUE, 0, -1))]
+    connection.close()
+    return batches
+
+
+async def until(condition) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("it did not happen")
+
+
+def test_tenants_take_turns_when_calls_wait(lane):
+    async def scenario():
+        async with client(lane, batch=4, in_flight=1) as calls:
+            tasks = [asyncio.create_task(calls.submit(call(99, tenant="many")))]
+            await settled()
+            for number in range(8):
+                tasks.append(asyncio.create_task(calls.submit(call(number, seconds=60, tenant="many"))))
+            tasks.append(asyncio.create_task(calls.submit(call(100, seconds=60, tenant="one"))))
+            await settled()
+            with worker(lane) as seen:
+                await asyncio.gather(*tasks)
+            assert [each["tenant"] for each in seen[1]] == ["many", "one", "many", "many"]
+            assert [each["params"]["n"] for batch in seen for each in batch if each["tenant"] == "many"][1:] == [
+                *range(8)
+            ]
+
+    asyncio.run(scenario())
+
+
+def test_slow_calls_travel_alone_in_a_window_of_their_own(lane):
+    async def scenario():
+        async with client(lane, batch=64, in_flight=1, slow_in_flight=2) as calls:
+            prices = {"a": (9.0, 5.0, 1.0), "b": (2.0,)}
+            slow = [call(0, 60, price=price, tenant=name) for name, each in prices.items() for price in each]
+            tasks = [asyncio.create_task(calls.submit(each)) for each in slow]
+            cheap = [asyncio.create_task(calls.submit(call(number, seconds=60))) for number in range(3)]
+            await until(lambda: len(sent(lane)) == 3)
+            await settled()
+            batches = sent(lane)
+            assert sorted(len(batch) for batch in batches) == [1, 1, 3], "cheap calls go although slow ones wait"
+            assert [(each["tenant"], each["price"]) for batch in batches for each in batch if each["slow"]] == [
+                ("a", 1.0), ("b", 2.0)
+            ], "tenants in turn, the cheapest first"  # fmt: skip
+            with worker(lane):
+                await asyncio.gather(*tasks, *cheap)
+            assert calls.batches_out == 0 and calls.waiting_weight == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_call_that_would_end_after_its_deadline_is_refused_at_once(lane):
+    async def scenario():
+        async with client(lane) as calls:
+            tasks = [asyncio.create_task(calls.submit(call(0, 60, price=20.0, tenant=name))) for name in "aab"]
+            await settled()
+            with pytest.raises(Overloaded) as error:
+                await calls.submit(call(1, 60, price=20.0, tenant="a"))
+            assert error.value.retry_after >= 1
+            tasks.append(asyncio.create_task(calls.submit(call(1, 60, price=20.0, tenant="c"))))
+            await settled()
+            assert not tasks[-1].done(), "another tenant shares the compute"
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_left_is_told_to_workers_and_frees_its_place(lane):
+    async def scenario():
+        connection = redis.from_url(lane)
+        channel = connection.pubsub(ignore_subscribe_messages=True)
+        channel.subscribe(GONE)
+        channel.get_message(timeout=5)
+        async with client(lane, batch=1, in_flight=1) as calls:
+            first, second = call(0, 60), call(1, 60)
+            tasks = [asyncio.create_task(calls.submit(each)) for each in (first, second)]
+            await until(lambda: len(sent(lane)) == 1)
+            calls.abandon(second)
+            calls.abandon(first)
+            for task in tasks:
+                with pytest.raises(ClientGone):
+                    await task
+            assert calls.waiting_weight == 0 and calls.batches_out == 0
+            message = None
+            for _ in range(60):
+                message = message or channel.get_message(timeout=0)
+                await asyncio.sleep(0.05)
+            told = msgpack.unpackb(message["data"])
+            assert told == {"reply_to": calls.replies, "ids": [1]}, "the second was never sent"
+        connection.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_makes_room_for_a_tenant_with_fewer_calls(lane):
+    async def scenario():
+        async with client(lane, batch=1, in_flight=1, queue_limit=4) as calls:
+            many = []
+            for number in range(5):
+                many.append(asyncio.create_task(calls.submit(call(number, 60, tenant="many"))))
+                await settled()
+            with pytest.raises(Overloaded):
+                await calls.submit(call(5, 60, tenant="many"))
+            one = asyncio.create_task(calls.submit(call(6, 60, tenant="one")))
+            await settled()
+            with pytest.raises(Overloaded):
+                await many[-1]
+            with worker(lane):
+                await asyncio.gather(*many[:-1], one)
+
+    asyncio.run(scenario())
+
+
+def test_calls_are_refused_when_those_that_wait_take_too_long(lane):
+    async def scenario():
+        async with client(lane, batch=1, in_flight=1, wait_seconds=1.0) as calls:
+            calls._seconds_per_image = 0.3
+            tasks = []
+            for number in range(5):
+                tasks.append(asyncio.create_task(calls.submit(call(number, 60))))
+                await settled()
+            with pytest.raises(Overloaded, match="about 1 s"):
+                await calls.submit(call(6, 60))
+            with worker(lane):
+                await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
+
+
+def test_a_micro_batch_that_takes_longer_lets_others_pass(lane):
+    async def scenario():
+        async with client(lane, batch=1, in_flight=1) as calls:
+            tasks = [asyncio.create_task(calls.submit(call(number, 60))) for number in range(2)]
+            await until(lambda: len(sent(lane)) == 1)
+            connection = redis.from_url(lane)
+            connection.rpush(calls.replies, msgpack.packb([{"id": 1, "later": True}]))
+            connection.close()
+            await until(lambda: len(sent(lane)) == 2)
+            with worker(lane):
+                await asyncio.gather(*tasks)
+
+    asyncio.run(scenario())
