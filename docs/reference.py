@@ -56,6 +56,9 @@ SETTINGS = {
     "max_json_bytes": "Maximum bytes of a JSON body.",
     "max_image_bytes": "Maximum bytes of an encoded image.",
     "max_pixels": "Maximum pixels of an image.",
+    "call_pixels": "Maximum pixels of all images of a call, weighted by what decoding them costs: an 8-bit colour PNG "
+    "counts once, images of 16 bits, with transparency or progressive ones several times.",
+    "job_pixels": "The same for a call that is made a job (`Prefer: respond-async`).",
     "max_side": "Maximum side of an image, in pixels.",
     "max_archive_members": "Maximum files in an uploaded archive.",
     "max_archive_bytes": "Maximum bytes of an uploaded archive after unpacking.",

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     max_json_bytes: int = Field(32 * MiB, gt=0)
     max_image_bytes: int = Field(20 * MiB, gt=0)
     max_pixels: int = Field(16_000_000, gt=0)
+    call_pixels: int = Field(100_000_000, gt=0)  # of all images of a call, counted by what decoding them costs
+    job_pixels: int = Field(2_000_000_000, gt=0)
     max_side: int = Field(8192, gt=0)
     max_archive_members: int = Field(200_000, gt=0)
     max_archive_bytes: int = Field(8 * GiB, gt=0)

@@ -1,15 +1,23 @@
 """An opened Pillow image to plain pixels: 8-bit gray or sRGB without transparency, of the channels and size needed."""
 
 import io
+import re
+import struct
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms
 
 from app.core.errors import InvalidImage
-from workers.codecs.header import Header
+from app.core.images import Header
 
 SRGB = ImageCms.createProfile("sRGB")
 ORIENTATION = 0x0112
+EXIF_HEAD = re.compile(rb"(?:Exif\0\0)*")
+XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')
+BYTE_ORDERS = {b"II": "<", b"MM": ">"}
+INTEGERS = {1: "B", 3: "H", 4: "I"}
+"""Types of EXIF values as `struct` writes them."""
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,10 +54,29 @@ def flatten(image: Image.Image, header: Header, background: tuple[int, int, int]
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+        turn = UPRIGHT.get(orientation(image.info))
     except Exception:
         return image  # the image may be fine though its metadata is not
     return image if turn is None else image.transpose(turn)
+
+
+def orientation(info: dict[str, Any]) -> int | None:
+    """The number 1 to 8 that says how the picture lies, from EXIF data, else from XMP data; Pillow would read all EXIF
+    data, which may be thousands of times larger in memory than in the file."""
+    exif = info.get("exif") or b""
+    if not exif and "Raw profile type exif" in info:
+        exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+    start = EXIF_HEAD.match(exif).end()
+    if order := BYTE_ORDERS.get(exif[start : start + 2]):
+        first = start + struct.unpack_from(order + "I", exif, start + 4)[0]
+        (count,) = struct.unpack_from(order + "H", exif, first)
+        for at in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, at)
+            if tag == ORIENTATION and kind in INTEGERS and values == 1:
+                return struct.unpack_from(order + INTEGERS[kind], exif, at + 8)[0]
+    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
+    match = XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
+    return int(match[2]) if match else None
 
 
 def _sixteen_bits(image: Image.Image, background: tuple[int, int, int]) -> np.ndarray:
@@ -107,9 +134,11 @@ def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
         return image
     if present == 1:
         return np.repeat(image, channels, axis=-3)
-    red, green, blue = np.moveaxis(image.astype(np.uint32), -3, 0)
     # ITU-R 601-2 luma with 16 fractional bits: equal to Pillow's convert("L")
-    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[..., None, :, :]
+    luma = np.full((*image.shape[:-3], *image.shape[-2:]), 0x8000, np.uint32)
+    for channel, weight in enumerate((19595, 38470, 7471)):
+        luma += image[..., channel, :, :] * np.uint32(weight)
+    return (luma >> 16).astype(np.uint8)[..., None, :, :]
 
 
 def fit(image: np.ndarray, height: int, width: int, *, nearest: bool = False) -> np.ndarray:

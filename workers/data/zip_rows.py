@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from app.core.errors import InvalidDataset, InvalidImage
+from app.core.images import cost_of
 from app.core.settings import settings
 from workers import codecs
 from workers.data.archive import Archive, Member
@@ -20,8 +21,9 @@ from workers.data.rows import Options, Report, Row, printable
 
 # Pillow decodes without the interpreter lock; below this size per image, threads cost more than they save.
 POOL_FROM_BYTES = 16 << 10
-LOOK_AHEAD = 8
-MAX_PIXELS = 50_000_000_000  # some ten minutes of decoding
+LOOK_AHEAD = 4
+MAX_PIXELS = 50_000_000_000
+"""Cost of decoding all images of an archive, in pixels (app/core/images.py): a quarter of an hour."""
 
 
 class ZipSource:
@@ -151,20 +153,22 @@ class ZipSource:
                 self.report.refuse(place.member.name, pixels.detail)
                 yield place, None
                 continue
-            self.pixels += pixels.shape[-1] * pixels.shape[-2]
-            if self.pixels > MAX_PIXELS:
-                raise InvalidDataset(
-                    f"The images have more than {MAX_PIXELS:,} pixels in total, which is the limit.",
-                    remedy="Scale them down.",
-                )
             yield place, pixels
 
     def _load(self, place: Place) -> tuple[Place, np.ndarray | InvalidImage]:
         try:
             data = self.archive.read(place.member, settings().max_image_bytes)
+            header = codecs.read_header(data)
+            self.pixels += cost_of(header, self.least_side)
+            if self.pixels > MAX_PIXELS:
+                raise InvalidDataset(
+                    f"The images count as more than {MAX_PIXELS:,} pixels in total, which is the limit; pixels of 16 "
+                    "bits, with transparency or of a progressive JPEG count several times.",
+                    remedy="Scale them down, or save them as 8-bit PNG files.",
+                )
             if place.role == "masks":
-                return place, codecs.decode_mask(data)
-            return place, codecs.decode(data, least_side=self.least_side)
+                return place, codecs.decode_mask(data, header=header)
+            return place, codecs.decode(data, header=header, least_side=self.least_side)
         except InvalidImage as error:
             return place, error
 
@@ -193,7 +197,7 @@ class ZipSource:
 
 
 def _ahead(function, items: Iterable) -> Iterator:
-    """Like map(), but up to eight items ahead, on two threads."""
+    """Like map(), but up to LOOK_AHEAD items ahead, on two threads."""
     with ThreadPoolExecutor(2) as pool:
         waiting: deque = deque()
         for item in items:

@@ -17,7 +17,7 @@ from workers import codecs
 from workers.data import images_page
 from workers.inference.batching import LoadedModel, compute
 from workers.inference.model_cache import ModelCache
-from workers.inference.tensors import read_params
+from workers.inference.tensors import decode_images, read_params
 
 
 def answer(facts: dict[str, Any], images: list[bytes] = ()) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def apply_perturbation(call: dict[str, Any], models: ModelCache) -> dict[str, An
     delta = np.load(io.BytesIO(stored_delta(params.perturbation)), allow_pickle=False)
     channels, height, width = delta.shape
     size = {"height": height, "width": width, "channels": channels}
-    before = codecs.decode_batch(size, call["images"])
+    before = decode_images(size, call["images"])
     steps = np.rint(delta * 255).astype(np.int16)
     after = np.clip(before.astype(np.int16) + steps, 0, 255).astype(np.uint8)
     facts = {"items": change_sizes(before, after)}

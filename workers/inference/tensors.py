@@ -1,21 +1,25 @@
 """Calls to tensors and results to bytes: parameters, images and latents of a request, and the files of its answer."""
 
-import base64
-import re
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 
-from app.core.errors import InvalidImage, InvalidRequest, UnsupportedOperation
+from app.core.errors import InvalidImage, InvalidRequest, UnsupportedOperation, from_problem
+from app.core.images import Header, from_base64
+from app.core.settings import settings
+from models import deadline
 from models.family import Family
 from models.operations.core.base import Operation, Params, Result
 from workers import codecs
 from workers.inference.batching import LoadedModel
+from workers.sandbox.room import Broken, NeedsMemory, Raised, Room
 
 P = TypeVar("P", bound=BaseModel)
-DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
+IN_PROCESS = 1_000_000
+"""Images of a call that cost more pixels than this together (20 ms) are decoded in a room."""
 FILES = ("png", "webp")
 """Encodings that give one file per image."""
 ToEncode = tuple[Result, str, bool]
@@ -46,33 +50,45 @@ def read_params(kind: type[P], values: dict[str, Any]) -> P:
 
 def read_plane(text: str, field: str) -> torch.Tensor:
     """A parameter with one number per pixel, uint8 (H, W). Raises InvalidRequest or InvalidImage for `field`."""
+    data = from_base64(text, field)
     try:
-        data = base64.b64decode(DATA_URL.sub("", text, count=1), validate=True)
-        return torch.from_numpy(codecs.decode_mask(data).copy())
+        header = codecs.read_header(data)
+        mask = (
+            decode_sealed("decode_mask", data, header=header) if header.cost > IN_PROCESS else codecs.decode_mask(data)
+        )
     except InvalidImage as error:
         error.field = field
         raise
-    except ValueError:
-        raise InvalidRequest(
-            f"{field} must be a PNG in base64.", field=field, remedy="Encode the bytes of the file in base64."
-        ) from None
+    return torch.from_numpy(mask.copy())
 
 
 def read_inputs(
-    model: Family, operation: Operation, params: Params, images: list[bytes] | None, latents: bytes | None, most: int
+    model: Family,
+    operation: Operation,
+    params: Params,
+    images: list[bytes] | None,
+    latents: bytes | None,
+    most: int,
+    pixels: int | None = None,
 ) -> np.ndarray | None:
     """The images, uint8 (n, c, h, w), or the latents, float32 (n, d), of a call.
 
-    Where images may have any size, at most as many pixels in all as `most` images of the model's size have.
+    Where images may have any size, at most as many pixels in all as `most` images of the model's size have. Decoding
+    may cost at most `pixels` (app/core/images.py), by default those of a call.
     """
     if operation.takes == "nothing":
         return None
-    if images and operation.any_size and not getattr(params, "resize", False):
-        return codecs.decode_alike(model.data.channels, images, most * model.data.height * model.data.width)
     if images and operation.takes in ("images", "either"):
+        resize = getattr(params, "resize", False)
         size = {"height": model.data.height, "width": model.data.width, "channels": model.data.channels}
+        if operation.any_size and not resize:
+            headers, sealed = read_headers(images, pixels)
+            one = partial(decode_sealed, "decode") if sealed else codecs.decode
+            return codecs.decode_alike(
+                size["channels"], images, most * size["height"] * size["width"], headers, one=one
+            )
         try:
-            return codecs.decode_batch(size, images, resize=getattr(params, "resize", False))
+            return decode_images(size, images, resize, pixels)
         except InvalidImage as error:
             if not hasattr(params, "resize") and "resize" in (error.remedy or ""):
                 error.remedy = "Send an image of that size."  # this operation does not resize
@@ -81,6 +97,41 @@ def read_inputs(
         return codecs.decode_latents(latents, model.latent_dim)
     needed = {"either": "latents or images"}.get(operation.takes, operation.takes)
     raise InvalidRequest(f"{operation.name} needs {needed}; the request has none.", field=operation.takes)
+
+
+def decode_images(
+    size: dict[str, int], images: list[bytes], resize: bool = False, pixels: int | None = None
+) -> np.ndarray:
+    """uint8 (n, channels, height, width) of images of this `size`, or of any where they are resized."""
+    headers, sealed = read_headers(images, pixels)
+    one = partial(decode_sealed, "decode_for") if sealed else codecs.decode_for
+    return codecs.decode_batch(size, images, headers, resize=resize, one=one)
+
+
+def read_headers(images: list[bytes], pixels: int | None) -> tuple[list[Header], bool]:
+    """The headers of the images of a call, and whether the images are decoded in a room."""
+    headers = codecs.read_headers(images, pixels or settings().call_pixels)
+    return headers, sum(header.cost for header in headers) > IN_PROCESS
+
+
+def decode_sealed(function: str, *arguments: Any, header: Header, **options: Any) -> np.ndarray:
+    """What `workers.codecs` would return. Raises InvalidImage also where the image breaks the decoder."""
+    deadline.check()
+    try:
+        answer = decoders().call("run", function, list(arguments), list(header), options)
+    except (Broken, NeedsMemory, Raised) as error:
+        raise InvalidImage(
+            f"The {header.format} image cannot be decoded. {error.detail}",
+            remedy="Re-save it as an 8-bit PNG in an image editor.",
+        ) from error
+    if "problem" in answer:
+        raise from_problem(answer["problem"])
+    return answer["pixels"]
+
+
+@lru_cache
+def decoders() -> Room:
+    return Room("workers.codecs.sealed")
 
 
 def to_tensors(inputs: list[np.ndarray | None]) -> list[torch.Tensor | None]:

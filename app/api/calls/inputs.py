@@ -1,10 +1,8 @@
 """The inputs of an operation: a raw image, multipart, a zip, JSON with base64, latents as JSON or npy.
 
-Only the size and the first bytes of an image are checked here; an inference worker decodes it.
+Only the headers of images are read here; an inference worker decodes them.
 """
 
-import base64
-import binascii
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +17,7 @@ from app.api.http.strict import parse_object
 from app.core.catalog.describe import quoted
 from app.core.catalog.describe import sent as describe_sent
 from app.core.errors import InvalidImage, InvalidRequest, TooLarge, UnsupportedMedia
+from app.core.images import from_base64, read_header, read_headers, too_costly
 from app.core.settings import settings
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -37,7 +36,10 @@ OTHER_FORMATS = {
     "SVG": rb"\s*<(\?xml|svg)",
     "PDF": rb"%PDF",
 }
-DATA_URL = re.compile(r"data:image/[a-z]{3,4};base64,")
+LARGE = 4 << 20
+"""Bytes of images from which on their headers are read on a thread."""
+PNG_TEXT = re.compile(r"(data:[^,]{0,200},)?iVBORw0KGgo")
+"""How a PNG in base64 begins."""
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Inputs:
     """Encoded images or latents, and the parameters in the body: `params` of JSON, `texts` of a form.
 
     `several`: the client sent a list, so the answer is a list. `names`: of the files of a zip, without suffix.
+    `decode_pixels`: the CPU time of decoding all images (see app/core/images.py).
     """
 
     images: list[bytes] | None = None
@@ -54,10 +57,11 @@ class Inputs:
     names: list[str] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
+    decode_pixels: int = 0
 
 
-async def read(request: Request, takes: str, most: int) -> Inputs:
-    """The inputs of a request to an operation that takes images, latents, either or nothing."""
+async def read(request: Request, takes: str, most: int, *, as_job: bool = False) -> Inputs:
+    """The inputs of a request to an operation that takes images, latents, either or nothing; at most `most` images."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("Compressed bodies are not supported.", remedy="Send the body without Content-Encoding.")
     if takes == "nothing" and request.method == "GET":
@@ -69,7 +73,14 @@ async def read(request: Request, takes: str, most: int) -> Inputs:
         body = await request.body()
         media = _sniff(body, media) if media in UNSPECIFIC else media
         sent = await _from_zip(body, most) if media in ZIPS else _from_body(body, media)
-    return sent if takes == "nothing" else _checked(sent, takes)
+    if takes != "nothing":
+        _check_kind(sent, takes)
+    pixels = settings().job_pixels if as_job else settings().call_pixels
+    if sent.images and sum(map(len, sent.images)) > LARGE:
+        sent.decode_pixels = await run_sync(count_pixels, sent, pixels)
+    else:
+        sent.decode_pixels = count_pixels(sent, pixels)
+    return sent
 
 
 def _from_body(body: bytes, media: str) -> Inputs:
@@ -126,10 +137,7 @@ def _decoded(text: Any, pointer: str) -> bytes:
         raise InvalidRequest(
             f"An image in JSON must be the base64 text of its file; you sent {describe_sent(text)}.", field=pointer
         )
-    try:
-        return base64.b64decode(DATA_URL.sub("", text, count=1), validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidRequest("The text is not base64.", field=pointer, remedy="Encode the bytes of the file.") from None
+    return from_base64(text, pointer)
 
 
 async def _from_zip(body: bytes, most: int) -> Inputs:
@@ -157,8 +165,8 @@ async def _from_form(request: Request, most: int) -> Inputs:
     return Inputs(images=images or None, rows=len(images), several=len(images) > 1, texts=texts)
 
 
-def _checked(sent: Inputs, takes: str) -> Inputs:
-    """The inputs, if they are of the kind that the operation takes and no image is too large or of another format."""
+def _check_kind(sent: Inputs, takes: str) -> None:
+    """Raises InvalidRequest for inputs of another kind than the operation takes."""
     allowed = {"either": "latents or images"}.get(takes, takes)
     kind = "images" if sent.images is not None else "latents" if sent.latents is not None else None
     if kind is None or not sent.rows:
@@ -171,9 +179,30 @@ def _checked(sent: Inputs, takes: str) -> Inputs:
         )
     if takes not in ("either", kind):
         raise InvalidRequest(f"This operation takes {allowed}; you sent {kind}.", field=kind)
+
+
+def count_pixels(sent: Inputs, most: int) -> int:
+    """What decoding all images costs, also those that are parameters. Raises TooLarge for more than `most` pixels,
+    InvalidImage for an image whose header is invalid."""
     for index, image in enumerate(sent.images or ()):
         check_image(image, f"images/{index}")
-    return sent
+    images = sent.images or []
+    cost, count = sum(header.cost for header in read_headers(images, most)), len(images)
+    for name, value in (sent.params | sent.texts).items():
+        if isinstance(value, str) and PNG_TEXT.match(value):
+            count += 1
+            cost += _plane_cost(value, name[:80])
+            if cost > most:
+                raise too_costly(cost, most, count, count)
+    return cost
+
+
+def _plane_cost(text: str, name: str) -> int:
+    try:
+        return read_header(from_base64(text, name)).cost
+    except InvalidImage as error:
+        error.field = name
+        raise
 
 
 def check_image(image: bytes, field: str) -> None:

@@ -84,7 +84,7 @@ async def prepare(
     entries = request.app.state.catalog
     entry = entries["operations"][operation]
     limit = JOB_IMAGES if prefer.respond_async else settings().call_images
-    sent = await inputs.read(request, entry["takes"], limit)
+    sent = await inputs.read(request, entry["takes"], limit, as_job=prefer.respond_async)
     texts, values = sent_params(request, sent)
     params = complete_params(entries, operation, texts, values)
     if entry.get("picture_param") and params[entry["picture_param"]]:

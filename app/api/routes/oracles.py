@@ -1,7 +1,5 @@
 """/v1/oracles: remote models that the administrator allows to be attacked, and the jobs that attack them."""
 
-import base64
-import binascii
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,6 +16,7 @@ from app.core.calls.messages import pack_inputs
 from app.core.catalog import Catalog
 from app.core.catalog.describe import quoted
 from app.core.errors import InvalidRequest, NotFound
+from app.core.images import from_base64, read_headers
 from app.core.oracles import Oracle
 from app.core.settings import settings
 from app.core.store import blobs
@@ -107,13 +106,8 @@ def own_settings(entries: Catalog, method: str) -> dict[str, Any]:
 
 def files(texts: list[str]) -> list[bytes]:
     """Images from base64. Raises InvalidRequest, TooLarge or InvalidImage."""
-    images = []
-    for index, text in enumerate(texts):
-        try:
-            image = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError):
-            remedy = "Encode the bytes of the file."
-            raise InvalidRequest("The text is not base64.", field=f"/images/{index}", remedy=remedy) from None
+    images = [from_base64(text, f"/images/{index}") for index, text in enumerate(texts)]
+    for index, image in enumerate(images):
         check_image(image, f"/images/{index}")
-        images.append(image)
+    read_headers(images, settings().job_pixels)
     return images

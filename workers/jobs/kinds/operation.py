@@ -10,6 +10,7 @@ import torch
 
 from app.core.calls.messages import unpack_inputs
 from app.core.errors import InvalidRequest, TooLarge
+from app.core.settings import settings
 from app.core.store import blobs
 from models import deadline
 from models.family import Family
@@ -40,7 +41,9 @@ def run_operation(job: RunningJob) -> Result:
     images, latents, names = read_upload(spec.get("upload"))
     check_size(loaded.model, images)
     most = MAX_FLOATS // TILED // loaded.model.data.pixels
-    (inputs,) = to_tensors([read_inputs(loaded.model, operation, params, images, latents, most)])
+    with deadline.checking(job.stop_if_asked):
+        inputs = read_inputs(loaded.model, operation, params, images, latents, most, settings().job_pixels)
+    (inputs,) = to_tensors([inputs])
     rows = operation.rows(loaded.model, inputs, params)
     parts = []
     for part in slices(rows):
