@@ -179,8 +179,8 @@ def check_notes(history: History, counts: Counter) -> Iterator[Fault]:
             began.setdefault((note.job, note.attempt), note.at)
     told = set()
     for note in history.notes:
-        if note.what == "computing":
-            counts["steps noted"] += 1
+        counts["steps noted"] += note.what == "computing"
+        counts["zombie writes refused"] += note.what == "fenced"
         if note.what == "pointer" and note.data:
             yield Fault(
                 "pointer before blob", note.job, f"attempt {note.attempt} wrote a row that names {note.data[0]}"

@@ -49,7 +49,7 @@ class Note:
     """What a process of a job says about itself, whatever the database was told. `at`: the monotonic clock."""
 
     at: float
-    what: str  # began | computing | accepted | pointer
+    what: str  # began | computing | accepted | fenced | pointer
     job: str
     attempt: int
     pid: int = 0

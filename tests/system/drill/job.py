@@ -17,6 +17,9 @@ from workers.jobs import process  # noqa: E402
 PAUSE_SECONDS = float(os.environ.get("DRILL_STEP_SECONDS", 0.05))
 """After each step: what makes a tiny training last long enough to be interrupted, at no cost."""
 NOTE_SECONDS = 0.2
+DEAF = bool(os.environ.get("DRILL_DEAF"))
+"""A job that loses its lease does not notice, so that only the fences are left."""
+ASLEEP_SECONDS = 6
 
 
 class NotedJob(running.RunningJob):
@@ -27,6 +30,8 @@ class NotedJob(running.RunningJob):
 
     def step(self) -> None:
         """A runner has done some work."""
+        if DEAF and self.noted and time.monotonic() - self.noted > ASLEEP_SECONDS:
+            self.struggle()
         if time.monotonic() - self.noted > NOTE_SECONDS:
             note("computing", self.id, self.attempt)
             self.noted = time.monotonic()
@@ -47,6 +52,20 @@ class NotedJob(running.RunningJob):
         answer = super().write(change, durable)
         self.accepted("a write", began)
         return answer
+
+    def struggle(self) -> None:
+        """After a sleep: tries every kind of write, each by itself, as an attempt that noticed nothing would."""
+        point = self.last_checkpoint or {"kept": []}
+        writes = (lambda: self.event("woke", {}), lambda: self.checkpoint(point), self.progress_at_once)
+        for write in writes:
+            try:
+                write()
+            except state.LeaseLost:
+                note("fenced", self.id, self.attempt)
+
+    def progress_at_once(self) -> None:
+        self._progress = self._progress or {"images": 0, "total": 1, "eta_seconds": None}
+        self.flush()
 
     def accepted(self, name: str, began: float) -> None:
         note("accepted", self.id, self.attempt, {"name": name, "began": began})
@@ -79,7 +98,7 @@ def main() -> int:
 
     lifecycle.RunningJob = NotedJob
     state.add_checkpoint = noted_checkpoint(state.add_checkpoint)
-    if os.environ.get("DRILL_DEAF"):  # a zombie that does not notice: only the fences are left
+    if DEAF:
         running.Heartbeat.abandon = lambda self: None
     real = lifecycle.runner_of
 

@@ -21,7 +21,7 @@ def no_token_in_events(patch) -> None:
 
 def no_token_in_held_writes(patch) -> None:
     """Progress, checkpoints and ends are written while anybody holds the job."""
-    patch(state, "_held", lambda job_id, token: (jobs.c.id == job_id) & (jobs.c.state == "running"))
+    patch(state, "held_by", lambda job_id, token: (jobs.c.id == job_id) & (jobs.c.state == "running"))
 
 
 def claim_of_any_job(patch) -> None:
