@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from models import deadline
 from models.capabilities import Classifies, Regresses, Segments
 from models.imported.base import Imported, ImportedConfig
 from models.imported.onnx_ops import OPS
 from models.types import ConfigError, ModelError
 
 Output = Literal["logits", "probabilities"]
+SHAPE_INPUTS = {
+    "ConstantOfShape": (0,), "Expand": (1,), "Pad": (1, 3), "Range": (0, 1, 2), "Reshape": (1,), "Resize": (1, 2, 3),
+    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "Unsqueeze": (1,), "Upsample": (1,),
+} | dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), (1,))  # fmt: skip
+"""Operator -> the inputs whose values say which shape its output has."""
 
 
 class Node(BaseModel):
@@ -60,6 +66,8 @@ class Graph(Imported):
             raise ModelError("the weights are not those of an imported graph", field="file") from None
         if unknown := unknown_operators(node.op for node in self.spec.nodes):
             raise ConfigError(f"no gradient is implemented for the operators {', '.join(unknown)}", field="file")
+        if dependent := image_dependent_shapes(self.spec):
+            raise ConfigError(f"the shape that {dependent[0]} gives depends on the values of the image", field="file")
         self.register_buffer("graph", state["graph"])
         for index, constant in enumerate(constants):
             self.register_buffer(f"t{index}", constant)
@@ -74,11 +82,15 @@ class Graph(Imported):
         return self.run(x if self.config.layout == "nchw" else x.permute(0, 2, 3, 1)).float()
 
     def run(self, x: Tensor) -> Tensor:
-        """The output for the input `x`. A tensor is freed after the last node that reads it."""
+        """The output for the input `x`. A tensor is freed after the last node that reads it.
+
+        Shapes follow from the shape of `x` alone, so what a trial of one image costs, every image costs.
+        """
         spec = self.spec
         values: dict[str, Any] = {name: getattr(self, f"t{index}") for index, name in enumerate(spec.tensors)}
         values[spec.input], values[""] = x, None
         for index, node in enumerate(spec.nodes):
+            deadline.check()
             attributes = {**node.attributes, "opset": spec.opset, "outputs": len(node.outputs)}
             if "constant" in attributes:
                 attributes["value"] = values[attributes["constant"]]
@@ -133,6 +145,18 @@ def per_pixel(output: Tensor, images: Tensor, config: GraphConfig, classes: int)
 def as_logits(probabilities: Tensor) -> Tensor:
     """log(max(p, 1e-30)): finite where p is 0."""
     return probabilities.clamp_min(1e-30).log()
+
+
+def image_dependent_shapes(spec: GraphSpec) -> list[str]:
+    """The operators whose shape-giving inputs are computed from pixels: what they cost cannot be known before."""
+    from_pixels, operators = {spec.input}, []
+    for node in spec.nodes:
+        shapes = [node.inputs[place] for place in SHAPE_INPUTS.get(node.op, ()) if place < len(node.inputs)]
+        if not from_pixels.isdisjoint(shapes):
+            operators.append(node.op)
+        if node.op != "Shape" and not from_pixels.isdisjoint(node.inputs):
+            from_pixels.update(node.outputs)
+    return operators
 
 
 def unknown_operators(names) -> list[str]:

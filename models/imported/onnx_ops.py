@@ -21,12 +21,22 @@ DTYPES = {
 }  # fmt: skip
 """By TensorProto.DataType."""
 
+LISTED = 4096
+"""The most numbers that a shape or a list of sizes may have."""
+
 
 def ints(inputs: Inputs, index: int, attributes: Attributes, name: str, default: Any = None) -> Any:
     """A list of integers, which is an input in newer opsets and an attribute in older ones."""
     if len(inputs) > index and inputs[index] is not None:
-        return inputs[index].flatten().tolist()
+        return as_list(inputs[index])
     return attributes.get(name, default)
+
+
+def as_list(values: Tensor) -> list[int]:
+    """The numbers of a shape or a list of axes or sizes. Raises ValueError for more than LISTED."""
+    if values.numel() > LISTED:
+        raise ValueError(f"a shape of {values.numel()} numbers")
+    return values.flatten().tolist()
 
 
 def optional(inputs: Inputs, index: int) -> Tensor | None:
@@ -176,7 +186,8 @@ def cut(inputs: Inputs, attributes: Attributes) -> Tensor:
     steps = ints(inputs, 4, attributes, "steps", [1] * len(starts))
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         places = range(x.shape[axis])[slice(start, end if end > -(2**31) else None, step)]
-        x = x.index_select(axis, torch.tensor(list(places), dtype=torch.int64, device=x.device))
+        index = torch.arange(len(places), device=x.device) * places.step + places.start
+        x = x.index_select(axis, index)
     return x
 
 
@@ -203,7 +214,7 @@ def pad(inputs: Inputs, attributes: Attributes) -> Tensor:
 
 
 def expand(inputs: Inputs, attributes: Attributes) -> Tensor:
-    x, shape = inputs[0], inputs[1].tolist()
+    x, shape = inputs[0], as_list(inputs[1])
     return x.expand(torch.broadcast_shapes(x.shape, shape))
 
 
@@ -211,10 +222,10 @@ def resize(inputs: Inputs, attributes: Attributes) -> Tensor:
     x = inputs[0]
     scales, sizes = (optional(inputs, 2), optional(inputs, 3)) if len(inputs) > 2 else (optional(inputs, 1), None)
     if sizes is None or not sizes.numel():
-        factors = scales.tolist() if scales is not None else attributes["scales"]
+        factors = as_list(scales) if scales is not None else attributes["scales"]
         sides = [math.floor(side * factor) for side, factor in zip(x.shape, factors, strict=True)]
     else:
-        sides = sizes.tolist()
+        sides = as_list(sizes)
     mode, places = attributes.get("mode", "nearest"), attributes.get("coordinate_transformation_mode", "half_pixel")
     if mode == "nearest":
         whole = all(new % old == 0 for new, old in zip(sides[2:], x.shape[2:], strict=True))
@@ -286,7 +297,7 @@ def arg_max(inputs: Inputs, attributes: Attributes) -> Tensor:
 def constant_of_shape(inputs: Inputs, attributes: Attributes) -> Tensor:
     value = attributes.get("value")
     filler = torch.zeros(1) if value is None else value
-    return filler.reshape(()).expand(inputs[0].tolist()).clone()
+    return filler.reshape(()).expand(as_list(inputs[0])).clone()
 
 
 OPS: dict[str, Callable[[Inputs, Attributes], Any]] = {
@@ -373,7 +384,7 @@ OPS: dict[str, Callable[[Inputs, Attributes], Any]] = {
     "Sub": plain(torch.sub),
     "Sum": folded(torch.add),
     "Tanh": plain(torch.tanh),
-    "Tile": lambda a, at: a[0].repeat(a[1].tolist()),
+    "Tile": lambda a, at: a[0].repeat(as_list(a[1])),
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
     "Upsample": resize,

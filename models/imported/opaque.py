@@ -1,6 +1,6 @@
 """Imported networks that another program runs: they answer, but have no gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -35,11 +35,18 @@ class Opaque(Imported):
         return self.file.cpu().numpy().tobytes()
 
     def answer(self, images: Tensor) -> Tensor:
-        """Images (b, c, h, w) in [0, 1] -> the network's output as float32, without gradient."""
+        """Images (b, c, h, w) in [0, 1] -> the network's output (b, ...) as float32, without gradient.
+
+        Raises ModelError if the output has no row per image.
+        """
         x = self.normalised(images).detach()
         x = (x if self.config.layout == "nchw" else x.permute(0, 2, 3, 1)).cpu().contiguous().numpy()
         parts = np.split(x, len(x)) if self.config.single else [x]
-        output = np.concatenate([self.run_file(part) for part in parts])
+        outputs = [self.run_file(part) for part in parts]
+        for output, part in zip(outputs, parts, strict=True):
+            require(output.ndim > 0 and len(output) == len(part), output.shape, len(part))
+            require(output.shape[1:] == outputs[0].shape[1:], output.shape, len(part))
+        output = np.concatenate(outputs)
         return torch.from_numpy(output).float().to(images.device)
 
 
@@ -50,7 +57,9 @@ class OpaqueClassifier(Opaque, Classifies):
     summary = "An imported ONNX classifier, run by ONNX Runtime: black-box attacks only."
 
     def logits(self, images: Tensor) -> Tensor:
-        output = self.answer(images).flatten(1)
+        output = self.answer(images)
+        require(output[0].numel() == len(self.data.classes or ()), output.shape, len(images))
+        output = output.flatten(1)
         return as_logits(output) if self.config.gives == "probabilities" else output
 
 
@@ -61,7 +70,9 @@ class OpaqueEstimator(Opaque, Regresses):
     summary = "An imported ONNX regressor, run by ONNX Runtime: black-box attacks only."
 
     def estimate(self, images: Tensor) -> Tensor:
-        return self.answer(images).flatten()
+        output = self.answer(images)
+        require(output[0].numel() == 1, output.shape, len(images))
+        return output.flatten()
 
 
 class OpaqueSegmenter(Opaque, Segments):
@@ -71,4 +82,18 @@ class OpaqueSegmenter(Opaque, Segments):
     summary = "An imported ONNX segmenter, run by ONNX Runtime: black-box attacks only."
 
     def pixel_logits(self, images: Tensor) -> Tensor:
-        return per_pixel(self.answer(images), images, self.config, len(self.data.classes))
+        output, classes = self.answer(images), len(self.data.classes)
+        axis = 1 if self.config.layout == "nchw" else 3
+        require(output.ndim == 4 and classes in (output.shape[1], output.shape[axis]), output.shape, len(images))
+        return per_pixel(output, images, self.config, classes)
+
+
+def require(fits: bool, shape: Sequence[int], images: int) -> None:
+    """Raises ModelError for an output whose shape does not fit, which can depend on the images."""
+    if not fits:
+        raise ModelError(
+            f"the network's output for {images} images has the shape {'x'.join(map(str, shape)) or 'of one number'},"
+            " which does not fit its card",
+            field="file",
+            remedy="export a network whose output has the same shape for all images",
+        )

@@ -9,6 +9,7 @@ import torch
 
 from app.core.settings import settings
 from models import deadline
+from models.imported.opaque import Opaque
 from models.operations.core.base import Operation
 from models.registry import operations
 from models.types import ModelError
@@ -78,8 +79,9 @@ class ModelCache:
             with deadline.paused():
                 loaded.forward = by_runtime(digest, model)
             loaded.bytes += weights  # the runtime holds weights of its own
+        foreign = any(isinstance(part, Opaque) for part in model.modules())  # its first caller waits for its trials
         for operation in dict.fromkeys(supported.values()):  # once for all names
-            if not operation.dataset and operation.report is None:
+            if not foreign and not operation.dataset and operation.report is None:
                 warm(loaded, operation())
         log.info("model.loaded", digest=digest, family=model.name, bytes=loaded.bytes)
         return loaded

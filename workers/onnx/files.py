@@ -1,20 +1,26 @@
-"""Uploaded ONNX files: read without running anything, then run by ONNX Runtime on the CPU."""
+"""Uploaded ONNX files: read, and run by ONNX Runtime on the CPU, both in a sealed process (workers/sandbox)."""
 
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
-import structlog
 import torch
 from torch import Tensor
 
-from app.core.errors import InvalidRequest
+from app.core.errors import AnamorphError, InvalidRequest, OutOfMemory
+from app.core.settings import settings
 from models.imported.graph import GraphSpec, Node
+from workers.sandbox.room import Broken, Late, NeedsMemory, Raised, Room
 
 FIELD = "file"
-log = structlog.get_logger(__name__)
-DTYPES = {"float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool"}
+SEALED = "workers.onnx.sealed"
+OVERRUN = (Late, NeedsMemory, Broken, OutOfMemory)
+"""What a file does to its process."""
+ROOMS = 8
+"""Processes of stored black boxes that a worker keeps; those that ran longest ago end, and start again when needed."""
 
 
 @dataclass(frozen=True)
@@ -39,114 +45,92 @@ class OnnxFile:
         return {"file": torch.frombuffer(bytearray(self.content), dtype=torch.uint8)}
 
 
-def read(content: bytes) -> OnnxFile:
-    """Raises InvalidRequest for other files, external weights, or a graph that does not take one image tensor."""
-    import onnx
+class Runtime:
+    """One file in a sealed process, which starts when it is first needed. Thread-safe."""
 
-    try:
-        model = onnx.load_model_from_string(content)
-        graph = model.graph
-        attributes = [attribute for node in graph.node for attribute in node.attribute if attribute.HasField("t")]
-        for tensor in (*graph.initializer, *(attribute.t for attribute in attributes)):
-            require_inline(tensor)
-        onnx.checker.check_model(model)
-    except InvalidRequest:
-        raise
-    except Exception as error:  # protobuf and the checker raise many kinds
-        log.warning("onnx.unreadable", error=str(error)[:200])
-        raise InvalidRequest(
-            "The file is not an ONNX file, or it is damaged.",
-            field=FIELD,
-            remedy="Check it with onnx.checker.check_model, or export it again.",
-        ) from None
-    constant_names = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in constant_names]
-    if len(inputs) != 1 or not graph.output:
-        names = ", ".join(value.name for value in inputs)
-        raise InvalidRequest(f"The graph must have one input, the images; it has {len(inputs)} ({names}).", field=FIELD)
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        raise InvalidRequest("The input of the graph must be float32.", field=FIELD, remedy="Export it with float32.")
-    shape = [dim.dim_value or None for dim in kind.shape.dim]
-    if len(shape) != 4:
-        raise InvalidRequest(f"The input of the graph must have 4 axes, like images; it has {len(shape)}.", field=FIELD)
-    constants = {tensor.name: tensor_of(tensor) for tensor in graph.initializer}
-    nodes = [to_node(node, constants) for node in graph.node]
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
-    spec = GraphSpec(
-        nodes=tuple(node for node in nodes if node is not None),
-        tensors=tuple(constants),
-        input=inputs[0].name,
-        output=graph.output[0].name,
-        opset=opset,
-    )
-    return OnnxFile(content, spec, list(constants.values()), shape, len(graph.output))
+    def __init__(self, content: bytes):
+        self.content = content
+        answer_bytes = max(settings().sandbox_bytes // 4, len(content) * 5 // 4)  # `read` returns the weights
+        self.room = Room(SEALED, first=("load", content, torch.get_num_threads()), answer_bytes=answer_bytes)
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        """The first output of the file for its inputs.
+
+        Raises InvalidRequest for what the file does, DeadlineExceeded if it does not end.
+        """
+        recent.use(self.room)
+        try:
+            output = self.room.call("run", list(arrays))
+        except Raised as error:
+            raise refusal(error, "ONNX Runtime cannot run this graph for these images.") from None
+        if not isinstance(output, np.ndarray):
+            raise InvalidRequest("The first output of the graph must be one tensor.", field=FIELD)
+        return output
+
+    def read(self) -> OnnxFile:
+        """Raises InvalidRequest for other files, external weights, unknown operators, or a graph that does not take one
+        image tensor."""
+        try:
+            graph = self.room.call("read")
+            spec = GraphSpec(
+                nodes=tuple(Node.model_validate(node) for node in graph["nodes"]),
+                tensors=tuple(graph["constants"]),
+                **{name: graph[name] for name in ("input", "output", "opset")},
+            )
+            constants = [torch.from_numpy(array) for array in graph["constants"].values()]
+            return OnnxFile(self.content, spec, constants, graph["shape"], graph["outputs"])
+        except Raised as error:
+            raise refusal(error, "The file is not an ONNX file, or it is damaged.") from None
+        except OVERRUN as error:
+            raise too_much(error, "read") from None
 
 
-def to_node(node: Any, constants: dict[str, Tensor]) -> Node | None:
-    """A node as plain data; tensors among its attributes join the constants. None for a constant node."""
-    import onnx
+class Recent:
+    """The rooms that ran last; ends the oldest idle one when there are more than ROOMS."""
 
-    op = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    attributes: dict[str, Any] = {}
-    for attribute in node.attribute:
-        value = onnx.helper.get_attribute_value(attribute)
-        if isinstance(value, onnx.TensorProto):
-            name = node.output[0] if op == "Constant" else f"{node.output[0]}/{attribute.name}"
-            constants[name], attributes["constant"] = tensor_of(value), name
-        elif isinstance(value, bytes):
-            attributes[attribute.name] = value.decode("utf-8", "replace")
-        elif isinstance(value, int | float):
-            attributes[attribute.name] = value
-        elif isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value):
-            attributes[attribute.name] = list(value)
-        else:
-            return Node(op=f"{op} with {attribute.name}", inputs=tuple(node.input), outputs=tuple(node.output))
-    if op == "Constant":
-        for name, dtype in (("value_float", torch.float32), ("value_floats", torch.float32),
-                            ("value_int", torch.int64), ("value_ints", torch.int64)):  # fmt: skip
-            if name in attributes:
-                constants[node.output[0]] = torch.tensor(attributes[name], dtype=dtype)
-        return None
-    return Node(op=op, inputs=tuple(node.input), outputs=tuple(node.output), attributes=attributes)
+    def __init__(self) -> None:
+        self._rooms: WeakValueDictionary[int, Room] = WeakValueDictionary()
+        self._order: OrderedDict[int, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def use(self, room: Room) -> None:
+        with self._lock:
+            self._rooms[id(room)] = room
+            self._order[id(room)] = None
+            self._order.move_to_end(id(room))
+            for key in [key for key in self._order if key not in self._rooms]:
+                del self._order[key]
+            surplus = [self._rooms.get(key) for key in list(self._order)[:-ROOMS]]
+        for old in surplus:
+            if old is not None and old.close_if_idle():
+                with self._lock:
+                    self._order.pop(id(old), None)
 
 
-def require_inline(tensor: Any) -> None:
-    """Raises InvalidRequest for a TensorProto whose numbers are in a second file."""
-    import onnx
-
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise InvalidRequest(
-            "The weights are in a second file.",
-            field=FIELD,
-            remedy="Export with external_data=False, or save the model as one file.",
-        )
+recent = Recent()
 
 
-def tensor_of(tensor: Any) -> Tensor:
-    import onnx
-
-    require_inline(tensor)
-    array = onnx.numpy_helper.to_array(tensor)
-    if array.dtype.name not in DTYPES:
-        raise InvalidRequest(
-            f"Numbers of type {array.dtype.name} are not supported.", field=FIELD, remedy="Export with float32."
-        )
-    return torch.from_numpy(np.array(array))
+def runtime(content: bytes) -> Runtime:
+    """A function from images to the first output of a file with one input, run by ONNX Runtime."""
+    return Runtime(content)
 
 
 def session(content: bytes) -> Any:
-    """A runtime session of the file on the CPU, with as many threads as torch uses; they do not spin while idle."""
-    import onnxruntime
+    """A runtime session in this process, for files that this software wrote from networks of its own."""
+    from workers.onnx.sealed import session_of
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session_of(content, torch.get_num_threads())
 
 
-def runtime(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from images to the first output of a file with one input, run by ONNX Runtime."""
-    runner = session(content)
-    input_name, output_name = runner.get_inputs()[0].name, runner.get_outputs()[0].name
-    return lambda images: runner.run([output_name], {input_name: images})[0]
+def refusal(error: Raised, reason: str) -> InvalidRequest:
+    """The public error for an exception in the sealed process: walk.Refused carries its own text."""
+    if error.kind == "Refused":
+        reason, _, remedy = error.detail.partition("\n")
+        return InvalidRequest(reason, field=FIELD, remedy=remedy)
+    remedy = "Check it with onnx.checker.check_model and ONNX Runtime, or export it again."
+    return InvalidRequest(reason, field=FIELD, remedy=remedy)
+
+
+def too_much(error: AnamorphError, what: str) -> InvalidRequest:
+    """The 422 of an import whose file takes too long, too much memory, or breaks its process."""
+    return InvalidRequest(f"The file cannot be {what}. {error.detail}", field=FIELD, remedy=error.remedy)

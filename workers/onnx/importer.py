@@ -7,13 +7,16 @@ import structlog
 import torch
 from torch import Tensor
 
-from app.core.errors import InvalidRequest
+from app.core.errors import DeadlineExceeded, InvalidRequest
+from app.core.settings import settings
 from models.imported.base import Imported
 from models.imported.graph import Graph, unknown_operators
 from models.imported.opaque import Opaque
+from models.imported.work_limit import TooMuchWork, WorkLimit
 from models.registry import imported
-from models.types import DataSpec, ModelError
-from workers.onnx.files import OnnxFile, read, runtime
+from models.types import ConfigError, DataSpec, ModelError
+from workers.inference.batching import CHUNKS
+from workers.onnx.files import OVERRUN, OnnxFile, Runtime, runtime, too_much
 
 log = structlog.get_logger(__name__)
 LAYOUTS = {"classifier": "labelled", "estimator": "attributes", "segmenter": "segmentation"}
@@ -24,13 +27,14 @@ TRIAL_IMAGES = 3
 
 def from_onnx(content: bytes, card: dict[str, Any]) -> tuple[Imported, dict[str, Any], dict[str, Any]]:
     """The model, the facts of its data, and its metrics and warnings."""
-    file, task = read(content), card.get("task", "classifier")
+    run_file = runtime(content)
+    file, task = run_file.read(), card.get("task", "classifier")
     facts = {"layout": LAYOUTS[task], **size_of(file, card), "classes": None, "columns": {}}
     config: dict[str, Any] = {"layout": card.get("layout", "nchw"), "single": file.shape[0] == 1}
     config |= {name: as_list(card[name]) for name in ("mean", "std") if name in card}
     images = torch.rand((TRIAL_IMAGES, facts["channels"], facts["height"], facts["width"]),
                         generator=torch.Generator().manual_seed(0))  # fmt: skip
-    outputs, config["single"] = runtime_outputs(file, task, config, facts, images)
+    outputs, config["single"] = runtime_outputs(black_box(file, task, config, facts, run_file), config, images)
     facts["classes"] = classes_of(task, outputs, config["layout"], card)
     warnings: list[str] = []
     config["gives"] = gives_of(task, outputs, config["layout"], card, warnings)
@@ -46,7 +50,7 @@ def from_onnx(content: bytes, card: dict[str, Any]) -> tuple[Imported, dict[str,
     elif white.config.gives != config["gives"]:
         warnings.append("The final softmax was removed: attacks use the logits before it.")
     metrics = {} if white is None else {"difference_from_runtime": difference}
-    return white or black_box(file, task, config, facts), facts, {"metrics": metrics, "warnings": warnings}
+    return white or black_box(file, task, config, facts, run_file), facts, {"metrics": metrics, "warnings": warnings}
 
 
 def size_of(file: OnnxFile, card: dict[str, Any]) -> dict[str, int]:
@@ -78,18 +82,19 @@ def as_list(value: float | list[float]) -> list[float]:
     return value if isinstance(value, list) else [value]
 
 
-def black_box(file: OnnxFile, task: str, config: dict[str, Any], facts: dict[str, Any]) -> Opaque:
+def black_box(file: OnnxFile, task: str, config: dict[str, Any], facts: dict[str, Any], run_file: Runtime) -> Opaque:
     model = imported()[f"opaque_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.opaque_state)
-    model.run_file = runtime(file.content)
+    model.run_file = run_file
     return model
 
 
-def runtime_outputs(file: OnnxFile, task: str, config: dict, facts: dict, images: Tensor) -> tuple[Tensor, bool]:
+def runtime_outputs(model: Opaque, config: dict[str, Any], images: Tensor) -> tuple[Tensor, bool]:
     """The runtime's outputs, and whether it must be run one image at a time."""
-    singly = config | {"single": True}
     try:
-        alone = black_box(file, task, singly, facts).answer(images)
-    except Exception as error:  # the runtime raises many kinds, all the file's fault
+        alone = torch.cat([model.answer(image) for image in images.split(1)])
+    except OVERRUN as error:
+        raise too_much(error, "run") from None
+    except (InvalidRequest, ModelError, RuntimeError, ValueError, TypeError) as error:
         log.warning("onnx.not_runnable", error=str(error)[-200:])
         raise InvalidRequest(
             "ONNX Runtime cannot run this graph with images of the size in the card.",
@@ -105,11 +110,21 @@ def runtime_outputs(file: OnnxFile, task: str, config: dict, facts: dict, images
     if config["single"]:
         return alone, True
     try:
-        together = black_box(file, task, config, facts).answer(images)
-    except Exception:
+        together = model.answer(images)
+    except (InvalidRequest, DeadlineExceeded, ModelError, RuntimeError, ValueError, TypeError):
         return alone, True
     same = together.shape == alone.shape and relative_difference(together, alone) <= PARITY
     return alone, not same
+
+
+def require_bounded(model: Graph) -> None:
+    """Raises TooMuchWork unless a pass of one image fits a batch into the memory of a sealed process.
+
+    Shapes do not depend on pixels (models/imported/graph.py), so what holds for this image holds for all.
+    """
+    rows = next((rows for pixels, rows in CHUNKS if model.data.pixels <= pixels), 1)
+    with torch.no_grad(), WorkLimit(settings().sandbox_bytes / rows):
+        model.answer(torch.full((1, *model.data.shape), 0.5))
 
 
 def relative_difference(outputs: Tensor, expected: Tensor) -> float:
@@ -175,6 +190,7 @@ def white_box_model(
         config = config | {"gives": "logits"}
     try:
         model = imported()[f"graph_{task}"].create(config, DataSpec.from_facts(facts)).load_for_serving(file.state)
+        require_bounded(model)
         leaf = images.clone().requires_grad_()
         outputs = model.answer(leaf)
         comparable = outputs.flatten(1).softmax(1).view_as(outputs) if cut and task == "classifier" else outputs
@@ -187,6 +203,8 @@ def white_box_model(
         if outputs.grad_fn is None:
             return None, None, "no gradient of its outputs reaches the images"
         (gradient,) = torch.autograd.grad(outputs.square().sum(), leaf)
+    except (TooMuchWork, ConfigError) as error:
+        return None, None, error.detail
     except NotImplementedError as error:
         return None, None, f"there is no gradient for {error}"
     except (RuntimeError, KeyError, IndexError, TypeError, ValueError, ModelError) as error:

@@ -34,20 +34,20 @@ def main() -> None:
     if sys.platform != "linux":
         threading.Thread(target=follow, args=(options.parent,), daemon=True).start()
     sealed = limits.seal()
-    write(options.answers, {"sealed": sealed})
+    write(options.answers, pipe.pack({"sealed": sealed}))
     while True:
         function, arguments, seconds = pipe.read(lambda buffer: fill(options.calls, buffer), sys.maxsize)
         limits.limit_cpu(seconds)
         write(options.answers, answer(module, function, arguments))
 
 
-def answer(module: Any, function: str, arguments: list[Any]) -> dict[str, Any]:
-    """{"value": ...}, {"memory": text}, or {"error": name of the exception, "text": its text}."""
+def answer(module: Any, function: str, arguments: list[Any]) -> list[memoryview]:
+    """The frame of {"value": ...}, {"memory": text}, or {"error": name of the exception, "text": its text}."""
     try:
-        return {"value": getattr(module, function)(*arguments)}
+        return pipe.pack({"value": getattr(module, function)(*arguments)})
     except Exception as error:
         text = str(error)[:MESSAGE]
-        return {"memory": text} if out_of_memory(error) else {"error": type(error).__name__, "text": text}
+        return pipe.pack({"memory": text} if out_of_memory(error) else {"error": type(error).__name__, "text": text})
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -73,8 +73,8 @@ def fill(descriptor: int, buffer: memoryview) -> None:
         buffer = buffer[count:]
 
 
-def write(descriptor: int, value: Any) -> None:
-    for buffer in pipe.pack(value):
+def write(descriptor: int, frame: list[memoryview]) -> None:
+    for buffer in frame:
         while buffer:
             buffer = buffer[os.write(descriptor, buffer) :]
 

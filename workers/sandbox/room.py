@@ -22,7 +22,7 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,19 @@ class Room:
 
     def call(self, function: str, *arguments: Any, seconds: float | None = None) -> Any:
         """The function's result. `seconds`: its longest time, at most ANAMORPH_SANDBOX_SECONDS, which is the default;
-        while it runs, `models.deadline.check()` is called, which may end it earlier.
+        while it runs, `models.deadline.check()` is called, which may end it earlier, and
+        after TICK_SECONDS the caller's neighbours compute (`models.deadline.paused()`).
 
         Raises Late, NeedsMemory, Broken, Raised; OutOfMemory if the system killed the child; Unavailable if no child
         starts.
         """
         allowed = settings().sandbox_seconds if seconds is None else min(seconds, settings().sandbox_seconds)
         until = time.monotonic() + allowed
-        while not self._lock.acquire(timeout=TICK_SECONDS):
-            _check(until)
+        _check(until)
+        if not self._lock.acquire(timeout=TICK_SECONDS):
+            with _paused():
+                while not self._lock.acquire(timeout=TICK_SECONDS):
+                    _check(until)
         try:
             child = self._started(until)
             if self.first and not self._ready:
@@ -119,6 +123,16 @@ class Room:
         """Ends the child. A later call starts another."""
         with self._lock:
             self._end()
+
+    def close_if_idle(self) -> bool:
+        """Ends the child unless a call is under way; whether no child is left."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self._end()
+            return True
+        finally:
+            self._lock.release()
 
     @property
     def pid(self) -> int | None:
@@ -219,8 +233,10 @@ class Child:
     def _wait(descriptor: int, events: int, until: float, check: Callable[[float], None]) -> None:
         poll = select.poll()
         poll.register(descriptor, events)
-        while not poll.poll(TICK_SECONDS * 1000):
-            check(until)
+        if not poll.poll(TICK_SECONDS * 1000):
+            with _paused():
+                while not poll.poll(TICK_SECONDS * 1000):
+                    check(until)
 
     def ended(self) -> int | None:
         """The exit status of a child that closed its pipe."""
@@ -258,8 +274,14 @@ def _check(until: float) -> None:
     """Raises Late after `until` (monotonic seconds), and what `models.deadline.check` raises if the caller has one."""
     if time.monotonic() > until:
         raise Late("The sealed process is busy.", retry_after=1)
-    if (deadline := sys.modules.get("models.deadline")) is not None:  # who sets one has imported it, and torch with it
+    if deadline := sys.modules.get("models.deadline"):  # who sets one has imported it, and torch with it
         deadline.check()
+
+
+def _paused() -> AbstractContextManager:
+    """Lets the caller's neighbours compute inside (`models.deadline.paused`)."""
+    deadline = sys.modules.get("models.deadline")
+    return deadline.paused() if deadline else nullcontext()
 
 
 def _needs_memory(limit: int) -> NeedsMemory:

@@ -120,7 +120,7 @@ def test_hostile_files_are_refused():
 
 
 def run(name: str, content: bytes, card: dict, kind: str) -> dict:
-    blobs.put("uploads/one", content)
+    blobs.put("uploads/one", content, create_only=False)
     spec = {"name": name, "format": kind, "card": card, "upload": "uploads/one"}
     job = trainings.attempt(trainings.accept(kind="model", **spec))
     result = import_model.run_import(job)

@@ -5,6 +5,7 @@ naming, an ONNX graph. Pickles are never read.
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,14 +17,21 @@ from safetensors.torch import load
 from torch import Tensor
 
 from app.core.errors import InvalidRequest
+from app.core.settings import settings
 from app.core.store import blobs
+from models import deadline
 from models.capabilities import Classifies
+from models.family import Family
 from models.imported import vgg
 from models.imported.base import Imported
+from models.imported.graph import Graph
+from models.imported.opaque import Opaque
 from models.registry import models as published_kinds
-from models.types import DataSpec
+from models.types import DataSpec, ModelError
 from workers.jobs.job import Result, RunningJob
-from workers.onnx.importer import as_list, from_onnx
+from workers.onnx.files import runtime, too_much
+from workers.onnx.importer import as_list, from_onnx, require_bounded, runtime_outputs
+from workers.sandbox.room import Late
 from workers.store import model_rows
 from workers.store.models import ENGINE, card_digest, publish
 
@@ -33,18 +41,37 @@ log = structlog.get_logger(__name__)
 
 def run_import(job: RunningJob) -> Result:
     """Imports `spec["upload"]` with `spec["card"]` as a new version of `spec["name"]`."""
-    value, card = imported_model(job.spec, job.stop_if_asked)
+    try:
+        with deadline.checking(within(settings().sandbox_seconds, job.stop_if_asked)):
+            value, card = imported_model(job.spec)
+    except Late as error:
+        raise too_much(error, "imported") from None
     return Result(value, partial(model_rows.register, tenant=job.tenant, card=card, job_id=job.id))
 
 
-def imported_model(spec: dict[str, Any], tick: Callable[[], None]) -> tuple[dict[str, Any], dict[str, Any]]:
+def within(seconds: float, stop_if_asked: Callable[[], None]) -> Callable[[], None]:
+    """A check for `models.deadline` that raises Late after `seconds`, and whatever `stop_if_asked` raises."""
+    until = time.monotonic() + seconds
+
+    def check() -> None:
+        stop_if_asked()
+        if time.monotonic() > until:
+            raise Late(
+                f"Trials of the file did not end within {seconds:g} s.",
+                remedy="Import a smaller network, or raise ANAMORPH_SANDBOX_SECONDS on the worker.",
+            )
+
+    return check
+
+
+def imported_model(spec: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result of the job, and the card of the published version."""
     if spec.get("builtin"):
         from workers.store.pretrained import BUILDERS
 
         return publish_import(*BUILDERS[spec["builtin"]](), spec, {"builtin": spec["builtin"]})
     content, card = upload_of(spec), spec["card"]
-    tick()
+    deadline.check()
     origin = {"sha256": hashlib.sha256(content).hexdigest(), "format": spec["format"]}
     if "family" in card:
         return republish(content, card, spec["name"])
@@ -90,7 +117,10 @@ def republish(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str
     try:
         data = DataSpec.from_facts(card["data"])
         model = published_kinds()[card["family"]].create(card["config"], data).load_for_serving(tensors_of(content))
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        require_bounded_parts(model)
+    except ModelError:
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         log.warning("import.mismatch", error=str(error)[:200])
         raise InvalidRequest(
             "The weights do not fit the family and config in the card.",
@@ -103,6 +133,17 @@ def republish(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str
         extra |= {"name": name, "origin": {"digest": claimed, "name": card.get("name")}}
     digest, new_card = publish(model, card["data"], extra)
     return {"model": name, "version": digest, "family": model.name, "warnings": []}, new_card
+
+
+def require_bounded_parts(model: Family) -> None:
+    """Raises InvalidRequest for imported graphs in the model that the import of an ONNX file would refuse: anybody can
+    make a card with a digest that fits."""
+    for part in model.modules():
+        if isinstance(part, Opaque):
+            part.run_file = runtime(part.content)
+            runtime_outputs(part, {"single": part.config.single}, torch.rand((1, *part.data.shape)))
+        elif isinstance(part, Graph):
+            require_bounded(part)
 
 
 def from_vgg(state: dict[str, Tensor], card: dict[str, Any]) -> tuple[Imported, dict[str, Any], dict[str, Any]]:
