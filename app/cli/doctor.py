@@ -1,12 +1,14 @@
 """`anamorph doctor`: checks what the service needs on this machine, and says what to do about each failure."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,13 +33,31 @@ class NotRunning(Exception):
 
 def doctor(
     data: Data = None,
+    blobs: Annotated[
+        bool, typer.Option("--blobs", help="Instead, read every stored file and compare it with its digest.")
+    ] = False,
+    heal: Annotated[
+        bool, typer.Option("--heal", help="With --blobs: repair damaged files from other copies and checkpoints.")
+    ] = False,
+    backup: Annotated[
+        Path | None, typer.Option("--from", help="With --heal: a folder of `anamorph backup` to take files from.")
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Run only this check, e.g. web or worker. Repeat the option for several.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Check this machine: versions, disk, database, broker, blobs, GPU, and the service where it runs."""
+    """Check this machine: versions, disk, database, broker, blobs, GPU, and the service where it runs.
+
+    Writes nothing, except with --heal.
+    """
     choose(ANAMORPH_DATA_DIR=data)
+    if (heal and not blobs) or (backup and not heal):
+        raise typer.BadParameter("--heal goes with --blobs, and --from with --heal.")
+    if blobs:
+        from app.cli.blob_check import check_blobs
+
+        raise typer.Exit(check_blobs(heal, backup, as_json))
     unknown = set(only or ()) - set(CHECKS)
     if unknown:
         raise typer.BadParameter(f"Unknown check {', '.join(unknown)}. Choose one of: {', '.join(CHECKS)}.")
@@ -77,17 +97,23 @@ def packages() -> str:
 
 def disk() -> str:
     folder = settings().data_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        raise CheckFailed(f"{existing} is not a folder. Choose another with --data DIR.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CheckFailed(f"{existing} is not writable. Make it writable, or choose another folder with --data.")
+    free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
         raise CheckFailed(f"{folder} has {free >> 20} MiB left. Free some space, or choose another folder with --data.")
-    return f"{folder}, {free >> 30} GiB free"
+    return f"{folder}{'' if existing == folder else ' (not there yet)'}, {free >> 30} GiB free"
 
 
 def database() -> str:
-    from app.core.store.database import migrate, now, reading
+    from app.core.store.database import now, reading, sqlite_file
 
-    migrate()
+    file = sqlite_file()
+    if file and not file.exists():
+        raise NotRunning("sqlite, no database yet; `anamorph up` makes it")
     with reading() as conn:
         now(conn)
         return conn.dialect.name
@@ -104,18 +130,17 @@ def broker() -> str:
     return f"{server.get('server_name', 'redis')} {server.get('valkey_version') or server['redis_version']} answers"
 
 
-def blobs() -> str:
-    from app.core.store import blobs
-    from app.core.store.database import new_id
+def blob_store() -> str:
+    from app.core.store.blobs import FolderStore, store
 
-    key = f"doctor/{new_id()}"
-    blobs.put(key, b"anamorph")
-    try:
-        if blobs.get(key) != b"anamorph":
-            raise CheckFailed("The blob store returns other bytes than were stored.")
-    finally:
-        blobs.delete_prefix(key)
-    return settings().blobs_url.partition("://")[0]
+    kind = settings().blobs_url.partition("://")[0]
+    here = store()
+    if isinstance(here, FolderStore):
+        if here.root.exists() and not os.access(here.root, os.R_OK | os.W_OK | os.X_OK):
+            raise CheckFailed(f"{here.root} is not readable and writable for this process.")
+    else:
+        here.exists("doctor")  # asks the object store
+    return kind
 
 
 def gpu() -> str:
@@ -129,7 +154,8 @@ def web() -> str:
     import httpx
 
     published = running(settings().data_dir)
-    url = published["url"] if published else address(settings().host, settings().port)
+    url = os.environ.get("ANAMORPH_URL") or (published and published["url"])
+    url = (url or address(settings().host, settings().port)).rstrip("/")
     try:
         httpx.get(f"{url}/livez", timeout=5).raise_for_status()
         ready = httpx.get(f"{url}/readyz", timeout=5)
@@ -140,8 +166,11 @@ def web() -> str:
 
 def worker() -> str:
     from app.core.jobs.workers import fresh
-    from app.core.store.database import reading
+    from app.core.store.database import reading, sqlite_file
 
+    file = sqlite_file()
+    if file and not file.exists():
+        raise NotRunning("no worker of this machine is running")
     with reading() as conn:
         rows = [row for row in fresh(conn) if row["host"] == socket.gethostname()]
     if not rows:
@@ -150,5 +179,6 @@ def worker() -> str:
 
 
 CHECKS: dict[str, Callable[[], str]] = {
-    check.__name__: check for check in (python, packages, disk, database, broker, blobs, gpu, web, worker)
+    check.__name__: check for check in (python, packages, disk, database, broker, gpu, web, worker)
 }
+CHECKS["blobs"] = blob_store  # "blobs" is an option of the command

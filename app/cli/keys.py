@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.serve import Data, choose
+from app.cli.serve import Data, choose, open_data
 from app.core.settings import settings
 from app.core.store import keys as store
-from app.core.store.database import migrate, reading, transaction
+from app.core.store.database import reading, transaction
 
 keys = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
@@ -39,8 +39,7 @@ def create(
 ) -> None:
     """Create a key and print it. It cannot be printed again."""
     choose(ANAMORPH_DATA_DIR=data)
-    settings().data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    migrate()
+    open_data(settings())
     with transaction() as conn:
         token, row = store.mint(conn, tenant, name, scope or ("read", "write"), days)
     if save:
@@ -54,7 +53,7 @@ def create(
 def list_(data: Data = None, as_json: Json = False) -> None:
     """List all keys without their secrets."""
     choose(ANAMORPH_DATA_DIR=data)
-    migrate()
+    open_data(settings())
     with reading() as conn:
         rows = store.every(conn)
     if as_json:
@@ -71,7 +70,7 @@ def list_(data: Data = None, as_json: Json = False) -> None:
 def revoke(ident: Annotated[str, typer.Argument(metavar="ID")], data: Data = None, as_json: Json = False) -> None:
     """Revoke a key: it is refused from now on."""
     choose(ANAMORPH_DATA_DIR=data)
-    migrate()
+    open_data(settings())
     with transaction() as conn:
         row = store.revoke(conn, ident)
     typer.echo(json.dumps(row) if as_json else f"{row['id']} ({row['name']}) is revoked.")

@@ -13,6 +13,12 @@ SILENT = {"broker"}  # nothing for users, and warnings about kernel settings tha
 COLOURS = ("36", "33", "35", "32", "34")
 
 
+class LogFile(RotatingFileHandler):
+    """Drops lines that cannot be written, as on a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None: ...
+
+
 class Logs:
     """With `quiet` the lines of the processes go only to the files."""
 
@@ -31,7 +37,7 @@ class Logs:
 
     def follow(self, name: str, stream: IO[bytes]) -> None:
         """Copies `stream` line by line until it ends; a closed terminal does not stop the file."""
-        handler = RotatingFileHandler(self.path(name), maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
+        handler = LogFile(self.path(name), maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True)
         with contextlib.closing(handler), stream:
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip()

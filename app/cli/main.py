@@ -18,7 +18,7 @@ from app.cli.doctor import doctor
 from app.cli.jobs import jobs
 from app.cli.keys import keys
 from app.cli.service_lock import CannotStart
-from app.core.errors import AnamorphError
+from app.core.errors import AnamorphError, StorageDamaged
 
 cli = typer.Typer(
     help="Train, serve and attack image models.",
@@ -48,7 +48,7 @@ def main() -> None:
         cli()
     except AnamorphError as error:
         _print_error(error.problem())
-        sys.exit(3 if error.status == 503 else 1)
+        sys.exit(3 if error.status == 503 and not isinstance(error, StorageDamaged) else 1)
     except CannotStart as error:
         _print_error({"detail": str(error), "code": "cannot-start"})
         sys.exit(2)

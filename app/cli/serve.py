@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.service_lock import CannotStart, address, broker_socket, claimed, is_loopback, listen_on
+from app.cli.service_lock import CannotStart, address, broker_socket, check_folder, claimed, is_loopback, listen_on
+from app.core.errors import AnamorphError
 from app.core.settings import Settings, settings
 
 Data = Annotated[
@@ -58,13 +59,12 @@ def _supervise(
     from app.cli.logs import Logs
     from app.cli.processes import parts
     from app.cli.supervisor import Supervisor
-    from app.core.store.database import migrate
 
     url = options.public_url or address(options.host, options.port)
     facts = {"url": address(options.host, options.port), "broker_url": options.broker_url}
     publish(**facts, ready=False)
 
-    migrate()
+    open_data(options)
     keys = "" if is_loopback(options.host) else _require_key(options)
     logs = Logs(options.data_dir / "logs", quiet)
     logs.say(f"data     {options.data_dir}")
@@ -92,12 +92,11 @@ def web(
     import uvicorn
 
     from app.core import logs
-    from app.core.store.database import migrate
 
     choose(ANAMORPH_DATA_DIR=data, ANAMORPH_HOST=host, ANAMORPH_PORT=port)
     options = settings()
     logs.configure()
-    migrate()
+    open_data(options)
     if fd is None and not is_loopback(options.host):
         _require_key(options)
         choose(ANAMORPH_REQUIRE_KEYS="true")
@@ -113,13 +112,12 @@ def worker(
 ) -> None:
     """Run one worker for the given queues, with DATABASE_URL, BROKER_URL and BLOBS_URL."""
     from app.cli.processes import QUEUES, worker_command
-    from app.core.store.database import migrate
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if not names or not set(names) <= set(QUEUES):
         raise CannotStart(f"--queues must be a comma-separated list of {', '.join(QUEUES)}; you sent {queues!r}.")
     choose(ANAMORPH_DATA_DIR=data)
-    migrate()
+    open_data(settings())
     sys.stdout.flush()
     command = worker_command(names)
     os.execv(command[0], command)
@@ -130,6 +128,26 @@ def choose(**variables: object) -> None:
     os.environ.update({name: str(value) for name, value in variables.items() if value is not None})
     settings.cache_clear()
     settings()
+
+
+def open_data(options: Settings) -> None:
+    """Makes the data folder and brings its database to this release. Raises CannotStart for what cannot be used."""
+    from alembic.util import CommandError
+
+    from app.core.store.database import migrate, sqlite_file
+
+    check_folder(options.data_dir)
+    try:
+        migrate()
+    except CommandError as error:
+        raise CannotStart(
+            "The database was written by a later release of Anamorph. Update this one, or use another folder: "
+            "--data DIR."
+        ) from error
+    except AnamorphError as error:
+        if sqlite_file() is None:  # a server, which may come back
+            raise
+        raise CannotStart(f"{error.detail} ({sqlite_file()}) {error.remedy or ''}".strip()) from error
 
 
 def _require_key(options: Settings) -> str:

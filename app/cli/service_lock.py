@@ -1,6 +1,7 @@
 """A running service: the lock on its data folder, its address, the socket of its broker."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,6 +15,16 @@ from pathlib import Path
 from typing import Any
 
 UNIX_PATH_BYTES = 100  # the kernel's limit is 104 on macOS and 108 on Linux
+PROBE_BYTES = 1 << 20
+UNUSABLE = {
+    errno.EROFS: "is on a read-only file system",
+    errno.EACCES: "is not writable for this user",
+    errno.EPERM: "is not writable for this user",
+    errno.EEXIST: "is a file",
+    errno.ENOTDIR: "lies below a file",
+    errno.ENOSPC: "has no space left",
+    errno.EDQUOT: "has no space left: the quota is used up",
+}
 PLAIN = re.compile(r"[\w./+-]+", re.ASCII)
 
 
@@ -21,14 +32,30 @@ class CannotStart(Exception):
     """The service cannot start on this machine or with these options; the message says what to do (exit status 2)."""
 
 
+def check_folder(folder: Path) -> None:
+    """Makes the data folder. Raises CannotStart unless files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        what = UNUSABLE.get(error.errno or 0, f"cannot be used ({error.strerror})")
+        raise CannotStart(f"The data folder {folder} {what}. Mend that, or use another folder: --data DIR.") from error
+
+
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[Callable[..., None]]:
     """Holds the data folder for this process; the function given publishes how to reach the service, for `running`."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    check_folder(folder)
     with _lock_file(folder).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise CannotStart(
+                    f"The file system of {folder} has no file locks ({error.strerror}), which the database needs. "
+                    "Use a folder on a local disk: --data DIR."
+                ) from error
             other = running(folder) or {}
             raise CannotStart(
                 f"Anamorph is already running on {folder} (process {other.get('pid', '?')}, {other.get('url', '?')}). "
@@ -52,7 +79,7 @@ def running(folder: Path) -> dict[str, Any] | None:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return None  # nobody holds it
             return json.loads(file.read() or "{}")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import struct
+import urllib.request
+import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,9 +22,14 @@ from app.core.settings import settings
 from app.core.store import blobs, integrity
 from app.core.store.database import engine as shared_engine
 from app.core.store.database import new_id, now, transaction
+from app.core.store.integrity import canonical
 from app.core.store.tables import datasets, model_names, models
 from app.main import create_app
 from tests.app.small_catalog import CATALOG
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from moto.server import ThreadedMotoServer
 
 DIGEST = "0123456789abcdef" * 4
 CAPABILITIES = {
@@ -30,6 +38,31 @@ CAPABILITIES = {
     "refiner": ["Refines"],
     "segmenter": ["Segments"],
 }
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """The address of an S3 server."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def new_bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket; the environment names the server."""
+    bucket = f"b{new_id()}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
+    for name, value in {
+        "AWS_ENDPOINT": endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket}/some/prefix"
 
 
 @pytest.fixture
@@ -178,8 +211,9 @@ def add_model(
     card = {"name": name, "family": family, "data": {"height": 8, "width": 8, "channels": 1}}
     if digest is None:
         digest = hashlib.sha256(weights + integrity.undigested(card)).hexdigest()
-        with suppress(FileExistsError):
-            blobs.put(f"models/{digest}/weights.safetensors", weights)
+        for file, data in {"weights.safetensors": weights, "card.json": canonical(card | {"digest": digest})}.items():
+            with suppress(FileExistsError):
+                blobs.put(f"models/{digest}/{file}", data)
     card["digest"] = digest
     with transaction() as conn:
         row = {"id": new_id(), "tenant": tenant, "digest": digest, "name": name, "family": family, "card": card}

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import GenericFunction
 
-from app.core.errors import StorageFull, Unavailable
+from app.core.errors import AnamorphError, StorageDamaged, StorageFull, Unavailable
 from app.core.settings import settings
 
 WAIT_SECONDS = 10
@@ -142,6 +143,12 @@ def _sqlite_engine(url, pool_size: int) -> Engine:
     return engine
 
 
+def sqlite_file() -> Path | None:
+    """The file of the configured database; None on PostgreSQL."""
+    url = make_url(settings().database_url)
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
 @lru_cache
 def engine() -> Engine:
     """The engine of this process for the configured database."""
@@ -205,17 +212,43 @@ def _translated() -> Iterator[None]:
     """Translates failures of the database into errors for clients; errors of statements are not changed."""
     try:
         yield
-    except exc.OperationalError as error:
-        message, state = str(error.orig).lower(), getattr(error.orig, "sqlstate", "")
-        if state in TRY_AGAIN:
-            raise RolledBack("The database was busy with another request.", retry_after=1) from error
-        if "disk is full" in message or "no space left" in message or state == "53100":
-            raise StorageFull("The database has no space left.", remedy="Free disk space and retry.") from error
-        if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
+    except (exc.DatabaseError, sqlite3.DatabaseError) as error:
+        public = _public(error)
+        if public is None:
             raise
-        raise Unavailable("The database does not answer.", retry_after=2) from error
+        raise public from error
     except exc.TimeoutError as error:
         raise Unavailable("All database connections are in use.", retry_after=1) from error
+
+
+DAMAGED = ("malformed", "not a database")
+FORBIDDEN = ("readonly database", "unable to open database file", "access permission denied")
+
+
+def _public(error: exc.DatabaseError | sqlite3.DatabaseError) -> AnamorphError | None:
+    """The error that a client sees; None for errors of statements."""
+    cause = getattr(error, "orig", error)
+    message, kinds = str(cause).lower(), (exc.OperationalError, sqlite3.OperationalError)
+    if any(words in message for words in DAMAGED) and isinstance(cause, sqlite3.Error):
+        remedy = "The administrator should check the disk, then restore a backup: `anamorph restore`."
+        return StorageDamaged("The database file is damaged.", remedy=remedy)
+    if not isinstance(error, kinds):
+        return None
+    state = getattr(cause, "sqlstate", "")
+    if state in TRY_AGAIN:
+        return RolledBack("The database was busy with another request.", retry_after=1)
+    if "disk is full" in message or "no space left" in message or state == "53100":
+        return StorageFull("The database has no space left.", remedy="Free disk space and retry.")
+    if "no such table" in message or "no such column" in message:  # SQLite's word for a programming error
+        return None
+    if any(words in message for words in FORBIDDEN):
+        remedy = "The administrator must make the data folder readable and writable for the service."
+        return Unavailable("The database file cannot be opened or written.", remedy=remedy, retry_after=30)
+    if "disk i/o error" in message:
+        return Unavailable("The disk of the database reports an error.", retry_after=5)
+    if "is locked" in message:
+        return Unavailable("The database is locked by another process.", retry_after=2)
+    return Unavailable("The database does not answer.", retry_after=2)
 
 
 def upsert(conn: Connection, table: Table, row: dict[str, Any] | list[dict[str, Any]], key: list[str]) -> None:

@@ -119,12 +119,17 @@ def check_dataset(digest: str, head: bytes, facts: dict[str, Any]) -> None:
     try:
         for fresh in (False, True):
             paths = {name: blobs.path(f"datasets/{digest}/{name}", fresh) for name in dataset_files(facts)}
-            files = [(name, bytes.fromhex(_sha256(path, _mark(path)))) for name, path in paths.items()]
+            files = [(name, bytes.fromhex(sha256_of(path))) for name, path in paths.items()]
             if dataset_digest(head, files) == digest:
                 return
     except FileNotFoundError:
         raise damaged(f"{what} are missing from the blob store.", remedy) from None
     raise damaged(f"{what} are damaged: the stored bytes are not those that were imported.", remedy)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file; one that has not changed since is not read again."""
+    return _sha256(path, _mark(path))
 
 
 def fault(seal: Seal, size: int, read: bool = True) -> str | None:
@@ -141,7 +146,7 @@ def fault(seal: Seal, size: int, read: bool = True) -> str | None:
 
 def _intact(seal: Seal, path: Path) -> bool:
     if not seal.head and not seal.tail:
-        return _sha256(path, _mark(path)) == seal.digest
+        return sha256_of(path) == seal.digest
     return _matching(seal, path, _mark(path))
 
 

@@ -100,8 +100,10 @@ def fault(row: Row, read: bool = True) -> str | None:
 
     `read`: their bytes are read where they lie on this machine's disk, once per file; otherwise their size is compared.
     """
-    found = integrity.fault(integrity.weights(row["digest"], row["card"]), row["bytes"], read)
-    return found and f"Its weights are {found} in the blob store. Ask the administrator: {integrity.REPAIR}."
+    found, what = integrity.fault(integrity.weights(row["digest"], row["card"]), row["bytes"], read), "weights are"
+    if not found and read and not blobs.exists(f"{folder(row['digest'])}/card.json"):
+        found, what = "missing", "card is"
+    return found and f"Its {what} {found} in the blob store. Ask the administrator: {integrity.REPAIR}."
 
 
 def folder(digest: str) -> str:

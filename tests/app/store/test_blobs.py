@@ -4,8 +4,6 @@ import os
 import resource
 import threading
 import time
-import urllib.request
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,19 +13,7 @@ import pytest
 from app.core.errors import StorageFull, Unavailable
 from app.core.store import blobs
 from app.core.store.blobs import FolderStore, open_store
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from moto.server import ThreadedMotoServer
-
-
-@pytest.fixture(scope="session")
-def s3():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+from tests.app.conftest import new_bucket
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -38,17 +24,7 @@ def store(request, tmp_path, monkeypatch):
 
 
 def s3_store(endpoint, tmp_path, monkeypatch):
-    bucket = f"b{abs(hash(tmp_path))}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{bucket}", method="PUT")).close()
-    for name, value in {
-        "AWS_ENDPOINT": endpoint,
-        "AWS_ALLOW_HTTP": "true",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    return open_store(f"s3://{bucket}/some/prefix", tmp_path / "cache", 10_000)
+    return open_store(new_bucket(endpoint, monkeypatch), tmp_path / "cache", 10_000)
 
 
 def test_what_is_put_is_got(store, tmp_path):
