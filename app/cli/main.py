@@ -12,6 +12,7 @@ import typer
 
 from app.cli import commands as remote
 from app.cli import serve
+from app.cli.backup import backup, restore
 from app.cli.client import Unreachable
 from app.cli.demo import demo
 from app.cli.doctor import doctor
@@ -33,6 +34,8 @@ for command in (
     serve.worker,
     demo,
     doctor,
+    backup,
+    restore,
     remote.train,
     remote.sample,
     remote.denoise,

@@ -14,6 +14,7 @@ from app.core.store.integrity import Seal
 from app.core.store.tables import datasets, jobs, models, perturbations
 
 Row = dict[str, Any]
+Read = Callable[[str], Iterable[bytes]]
 PAGE = 200
 """Rows that are read in one transaction."""
 
@@ -37,12 +38,12 @@ class Item:
         folder = prefix(self.kind, self.row)
         return [*(seal.key for seal in self.seals), *self.keys, *(f"{folder}/{name}" for name in arrays)]
 
-    def faults(self) -> dict[str, str]:
+    def faults(self, read: Read = blobs.chunks) -> dict[str, str]:
         """Of each bad file, by key, whether it is "missing" or "damaged". Reads every byte, in pieces."""
-        found = {seal.key: _fault(seal) for seal in self.seals}
-        found |= {key: None if blobs.exists(key) else "missing" for key in self.keys}
+        found = {seal.key: _fault(seal, read) for seal in self.seals}
+        found |= {key: None if _exists(key, read) else "missing" for key in self.keys}
         if self.kind == "dataset":
-            found |= _dataset_faults(self.row["digest"], self.row["facts"])
+            found |= _dataset_faults(self.row["digest"], self.row["facts"], read)
         return {key: fault for key, fault in found.items() if fault}
 
     def again(self) -> "Item | None":
@@ -134,20 +135,28 @@ def _entries(kept: Any) -> Iterable[Row]:
     return (entry for entry in entries if isinstance(entry, dict) and {"key", "sha256"} <= entry.keys())
 
 
-def _fault(seal: Seal) -> str | None:
+def _exists(key: str, read: Read) -> bool:
     try:
-        return None if seal.matches(blobs.chunks(seal.key)) else "damaged"
+        next(iter(read(key)), None)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _fault(seal: Seal, read: Read) -> str | None:
+    try:
+        return None if seal.matches(read(seal.key)) else "damaged"
     except FileNotFoundError:
         return "missing"
 
 
-def _dataset_faults(digest: str, facts: Row) -> dict[str, str | None]:
+def _dataset_faults(digest: str, facts: Row, read: Read) -> dict[str, str | None]:
     folder, head = f"datasets/{digest}", integrity.dataset_head(facts)
-    found = {f"{folder}/facts.json": _fault(Seal(f"{folder}/facts.json", hashlib.sha256(head).hexdigest()))}
+    found = {f"{folder}/facts.json": _fault(Seal(f"{folder}/facts.json", hashlib.sha256(head).hexdigest()), read)}
     hashes: list[tuple[str, bytes]] = []
     for name in integrity.dataset_files(facts):
         try:
-            hashes.append((name, _sha256(blobs.chunks(f"{folder}/{name}"))))
+            hashes.append((name, _sha256(read(f"{folder}/{name}"))))
         except FileNotFoundError:
             found[f"{folder}/{name}"] = "missing"
     if len(found) == 1 and integrity.dataset_digest(head, hashes) != digest:  # the digest covers all arrays together

@@ -264,13 +264,18 @@ def upsert(conn: Connection, table: Table, row: dict[str, Any] | list[dict[str, 
 
 def migrate(bind: Engine | None = None) -> None:
     """Migrates the schema to the newest revision. Several processes may do so at the same time."""
+    with transaction(bind) as conn:
+        upgrade(conn)
+
+
+def upgrade(conn: Connection, revision: str = "head") -> None:
+    """Migrates the schema to `revision` in the caller's transaction."""
     from alembic import command  # a quarter of a second that a job's process need not spend
     from alembic.config import Config
 
-    with transaction(bind) as conn:
-        if conn.dialect.name == "postgresql":
-            conn.execute(text("SELECT pg_advisory_xact_lock(4242424242)"))
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = conn
-        command.upgrade(config, "head")
+    if conn.dialect.name == "postgresql":
+        conn.execute(text("SELECT pg_advisory_xact_lock(4242424242)"))
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = conn
+    command.upgrade(config, revision)
