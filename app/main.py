@@ -33,6 +33,7 @@ from app.api.routes import (
     job_events,
     jobs,
     keys,
+    me,
     models,
     operations,
     oracles,
@@ -67,6 +68,7 @@ ROUTERS = (
     jobs,
     families,
     keys,
+    me,
     health,
     docs,
 )
@@ -101,7 +103,8 @@ def create_app(catalog: Catalog | None = None, calls: CallClient | None = None) 
 def _set_state(app: FastAPI, options: Settings, catalog: Catalog, calls: CallClient) -> None:
     """Sets what requests read from `app.state`."""
     shared = options.broker_url.startswith(("redis://", "rediss://"))
-    rates = Rates(options.rate_limit, options.redis_url if shared else None) if options.require_keys else None
+    redis_url = options.redis_url if shared else None
+    rates = Rates(options.rate_limit, redis_url, options.compute_seconds_per_minute) if options.require_keys else None
     app.state.catalog = catalog
     app.state.calls = calls
     app.state.authenticator = Authenticator(rates)

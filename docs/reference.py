@@ -63,7 +63,13 @@ SETTINGS = {
     "max_archive_members": "Maximum files in an uploaded archive.",
     "max_archive_bytes": "Maximum bytes of an uploaded archive after unpacking.",
     "rate_limit": "Maximum requests for each key, or for each address without one, e.g. `100/second`.",
+    "compute_seconds_per_minute": "Seconds of compute that the calls of each API key may take per minute of the clock. "
+    "Calls without a key are not counted.",
     "max_jobs_per_tenant": "Maximum queued and running jobs of a tenant.",
+    "max_running_jobs_per_tenant": "Maximum jobs of a tenant that run at the same time; more wait in their queue.",
+    "max_job_seconds": "Maximum seconds of one run of a job.",
+    "max_job_seconds_per_day": "Seconds that the jobs of a tenant may run in 24 hours before new ones are refused. "
+    "Default: no limit.",
     "max_passes_per_job": "Maximum passes through models of one report; computed before the report is accepted.",
     "max_bytes_per_tenant": "Maximum bytes of the datasets and models of a tenant.",
     "idempotency_hours": "Hours for which an `Idempotency-Key` is remembered.",

@@ -27,7 +27,9 @@ def create(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scope of the key: read, write or admin. Repeat the option for several.", show_default="read, write"
+            help="Scope of the key: read, write, tenant-admin (makes keys of its tenant) or admin (of all tenants). "
+            "Repeat the option for several.",
+            show_default="read, write",
         ),
     ] = None,
     days: Annotated[float | None, typer.Option(min=0, help="Days until the key expires.", show_default="never")] = None,

@@ -58,7 +58,11 @@ class Settings(BaseSettings):
     max_archive_members: int = Field(200_000, gt=0)
     max_archive_bytes: int = Field(8 * GiB, gt=0)
     rate_limit: str = "6000/minute"
+    compute_seconds_per_minute: float | None = Field(120, gt=0)
     max_jobs_per_tenant: int = Field(1000, ge=1)
+    max_running_jobs_per_tenant: int = Field(16, ge=1)
+    max_job_seconds: float = Field(7 * 86_400, gt=0)
+    max_job_seconds_per_day: float | None = Field(None, gt=0)
     max_passes_per_job: int = Field(200_000_000, gt=0)
     max_bytes_per_tenant: int = Field(100 * GiB, gt=0)
     idempotency_hours: float = Field(24, gt=0)

@@ -152,7 +152,10 @@ def _answers(group: list[PreparedCall], turn: Turn) -> list[dict[str, Any]]:
         turn.leave()
     answers = encode_answers(results)
     timings = {"compute": compute_ms, "encode": _milliseconds(start)}
-    return [answer | {"timings": each.timings | timings} for each, answer in zip(group, answers, strict=True)]
+    counts = [max(map(len, each.rows.values()), default=0) + 1 for each in group]  # one more: a call is never free
+    for each, answer, count in zip(group, answers, counts, strict=True):
+        answer |= {"timings": each.timings | timings, "share": count / sum(counts)}
+    return answers
 
 
 def _milliseconds(start: float) -> float:

@@ -1,5 +1,7 @@
-"""Authentication and authorisation: API keys, scopes, cross-site requests, rate limits."""
+"""Authentication and authorisation: API keys, scopes, cross-site requests, rate limits, the compute of calls."""
 
+import asyncio
+import math
 import time
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -9,7 +11,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.http.rate_limit import Rates
-from app.core.errors import CrossSite, Forbidden, Unauthorized
+from app.core.calls.client import Answer, Call
+from app.core.errors import CrossSite, DeadlineExceeded, Forbidden, Unauthorized
 from app.core.settings import settings
 from app.core.store import keys
 from app.core.store.database import reading, transaction
@@ -17,6 +20,7 @@ from app.core.store.keys import LOCAL_PRINCIPAL, Principal
 
 CACHE_SECONDS = 5
 """Maximum time that a key works after it was revoked."""
+CACHE_SIZE = 1000
 TOUCH_SECONDS = 60
 """Minimum time between two updates of the time at which a key was last used."""
 SAFE_METHODS = ("GET", "HEAD")
@@ -38,10 +42,14 @@ class Authenticator:
         if token is None and not settings().require_keys:
             self._refuse_cross_site(request)
             return LOCAL_PRINCIPAL
-        principal = await self._find(token) if token else None
+        client = request.client.host if request.client else "unknown"
+        principal = await self._find(token, client) if token else None
         if self.rates:
-            client = request.client.host if request.client else "unknown"
-            request.scope["rate_headers"] = await self.rates.take(principal.key_id if principal else client)
+            who = principal.key_id if principal else client
+            request.scope["rate_headers"] = headers = await self.rates.take(who)
+            request.scope["rate_key"] = who
+            if principal and headers and self.rates.compute_seconds is not None:
+                headers["RateLimit"] += f", {self.rates.compute_item(who)}"
         if principal is None:
             raise Unauthorized(
                 "The API key is unknown, expired or revoked." if token else "The request has no API key.",
@@ -49,13 +57,18 @@ class Authenticator:
             )
         return principal
 
-    async def _find(self, token: str) -> Principal | None:
+    async def _find(self, token: str, client: str) -> Principal | None:
+        """The principal of a key. Who has sent too many unknown ones is refused before another look-up."""
         expires, principal = self._cache.get(token, (0.0, None))
-        if expires < time.monotonic():
+        now = time.monotonic()
+        if expires < now:
+            if self.rates and principal is None:
+                await self.rates.check(client)
             principal = keys.bootstrap(token) or await run_sync(self._look_up, token)
-            if len(self._cache) >= 1000:
-                self._cache.clear()
-            self._cache[token] = (time.monotonic() + CACHE_SECONDS, principal)
+            if len(self._cache) >= CACHE_SIZE:
+                known = {key: entry for key, entry in self._cache.items() if entry[1] and entry[0] > now}
+                self._cache = known if len(known) < CACHE_SIZE else {}
+            self._cache[token] = (now + CACHE_SECONDS, principal)
         return principal
 
     async def close(self) -> None:
@@ -98,6 +111,28 @@ class Authenticator:
         )
 
 
+async def submit(request: Request, call: Call) -> Answer:
+    """The answer to a call, whose compute is charged to the key of the request. Raises QuotaExceeded."""
+    rates, who = request.app.state.authenticator.rates, request.scope.get("rate_key")
+    if rates is None or who is None:
+        return await request.app.state.calls.submit(call)
+    price, start = call.price, time.monotonic()
+    rates.reserve(who, price)
+    seconds = 0.0
+    try:
+        answer = await request.app.state.calls.submit(call)
+        together = sum(answer.timings.get(stage, 0.0) for stage in ("compute", "encode"))
+        seconds = (answer.timings.get("decode", 0.0) + answer.share * together) / 1000
+        return answer
+    except (DeadlineExceeded, asyncio.CancelledError):  # a worker was busy with it all the same
+        seconds = min(time.monotonic() - start, price or math.inf)
+        raise
+    finally:
+        item, headers = rates.settle(who, price, seconds), request.scope.get("rate_headers") or {}
+        if item and headers:
+            headers["RateLimit"] = ", ".join([headers["RateLimit"].split(", ")[0], item])
+
+
 async def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Principal:
@@ -106,17 +141,22 @@ async def principal(
     return await request.app.state.authenticator.authenticate(request, token)
 
 
-def require_scope(scope: str):
-    """A dependency: the principal. Raises Forbidden for a key without the scope."""
+def require_scope(*scopes: str):
+    """A dependency: the principal. Raises Forbidden for a key with none of the scopes."""
 
     async def allowed(principal: Annotated[Principal, Depends(principal)]) -> Principal:
-        if scope not in principal.scopes:
-            raise Forbidden(f"The API key lacks the scope {scope}.", remedy="Use a key that has it.", scope=scope)
+        if principal.scopes.isdisjoint(scopes):
+            words = " or ".join(scopes)
+            raise Forbidden(f"The API key lacks the scope {words}.", remedy="Use a key that has it.", scope=scopes[0])
         return principal
 
     return allowed
 
 
+Anyone = Annotated[Principal, Depends(principal)]
 Reader = Annotated[Principal, Depends(require_scope("read"))]
 Writer = Annotated[Principal, Depends(require_scope("write"))]
+Watcher = Annotated[Principal, Depends(require_scope("read", "write"))]
+"""Who starts jobs may follow them."""
+KeyAdmin = Annotated[Principal, Depends(require_scope("tenant-admin", "admin"))]
 Admin = Annotated[Principal, Depends(require_scope("admin"))]

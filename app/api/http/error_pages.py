@@ -31,7 +31,8 @@ ADVICE = {
     "too-large": "A body, an image or an archive is larger than the service allows. Send less, or ask its "
     "administrator to raise the limit.",
     "unsupported-media": "The path does not read this Content-Type, or the body is compressed.",
-    "quota-exceeded": "The tenant has the maximum number of jobs or of stored bytes. Wait, or delete something.",
+    "quota-exceeded": "The key or its tenant has used up its seconds of compute, its jobs or its stored bytes. Wait, "
+    "or delete something. GET /v1/me has all limits and what is used of them.",
     "rate-limited": "Too many requests in a short time. Retry after the seconds in the header Retry-After.",
     "overloaded": "More calls are waiting than can be answered in time. Retry after the seconds in the header "
     "Retry-After.",

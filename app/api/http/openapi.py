@@ -25,7 +25,7 @@ TAGS = {
     "datasets": "Datasets: upload, import, derive.",
     "catalog": "Families, attacks and operations with their settings.",
     "perturbations": "Universal perturbations: each fools a model on most images.",
-    "keys": "API keys, for administrators.",
+    "keys": "API keys and their limits.",
     "service": "Health and metrics.",
 }
 

@@ -5,10 +5,12 @@ import json
 from typing import Annotated, Any
 
 from fastapi import Header, Request
+from sqlalchemy import Connection
 from starlette.responses import JSONResponse
 
 from app.api.jobs import views as job_views
 from app.core.errors import QuotaExceeded
+from app.core.jobs import quotas
 from app.core.jobs import state as jobs
 from app.core.jobs.idempotency import is_known
 from app.core.settings import settings
@@ -41,6 +43,8 @@ def accept(
             key=key,
             fingerprint=_fingerprint(request, spec if same_as is None else same_as),
         )
+        if not replayed:
+            check_day(conn, principal.tenant)
     request.app.state.sweeper.wake_event.set()
     with reading() as conn:
         view = job_views.one(conn, job)
@@ -67,6 +71,18 @@ def check_space(tenant: str) -> None:
         raise QuotaExceeded(
             f"Datasets and models take {stored} bytes; the maximum is {settings().max_bytes_per_tenant}.",
             remedy="Delete some of them.",
+        )
+
+
+def check_day(conn: Connection, tenant: str) -> None:
+    """Raises QuotaExceeded when the tenant's jobs have run for the seconds that a day allows."""
+    limit = settings().max_job_seconds_per_day
+    seconds = 0.0 if limit is None else quotas.seconds_of_day(conn, tenant)
+    if limit is not None and seconds >= limit:
+        raise QuotaExceeded(
+            f"The jobs of the tenant have run for {seconds:.0f} s in the last 24 hours; the maximum is {limit:g} s.",
+            remedy="Wait, or ask the administrator to raise ANAMORPH_MAX_JOB_SECONDS_PER_DAY.",
+            retry_after=3600,
         )
 
 

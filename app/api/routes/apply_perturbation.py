@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.api.calls import inputs, responses
 from app.api.calls.openapi import BASE64, BINARY, IMAGE_TYPES
 from app.api.calls.responses import ResponseSpec
-from app.api.http.auth import Reader
+from app.api.http.auth import Reader, submit
 from app.api.http.paths import PerturbationPath
 from app.core.calls.client import Call
 from app.core.errors import InvalidRequest, UnsupportedOperation
@@ -70,7 +70,8 @@ async def apply(
     form = responses.pick(APPLY, request.headers.get("accept"), sent.rows > 1)
     params = {"perturbation": row["digest"], "model": victim.digest if victim else None}
     deadline = time.monotonic() + settings().call_timeout_seconds
-    answer = await request.app.state.calls.submit(
+    answer = await submit(
+        request,
         Call(row["digest"], "apply_perturbation", params, images=sent.images, encoding=form.encoding,
              grid=form.grid, deadline=deadline, weight=sent.rows)
     )  # fmt: skip

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.api.calls.references import imported
 from app.api.calls.responses import choose
-from app.api.http.auth import Reader
+from app.api.http.auth import Reader, submit
 from app.api.http.openapi import problems
 from app.api.http.paths import DatasetPath
 from app.core import wire
@@ -50,8 +50,9 @@ async def images(
     row = await run_sync(imported, principal.tenant, d)
     params = {"dataset": row["digest"], "split": split, "column": column, "start": start, "count": count}
     deadline = time.monotonic() + settings().call_timeout_seconds
-    answer = await request.app.state.calls.submit(
-        Call(row["digest"], "dataset_images", params, grid=media == "image/png", deadline=deadline, weight=count)
+    answer = await submit(
+        request,
+        Call(row["digest"], "dataset_images", params, grid=media == "image/png", deadline=deadline, weight=count),
     )
     if media == "image/png" and answer.images:
         return Response(answer.images[0], media_type=media, headers={"Vary": "Accept"})

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.sse import format_sse_event
 from starlette.responses import Response, StreamingResponse
 
-from app.api.http.auth import Reader
+from app.api.http.auth import Watcher
 from app.api.http.openapi import problems
 from app.api.http.paths import JobPath
 from app.api.jobs import views as job_views
@@ -46,7 +46,7 @@ UNCHANGED = ("metrics", "snapshot", *ALARMS)
 async def watch(
     request: Request,
     id: JobPath,
-    principal: Reader,
+    principal: Watcher,
     last_event_id: Annotated[str | None, Header(max_length=20, description="Continue after this event.")] = None,
     after: Annotated[int, Query(ge=0, le=LAST, description="The same, for clients that cannot send the header.")] = 0,
 ) -> Response:

@@ -10,10 +10,11 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import FileResponse, Response
 
 from app.api.calls.responses import choose
-from app.api.http.auth import Reader, Writer
+from app.api.http.auth import Reader, Watcher, Writer
 from app.api.http.openapi import problems
 from app.api.http.paths import JobPath, Limit
 from app.api.jobs import views as job_views
+from app.api.jobs.accept import check_day
 from app.core import wire
 from app.core.catalog import name_hint
 from app.core.catalog.describe import quoted
@@ -44,7 +45,7 @@ def every(
 
 
 @router.get("/{id}", response_model=wire.Job, operation_id="get_job", summary="Get a job", openapi_extra=problems(404))
-def one(id: JobPath, principal: Reader, response: Response) -> wire.Job:
+def one(id: JobPath, principal: Watcher, response: Response) -> wire.Job:
     with reading() as conn:
         row = jobs.get(conn, principal.tenant, id)
         if row["state"] not in jobs.TERMINAL:
@@ -77,6 +78,7 @@ def cancel(id: JobPath, principal: Writer) -> wire.Job:
 def resume(request: Request, id: JobPath, principal: Writer) -> wire.Job:
     """Continues a failed or canceled training, report or perturbation from its last checkpoint."""
     with transaction() as conn:
+        check_day(conn, principal.tenant)
         view = job_views.one(conn, jobs.resume(conn, principal.tenant, id))
     request.app.state.sweeper.wake_event.set()
     return view

@@ -10,7 +10,7 @@ from app.api.calls import responses
 from app.api.calls.defer import defer
 from app.api.calls.openapi import documented
 from app.api.calls.prepare import Preferences, Task, prepare, require_operation
-from app.api.http.auth import Reader
+from app.api.http.auth import Reader, submit
 from app.api.http.paths import ModelPath
 from app.core.calls.client import Call
 from app.core.catalog import Catalog
@@ -80,7 +80,7 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
         weight=task.weight,
     )
     try:
-        answer = await state.calls.submit(call)
+        answer = await submit(request, call)
     except AnamorphError as error:
         state.metrics.calls.labels(task.operation, error.code).inc()
         raise

@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from app.api.http.auth import Reader, Writer
+from app.api.http.auth import Reader, Writer, submit
 from app.api.http.openapi import problems
 from app.api.http.paths import ModelPath
 from app.api.http.strict import StrictRoute
@@ -139,4 +139,4 @@ async def _call(
     request: Request, model: str, operation: str, params: dict[str, Any], images: list[bytes] | None = None
 ) -> Answer:
     deadline = time.monotonic() + settings().call_timeout_seconds
-    return await request.app.state.calls.submit(Call(model, operation, params, images=images, deadline=deadline))
+    return await submit(request, Call(model, operation, params, images=images, deadline=deadline))

@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from app.api.http.auth import Writer
+from app.api.http.auth import Writer, submit
 from app.api.http.openapi import problems
 from app.api.http.strict import StrictRoute
 from app.api.jobs.accept import IdempotencyKey, accept, check_space, is_repeat
@@ -158,7 +158,7 @@ async def validated_config(request: Request, spec: dict[str, Any], data: Data) -
     params = {"family": spec["family"], "config": spec["config"], "facts": facts_of(data)}
     call = Call(spec["family"], "rehearsal", params, deadline=time.monotonic() + VALIDATION_SECONDS)
     try:
-        return (await request.app.state.calls.submit(call)).facts["config"]
+        return (await submit(request, call)).facts["config"]
     except (InvalidConfig, InvalidDataset) as error:
         error.field = f"/{error.field or 'config'}"
         raise

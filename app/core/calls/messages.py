@@ -59,6 +59,7 @@ class Answer:
     """The answer to a call. `facts["items"]` has one dict per image, `extra` further pictures by name, one per image.
 
     `sheets` are pictures of the whole answer; their layout is in the facts under the same name.
+    `share`: of the compute in `timings`, which is that of all calls computed together, the part of this one.
     """
 
     images: list[bytes] = field(default_factory=list)
@@ -68,7 +69,6 @@ class Answer:
     extra: dict[str, list[bytes]] = field(default_factory=dict)
     sheets: dict[str, bytes] = field(default_factory=dict)  # PNG
     share: float = 1.0
-    """Part of the compute, which is that of all calls answered together, that this call caused."""
 
 
 def pack_calls(reply_to: str, calls: Iterable[tuple[int, Call]]) -> bytes:

