@@ -67,9 +67,11 @@ class Host:
             turn.leave()
 
     def _outcomes(self, calls: list[dict[str, Any]], turn: Turn) -> list[dict[str, Any]]:
-        outcomes: list[dict[str, Any]] = [{}] * len(calls)
+        outcomes = turn.outcomes = [{}] * len(calls)
         prepared = []
         for index, call in enumerate(calls):
+            if index in turn.answered:  # by another thread, since one of these calls takes long
+                continue
             turn.members = [call]
             try:
                 if call["operation"] in MODEL_FREE_CALLS:
@@ -84,6 +86,8 @@ class Host:
         turn.take()
         groups: dict[tuple, list[PreparedCall]] = {}
         for each, inputs in zip(prepared, to_tensors([each.inputs for each in prepared]), strict=True):
+            if each.index in turn.answered:
+                continue
             turn.members = [each.call]
             try:
                 each.rows = each.operation.rows(each.loaded.model, inputs, each.params)
@@ -91,6 +95,8 @@ class Host:
             except Exception as error:
                 outcomes[each.index] = self.problem(error)
         for group in groups.values():
+            if group[0].index in turn.answered:
+                continue
             for each, outcome in zip(group, self._of_group(group, turn), strict=True):
                 outcomes[each.index] = outcome
         return outcomes

@@ -10,11 +10,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from math import inf
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any
 
 import msgpack
 import structlog
@@ -26,7 +27,7 @@ from redis.retry import Retry
 from app.core.calls.messages import TASK
 from app.core.jobs.queue import celery
 from app.core.settings import settings
-from workers.inference.queues import LoadQueue, SlowQueue
+from workers.inference.queues import Executes, LoadQueue, SlowQueue
 
 SLICE_SECONDS = 0.15
 """Computation of a long call before others that are as long have their turn."""
@@ -50,6 +51,8 @@ class Turn:
 
     def __init__(self, calls: list[Call], turns: "Turns | None" = None, long: bool = False):
         self.calls = self.members = calls
+        self.outcomes: list[Outcome] = []  # of the calls, {} until there is one
+        self.answered: set[int] = set()  # indices of calls that were answered, or given to another turn
         self.turns, self.long = turns or Turns(), long
         first = calls[0] if calls else {}
         self.tenant, self.price = first.get("tenant") or "", first.get("price") or 0.0
@@ -190,29 +193,17 @@ class Turns:
                 self._seconds[turn.tenant] += now - turn.since
 
 
-class Executes(Protocol):
-    """What a lane needs of the host."""
-
-    def execute(self, calls: list[Call], turn: Turn) -> list[Outcome]: ...
-
-    def missing(self, call: Call) -> str | None:
-        """The digest of the model that must be loaded before this call."""
-
-    def load(self, digest: str, turn: Turn) -> None: ...
-
-    def problem(self, error: Exception) -> Outcome: ...
-
-
 class Lane:
     """One per process. `reply` pushes entries onto a reply list; `threads`: for slow calls."""
 
     def __init__(self, host: Executes, reply: Callable[[str, list[dict]], None], threads: int):
         self.host, self.reply = host, reply
-        self.turns = Turns(lambda turn: self._announce(turn.calls[:1]))
+        self.turns = Turns(self._became_long)
         self._known: dict[tuple[str, int], Call] = {}
         self._gone: OrderedDict[tuple[str, int], float] = OrderedDict()
         self.slow: SlowQueue[Turn] = SlowQueue(threads, self._compute_slow, self.turns.seconds_of)
         self.cold = LoadQueue(LOADERS, self._load)
+        self._others = ThreadPoolExecutor(LOADERS, "split-batches")
         self._lock = Lock()
 
     def receive(self, payload: bytes) -> None:
@@ -293,7 +284,19 @@ class Lane:
             turn.leave()
             if turn.long:
                 self.turns.exit(turn)
-        self._answer(turn.calls, outcomes)
+        left = [index for index in range(len(turn.calls)) if index not in turn.answered]
+        self._answer([turn.calls[index] for index in left], [outcomes[index] for index in left])
+
+    def _became_long(self, turn: Turn) -> None:
+        """Answers what is ready of a micro-batch whose present calls take long, and has others computed elsewhere."""
+        ready = [index for index, outcome in enumerate(turn.outcomes) if outcome]
+        members = {id(call) for call in turn.members}
+        rest = [call for index, call in enumerate(turn.calls) if index not in ready and id(call) not in members]
+        turn.answered = {index for index, call in enumerate(turn.calls) if id(call) not in members}
+        self._announce(turn.members[:1])
+        self._answer([turn.calls[index] for index in ready], [turn.outcomes[index] for index in ready])
+        if rest:
+            self._others.submit(self._compute, Turn(rest, self.turns))
 
     def _compute_slow(self, turn: Turn) -> None:
         if is_waited_for(turn.calls[0], time.monotonic()):

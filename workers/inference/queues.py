@@ -1,4 +1,4 @@
-"""Calls that wait in an inference worker: slow ones for a thread, others for their model to be loaded."""
+"""Calls that wait in an inference worker: slow ones for a thread, others for their model; and who computes them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +9,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import structlog
 
 log = structlog.get_logger(__name__)
+
+
+class Executes(Protocol):
+    """What a lane needs of the host. `turn`: of lane.py."""
+
+    def execute(self, calls: list[dict[str, Any]], turn: Any) -> list[dict[str, Any]]: ...
+
+    def missing(self, call: dict[str, Any]) -> str | None:
+        """The digest of the model that must be loaded before this call."""
+
+    def load(self, digest: str, turn: Any) -> None: ...
+
+    def problem(self, error: Exception) -> dict[str, Any]: ...
 
 
 class Waiting(Protocol):

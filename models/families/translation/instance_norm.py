@@ -6,33 +6,40 @@ contrast. So the statistics are taken from (parts of) the whole image first and 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+
+from models import deadline
 
 PART_SIDE, PARTS_PER_SIDE = 256, 3
 """Statistics come from at most 3 x 3 evenly spaced parts of this side in pixels, which bounds the memory."""
 
 
 class InstanceNorm(nn.InstanceNorm2d):
-    """(x - mean) / sqrt(variance + eps) per image and channel, without weights (Ulyanov et al. 2016)."""
+    """(x - mean) / sqrt(variance + eps) per image and channel, without weights (Ulyanov et al. 2016).
 
-    given: Tensor | None = None
-    """(B, 2, C): mean and variance to use instead of the features' own."""
-    pooled: Tensor | None = None
-    """(1, 2, C): statistics over the whole last batch, set while `pooling`."""
-    pooling: bool = False
-    """All images of a batch are parts of one image and share their statistics."""
+    Statistics that are given are known to the present thread alone, so that calls on one network may alternate.
+    """
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.pooling:
+        deadline.check()  # between the layers: a pass over a large image takes seconds
+        statistics = (_GIVEN.get() or {}).get(self)
+        if (pooled := _POOLED.get()) is not None:
             over = (0, 2, 3)
-            self.pooled = torch.stack([features.mean(over), features.var(over, unbiased=False)])[None]
-        statistics = self.pooled if self.pooling else self.given
+            statistics = torch.stack([features.mean(over), features.var(over, unbiased=False)])[None]
+            pooled[self] = statistics
         if statistics is None:
             return super().forward(features)
         mean, variance = statistics[..., None, None].unbind(1)
         return (features - mean) * (variance + self.eps).rsqrt()
+
+
+_GIVEN: ContextVar[dict[InstanceNorm, Tensor] | None] = ContextVar("given", default=None)
+"""(B, 2, C) for each layer: mean and variance to use instead of the features' own."""
+_POOLED: ContextVar[dict[InstanceNorm, Tensor] | None] = ContextVar("pooled", default=None)
+"""(1, 2, C) for each layer: statistics over the whole batch, whose images are parts of one image and share them."""
 
 
 def instance_norms(network: nn.Module) -> list[InstanceNorm]:
@@ -45,13 +52,13 @@ def normalised(network: nn.Module, statistics: Tensor) -> Iterator[None]:
     """Inside, every instance norm of `network` uses its part of `statistics` (B, S), a row per image."""
     layers = instance_norms(network)
     parts = statistics.split([2 * layer.num_features for layer in layers], 1)
-    for layer, part in zip(layers, parts, strict=True):
-        layer.given = part.unflatten(1, (2, layer.num_features))
+    token = _GIVEN.set(
+        {layer: part.unflatten(1, (2, layer.num_features)) for layer, part in zip(layers, parts, strict=True)}
+    )
     try:
         yield
     finally:
-        for layer in layers:
-            layer.given = None
+        _GIVEN.reset(token)
 
 
 @torch.no_grad()
@@ -60,15 +67,13 @@ def pooled_forward(network: nn.Module, parts: Tensor) -> tuple[Tensor, Tensor]:
 
     S is twice the channels of all instance norms, in the order in which they were built.
     """
-    layers = instance_norms(network)
-    for layer in layers:
-        layer.pooling = True
+    token = _POOLED.set(pooled := {})
     try:
         outputs = network(parts)
-        return outputs, torch.cat([layer.pooled.flatten() for layer in layers] or [parts.new_zeros(0)])
     finally:
-        for layer in layers:
-            layer.pooling, layer.pooled = False, None
+        _POOLED.reset(token)
+    rows = [pooled[layer].flatten() for layer in instance_norms(network)]
+    return outputs, torch.cat(rows or [parts.new_zeros(0)])
 
 
 def image_statistics(chain: list[nn.Module], image: Tensor) -> list[Tensor]:

@@ -35,16 +35,18 @@ class Host:
     def execute(self, calls, turn: Turn):
         if not turn.long:
             turn.take()
-        outcomes = []
+        outcomes = turn.outcomes = [{}] * len(calls)
         try:
             with deadline.checking(turn):
-                for call in calls:
+                for index, call in enumerate(calls):
+                    if index in turn.answered:
+                        continue
                     turn.members = [call]
                     try:
-                        outcomes.append({"answer": self.compute(call, turn)})
+                        outcomes[index] = {"answer": self.compute(call, turn)}
                     except Abandoned:
                         self.trace.append(("abandoned", call["id"]))
-                        outcomes.append({"problem": {"code": "deadline-exceeded"}})
+                        outcomes[index] = {"problem": {"code": "deadline-exceeded"}}
         finally:
             turn.leave()
         return outcomes
@@ -154,6 +156,15 @@ def test_a_call_that_was_taken_for_cheap_lets_others_pass_and_says_so(lane, host
     lane.forget("r", [1])
     thread.join(PATIENCE)
     assert ("r", 1) not in replies
+
+
+def test_companions_of_a_call_that_turns_out_long_are_answered_meanwhile(lane, host, replies):
+    thread = in_thread(lane, call(1), call(2, forever=True), call(3, steps=2), call(4))
+    eventually(lambda: len(replies) == 3)
+    assert sorted(replies.order) == [1, 3, 4]
+    lane.forget("r", [2])
+    thread.join(PATIENCE)
+    assert len(replies) == 3 and not lane._known
 
 
 def test_a_cheap_batch_is_not_interrupted(lane, host, replies):
