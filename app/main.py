@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, FastAPI
 from starlette.middleware import Middleware
 
-from app.api.calls.model_cache import ModelResolver
+from app.api.calls.prepare import ModelResolver
 from app.api.http import openapi, problems
 from app.api.http.auth import Authenticator
 from app.api.http.metrics import Metrics
@@ -45,7 +45,7 @@ from app.api.routes import (
 from app.core import catalog as catalogs
 from app.core import logs
 from app.core.calls.client import CallClient
-from app.core.catalog import Catalog
+from app.core.catalog import Catalog, cost
 from app.core.jobs.sweeper import Sweeper
 from app.core.settings import Settings, settings
 from app.core.store.database import migrate
@@ -109,6 +109,7 @@ def _set_state(app: FastAPI, options: Settings, catalog: Catalog, calls: CallCli
     app.state.calls = calls
     app.state.authenticator = Authenticator(rates)
     app.state.resolver = ModelResolver()
+    app.state.rates = cost.Rates()
     app.state.metrics = Metrics(calls)
     app.state.watch = WorkerWatch(calls)
     app.state.sweeper = Sweeper()

@@ -29,6 +29,9 @@ def attack(name: str, **properties) -> dict:
         "summary": f"The attack {name}.",
         "norms": ["linf"],
         "access": "gradients",
+        "minimal": False,
+        "sweep": 9,
+        "price": {"forwards": "3", "backwards": "1", "at_once": "1"},
         "params": own | {"$defs": {"Fraction": FRACTION}},
     }
 

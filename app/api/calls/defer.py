@@ -9,6 +9,7 @@ from starlette.responses import Response
 from app.api.calls.prepare import Task
 from app.api.jobs.accept import accept, is_replay
 from app.core.calls.messages import pack_inputs
+from app.core.catalog import cost
 from app.core.errors import Forbidden
 from app.core.store import blobs
 from app.core.store.database import new_id
@@ -22,6 +23,7 @@ async def defer(request: Request, task: Task) -> Response:
 
 
 def _accept(request: Request, task: Task) -> Response:
+    cost.check(task.price)
     inputs, upload = pack_inputs(task.inputs.images, task.inputs.latents, task.inputs.names), None
     if task.inputs.rows:
         upload = f"uploads/{new_id()}"
@@ -36,6 +38,7 @@ def _accept(request: Request, task: Task) -> Response:
         "grid": form.grid,
         "media_type": form.media,
         "upload": upload,
+        "price": round(task.seconds, 3),
     }
     same_as = [task.model.digest, task.sent_params, form.media, hashlib.sha256(inputs).hexdigest()]
     answer = accept(request, task.principal, "operation", spec, request.headers.get("idempotency-key"), same_as)

@@ -1,25 +1,48 @@
-"""A request to an operation, read and checked without the model: headers, inputs, parameters."""
+"""A request to an operation, read, checked and priced without the model; and the answer of a worker to it."""
 
+import asyncio
+import math
 import random
 import re
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from anyio.to_thread import run_sync
 from fastapi import Request
 
 from app.api.calls import inputs, references, responses
 from app.api.calls.inputs import Inputs
 from app.api.calls.responses import ResponseSpec
+from app.api.http.auth import submit
 from app.core import catalog
-from app.core.catalog import Catalog
+from app.core.calls.client import Answer, Call
+from app.core.catalog import Catalog, cost
+from app.core.catalog.builtins import BUILTIN_MODELS
 from app.core.catalog.coerce import coerce
 from app.core.catalog.describe import Schema
 from app.core.catalog.describe import sent as sent_value
-from app.core.errors import InvalidRequest, UnsupportedOperation
+from app.core.errors import AnamorphError, InvalidRequest, NotFound, TooLong, UnsupportedOperation
+from app.core.jobs import state as jobs
 from app.core.settings import settings
+from app.core.store import models as model_rows
+from app.core.store.database import reading, transaction
 from app.core.store.keys import Principal
 from app.core.store.models import ResolvedModel
 
+FRESH_SECONDS, USABLE_SECONDS = 0.5, 1.0
+"""Age of a look-up after which it is repeated, and until which it holds meanwhile: a deletion is seen after that."""
+MAX_ENTRIES = 10_000
+DOUBT = 8
+"""A guess of the seconds that rests on no measurement refuses nothing that is this much too long."""
+DECODE_SECONDS = 2e-8
+"""CPU time of decoding in units of `Inputs.decode_pixels`."""
+CALL_NUMBERS = 16_000_000
+"""Numbers of images of a dataset that a call measures at most (workers/store/measurement_cache.py)."""
+TILES, TILE_PIXELS = 2.6, 2500
+"""Tiles for each area of a model's image, with their overlap; `decode_pixels` of an image of no size."""
 SEED_BITS = 31
 JOB_IMAGES = 10_000
 """Maximum images of a call that is made a job."""
@@ -28,7 +51,10 @@ WAIT = re.compile(r"wait=(\d{1,4})")
 
 @dataclass(frozen=True)
 class Preferences:
-    """The header Prefer (RFC 7240): `respond-async` makes a call a job, `wait=N` shortens its deadline to N seconds."""
+    """The header Prefer (RFC 7240): `respond-async` makes a call a job, `wait=N` shortens its deadline to N seconds.
+
+    With both, a call that takes at most N seconds is answered, and any other becomes a job.
+    """
 
     respond_async: bool = False
     wait: int | None = None
@@ -41,9 +67,8 @@ class Preferences:
 
     @property
     def applied(self) -> dict[str, str]:
-        """The header that says which of them were honoured."""
-        words = ["respond-async"] if self.respond_async else [] if self.wait is None else [f"wait={self.wait}"]
-        return {"Preference-Applied": words[0]} if words else {}
+        """The header of an answer that was waited for."""
+        return {} if self.wait is None else {"Preference-Applied": f"wait={self.wait}"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,8 @@ class Task:
     """A request that can be computed now or as a job.
 
     `params` are complete; `sent_params` are those that the client sent. `random_seed`: the seed was chosen here.
-    `weight` is the number of images that the answer has, and costs.
+    `weight` is the number of images that the answer has, and costs. `seconds` of compute are predicted for `passes`;
+    `measured`: from measurements of this model.
     """
 
     principal: Principal
@@ -63,6 +89,19 @@ class Task:
     weight: int
     sent_params: dict[str, Any]
     random_seed: bool
+    passes: cost.Passes
+    seconds: float
+    measured: bool
+
+    @property
+    def rate_key(self) -> tuple[str, str]:
+        return rate_key(self.model, self.operation, self.passes, self.params)
+
+    @property
+    def price(self) -> dict[str, float]:
+        """For clients."""
+        passes = {"forwards": round(self.passes.forwards), "backwards": round(self.passes.backwards)}
+        return passes | {"passes": self.passes.total, "seconds": round(self.seconds, 3)}
 
 
 def require_operation(entries: Catalog, model: ResolvedModel, operation: str) -> None:
@@ -109,9 +148,66 @@ async def prepare(
         names=sent.names,
         lasting=request.method == "GET",
     )
+    decode_pixels = getattr(sent, "decode_pixels", 0)
+    about = {"inputs": max(1, sent.rows), "tiles": 1} | model.about
     if entry.get("dataset") or entry.get("report"):
-        params |= await references.exact(entry, principal.tenant, model, params)
-    return Task(principal, model, operation, params, sent, response, count, texts | values, random_seed)
+        exact, images = await references.exact(entry, principal.tenant, model, params)
+        params |= exact
+        most = math.inf if prefer.respond_async else CALL_NUMBERS // about["pixels"]
+        about["dataset"] = min(about["dataset"] if images is None else images, most)
+    if entry["any_size"] and not params.get("resize") and sent.rows:
+        area = max(0, decode_pixels / sent.rows - TILE_PIXELS)
+        about["tiles"] = max(1, math.ceil(TILES * area / about["pixels"]))
+    passes = cost.of_operation(entries, operation, params, about, count)
+    key = rate_key(model, operation, passes, params)
+    seconds, measured = request.app.state.rates.predict(key, passes, about["pixels"], about["parameters"])
+    seconds += DECODE_SECONDS * decode_pixels
+    return Task(principal, model, operation, params, sent, response, count, texts | values, random_seed, passes,
+                seconds, measured)  # fmt: skip
+
+
+def rate_key(model: ResolvedModel, operation: str, passes: cost.Passes, params: dict[str, Any]) -> tuple[str, str]:
+    """What the seconds of a pass are learned for: forward passes of a model together, all else by operation."""
+    apart = passes.backwards or "dataset" in params or "method" in params
+    return model.digest, operation if apart else ""
+
+
+def require_time(task: Task, seconds: float) -> None:
+    """Raises TooLong for a request that is predicted to take longer than `seconds`."""
+    if task.seconds / (1 if task.measured else DOUBT) > seconds:
+        raise TooLong(
+            f"The request takes up to {task.passes.total:,} passes through the model, about {task.seconds:,.0f} s; "
+            f"the deadline is {seconds:g} s.",
+            remedy="Send 'Prefer: respond-async' to make the request a job, or ask for less: fewer steps, searches or "
+            "images.",
+            price=task.price | {"deadline": seconds},
+        )
+
+
+async def ask(request: Request, task: Task, call: Call) -> Answer:
+    """The answer of a worker. Raises its error, or ClientGone once the client has left."""
+    state = request.app.state
+    try:
+        answer = await submit(request, call)
+    except AnamorphError as error:
+        state.metrics.calls.labels(task.operation, error.code).inc()
+        raise
+    state.metrics.calls.labels(task.operation, "ok").inc()
+    if answer.share == 1.0:
+        about, spent = task.model.about, _spent(task, answer)
+        seconds = answer.timings.get("compute", 0.0) / 1000
+        state.rates.learn(task.rate_key, spent, about["pixels"], about["parameters"], seconds)
+    answer.timings["predicted"] = round(task.seconds * 1000, 3)
+    return answer
+
+
+def _spent(task: Task, answer: Answer) -> cost.Passes:
+    """The passes of an answer: attacks count them, and often stop before the maximum."""
+    items = answer.facts.get("items") or []
+    if task.operation != "attack" or not all("queries" in item and "gradients" in item for item in items):
+        return task.passes
+    spent = cost.Passes(sum(item["queries"] for item in items), sum(item["gradients"] for item in items), 0.0)
+    return spent._replace(batches=task.passes.batches * spent.weight / task.passes.weight)
 
 
 def sent_params(request: Request, sent: Inputs) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -160,3 +256,73 @@ def count_images(entry: dict[str, Any], sent: Inputs, params: dict[str, Any]) ->
     for value in (params.get(name) for name in entry["multiplies"]):
         count *= len(value) if isinstance(value, list) else value or 1
     return count
+
+
+class ModelResolver:
+    """The version that a reference means, remembered for a second, so that a call does not wait for the database.
+
+    One per app. There is one look-up at a time for each reference; a recent answer holds meanwhile. Errors are not
+    remembered: a model is found as soon as it is ready.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, ResolvedModel]] = {}
+        self._looking: dict[tuple[str, str], asyncio.Task[ResolvedModel]] = {}
+        self._about: dict[str, Mapping[str, int]] = {}
+
+    async def find(self, tenant: str, reference: str) -> ResolvedModel:
+        """Raises NotFound or ModelNotReady."""
+        key = tenant, reference
+        since, model = self._known.get(key, (-math.inf, None))
+        age = time.monotonic() - since
+        if model is not None and age < FRESH_SECONDS:
+            return model
+        looking = self._looking.get(key)
+        if looking is None:
+            looking = self._looking[key] = asyncio.create_task(self._look(key))
+            looking.add_done_callback(partial(self._looked, key, time.monotonic()))
+        if model is not None and age < USABLE_SECONDS:
+            return model
+        return await asyncio.shield(looking)
+
+    def forget(self) -> None:
+        """Forgets all, after a model was deleted; look-ups under way may have read what was before."""
+        self._known.clear()
+        self._looking.clear()
+
+    async def _look(self, key: tuple[str, str]) -> ResolvedModel:
+        return await run_sync(self._look_up, *key)
+
+    def _looked(self, key: tuple[str, str], since: float, task: asyncio.Task[ResolvedModel]) -> None:
+        error = task.cancelled() or task.exception()
+        if self._looking.get(key) is not task:  # forgotten meanwhile
+            return
+        del self._looking[key]
+        if error:
+            self._known.pop(key, None)
+            return
+        if len(self._known) >= MAX_ENTRIES:
+            self._known.clear()
+        self._known[key] = since, task.result()
+
+    def _look_up(self, tenant: str, reference: str) -> ResolvedModel:
+        try:
+            return self._resolve(tenant, reference)
+        except NotFound:
+            if reference not in BUILTIN_MODELS:
+                raise
+        with transaction() as conn:  # the first request for a built-in model imports it
+            jobs.accept(conn, tenant=tenant, kind="model", spec={"name": reference, "builtin": reference})
+        return self._resolve(tenant, reference)
+
+    def _resolve(self, tenant: str, reference: str) -> ResolvedModel:
+        with reading() as conn:
+            model = model_rows.resolve(conn, tenant, reference)
+            about = self._about.get(model.digest)
+            if about is None:
+                card = model_rows.get(conn, tenant, model.exact)["card"]
+                about = model_rows.about(card) | dict.fromkeys(model.capabilities, 1)
+        if len(self._about) >= MAX_ENTRIES:
+            self._about.clear()
+        self._about[model.digest] = about
+        return model._replace(about=about)

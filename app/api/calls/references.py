@@ -12,15 +12,21 @@ from app.core.store.database import reading
 from app.core.store.models import ResolvedModel
 
 
-async def exact(entry: dict[str, Any], tenant: str, model: ResolvedModel, params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters `dataset` and `report` as a worker takes them: name@digest, and the key of a blob."""
-    references = {}
+async def exact(
+    entry: dict[str, Any], tenant: str, model: ResolvedModel, params: dict[str, Any]
+) -> tuple[dict[str, Any], int | None]:
+    """The parameters `dataset` and `report` as a worker takes them: name@digest, and the key of a blob.
+
+    And the number of images of the dataset, None where it is the model's own.
+    """
+    references, images = {}, None
     if entry.get("dataset") and params.get("dataset"):
         row = await run_sync(imported, tenant, params["dataset"])
         references["dataset"] = f"{row['name']}@{row['digest']}"
+        images = sum(max(rows.values(), default=0) for rows in row["facts"]["columns"].values())
     if entry.get("report"):
         references["report"] = await run_sync(fitted, tenant, model, entry["report"], params["report"])
-    return references
+    return references, images
 
 
 def imported(tenant: str, name: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Authentication and authorisation: API keys, scopes, cross-site requests, rate limits, the compute of calls."""
 
 import asyncio
+import hashlib
 import math
 import time
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -23,6 +25,8 @@ CACHE_SECONDS = 5
 CACHE_SIZE = 1000
 TOUCH_SECONDS = 60
 """Minimum time between two updates of the time at which a key was last used."""
+WATCH_SECONDS = 0.2
+"""A call that waits this long is watched for its client to leave."""
 SAFE_METHODS = ("GET", "HEAD")
 SAME_SITE = (None, "same-origin", "none")
 bearer = HTTPBearer(
@@ -115,12 +119,12 @@ async def submit(request: Request, call: Call) -> Answer:
     """The answer to a call, whose compute is charged to the key of the request. Raises QuotaExceeded."""
     rates, who = request.app.state.authenticator.rates, request.scope.get("rate_key")
     if rates is None or who is None:
-        return await request.app.state.calls.submit(call)
+        return await _answer(request, call)
     price, start = call.price, time.monotonic()
     rates.reserve(who, price)
     seconds = 0.0
     try:
-        answer = await request.app.state.calls.submit(call)
+        answer = await _answer(request, call)
         together = sum(answer.timings.get(stage, 0.0) for stage in ("compute", "encode"))
         seconds = (answer.timings.get("decode", 0.0) + answer.share * together) / 1000
         return answer
@@ -133,12 +137,40 @@ async def submit(request: Request, call: Call) -> Answer:
             headers["RateLimit"] = ", ".join([headers["RateLimit"].split(", ")[0], item])
 
 
+async def _answer(request: Request, call: Call) -> Answer:
+    """The answer of a worker; ClientGone once the client has left. Most calls are answered before that is watched."""
+    call.tenant, watches = tenant_digest(request.scope.get("tenant", "")), []
+    timer = asyncio.get_running_loop().call_later(WATCH_SECONDS, _watch, request, call, watches)
+    try:
+        return await request.app.state.calls.submit(call)
+    finally:
+        timer.cancel()
+        for watch in watches:
+            watch.cancel()
+
+
+def _watch(request: Request, call: Call, watches: list[asyncio.Task]) -> None:
+    async def until_left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        request.app.state.calls.abandon(call)
+
+    watches.append(asyncio.create_task(until_left()))
+
+
+@lru_cache(4096)
+def tenant_digest(tenant: str) -> str:
+    return hashlib.sha256(tenant.encode()).hexdigest()[:12]
+
+
 async def principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Principal:
     # a key under another scheme than Bearer is passed on and found to be unknown
     token = credentials.credentials if credentials else request.headers.get("authorization")
-    return await request.app.state.authenticator.authenticate(request, token)
+    found = await request.app.state.authenticator.authenticate(request, token)
+    request.scope["tenant"] = found.tenant
+    return found
 
 
 def require_scope(*scopes: str):

@@ -1,5 +1,6 @@
 """The operations of models, one route for each entry of the catalog: images in; images, latents or facts out."""
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -9,12 +10,13 @@ from starlette.responses import Response
 from app.api.calls import responses
 from app.api.calls.defer import defer
 from app.api.calls.openapi import documented
-from app.api.calls.prepare import Preferences, Task, prepare, require_operation
-from app.api.http.auth import Reader, submit
+from app.api.calls.prepare import Preferences, Task, ask, prepare, require_operation, require_time
+from app.api.http.auth import Reader
 from app.api.http.paths import ModelPath
 from app.core.calls.client import Call
+from app.core.calls.messages import SLICE_SECONDS
 from app.core.catalog import Catalog
-from app.core.errors import AnamorphError
+from app.core.errors import DeadlineExceeded, Overloaded
 from app.core.settings import settings
 from app.core.store.keys import Principal
 
@@ -41,11 +43,21 @@ async def respond_to(request: Request, operation: str, reference: str, principal
     model = await state.resolver.find(principal.tenant, reference)
     require_operation(state.catalog, model, operation)
     task = await prepare(request, operation, model, principal, prefer)
-    if prefer.respond_async:
+    if prefer.respond_async and not _is_short(task, prefer):
         return await defer(request, task)
-    if request.method == "GET":
-        return await fetch(request, task, prefer)
-    return await compute(request, task, prefer, {"Cache-Control": "no-store"})
+    try:
+        if request.method == "GET":
+            return await fetch(request, task, prefer)
+        return await compute(request, task, prefer, {"Cache-Control": "no-store"})
+    except (DeadlineExceeded, Overloaded):
+        if not prefer.respond_async:
+            raise
+        return await defer(request, task)
+
+
+def _is_short(task: Task, prefer: Preferences) -> bool:
+    """Whether a call that may become a job is answered within the seconds that its client waits."""
+    return prefer.wait is not None and task.seconds <= prefer.wait and task.weight <= settings().call_images
 
 
 async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
@@ -67,7 +79,12 @@ async def fetch(request: Request, task: Task, prefer: Preferences) -> Response:
 
 async def compute(request: Request, task: Task, prefer: Preferences, headers: dict[str, str]) -> Response:
     """Sends the call to an inference worker and waits for the answer."""
-    state, form, start = request.app.state, task.response.format, time.perf_counter()
+    form, start, options = task.response.format, time.perf_counter(), settings()
+    most = options.call_timeout_seconds
+    if task.seconds > SLICE_SECONDS:
+        most = max(most, options.slow_call_timeout_seconds)
+    most = min(most, math.inf if prefer.wait is None else prefer.wait)
+    require_time(task, most)
     call = Call(
         model=task.model.digest,
         operation=task.operation,
@@ -76,15 +93,11 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
         latents=task.inputs.latents,
         encoding=form.encoding,
         grid=form.grid,
-        deadline=time.monotonic() + min(prefer.wait or 3600, settings().call_timeout_seconds),
+        deadline=time.monotonic() + most,
         weight=task.weight,
+        price=task.seconds,
     )
-    try:
-        answer = await submit(request, call)
-    except AnamorphError as error:
-        state.metrics.calls.labels(task.operation, error.code).inc()
-        raise
-    state.metrics.calls.labels(task.operation, "ok").inc()
+    answer = await ask(request, task, call)
     answer.timings["total"] = (time.perf_counter() - start) * 1000
     return await responses.respond(answer, task.response, headers | prefer.applied)
 

@@ -26,6 +26,8 @@ BATCH_SECONDS, PASS_SECONDS, PIXEL_SECONDS, PARAMETER_SECONDS = 1e-3, 2e-5, 1e-7
 """The guess before a model is measured, on one core: for a batch, and for each image, value and weight in it."""
 SMOOTHING = 0.05
 """Seconds by the guess that count as much as measurements: short calls say little about long ones."""
+MAX_CHOICE = 40
+"""Characters of the longest choice of a parameter."""
 DECAY, MAX_RATES = 0.9, 4096
 
 
@@ -98,7 +100,7 @@ def of_operation(entries: Catalog, operation: str, params: dict[str, Any], about
     for name, value in params.items():
         if isinstance(value, list):
             names[f"count_{name}"] = len(value)
-        elif isinstance(value, str):
+        elif isinstance(value, str) and len(value) < MAX_CHOICE:
             names[f"{name}_{value}"] = 1
     at_once = expressions.get("at_once", "1")
     if "branches" in entry["params"]:

@@ -1,5 +1,7 @@
 """Published models as rows: found by reference, listed, deleted. Everything is read and written inside one tenant."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select, true
@@ -14,13 +16,20 @@ Row = dict[str, Any]
 
 
 class ResolvedModel(NamedTuple):
-    """A version of a model, as a call needs it. `pinned`: the reference names this version by its digest."""
+    """A version of a model, as a call needs it. `pinned`: the reference names this version by its digest.
+
+    `about` is what its price depends on (app/core/catalog/cost.py): pixels, classes, groups, dataset (the number of
+    images it learned from), parameters, and its capabilities as 1.
+    """
 
     name: str
     digest: str
     family: str
     capabilities: tuple[str, ...]
     pinned: bool
+    about: Mapping[str, int] = MappingProxyType(
+        {"pixels": 1, "classes": 10, "groups": 1, "dataset": 0, "parameters": 0}
+    )
 
     @property
     def exact(self) -> str:
@@ -36,6 +45,18 @@ def resolve(conn: Connection, tenant: str, text: str) -> ResolvedModel:
         raise _absent(conn, tenant, text)
     pinned = "@" in text
     return ResolvedModel(row.name, row.digest, row.family, tuple(row.capabilities), pinned)
+
+
+def about(card: dict[str, Any]) -> dict[str, int]:
+    """The members of `ResolvedModel.about` but the capabilities, from the card of a model."""
+    data, config = card.get("data") or {}, card.get("config") or {}
+    return {
+        "pixels": data.get("height", 1) * data.get("width", 1) * data.get("channels", 1),
+        "classes": len(data.get("classes") or ()) or 10,
+        "groups": len(config.get("boundaries") or ()) + 1,
+        "dataset": sum(max(rows.values(), default=0) for rows in (data.get("columns") or {}).values()),
+        "parameters": card.get("parameters") or 0,
+    }
 
 
 def get(conn: Connection, tenant: str, text: str) -> Row:

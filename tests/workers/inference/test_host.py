@@ -90,9 +90,9 @@ def call(digest: str, operation, seed: int = 0, images: int = 1, size: int = 8, 
 
 
 def bare(outcome: dict) -> dict:
-    """An answer without its timings."""
+    """An answer without its timings and its share of them."""
     assert "answer" in outcome, outcome
-    return {name: value for name, value in outcome["answer"].items() if name != "timings"}
+    return {name: value for name, value in outcome["answer"].items() if name not in ("timings", "share")}
 
 
 def calls_of(kind, operation, digest: str) -> list[dict]:
