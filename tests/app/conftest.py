@@ -98,6 +98,7 @@ class Lane:
     alive: bool = True
     has_workers: bool = True
     recovered: int = 0
+    compute_ms: float = 1.5
     live: dict[str, dict] = field(default_factory=lambda: {"worker:1": {"late": 0.0}})
 
     async def start(self) -> None: ...
@@ -113,6 +114,8 @@ class Lane:
     async def recover(self) -> None:
         self.recovered += 1
 
+    def abandon(self, call: Call) -> None: ...
+
     async def submit(self, call: Call) -> Answer:
         if not self.has_workers:
             raise WorkerLost("No inference worker is running.", retry_after=3)
@@ -125,7 +128,7 @@ class Lane:
             images=[] if call.encoding == "none" else images,
             latents=npy([[0.5, -1.0]] * count) if call.operation in ("encode", "samples") else None,
             facts=self._facts(call, count),
-            timings={"compute": 1.5},
+            timings={"compute": self.compute_ms},
             extra={"perturbation": [png(9)] * count} if call.operation == "attack" else {},
         )
 
