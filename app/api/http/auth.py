@@ -14,7 +14,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.api.http.rate_limit import Rates
 from app.core.calls.client import Answer, Call
-from app.core.errors import CrossSite, DeadlineExceeded, Forbidden, Unauthorized
+from app.core.errors import ClientGone, CrossSite, DeadlineExceeded, Forbidden, Unauthorized
 from app.core.settings import settings
 from app.core.store import keys
 from app.core.store.database import reading, transaction
@@ -128,7 +128,7 @@ async def submit(request: Request, call: Call) -> Answer:
         together = sum(answer.timings.get(stage, 0.0) for stage in ("compute", "encode"))
         seconds = (answer.timings.get("decode", 0.0) + answer.share * together) / 1000
         return answer
-    except (DeadlineExceeded, asyncio.CancelledError):  # a worker was busy with it all the same
+    except (ClientGone, DeadlineExceeded, asyncio.CancelledError):  # a worker was busy with it all the same
         seconds = min(time.monotonic() - start, price or math.inf)
         raise
     finally:
