@@ -5,6 +5,8 @@ VENV ?= .venv
 # Options of pip for torch alone, such as the index of the small build without CUDA.
 TORCH_FLAGS ?=
 ARGS ?=
+UV := 0.13.9
+PIP_AUDIT := 2.10.1
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -12,7 +14,7 @@ STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: demo up test check-long lint catalog docs openapi bench install clean
+.PHONY: demo up test check-long lint catalog docs openapi bench install hashes audit pin-images clean
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
@@ -55,6 +57,24 @@ bench: $(DEV_STAMP)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 install: $(STAMP)
+
+# Every package of the two images with the SHA-256 of its files, in the versions of constraints.txt.
+hashes: $(BIN)/python
+	@$(PIP) uv==$(UV)
+	@for image in "web" "run --extra worker --extra data --extra pretrained"; do set -- $$image; file=constraints-$$1.txt; shift; \
+		echo "# Made by \`make hashes\` from constraints.txt: the packages of an image with the SHA-256 of their files." > $$file.new; \
+		echo setuptools | $(BIN)/uv pip compile --quiet pyproject.toml - $$* -c constraints.txt --generate-hashes --universal \
+			--python-version 3.11 --no-annotate --no-header --no-emit-index-url >> $$file.new || { rm -f $$file.new; exit 1; }; \
+		mv $$file.new $$file; done
+
+# Known vulnerabilities of the packages of the images; fails also when a package could not be looked up.
+audit: $(BIN)/python
+	@$(PIP) pip-audit==$(PIP_AUDIT)
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r constraints-run.txt $(ARGS)
+
+# The digests of the base images, into .env; needs Docker and its registry.
+pin-images:
+	@sh docker/pin-images.sh
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Anamorph needs Python 3.11, 3.12 or 3.13 and none was found (python3 here is:" \

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from app.core.settings import Settings
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 GPU = yaml.safe_load((ROOT / "docker" / "gpu.yml").read_text())
+ORACLES = yaml.safe_load((ROOT / "docker" / "oracles.yml").read_text())
 DOCKERFILES = sorted((ROOT / "docker").glob("Dockerfile.*"))
 OURS = {name: service for name, service in COMPOSE["services"].items() if "build" in service}
 # read by the object store's client and by the container runtime, not by us
@@ -89,7 +91,7 @@ def test_secrets_come_from_the_environment_and_must_be_set():
 def test_everything_referred_to_is_declared():
     for name, service in COMPOSE["services"].items():
         for volume in service.get("volumes", []):
-            assert volume.split(":")[0] in COMPOSE["volumes"], name
+            assert volume.startswith("${ANAMORPH_BACKUP") or volume.split(":")[0] in COMPOSE["volumes"], name
         assert set(service["networks"]) <= set(COMPOSE["networks"])
     assert set(GPU["services"]) <= set(OURS)
 
@@ -125,8 +127,85 @@ def test_images_run_as_nobody_special_and_are_watched(dockerfile):
         assert name in variables() or FOREIGN.fullmatch(name), name
 
 
+def test_every_queue_has_a_worker():
+    commands = (service["command"] for service in OURS.values())
+    served = [words[2].split(",") for words in commands if words[0] == "worker"]
+    assert sorted(queue for queues in served for queue in queues) == sorted(QUEUES)
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_service_has_limits_and_no_privileges(name):
+    service = COMPOSE["services"][name]
+    for limit in ("mem_limit", "cpus", "pids_limit"):
+        assert limit in service, limit
+    assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+    assert set(service.get("cap_add", ())) <= {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"}
+    assert name not in OURS or ("cap_add" not in service and service["read_only"])
+
+
+def test_every_image_can_be_pinned_by_digest():
+    pinned = (ROOT / "docker" / "pin-images.sh").read_text()
+    images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
+    images += [service["build"]["args"]["PYTHON_IMAGE"] for service in OURS.values()]
+    for image in images:
+        name, default = re.fullmatch(r"\$\{(\w+):-(.+)\}", image).groups()
+        assert f"{name}={default}" in pinned
+    for dockerfile in DOCKERFILES:
+        found = dict(instructions(dockerfile))
+        assert f"{found['ARG']}" in pinned and found["FROM"] == "${PYTHON_IMAGE}"
+
+
+def test_only_workers_that_ask_oracles_reach_outside_and_only_on_request():
+    outside = {name for name, service in COMPOSE["services"].items() if set(service["networks"]) - {"inside"}}
+    assert outside == {"web"}
+    reaching = {name for name, service in ORACLES["services"].items() if "egress" in service.get("networks", ())}
+    assert reaching == {"worker-train"} and set(ORACLES["services"]) <= set(OURS)
+    assert all("ANAMORPH_ORACLES" in service["environment"] for service in ORACLES["services"].values())
+    assert "egress" not in COMPOSE["networks"]
+
+
+def test_the_backup_runs_on_request_and_writes_outside():
+    service = OURS["backup"]
+    assert service["profiles"] == ["backup"] and service["command"][1].startswith("/backup/")
+    assert any(volume.endswith(":/backup") for volume in service["volumes"])
+
+
+PACKAGE = re.compile(r"^([A-Za-z0-9_.-]+)==(\S+)((?: ; .*?)?)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.M)
+
+
+@pytest.mark.parametrize("name", ["run", "web"])
+def test_packages_of_the_images_have_hashes_and_the_versions_of_the_constraints(name):
+    text = (ROOT / f"constraints-{name}.txt").read_text()
+    packages = {match[1]: match[2] for match in PACKAGE.finditer(text)}
+    assert packages.keys() == set(re.findall(r"^([A-Za-z0-9][\w.-]*)", text, re.M)), "one has no hash"
+    pinned = dict(re.findall(r"^([^#=\s]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.M))
+    pinned = {normal(package): version for package, version in pinned.items()}
+    for package, version in packages.items():
+        assert pinned.get(package, version) == version, package
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*wanted["dependencies"]]
+    for extra in ("worker", "data", "pretrained") if name == "run" else ():
+        needed += wanted["optional-dependencies"][extra]
+    names = {normal(re.match(r"[A-Za-z0-9_.-]+", requirement)[0]) for requirement in needed}
+    assert names <= packages.keys(), f"make hashes: {names - packages.keys()}"
+    assert ("torch" in packages) is (name == "run")
+
+
+def normal(package: str) -> str:
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def test_images_install_only_what_has_a_hash():
+    for dockerfile in DOCKERFILES:
+        installs = [rest for instruction, rest in instructions(dockerfile) if rest.startswith("pip install")]
+        first, *others = installs
+        assert "--require-hashes" in first and "--no-deps" in first
+        assert all("--no-deps" in rest and "--no-build-isolation" in rest for rest in others)
+
+
 def test_the_web_image_has_no_torch_and_the_worker_image_the_pinned_one():
     web, worker = ((ROOT / "docker" / f"Dockerfile.{name}").read_text() for name in ("web", "worker"))
-    assert "torch==" not in web and "[worker" not in web
-    pinned = re.search(r"torch==\S+", (ROOT / "constraints.txt").read_text()).group()
-    assert pinned in worker
+    assert "torch" not in web.split("\n", 2)[2] and "constraints-web.txt" in web and "constraints-run.txt" in worker
+    pinned = re.search(r"^torch==\S+", (ROOT / "constraints.txt").read_text(), re.M).group()
+    assert f"\n{pinned} " in (ROOT / "constraints-run.txt").read_text()
+    assert not re.search(r"^torch==", (ROOT / "constraints-web.txt").read_text(), re.M)

@@ -111,10 +111,10 @@ def test_a_locked_database_refuses_writes_and_answers_reads(sqlite_url):
 
 
 def test_a_read_only_database_refuses_writes_and_answers_reads(sqlite_url):
-    file = sqlite_url.removeprefix("sqlite:///")
-    engine = make_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
+    engine = make_engine(sqlite_url)
     with reading(engine) as conn:
         assert conn.execute(models.select()).all() == []
+        conn.exec_driver_sql("PRAGMA query_only=ON")
     with pytest.raises(Unavailable, match="opened or written"), transaction(engine) as conn:
         conn.execute(models.delete())
     engine.dispose()
