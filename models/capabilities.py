@@ -4,12 +4,53 @@ In the shapes B is the batch, C, H, W the image, K the number of classes.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from models.nn.plane import Plane
 from models.types import DataSpec, InputError
+
+UNDECIDED = -1
+"""The predicted class of an image for which the model's output is not finite."""
+_NONFINITE: ContextVar[list[int] | None] = ContextVar("nonfinite", default=None)
+
+
+def finite_rows(outputs: Tensor) -> Tensor:
+    """Outputs (N, ...) -> (N,) bool: whether all numbers of a row are finite. Counted inside `counting_nonfinite`."""
+    finite = torch.isfinite(outputs)
+    finite = finite.flatten(1).all(1) if finite.ndim > 1 else finite
+    counts = _NONFINITE.get()
+    if counts is not None and not bool(finite.all()):
+        counts[0] += int((~finite).sum())
+    return finite
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Logits (N, K, ...) -> the class with the largest, UNDECIDED for a row with a logit that is not finite."""
+    finite = finite_rows(logits)
+    classes = logits.argmax(1)
+    return classes if bool(finite.all()) else classes.where(finite.view(-1, *[1] * (classes.ndim - 1)), UNDECIDED)
+
+
+def misclassified(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (N, K), labels (N,) -> (N,) bool: another class is predicted. False where the output is not finite."""
+    classes = predicted_classes(logits)
+    return (classes != labels) & (classes != UNDECIDED)
+
+
+@contextmanager
+def counting_nonfinite(start: int = 0) -> Iterator[list[int]]:
+    """Inside, the first number of the list counts the rows that `finite_rows` found not to be finite."""
+    counts = [start]
+    token = _NONFINITE.set(counts)
+    try:
+        yield counts
+    finally:
+        _NONFINITE.reset(token)
 
 
 class Encodes(ABC):

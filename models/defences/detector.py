@@ -62,8 +62,9 @@ class Detector(nn.Module, ABC):
         return list(self.config.attacks) if self.needs_training else []
 
     def calibrate(self, scores: Tensor) -> None:
-        """Set the threshold to the `quantile` of the scores (n,) of clean images."""
-        self.clean.fill_(float(scores.double().quantile(self.config.quantile)))
+        """Set the threshold to the `quantile` of the finite scores (n,) of clean images; none of them: no threshold."""
+        scores = scores[torch.isfinite(scores)].double()
+        self.clean.fill_(float(scores.quantile(self.config.quantile)) if len(scores) else torch.nan)
 
     @property
     def threshold(self) -> float | None:

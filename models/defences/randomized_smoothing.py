@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models import deadline
 from models.attacks.core.rng import RowRNG
+from models.capabilities import UNDECIDED, predicted_classes
 from models.evaluation.confidence import lower_bound
 from models.family import Family
 
@@ -46,6 +47,8 @@ def voter_of(model: Family, sigma: float | None) -> tuple[float, Function]:
 def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: int, classes: int, what: str) -> Tensor:
     """(classes,): votes of `n` noisy copies of one image (c, h, w), in blocks, so that memory does not grow with n.
 
+    A copy for which the output is not finite abstains, so the votes may be fewer than n.
+
     `seed` () int64 and the purpose `what` determine the noise. All blocks have the same size, so that the votes of an
     image are reproducible.
     """
@@ -55,21 +58,20 @@ def count_votes(voter: Function, image: Tensor, sigma: float, seed: Tensor, n: i
     for start in range(0, n, block):
         deadline.check()
         noise = rng.normal((block, *image.shape), what, start)[0]
-        answers = voter(image + sigma * noise).argmax(1)[: n - start]
-        votes += torch.bincount(answers, minlength=classes)
+        answers = predicted_classes(voter(image + sigma * noise)[: n - start])
+        votes += torch.bincount(answers[answers != UNDECIDED], minlength=classes)
     return votes
 
 
-def certify(first: Tensor, votes: Tensor, sigma: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
+def certify(first: Tensor, votes: Tensor, n: int, sigma: float, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Class (b,) or ABSTAINED, l2 radius (b,) and lower bound (b,) of the class probability p (Cohen et al., CERTIFY).
 
     radius = sigma * Phi^-1(lower bound of p). `first` (b, K) are the votes that choose the class, `votes` (b, K) the
-    independent votes that bound p.
+    independent votes of `n` copies that bound p; a copy that abstained counts against the class.
     """
     guess = first.argmax(1)
     hits = votes.gather(1, guess[:, None])[:, 0].cpu().numpy()
-    total = int(votes[0].sum()) if len(votes) else 1
-    bound = lower_bound(hits, total, alpha)
+    bound = lower_bound(hits, n, alpha)
     radius = sigma * ndtri(np.clip(bound, 0.5, 1 - 1e-12))
     sure = torch.from_numpy(bound > 0.5)
     guess = torch.where(sure.to(guess.device), guess, ABSTAINED)

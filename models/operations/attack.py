@@ -156,6 +156,7 @@ class AttackOperation(Operation):
     """The truth defaults to the model's own predictions. Images it already gets wrong are returned unchanged."""
 
     name = "attack"
+    checks_finite = False
     summary = "Creates adversarial images for classifiers, segmenters, detectors and generative models."
     needs = (ATTACKED,)
     gradients = True

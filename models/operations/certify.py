@@ -35,7 +35,8 @@ class CertifyParams(ImageParams):
 class Certify(Operation):
     """With probability 1 - alpha, no perturbation of smaller l2 norm changes the vote (Cohen et al. 2019).
 
-    Without a clear majority it abstains. The certificate holds for the vote, not for the model without noise.
+    Without a clear majority it abstains. A copy for which the output is not finite votes for no class; `not_finite` is
+    their number. The certificate holds for the vote, not for the model without noise.
     """
 
     name = "certify"
@@ -69,7 +70,7 @@ class Certify(Operation):
 
     def result(self, model: Family, rows: Rows, outputs: Rows, params: CertifyParams) -> Result:
         sigma, _ = voter_of(model, params.sigma)
-        classes, radii, bounds = certify(outputs["first"], outputs["votes"], sigma, params.alpha)
+        classes, radii, bounds = certify(outputs["first"], outputs["votes"], params.n, sigma, params.alpha)
         items = []
         for index, radius, bound, votes in zip(
             classes.tolist(), radii.tolist(), bounds.tolist(), outputs["votes"], strict=True
@@ -77,6 +78,7 @@ class Certify(Operation):
             certain = index != ABSTAINED
             item = {"abstained": not certain, "label": model.data.classes[index] if certain else None}
             item |= {"index": index if certain else None, "radius_l2": radius if certain else 0.0}
-            items.append(item | {"share": float(votes.max() / votes.sum()), "share_at_least": bound})
+            item |= {"share": int(votes.max()) / params.n, "share_at_least": bound}
+            items.append(item | {"not_finite": params.n - int(votes.sum())})
         facts = {"sigma": sigma, "n": params.n, "alpha": params.alpha, "seed": params.seed}
         return Result(facts=facts | {"items": items})

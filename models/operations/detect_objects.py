@@ -1,8 +1,9 @@
 """Object detection: boxes, classes and probabilities, and the picture with the boxes drawn."""
 
+import torch
 from pydantic import Field
 
-from models.capabilities import DetectsObjects
+from models.capabilities import DetectsObjects, finite_rows
 from models.evaluation.segmentation import hues
 from models.family import Family
 from models.nn.boxes import LIMIT, OVERLAP, SCORE, detections, draw_boxes
@@ -39,7 +40,8 @@ class DetectObjects(Operation):
 
     def compute(self, model: Family, rows: Rows, params: DetectObjectsParams) -> Rows:
         maps = model.detection_maps(rows["inputs"])
-        return {"table": detections(maps, params.score, params.most, params.overlap)}
+        table = detections(maps, params.score, params.most, params.overlap)
+        return {"table": table.where(finite_rows(maps)[:, None, None], torch.nan)}
 
     def result(self, model: Family, rows: Rows, outputs: Rows, params: DetectObjectsParams) -> Result:
         items = [{"detections": listed(model, table)} for table in outputs["table"]]

@@ -21,7 +21,7 @@ from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
 from models.attacks.square import Square
-from models.capabilities import Classifies
+from models.capabilities import Classifies, finite_rows, misclassified, predicted_classes
 from models.defences.defended import Defended, defend
 from models.evaluation.metrics import spaced_rows
 from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
@@ -69,7 +69,7 @@ class AdversarialDetectionReport(Report):
     Params = AdversarialDetectionParams
     # the adaptive attack runs at most twice, and each of its passes includes the detector
     price = {
-        "forwards": "min(images, (validation + 1) / 2) * (run_forwards + count_methods * (2 + look)"
+        "forwards": "min(images, (validation + 1) / 2) * (2 + run_forwards + count_methods * (2 + look)"
         " + 2 * (steps + 3) * (1 + look) + 2 + 5 * look) + lesson_forwards",
         "backwards": "min(images, (validation + 1) / 2) * (run_backwards + 2 * steps * (1 + look)) + lesson_backwards",
     }
@@ -101,8 +101,9 @@ class AdversarialDetectionReport(Report):
         level, count = model.threshold, len(images)
         harmless = adversarial_scores(model, noise(images, ThreatModel("linf", eps, 256), torch.arange(count)))
         facts = {"images": count, "detector": model.config.detector.kind, "threshold": level, "eps": eps}
-        facts |= {"learned_from": learned} | rate("clean_suspected", int((before > level).sum()), count)
-        facts |= rate("random_signs_suspected", int((harmless > level).sum()), count)
+        facts |= {"learned_from": learned}
+        for name, scores in (("clean_suspected", before), ("random_signs_suspected", harmless)):
+            facts |= rate(name, int((scores > level).sum()), int(torch.isfinite(scores).sum()))
         table = [{name: value for name, value in row.items() if name != "roc"} for row in rows]
         return ReportResult(facts, {"attacks": table}, plots(rows), notes=notes(table))
 
@@ -121,15 +122,17 @@ def split(subject: Subject, params: AdversarialDetectionParams) -> tuple[Tensor,
 
 
 def adversarial_scores(model: Defended, images: Tensor) -> Tensor:
-    """(n,): the detector's scores, in chunks of CHUNK images."""
-    return torch.cat([model.adversarial_score(part) for part in images.split(CHUNK)])
+    """(n,): the detector's scores, in chunks of CHUNK images. Some may not be finite: those are in no rate."""
+    scores = torch.cat([model.adversarial_score(part) for part in images.split(CHUNK)])
+    finite_rows(scores)  # counts them
+    return scores
 
 
 def run_attack(
     name: str, model: Defended, x: Tensor, labels: Tensor, eps: float, params: AdversarialDetectionParams, seed: int
 ) -> tuple[Tensor, Tensor]:
     """8-bit images of the attack, and which of them (n,) are misclassified where the clean image is not."""
-    seeds, right = torch.arange(len(x), device=x.device) + seed, model.logits(x).argmax(1) == labels
+    seeds, right = torch.arange(len(x), device=x.device) + seed, predicted_classes(model.logits(x)) == labels
     if name == ADAPTIVE:
         images = adaptive_attack(model, x, labels, PGD(steps=params.steps, eps=eps), seeds)
     else:
@@ -138,7 +141,7 @@ def run_attack(
         attack = kind(**settings, **({"queries": QUERIES} if kind is Square else {}))
         threat = ThreatModel(attack.threat().norm, attack.threat().eps, 256)
         images = attack.run(classifier_access(model), x, Misclassified(labels), threat, seeds).images
-    return images, right & (model.logits(images).argmax(1) != labels)
+    return images, right & misclassified(model.logits(images), labels)
 
 
 def adaptive_attack(model: Defended, x: Tensor, labels: Tensor, attack: Attack, seeds: Tensor) -> Tensor:
@@ -157,6 +160,8 @@ def logits_and_score(model: Defended, images: Tensor) -> Tensor:
 
 def attack_row(name: str, before: Tensor, after: Tensor, turned: Tensor, threshold: float) -> dict[str, Any]:
     """A row of the table; `roc` holds the true positive rate at POINTS false positive rates."""
+    finite = torch.isfinite(before) & torch.isfinite(after)
+    before, after, turned = before[finite], after[finite], turned[finite]
     hits, clean = after[turned], before[turned]
     row: dict[str, Any] = {"attack": name, "turned": int(turned.sum()), "images": len(turned)}
     row["auroc"] = auroc(clean, hits) if len(hits) else None

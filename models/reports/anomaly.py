@@ -13,7 +13,7 @@ from models.data import Columns
 from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca, heat, measure, pca_basis
 from models.evaluation.dataset_view import DatasetView, Selection
 from models.evaluation.metrics import spaced_rows
-from models.reports.core.base import Curve, Progress, Report, ReportResult, Run, Subject
+from models.reports.core.base import Curve, Progress, Report, ReportResult, Run, Subject, require_finite
 from models.reports.core.codes import BATCH, CodesParams, standardised, view_of
 from models.types import DataError
 
@@ -161,7 +161,8 @@ def measure_rows(
         bounds += [negative_elbo(images).cpu()] if negative_elbo else []
         count += len(part)
         yield Progress(count, total)
-    return Measured.from_rows(torch.cat(measures), torch.cat(bounds) if bounds else None)
+    rows = require_finite(torch.cat(measures), "the code or the error")
+    return Measured.from_rows(rows, require_finite(torch.cat(bounds), "-ELBO") if bounds else None)
 
 
 def neighbours(

@@ -15,7 +15,7 @@ from models.attacks.criteria.classification import Misclassified
 from models.attacks.fgsm import FGSM
 from models.attacks.mifgsm import MIFGSM
 from models.attacks.pgd import PGD
-from models.capabilities import Classifies
+from models.capabilities import UNDECIDED, Classifies
 from models.defences.defended import Defended, defend, fingerprints
 from models.family import Family
 from models.reports.core.base import Params, Progress, Report, ReportResult, Run, Subject
@@ -65,7 +65,7 @@ class DefencesReport(Report):
     needs = (Classifies,)
     columns = ("images", "labels")
     Params = DefencesParams
-    price = {"forwards": "images * answers * (run_forwards + 4)", "backwards": "images * answers * run_backwards"}
+    price = {"forwards": "images * (1 + answers * (run_forwards + 4))", "backwards": "images * answers * run_backwards"}
     forwards_params = ("steps",)
 
     def run(self, subject: Subject, params: DefencesParams, progress_state: Any = None) -> Run:
@@ -125,7 +125,8 @@ def row_of(stages: list[dict[str, Any]], model: Family, variants: dict[str, Tens
     """A row of the table: the accuracy on each variant of the images, with its interval."""
     row: dict[str, Any] = {"defence": " + ".join(describe_stage(stage) for stage in stages) or "none"}
     for name, images in variants.items():
-        row |= rate(name, int((predict(model.logits, images) == labels).sum()), len(labels))
+        classes = predict(model.logits, images)
+        row |= rate(name, int((classes == labels).sum()), int((classes != UNDECIDED).sum()))
     return row
 
 

@@ -12,7 +12,7 @@ from models.attacks.core.sweep import iterate_epsilon_sweep, noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.mifgsm import MIFGSM
-from models.capabilities import Classifies
+from models.capabilities import UNDECIDED, Classifies, misclassified, predicted_classes
 from models.family import Family
 from models.operations.attack import on_grid
 from models.registry import attacks
@@ -191,20 +191,22 @@ class Study:
         """Clean predictions and the control of random signs; in the first chunk also the checks of `trust`."""
         logits = self.box.exact(x)
         threat = ThreatModel(self.params.norm, 0.0, 256)
-        control = [self.box.exact(noise(x, threat.at(eps.item()), seeds)).argmax(1) != labels for eps in self.eps]
+        control = [misclassified(self.box.exact(noise(x, threat.at(eps.item()), seeds)), labels) for eps in self.eps]
         record = {
             "labels": labels.tolist(),
-            "answers": logits.argmax(1).tolist(),
-            "broken": (~torch.isfinite(logits).all(1)).tolist(),
+            "answers": predicted_classes(logits).tolist(),
             "control": pack_hits(torch.stack(control, 1)),
         }
         if chunk == 0:
             record["gallery"] = pack_images(x[: self.gallery_images])
-            probe, probe_labels, probe_seeds = x[:PROBES], labels[:PROBES], seeds[:PROBES]
+            decided = predicted_classes(logits) != UNDECIDED
+            probe, probe_labels, probe_seeds = (rows[decided][:PROBES] for rows in (x, labels, seeds))
             positive = self.eps[self.eps > 0]
             eps = float(positive[len(positive) // 2]) if len(positive) else 8 / 255
-            flags = trust.of_model(self.model, self.box, probe, probe_labels)
-            flags += trust.of_attacks(self.box, probe, probe_labels, threat.at(eps), probe_seeds)
+            flags = []
+            if len(probe):
+                flags += trust.of_model(self.model, self.box, probe, probe_labels)
+                flags += trust.of_attacks(self.box, probe, probe_labels, threat.at(eps), probe_seeds)
             record["flags"] = [flag.facts() for flag in flags]
         return record
 
@@ -222,7 +224,7 @@ class Study:
                     remedy="leave it out, or use norm linf",
                 )
             result = yield from attack.iterate(box, x, Misclassified(labels), limit, seeds)
-            hits.append(self.box.exact(limit.quantise(x, result.images)).argmax(1) != labels)
+            hits.append(misclassified(self.box.exact(limit.quantise(x, result.images)), labels))
         return {"hits": pack_hits(torch.stack(hits, 1)), "queries": [0] * len(x), "gradients": [0] * len(x)}
 
 

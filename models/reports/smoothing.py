@@ -61,7 +61,7 @@ class SmoothingReport(Report):
     Params = SmoothingParams
     # batches of 64 copies; 104 and 101 are the passes of DDN
     price = {
-        "forwards": "images * (n + n0 + 126) + min(attacked, images) * (104 + 7 * 256 + 6 * (steps + 3) * draws)",
+        "forwards": "images * (n + n0 + 127) + min(attacked, images) * (104 + 7 * 256 + 6 * (steps + 3) * draws)",
         "backwards": "min(attacked, images) * (101 + 6 * steps * draws)",
     }
 
@@ -78,7 +78,7 @@ class SmoothingReport(Report):
                 count_votes(voter, images[index], sigma, seed, count, classes, purpose)[None]
                 for purpose, count in (("first", params.n0), ("votes", params.n))
             )
-            answer, radius, lower = (float(value) for value in certify(first, votes, sigma, params.alpha))
+            answer, radius, lower = (float(value) for value in certify(first, votes, params.n, sigma, params.alpha))
             row = {"image": index, "label": int(labels[index]), "answer": int(answer) if answer >= 0 else None}
             rows.append(row | {"radius": radius if answer >= 0 else 0.0, "share_at_least": lower})
             yield Progress((index + 1) * cost, total, list(rows))

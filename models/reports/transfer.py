@@ -12,12 +12,12 @@ from models.attacks.core.base import Attack, Eps
 from models.attacks.core.sweep import noise
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
-from models.capabilities import Classifies
+from models.capabilities import UNDECIDED, Classifies
 from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.registry import attacks
 from models.reports.core.base import Curve, Params, Progress, Report, ReportResult, Run, Subject
-from models.reports.core.classification import classifier_access, predict
+from models.reports.core.classification import classifier_access, decided, predict
 from models.reports.core.substitute_models import SubstituteEnsemble, train_substitutes
 from models.seeds import derive
 from models.types import DataError
@@ -88,7 +88,7 @@ class TransferReport(Report):
     columns = ("images", "labels")
     Params = TransferParams
     price = {
-        "forwards": "min(budget, initial * 2 ** rounds) + images * (2 * rounds + run_forwards + 7)",
+        "forwards": "min(budget, initial * 2 ** rounds) + images * (2 * rounds + run_forwards + 8)",
         "backwards": "images * run_backwards",
     }
     forwards_params = ("steps",)
@@ -96,12 +96,14 @@ class TransferReport(Report):
     def run(self, subject: Subject, params: TransferParams, progress_state: Any = None) -> Run:
         start, test = split(subject, params)
         oracle = Victim(subject.model.logits, params.budget)
+        (test,) = decided(subject.model.logits, test)
         total = (params.rounds + 1) * params.epochs + 1
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(subject.seed, "substitute") % 2**31)
             substitute = SubstituteEnsemble(subject.model.data.shape, outputs_of(subject), params.substitutes)
         substitute.to(subject.model.device)
-        x, y, history = start, oracle(start), []
+        x, y = labelled_by(oracle, start)
+        history: list[dict[str, Any]] = []
         for turn in range(params.rounds + 1):
             if turn:
                 x, y = augment(substitute, x, y, params.step, oracle)
@@ -170,8 +172,14 @@ def augment(net: nn.Module, x: Tensor, y: Tensor, step: float, oracle: Victim) -
             logits = net(leaf).gather(1, labels[:, None]).sum()
         (gradient,) = torch.autograd.grad(logits, leaf)
         parts.append(((part + step * gradient.sign()).clamp(0, 1) * 255).round() / 255)
-    augmented = torch.cat(parts)
-    return torch.cat([x, augmented]), torch.cat([y, oracle(augmented)])
+    new_x, new_y = labelled_by(oracle, torch.cat(parts))
+    return torch.cat([x, new_x]), torch.cat([y, new_y])
+
+
+def labelled_by(oracle: Victim, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The images that the victim can label, and their labels; all of them cost a query."""
+    labels = oracle(images)
+    return images[labels != UNDECIDED], labels[labels != UNDECIDED]
 
 
 def evaluate(subject: Subject, substitute: nn.Module, test: Tensor, params: TransferParams) -> dict[str, Any]:
@@ -180,8 +188,14 @@ def evaluate(subject: Subject, substitute: nn.Module, test: Tensor, params: Tran
     agreement = float((predict(substitute, test, BATCH) == victim).float().mean())
     own = predict(substitute, test, BATCH)
     adversarial = examples(WhiteBox(substitute), test, own, params, subject.seed)
-    fooled = int((predict(subject.model.logits, adversarial, BATCH) != victim).sum())
+    fooled = int(changed(subject, adversarial, victim).sum())
     return {"agreement": agreement, "fooled": fooled, "of": len(test), "transfer": fooled / len(test)}
+
+
+def changed(subject: Subject, images: Tensor, victim: Tensor) -> Tensor:
+    """(n,) bool: the model's class for the images is another than `victim` (n,); false without a finite output."""
+    classes = predict(subject.model.logits, images, BATCH)
+    return (classes != victim) & (classes != UNDECIDED)
 
 
 def examples(box: WhiteBox, test: Tensor, labels: Tensor, params: TransferParams, seed: int) -> Tensor:
@@ -199,7 +213,7 @@ def controls(subject: Subject, test: Tensor, params: TransferParams) -> dict[str
     direct = examples(box, test, victim, params.model_copy(update={"kernel": 0}), subject.seed)
     threat = ThreatModel("linf", on_grid("linf", params.eps), 256)
     random = noise(test, threat, torch.arange(len(test), device=test.device))
-    success = lambda images: float((predict(subject.model.logits, images, BATCH) != victim).float().mean())  # noqa: E731
+    success = lambda images: float(changed(subject, images, victim).float().mean())  # noqa: E731
     return {"white_box": success(direct), "random_signs": success(random)}
 
 

@@ -151,7 +151,7 @@ def _answers(group: list[PreparedCall], turn: Turn) -> list[dict[str, Any]]:
     outputs = compute(first.loaded, first.operation, first.params, [each.rows for each in group])
     results = []
     for each, rows in zip(group, outputs, strict=True):
-        result = each.operation.result(each.loaded.model, each.rows, rows, each.params)
+        result = each.operation.answer(each.loaded.model, each.rows, rows, each.params)
         results.append((result, each.call.get("encoding") or "none", each.call.get("grid", False)))
     compute_ms, start = round((turn.seconds - before) * 1000, 3), time.perf_counter()
     if turn.long:

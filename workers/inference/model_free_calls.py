@@ -113,7 +113,7 @@ def add_predictions(loaded: LoadedModel, before: np.ndarray, after: np.ndarray, 
     for name, images in {"clean": before, "perturbed": after}.items():
         inputs = operation.rows(loaded.model, codecs.to_tensor(images), params)
         (outputs,) = compute(loaded, operation, params, [inputs])
-        predictions = operation.result(loaded.model, inputs, outputs, params).facts["items"]
+        predictions = operation.answer(loaded.model, inputs, outputs, params).facts["items"]
         for item, prediction in zip(items, predictions, strict=True):
             item[name] = prediction["predictions"][0]
     for item in items:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from models import deadline
 from models.attacks.core.fast_first_conv import with_fast_first_conv
 from models.attacks.core.freeze import frozen_copy, with_folded_batch_norm
+from models.capabilities import predicted_classes
 from models.types import ConfigError, InputError
 
 Function = Callable[[Tensor], Tensor]
@@ -162,8 +163,12 @@ class LabelOracle(Access):
     def _forward(self, x: Tensor) -> Tensor:
         deadline.check()
         answers = self.function(x)
-        labels, count = (answers.argmax(1), answers.shape[1]) if answers.ndim == 2 else (answers, self.classes)
-        return torch.nn.functional.one_hot(labels.long(), count).float()
+        if answers.ndim == 2:
+            labels, count = predicted_classes(answers), answers.shape[1]
+        else:
+            labels, count = answers, self.classes
+        scores = torch.nn.functional.one_hot(labels.long().clamp_min(0), count).float()
+        return scores.where((labels >= 0)[:, None], torch.nan)  # no label
 
 
 LEVELS = {"labels": 0, "scores": 1, "gradients": 2}

@@ -19,8 +19,9 @@ from models.attacks.core.norms import NORMS
 from models.attacks.core.rng import RowRNG
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.deepfool import DeepFool
+from models.capabilities import UNDECIDED, misclassified, predicted_classes
 from models.data import Columns
-from models.types import ConfigError
+from models.types import ConfigError, DataError
 
 LEVELS = 255
 
@@ -104,13 +105,16 @@ class Universal:
         config = self.config
         while self.step < config.steps:
             x = self._images(self.step * config.batch_size, min(config.batch_size, len(self.train)))
-            clean = as_logits(self.access.outputs(x)).argmax(1)
+            clean = predicted_classes(as_logits(self.access.outputs(x)))
+            x, clean = x[clean != UNDECIDED], clean[clean != UNDECIDED]
+            if not len(x):
+                raise DataError("The model's output is not finite for any image of a batch.", "model")
             leaf, outputs = self.access.outputs_with_graph(self.raw[None], lambda delta, x=x: apply(delta, x))
             with torch.enable_grad():
                 logits = as_logits(outputs)
                 loss = torch.nn.functional.cross_entropy(logits, self._aim(clean), reduction="none")
                 loss = loss.clamp_max(config.cap) if config.target is None else -loss
-            gradient = self.access.gradient(leaf, loss)
+            gradient = self.access.gradient(leaf, loss).nan_to_num(0, 0, 0)
             fooled = self._fooled(logits, clean)
             self._move(self.norm.steepest(gradient)[0] * config.radius / 10)
             self.step += 1
@@ -122,8 +126,11 @@ class Universal:
         attack = DeepFool(steps=10, norm=config.norm)
         while self.step < config.passes * count:
             x = self._images(self.step, 1)
-            clean = as_logits(self.access.outputs(x)).argmax(1)
-            if bool((as_logits(self.access.outputs(apply(self.raw, x))).argmax(1) == clean).all()):
+            clean = predicted_classes(as_logits(self.access.outputs(x)))
+            logits = as_logits(self.access.outputs(apply(self.raw, x)))
+            if bool((clean == UNDECIDED).any()):
+                pass  # this image says nothing
+            elif not bool(misclassified(logits, clean).any()):
                 start = apply(self.raw, x)
                 result = attack.run(self.access, start, Misclassified(clean))
                 if bool(result.success.all()):  # an unsuccessful step would only add noise
@@ -145,8 +152,9 @@ class Universal:
         return clean if self.config.target is None else torch.full_like(clean, self.config.target)
 
     def _fooled(self, logits: Tensor, clean: Tensor) -> float:
-        answer = logits.argmax(1)
-        hit = answer != clean if self.config.target is None else answer == self.config.target
+        hit = misclassified(logits, clean)
+        if self.config.target is not None:
+            hit = predicted_classes(logits) == self.config.target
         return float(hit.float().mean())
 
     def _move(self, step: Tensor) -> None:
@@ -197,24 +205,29 @@ def measure(
 ) -> dict[str, Fooling]:
     """The effect of several perturbations on the first `limit` images; the clean images are evaluated once.
 
-    `names` maps the labels of the data to the model's classes, where they differ.
+    `names` maps the labels of the data to the model's classes, where they differ. An image is left out of a count if
+    the model's output for it, with or without the perturbation, is not finite.
     """
     results: dict[str, Fooling] = {}
     with torch.no_grad(), access.ready():
         for rows in images.batches(batch_size, limit):
             x = rows["images"].to(next(iter(deltas.values())).device)
             clean = access.exact(x)
+            before = predicted_classes(clean)
             truth = rows["labels"].to(x.device) if "labels" in rows else None
             if truth is not None and names is not None:
                 truth = torch.tensor([names.get(label, -1) for label in truth.tolist()], device=x.device)
             for name, delta in deltas.items():
-                answers = access.exact(apply(delta, x)).argmax(1)
+                answers = predicted_classes(access.exact(apply(delta, x)))
+                both = (answers != UNDECIDED) & (before != UNDECIDED)
                 result = results.setdefault(name, Fooling(0, 0, torch.zeros(clean.shape[1], dtype=torch.int64)))
-                result.changed += int((answers != clean.argmax(1)).sum())
-                result.total += len(x)
-                result.answers += torch.bincount(answers.cpu(), minlength=clean.shape[1])
+                result.changed += int((both & (answers != before)).sum())
+                result.total += int(both.sum())
+                result.answers += torch.bincount(answers[both].cpu(), minlength=clean.shape[1])
                 if truth is not None:
-                    result.right = (result.right or 0) + int((answers == truth).sum())
+                    result.right = (result.right or 0) + int((both & (answers == truth)).sum())
+    if any(result.total == 0 for result in results.values()):
+        raise DataError("The model's output is not finite for any of the images.", "model")
     return results
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from models.capabilities import Classifies
+from models.capabilities import Classifies, predicted_classes
 from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
@@ -98,7 +98,7 @@ class Classifier(Classifies, ClassifierBase):
         """Accuracy beside the most frequent class and a linear softmax on pixels; calibration; accuracy by class."""
         logits = metrics.gather(validation, self.logits, self.device)
         labels = torch.cat(list(metrics.spaced_rows(validation, "labels")))
-        correct = (logits.argmax(1) == labels).double()
+        correct = (predicted_classes(logits) == labels).double()
         counts = torch.bincount(labels, minlength=len(self.data.classes))
         by_class = torch.bincount(labels, correct, minlength=len(counts)) / counts.clamp_min(1)
         measures = {

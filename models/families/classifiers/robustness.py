@@ -13,6 +13,7 @@ from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import Misclassified
 from models.attacks.fgsm import FGSM
 from models.attacks.pgd import PGD
+from models.capabilities import predicted_classes
 from models.data import Columns
 from models.evaluation.metrics import spaced_rows
 from models.family import Family
@@ -38,8 +39,8 @@ def robust_accuracies(family: Family, validation: Columns, eps: float, norm: str
 
     return {
         "attacked_images": float(len(images)),
-        "accuracy_before_attack": fraction(access.outputs(images).argmax(1) == labels),
-        "accuracy_random_signs": fraction(access.outputs(noise(images, threat, seeds)).argmax(1) == labels),
+        "accuracy_before_attack": fraction(predicted_classes(access.outputs(images)) == labels),
+        "accuracy_random_signs": fraction(predicted_classes(access.outputs(noise(images, threat, seeds))) == labels),
         "accuracy_fgsm": after(FGSM(norm=norm)),
         "accuracy_pgd": after(PGD(norm=norm)),
     }

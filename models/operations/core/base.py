@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from torch import Tensor
 
+from models.capabilities import finite_rows
 from models.evaluation.dataset_view import DatasetView
 from models.family import Family
-from models.types import ReportArtefact
+from models.types import InputError, ReportArtefact
 
 Rows = dict[str, Tensor]
 """Tensors with one common leading dimension: row i of each belongs to the same image."""
@@ -113,6 +115,8 @@ class Operation(ABC):
     """Reads a dataset: `Params` is a DatasetParams, and `rows` and `result` may use `view`."""
     report: ClassVar[str | None] = None
     """Uses what a report of this kind fitted: `Params.report` names its job; `rows` and `result` may use `fitted`."""
+    checks_finite: ClassVar[bool] = True
+    """Outputs that are not finite are an error of the request; False: `result` handles them."""
     one_row_per_batch: ClassVar[bool] = False
     """`compute` runs the model many times per row, in batches of its own: it is given one row at a time."""
     price: ClassVar[dict[str, str]] = {"forwards": "inputs", "backwards": "0"}
@@ -147,6 +151,25 @@ class Operation(ABC):
     def compute(self, model: Family, rows: Rows, params: Params) -> Rows:
         """The output of each row, from that row alone. `params` are those of any request of the batch."""
 
+    def answer(self, model: Family, rows: Rows, outputs: Rows, params: Params) -> Result:
+        """The answer to one request, from its rows and `outputs`, which `compute` returned for them.
+
+        Raises InputError, with the number of rows, if outputs are not finite: no answer is made from them.
+        """
+        numbers = [tensor for tensor in outputs.values() if tensor.is_floating_point()]
+        if self.checks_finite and numbers:
+            finite = torch.stack([finite_rows(tensor) for tensor in numbers]).all(0)
+            if not bool(finite.all()):
+                first = int((~finite).nonzero()[0])
+                raise InputError(
+                    f"The model's output is not finite for {int((~finite).sum())} of {len(finite)} inputs; the first "
+                    f"is number {first}.",
+                    field="model",
+                    remedy="Leave these inputs out. If it happens often: lower the learning_rate and train again; for "
+                    "an imported model, check mean and std in its card.",
+                )
+        return self.result(model, rows, outputs, params)
+
     @abstractmethod
     def result(self, model: Family, rows: Rows, outputs: Rows, params: Params) -> Result:
-        """The answer to one request, from its rows and what `outputs` (what `compute` returned for them)."""
+        """What `answer` returns, from finite outputs unless `checks_finite` is False."""

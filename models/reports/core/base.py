@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from models.capabilities import finite_rows
 from models.data import Columns
 from models.evaluation.dataset_view import check_shape
 from models.family import Family
@@ -81,6 +82,14 @@ class Subject:
 
 
 Run = Generator[Progress, None, ReportResult]
+
+
+def require_finite(rows: Tensor, what: str) -> Tensor:
+    """The rows (N, ...) themselves. Raises DataError with their number if some are not finite."""
+    finite = finite_rows(rows)
+    if not bool(finite.all()):
+        raise DataError(f"{what} is not finite for {int((~finite).sum())} of {len(rows)} images", "model")
+    return rows
 
 
 class Report(ABC):

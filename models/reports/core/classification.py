@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.attacks.core.access import WhiteBox
+from models.capabilities import UNDECIDED, predicted_classes
 from models.evaluation.confidence import wilson
 from models.evaluation.metrics import spaced_rows
 from models.families.classifiers.adversarial_config import default_eps
@@ -47,11 +48,27 @@ def class_indices(model: DataSpec, data: DataSpec) -> Tensor:
 
 
 def labelled_images(subject: Subject, count: int) -> tuple[Tensor, Tensor]:
-    """At most `count` validation images (n, c, h, w) and labels (n,), evenly spaced: rows may be sorted by class."""
+    """At most `count` validation images (n, c, h, w) and labels (n,), evenly spaced: rows may be sorted by class.
+
+    Those for which the model's logits are not finite are left out.
+    """
     check_classes(subject)
     columns = (torch.cat(list(spaced_rows(subject.validation, name, count))) for name in ("images", "labels"))
     images, labels = (column.to(subject.model.device) for column in columns)
-    return images, labels
+    return decided(subject.model.logits, images, labels)
+
+
+def decided(logits: Callable[[Tensor], Tensor], images: Tensor, *columns: Tensor) -> tuple[Tensor, ...]:
+    """The images for which the logits are finite, and the rows of `columns` that belong to them; one forward pass.
+
+    The others are left out of every rate and counted by `counting_nonfinite`. Raises DataError if none is left.
+    """
+    rows = predict(logits, images) != UNDECIDED
+    if not bool(rows.any()):
+        raise DataError(
+            f"the model's output is not finite for any of the {len(images)} images", "model", "use another model"
+        )
+    return tuple(column if bool(rows.all()) else column[rows] for column in (images, *columns))
 
 
 def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
@@ -65,8 +82,8 @@ def eps_for(subject: Subject, eps: float | None, norm: str) -> float:
 
 @torch.no_grad()
 def predict(logits: Callable[[Tensor], Tensor], images: Tensor, chunk: int = CHUNK) -> Tensor:
-    """(n,): predicted class indices, computed in chunks of `chunk` images."""
-    return torch.cat([logits(part).argmax(1) for part in images.split(chunk)])
+    """(n,): predicted class indices, UNDECIDED without finite logits, computed in chunks of `chunk` images."""
+    return torch.cat([predicted_classes(logits(part)) for part in images.split(chunk)])
 
 
 def classifier_access(model: Family) -> WhiteBox:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.capabilities import Encodes
 from models.evaluation.dataset_view import DatasetView, Selection, Split
-from models.reports.core.base import Params, Progress, Subject
+from models.reports.core.base import Params, Progress, Subject, require_finite
 
 BATCH = 256
 
@@ -35,7 +35,7 @@ def encode_all(model: Encodes, view: DatasetView, selection: Selection) -> Gener
         codes.append(model.encode(view.images(part).to(model.device)).cpu())
         count += len(part)
         yield Progress(count, len(selection))
-    return torch.cat(codes)
+    return require_finite(torch.cat(codes), "the code")
 
 
 def standardised(codes: Tensor, reference: Tensor | None = None) -> Tensor:

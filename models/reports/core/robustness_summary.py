@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from models.attacks.core.base import Attack
+from models.capabilities import UNDECIDED
 from models.evaluation.confidence import wilson
 from models.operations.attack import on_grid
 from models.reports.core import trust
 from models.reports.core.base import Curve, ReportResult
 from models.reports.core.classification import joined, unpack_hits, unpack_images
-from models.types import DataSpec
+from models.types import DataError, DataSpec
 
 STRONG = ("apgd", "apgdt", "autoattack", "pgd", "fab", "ddn", "cw")
 ALL, CONTROL = "all attacks", "random signs"
@@ -36,8 +37,10 @@ class RobustnessSummary:
         """The result from (attack, record) of every block, in order; "" is the attack of blocks of clean images."""
         clean = [record for name, record in records if not name]
         labels, answers = (torch.tensor(joined(clean, key)) for key in ("labels", "answers"))
-        right = (labels == answers) & ~torch.tensor(joined(clean, "broken"))
-        count, columns = len(labels), len(self.eps)
+        right = labels == answers
+        count, columns = int((answers != UNDECIDED).sum()), len(self.eps)
+        if not count:
+            raise DataError(f"the model's output is not finite for any of the {len(labels)} images", "model")
         parts = [*self.attacks, *self.others]
         by = {part: [record for name, record in records if name == part] for part in parts}
         fooled = {part: unpack_hits(joined(by[part], "hits"), columns) & right[:, None] for part in parts}
@@ -115,7 +118,8 @@ class RobustnessSummary:
         queries = {part: joined(by[part], "queries") for part in by}
         rows = []
         for place, row in enumerate(self.index):
-            entry = {"index": row, "label": class_name(int(labels[place])), "answer": class_name(int(answers[place]))}
+            answer = None if answers[place] == UNDECIDED else class_name(int(answers[place]))
+            entry = {"index": row, "label": class_name(int(labels[place])), "answer": answer}
             entry["right"] = bool(right[place])
             for part, hits in fooled.items():
                 fooling = hits[place].nonzero()[:, 0]

@@ -15,6 +15,7 @@ from models.attacks.core.logits import as_logits, look_like_probabilities
 from models.attacks.core.threat import ThreatModel
 from models.attacks.criteria.classification import MIN_ENTROPY, Misclassified
 from models.attacks.pgd import PGD
+from models.capabilities import predicted_classes
 
 MAX_EXTRA = 0.002
 """Fraction of all images that a black-box or transfer attack may fool beyond the white box before a flag is raised."""
@@ -66,7 +67,7 @@ def of_model(model: nn.Module, access: WhiteBox, x: Tensor, labels: Tensor) -> l
     with _AutogradCalls() as autograd, torch.enable_grad():
         access.exact(x)
     entropy, dead = entropy_and_zero_gradients(access, x, labels)
-    right = logits.argmax(1) == labels
+    right = predicted_classes(logits) == labels
     saturated = float((entropy.detach()[right] < MIN_ENTROPY).float().mean()) if bool(right.any()) else 0.0
     training = sum(part.training for part in model.modules())
     return [

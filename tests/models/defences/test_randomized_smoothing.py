@@ -28,14 +28,14 @@ def test_certified_radius_of_half_space_is_the_distance_to_it(sigma):
     image = torch.full((1, 4, 4), 0.5) + 0.1 * torch.linspace(-1, 1, 16).view(1, 4, 4)
     distance = float(half_space(image[None])[0, 0])
     first, votes = votes_of(image, sigma, 64, "first"), votes_of(image, sigma, 20_000)
-    guess, radius, _ = certify(first[None], votes[None], sigma, alpha=0.001)
+    guess, radius, _ = certify(first[None], votes[None], 20_000, sigma, alpha=0.001)
     assert guess.item() == 0
     assert distance - 0.07 * sigma < radius.item() <= distance
 
 
 def test_certificate_abstains_on_the_boundary():
     votes = votes_of(torch.full((1, 4, 4), 0.5), 0.25, 2000)
-    guess, radius, _ = certify(votes[None], votes[None], 0.25, alpha=0.001)
+    guess, radius, _ = certify(votes[None], votes[None], 2000, 0.25, alpha=0.001)
     assert guess.item() == ABSTAINED and radius.item() == 0
     counts = torch.tensor([[1010, 990], [1900, 100], [10, 0]])
     assert vote(counts, alpha=0.001).tolist() == [ABSTAINED, 0, ABSTAINED]

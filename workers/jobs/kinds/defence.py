@@ -6,6 +6,7 @@ import torch
 
 from app.core.errors import AnamorphError
 from app.core.settings import settings
+from models.capabilities import UNDECIDED, predicted_classes
 from models.data import Columns
 from models.defences.defended import DRAWS, Defended, defend
 from models.evaluation.metrics import spaced_rows
@@ -67,14 +68,17 @@ def measure(job: RunningJob, defended: Defended, source: Source) -> dict[str, fl
         teach(job, defended, Columns(source.data.train))
     defended.calibrate(images)
     labelled = "labels" in rows and tuple(source.data.facts.get("classes") or ()) == defended.data.classes
-    correct = {"accuracy": 0, "accuracy_undefended": 0}
+    networks = {"accuracy": defended.logits, "accuracy_undefended": defended.base.logits}
+    correct, counted = dict.fromkeys(networks, 0), dict.fromkeys(networks, 0)
     for start in range(0, len(images) if labelled else 0, 64):
         job.stop_if_asked()
         part, labels = (column[start : start + 64].to(defended.device) for column in (images, rows["labels"]))
-        correct["accuracy"] += int((defended.logits(part).argmax(1) == labels).sum())
-        correct["accuracy_undefended"] += int((defended.base.logits(part).argmax(1) == labels).sum())
+        for name, logits in networks.items():
+            classes = predicted_classes(logits(part))
+            correct[name] += int((classes == labels).sum())
+            counted[name] += int((classes != UNDECIDED).sum())
         job.progress(start + len(part), len(images))
-    accuracies = {name: count / len(images) for name, count in correct.items()} if labelled else {}
+    accuracies = {name: correct[name] / counted[name] if counted[name] else None for name in networks if labelled}
     return accuracies | {"images": len(images), "threshold": defended.threshold}
 
 

@@ -94,7 +94,7 @@ class DerivedSource:
         rows = self.operation.rows(self.loaded.model, codecs.to_tensor(images), self.params)
         with torch.no_grad():
             (outputs,) = compute(self.loaded, self.operation, self.params, [rows])
-        results = self.operation.result(self.loaded.model, rows, outputs, self.params).images
+        results = self.operation.answer(self.loaded.model, rows, outputs, self.params).images
         if results is None or results.ndim != 4:
             raise InvalidDataset(
                 f"{self.operation.name} does not turn images into images.",

@@ -52,7 +52,7 @@ def run_operation(job: RunningJob) -> Result:
             parts += compute(loaded, operation, params, [part])
         job.progress(sum(map(count, parts)), count(rows))
     outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    answer = operation.result(loaded.model, rows, outputs, params)
+    answer = operation.answer(loaded.model, rows, outputs, params)
     return Result(store(job, loaded, answer, count(rows), names))
 
 

@@ -15,6 +15,7 @@ from models.attacks.core.remote import RemoteOracle
 from models.attacks.core.result import AttackResult
 from models.attacks.core.run import BudgetExhausted
 from models.attacks.criteria.classification import Criterion, Misclassified, Targeted
+from models.capabilities import predicted_classes
 from models.data import Columns
 from models.registry import attacks
 from models.seeds import derive
@@ -119,7 +120,8 @@ def attack_group(
         if not len(images):
             return None
         clean = as_logits(access.exact(images))
-    truth = torch.where(labels < 0, clean.argmax(1), labels)
+    # an image whose clean scores are not finite is not attacked: `nonfinite` in the result
+    truth = torch.where(labels < 0, predicted_classes(clean).clamp_min(0), labels)
     seeds = torch.tensor([derive(spec.get("seed") or 0, "oracle", start + row) for row in range(len(images))])
     criterion: Criterion = Misclassified(truth)
     if spec.get("target") is not None:

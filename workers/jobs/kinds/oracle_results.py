@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.core.errors import OracleSilent
 from app.core.store import blobs
 from models.attacks.core.result import AttackResult
 from workers import codecs
@@ -46,6 +47,7 @@ def items(group: AttackResult, images: Tensor, truth: Tensor, start: int, most: 
                 "image": start + row,
                 "success": bool(group.success[row]),
                 "initially_wrong": bool(group.initially_wrong[row]),
+                "finite": not bool(group.nonfinite[row]),
                 "label": int(truth[row]),
                 "answer": int(logits.argmax()) if bool(torch.isfinite(logits).all()) else None,
                 "linf_255": round(float(delta[row].abs().max()) * 255),
@@ -68,7 +70,10 @@ def job_result(job: RunningJob, results: dict, total: int, ended: str | None) ->
                 archive.writestr(zipfile.ZipInfo(f"{index:04}.png", EPOCH), png)
                 index += 1
     contents = {"images.zip": files.getvalue(), "facts.json": json.dumps({"items": rows}).encode()}
-    attackable = [row for row in rows if not row["initially_wrong"]]
+    finite = [row for row in rows if row.get("finite", True)]
+    if rows and not finite:
+        raise OracleSilent(f"The oracle's scores were not finite for any of the {len(rows)} images.")
+    attackable = [row for row in finite if not row["initially_wrong"]]
     hits = sum(row["success"] for row in attackable)
     notes = [] if ended is None else [f"{ended.capitalize()}: {len(rows)} of {total} images are in the result."]
     return {
@@ -77,6 +82,7 @@ def job_result(job: RunningJob, results: dict, total: int, ended: str | None) ->
         "params": spec["params"],
         "images": len(rows),
         "complete": ended is None and len(rows) == total,
+        "not_finite": len(rows) - len(finite),
         "queries": results["asked"],
         "right_before": len(attackable),
         "fooled": hits,

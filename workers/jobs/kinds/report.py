@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.core.settings import settings
 from app.core.store import integrity
 from app.core.store import perturbations as perturbation_rows
 from app.core.store.database import reading
+from models.capabilities import counting_nonfinite
 from models.data import Columns
 from models.family import Family
 from models.registry import reports
@@ -36,8 +38,14 @@ def run_report(job: RunningJob) -> Result:
     digest = model_rows.digest(job, job.spec["model"])
     params = kind.Params(**job.spec.get("params") or {})
     subject, dataset = open_subject(job, kind, digest, params)
-    with torch.no_grad():
-        findings = follow(job, kind().run(subject, params, (job.last_checkpoint or {}).get("kept")), dataset)
+    last = job.last_checkpoint or {}
+    with torch.no_grad(), counting_nonfinite(last.get("not_finite", 0)) as not_finite:
+        findings = follow(job, kind().run(subject, params, last.get("kept")), dataset, not_finite)
+    notes = list(findings.notes)
+    if not_finite[0]:
+        notes.append(
+            f"The model's output was not finite {not_finite[0]} times. Such outputs are in no rate, label or vote."
+        )
     value = {
         "report": job.spec["report"],
         "model": job.spec["model"],
@@ -49,7 +57,9 @@ def run_report(job: RunningJob) -> Result:
         "seed": subject.seed,
         "facts": findings.facts,
         "tables": {name: rows[:ROWS_IN_RESULT] for name, rows in findings.tables.items()},
-        "notes": findings.notes,
+        "notes": notes,
+        "finite": not not_finite[0],
+        "not_finite": not_finite[0],
     }
     return Result(value | store(job, findings, value))
 
@@ -110,8 +120,11 @@ def training_dataset_of(job: RunningJob, digest: str) -> tuple[Columns | None, C
     return Columns(data.validation), Columns(data.train)
 
 
-def follow(job: RunningJob, run, dataset: str | None = None) -> ReportResult:
-    """Runs a report to its end: writes progress and its checkpoints, and stops when asked."""
+def follow(job: RunningJob, run, dataset: str | None = None, not_finite: Sequence[int] = (0,)) -> ReportResult:
+    """Runs a report to its end: writes progress and its checkpoints, and stops when asked.
+
+    `not_finite`: its first number is the count of `counting_nonfinite`.
+    """
     started = saved = time.monotonic()
     unsaved = None
     while True:
@@ -124,7 +137,7 @@ def follow(job: RunningJob, run, dataset: str | None = None) -> ReportResult:
         job.progress(step.done, step.total, round(left, 1))
         unsaved = step.progress_state if step.progress_state is not None else unsaved
         if unsaved is not None and (job.stopping or now - saved >= settings().checkpoint_seconds):
-            job.checkpoint({"kept": unsaved, "dataset": dataset})
+            job.checkpoint({"kept": unsaved, "dataset": dataset, "not_finite": not_finite[0]})
             saved, unsaved = now, None
         job.stop_if_asked()
 

@@ -43,7 +43,9 @@ class ClassificationVictim(Victim):
         return as_logits(outputs)
 
     def describe(self, model: Family, seen: Tensor, found: Rows, row: int, brief: bool = False) -> dict[str, Any]:
-        """The most probable class."""
+        """The most probable class; null if the model's output is not finite."""
+        if not bool(torch.isfinite(seen).all()):
+            return {"label": None, "index": None, "probability": None}
         probabilities, names = seen.double().softmax(-1), model.data.classes
         index = int(probabilities.argmax())
         return {
