@@ -141,7 +141,8 @@ class Clients:
             orders = {recipe: Order(-1, "training", f"calm-{recipe}", recipe) for recipe in self.recipes}
             jobs = {recipe: http.request(**request_of(order)) for recipe, order in orders.items()}
             done = {recipe: self._calm(http, answer) for recipe, answer in jobs.items()}
-            self.expected_call = self._patient(lambda: http.get(**self.call())).content
+            if self.recipes:
+                self.expected_call = self._patient(lambda: http.get(**self.call())).content
             return done
 
     def _calm(self, http: httpx.Client, answer: httpx.Response) -> dict[str, Any]:
@@ -169,7 +170,8 @@ class Clients:
 
     def start(self) -> None:
         self.threads = [threading.Thread(target=self._run, args=(n,), daemon=True) for n in range(self.width)]
-        self.threads += [threading.Thread(target=self._call, daemon=True) for _ in range(self.callers)]
+        callers = self.callers if self.recipes else 0
+        self.threads += [threading.Thread(target=self._call, daemon=True) for _ in range(callers)]
         for thread in self.threads:
             thread.start()
 

@@ -30,12 +30,13 @@ class NotedJob(running.RunningJob):
 
     def step(self) -> None:
         """A runner has done some work."""
-        if DEAF and self.noted and time.monotonic() - self.noted > ASLEEP_SECONDS:
-            self.struggle()
         if time.monotonic() - self.noted > NOTE_SECONDS:
             note("computing", self.id, self.attempt)
             self.noted = time.monotonic()
+        before = time.monotonic()
         time.sleep(PAUSE_SECONDS)
+        if DEAF and time.monotonic() - before > ASLEEP_SECONDS:
+            self.struggle()
 
     def progress(self, *arguments, **options) -> None:
         self.step()
@@ -55,13 +56,17 @@ class NotedJob(running.RunningJob):
 
     def struggle(self) -> None:
         """After a sleep: tries every kind of write, each by itself, as an attempt that noticed nothing would."""
-        point = self.last_checkpoint or {"kept": []}
-        writes = (lambda: self.event("woke", {}), lambda: self.checkpoint(point), self.progress_at_once)
+        writes = (lambda: self.event("woke", {}), self.progress_at_once, self.point)
         for write in writes:
             try:
                 write()
             except state.LeaseLost:
                 note("fenced", self.id, self.attempt)
+
+    def point(self) -> None:
+        key = self.artifact_key("checkpoint-woke")
+        blobs.put(key, b"", create_only=False)
+        self.checkpoint({"kept": [{"key": key}]})
 
     def progress_at_once(self) -> None:
         self._progress = self._progress or {"images": 0, "total": 1, "eta_seconds": None}

@@ -49,11 +49,11 @@ class Plan:
     all_at_once: int = 0
     workers: int = 2
     clients: int = 6
-    recipes: int = len(RECIPES)  # how many different trainings
+    recipes: int = len(RECIPES)  # how many different trainings; with none, no model and no calls
     kinds: tuple[str, ...] = KINDS  # of the orders
     lease_seconds: float = 15
     step_seconds: float = 0.05
-    seconds: float = 3600  # the play is over then, and what has not ended is counted as that
+    seconds: float = 3600  # of the play after a calm beginning; what has not ended then is counted as that
     stall_seconds: float = 300  # or when nothing has moved for so long
     seed: int = 1
     bug: str = ""  # a name in `plants.PLANTS`
@@ -167,7 +167,7 @@ class Drill:
                 self.environment |= {"DRILL_BUG": self.plan.bug, "DRILL_DEAF": "1" if self.plan.deaf else ""}
                 self.start_again()
             self.clients.start()
-            self.play(started + self.plan.seconds)
+            self.play(time.monotonic() + self.plan.seconds)
             self.clients.stop()
         finally:
             self.close()
