@@ -92,9 +92,9 @@ class Rates:
         taken = spent.seconds + spent.reserved
         if taken and taken + min(price, self.compute_seconds) >= self.compute_seconds:
             left = max(0.0, self.compute_seconds - taken)
+            needs = f"The call takes about {price:.1f} s of compute; " if price else ""
             raise QuotaExceeded(
-                f"The call takes about {price:.1f} s of compute; {left:.1f} of {self.compute_seconds:g} s per minute "
-                "are left to this API key.",
+                f"{needs}{left:.1f} of {self.compute_seconds:g} s of compute per minute are left to this API key.",
                 remedy="Wait, ask for less, or make the request a job with 'Prefer: respond-async'.",
                 retry_after=self.resets(),
             )

@@ -54,7 +54,7 @@ async def test_calls_are_charged_what_they_took(budget, slow_lane, client):
     assert left == ["r=0", "r=0", "r=0"], "0.6 s of 1 s are left less than a second"
     problem = answers[2].json()
     assert problem["code"] == "quota-exceeded" and int(answers[2].headers["retry-after"]) > 0
-    assert "1 s per minute" in problem["detail"] and "respond-async" in problem["remedy"]
+    assert "1 s of compute per minute" in problem["detail"] and "respond-async" in problem["remedy"]
     assert (await client.post(DENOISE, content=png(), headers=other)).status_code == 200, "each key has its own"
     assert (await client.get("/v1/models", headers=mine)).status_code == 200, "what computes nothing goes on"
     me = (await client.get("/v1/me", headers=mine)).json()
