@@ -1,4 +1,4 @@
-"""The Celery worker: `celery -A workers.main worker --pool=threads -Q train,light` (jobs), `-Q infer` (calls).
+"""The Celery worker: `celery -A workers.main worker --pool=threads -Q train,report,light` (jobs), `-Q infer` (calls).
 
 A message for a job only wakes the slots, which do the work. This module does not import torch, so workers start fast.
 """

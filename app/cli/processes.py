@@ -10,11 +10,12 @@ import redis
 
 from app.cli.service_lock import CannotStart, address
 from app.cli.supervisor import Part
+from app.core.jobs.state import QUEUES as JOB_QUEUES
 from app.core.jobs.workers import fresh
 from app.core.settings import Settings, settings
 from app.core.store.database import reading
 
-QUEUES = ("infer", "train", "light")
+QUEUES = ("infer", *JOB_QUEUES)
 CALL_THREADS = 16
 
 
@@ -25,7 +26,7 @@ def parts(options: Settings, listener: socket.socket, own_broker: bool) -> list[
     return [
         *([broker] if broker else []),
         Part("infer", worker_command(["infer"]), _worker_ready),
-        Part("train", worker_command(["train", "light"]), _worker_ready, grace_seconds=stop),
+        Part("train", worker_command(list(JOB_QUEUES)), _worker_ready, grace_seconds=stop),
         Part(
             "web",
             [sys.executable, "-m", "app.cli", "web", "--fd", str(listener.fileno())],

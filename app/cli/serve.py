@@ -71,7 +71,7 @@ def _supervise(
     logs.say(f"address  {url}  (starting ...)")
     if keys:
         logs.say(f"API key  {keys}")
-    supervisor = Supervisor(parts(options, listener, own_broker), logs)
+    supervisor = Supervisor(parts(options, listener, own_broker), logs, options.ready_seconds)
 
     def when_ready() -> None:
         publish(**facts, ready=True)
@@ -106,7 +106,7 @@ def web(
 
 def worker(
     queues: Annotated[
-        str, typer.Option(help="Comma-separated: infer (calls), train (trainings), light (all other jobs).")
+        str, typer.Option(help="Comma-separated: infer (calls), train, report (minutes), light (seconds).")
     ],
     data: Data = None,
 ) -> None:

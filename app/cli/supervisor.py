@@ -11,9 +11,13 @@ from threading import Thread
 
 from app.cli.logs import Logs
 from app.cli.watchdog import Guard, send
+from app.core.machine import cpu_seconds
 
 POLL_SECONDS = 0.05
-READY_SECONDS = 60
+SLOW_SECONDS = 20
+"""Seconds after which a start that is not over is reported, and again after each further such time."""
+IDLE_SECONDS = 120
+"""Seconds without CPU time after which a part that is not ready counts as hung."""
 DEATHS, DEATHS_WINDOW_SECONDS = 5, 60
 LONGEST_BACKOFF_SECONDS = 30
 
@@ -42,6 +46,8 @@ class Child:
         self.process: subprocess.Popen | None = None
         self.deaths: list[float] = []
         self.start_at = 0.0
+        self.cpu: float | None = None
+        self.worked_at = 0.0
 
     def start(self) -> None:
         self.process = subprocess.Popen(
@@ -55,6 +61,13 @@ class Child:
         )
         self.guard.add(self.process.pid)
         Thread(target=self.logs.follow, args=(self.part.name, self.process.stdout), daemon=True).start()
+
+    def works(self) -> bool:
+        """Whether its processes have used CPU time within IDLE_SECONDS; true also where that cannot be read."""
+        cpu, now = cpu_seconds(self.process.pid, session=True), time.monotonic()
+        if cpu is None or cpu != self.cpu:
+            self.cpu, self.worked_at = cpu, now
+        return now - self.worked_at < IDLE_SECONDS
 
     def died(self) -> bool:
         """True once for each end of the process. The rest of its process group is killed."""
@@ -85,10 +98,13 @@ class Child:
 
 
 class Supervisor:
-    """`run()` blocks until a signal (status 0) or until a part cannot be kept alive (status 1)."""
+    """`run()` blocks until a signal (status 0) or until a part cannot be kept alive (status 1).
 
-    def __init__(self, parts: Sequence[Part], logs: Logs):
-        self.logs = logs
+    A start may take `ready_seconds`; 0: as long as the processes live and use the CPU.
+    """
+
+    def __init__(self, parts: Sequence[Part], logs: Logs, ready_seconds: float = 0):
+        self.logs, self.ready_seconds = logs, ready_seconds
         self.guard = Guard()
         self.children = [Child(part, logs, self.guard) for part in parts]
         self.stop_requests = 0
@@ -123,17 +139,29 @@ class Supervisor:
         self._wait(unready)
 
     def _wait(self, unready: list[Child]) -> list[Child]:
-        deadline = time.monotonic() + READY_SECONDS
+        began, reported = time.monotonic(), 0.0
         while unready and not self.stop_requests:
             for child in self.children:
                 if child.process is not None and child.died():
                     raise GaveUp(f"{child.part.name} ended with status {child.status} while starting; see {child.log}.")
             unready = [child for child in unready if not child.part.ready(child.process.pid)]
-            if unready and time.monotonic() > deadline:
+            if unready and (passed := time.monotonic() - began) > reported + SLOW_SECONDS:
+                reported = passed
+                self._report_slow(unready, passed)
+            if unready and 0 < self.ready_seconds < passed:
                 names = ", ".join(child.part.name for child in unready)
-                raise GaveUp(f"Not ready after {READY_SECONDS} s: {names}; see {unready[0].log}.")
+                raise GaveUp(f"Not ready after {self.ready_seconds:g} s: {names}; see {unready[0].log}.")
             time.sleep(POLL_SECONDS)
         return unready
+
+    def _report_slow(self, unready: list[Child], passed: float) -> None:
+        """Says which parts are still starting. Raises GaveUp when one of them does nothing."""
+        for child in unready:
+            if self.ready_seconds == 0 and not child.works():
+                raise GaveUp(
+                    f"{child.part.name} is not ready and has done nothing for {IDLE_SECONDS} s; see {child.log}."
+                )
+            self.logs.say(f"{child.part.name} is still starting after {passed:.0f} s.")
 
     def _tend(self) -> None:
         self.guard.tend()

@@ -67,7 +67,8 @@ class Settings(BaseSettings):
     max_bytes_per_tenant: int = Field(100 * GiB, gt=0)
     idempotency_hours: float = Field(24, gt=0)
 
-    # durable jobs
+    # durable jobs; 0 ready_seconds: as long as the processes live and work
+    ready_seconds: float = Field(0, ge=0)
     lease_seconds: float = Field(60, gt=0)  # well above the start of a Python process on a busy machine
     sweep_seconds: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=1)

@@ -180,7 +180,7 @@ def keyed(home):
 async def app(home, lane, anyio_backend):
     app = create_app(CATALOG, lane)
     with transaction() as conn:
-        worker_rows.beat(conn, "worker:1", ["infer", "train", "light"])
+        worker_rows.beat(conn, "worker:1", ["infer", "train", "report", "light"])
     async with app.router.lifespan_context(app):
         await app.state.watch.check_workers()
         yield app

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psutil
 
 
-def eventually(truth: Callable[[], object], seconds: float = 20) -> object:
+def eventually(truth: Callable[[], object], seconds: float = 120) -> object:
     """The first true answer of `truth`; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := truth()):
@@ -44,7 +44,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
-def end(process: subprocess.Popen, seconds: float = 20) -> int:
+def end(process: subprocess.Popen, seconds: float = 60) -> int:
     """Stops what a test started, by TERM and then by force."""
     process.terminate()
     try:

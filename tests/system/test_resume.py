@@ -15,7 +15,7 @@ from app.core.errors import WorkerLost
 from app.core.jobs import events
 from app.core.jobs import state as jobs
 from app.core.store.database import make_engine, reading, transaction
-from workers.jobs.slot import environment
+from workers.jobs.watch import environment
 
 KILLS = 3
 SECONDS = 300

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import structlog
 from sqlalchemy import Connection, Engine
 
-from app.core.errors import AnamorphError, Unavailable
+from app.core.errors import AnamorphError, DeadlineExceeded, Unavailable
 from app.core.jobs import events
 from app.core.jobs import state as jobs
 from app.core.settings import settings
@@ -24,6 +24,17 @@ log = structlog.get_logger(__name__)
 LEASE_LOST = 75  # exit status: another worker may hold the job now; nothing was written
 PROGRESS_SECONDS = 0.5
 T = TypeVar("T")
+
+
+def late_error(too_long: bool) -> DeadlineExceeded:
+    """The error of a job that was stopped at its deadline or, `too_long`, at the limit of one run."""
+    if not too_long:
+        return DeadlineExceeded("The job did not end before its deadline.")
+    return DeadlineExceeded(
+        f"The job ran longer than {settings().max_job_seconds:g} s, the limit of one run.",
+        remedy="Ask for less work, or resume the job if it keeps checkpoints. ANAMORPH_MAX_JOB_SECONDS sets the limit.",
+        cause="too-long",
+    )
 
 
 class Stopped(Exception):
@@ -46,7 +57,7 @@ class RunningJob:
         self.attempt, self.token = claim.attempt, claim.token
         self.last_checkpoint = claim.checkpoint
         self.bind = bind
-        self.canceled = self.late = self.released = False
+        self.canceled = self.late = self.too_long = self.released = False
         self.ending = False  # the end is being written, which gives up the token
         self._progress: dict[str, Any] | None = None
         self._progress_at = float("-inf")
@@ -113,13 +124,18 @@ class RunningJob:
         self.last_checkpoint = ref
 
     def write(self, change: Callable[[Connection], T], durable: bool = True) -> T:
-        """Runs `change` in a transaction; retries while the database does not answer. Raises LeaseLost."""
-        for pause in (0.2, 1, 3, 6):
+        """Runs `change` in a transaction. Raises LeaseLost.
+
+        While the database does not answer, retries for a lease; by then the heartbeat has ended the process.
+        """
+        pause, deadline = 0.2, time.monotonic() + max(10, settings().lease_seconds)
+        while time.monotonic() < deadline:
             try:
                 with transaction(self.bind, durable=durable) as conn:
                     return change(conn)
             except Unavailable:
                 time.sleep(pause)
+                pause = min(2 * pause, 5)
         with transaction(self.bind, durable=durable) as conn:
             return change(conn)
 
@@ -160,7 +176,7 @@ class Heartbeat(threading.Thread):
             return
         if extend:
             self.extended = time.monotonic()
-        self.job.canceled, self.job.late = beat.cancel, beat.late
+        self.job.canceled, self.job.late, self.job.too_long = beat.cancel, beat.late, beat.too_long
 
     def abandon(self) -> None:
         """Ends the process: whatever it would still write would be refused."""

@@ -10,9 +10,9 @@ from app.core import errors
 from app.core.jobs import state as jobs
 from app.core.jobs.state import LeaseLost
 from app.core.store import blobs
-from app.core.store.database import reading
+from app.core.store.database import transaction
 from workers.errors import error_of
-from workers.jobs.job import LEASE_LOST, Heartbeat, Result, RunningJob, Stopped
+from workers.jobs.job import LEASE_LOST, Heartbeat, Result, RunningJob, Stopped, late_error
 from workers.jobs.kinds import runner_of
 
 log = structlog.get_logger(__name__)
@@ -28,8 +28,8 @@ RETRYABLE = (
 
 def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None = None) -> int:
     """Runs the job that `token` holds; returns the exit status of the process."""
-    with reading(bind) as conn:
-        claim = jobs.held(conn, job_id, token)
+    with transaction(bind, durable=False) as conn:
+        claim = jobs.begin(conn, job_id, token)
     if claim is None:
         return LEASE_LOST
     job = RunningJob(claim, bind)
@@ -41,6 +41,9 @@ def run(job_id: str, token: str, parent: int | None = None, bind: Engine | None 
         end(job)
     except LeaseLost:
         log.warning("fenced", job=job.id, attempt=job.attempt)
+        return LEASE_LOST
+    except errors.Unavailable as error:
+        log.warning("ending_not_written", job=job.id, attempt=job.attempt, error=error.detail)
         return LEASE_LOST
     finally:
         job.ending = True
@@ -67,7 +70,7 @@ def end(job: RunningJob) -> None:
 def end_stopped(job: RunningJob) -> None:
     job.flush()
     if job.late:
-        late = errors.DeadlineExceeded("The job did not end before its deadline.").problem()
+        late = late_error(job.too_long).problem()
         write_ending(job, lambda conn: jobs.fail(conn, job.id, job.token, late))
     elif job.canceled:
         write_ending(job, lambda conn: jobs.confirm_cancel(conn, job.id, job.token))

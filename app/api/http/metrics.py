@@ -54,7 +54,7 @@ class Tables:
         for (kind, state), count in counts.items():
             states.add_metric([kind, state], count)
         alive = GaugeMetricFamily("workers", "Live workers, by queue.", labels=["queue"])
-        for queue in ("infer", "train", "light"):
+        for queue in ("infer", *jobs.QUEUES):
             alive.add_metric([queue], sum(queue in worker["queues"] for worker in live))
         oldest = GaugeMetricFamily("worker_silence_seconds", "Longest time since a live worker reported.")
         oldest.add_metric([], max((time() - worker["seen_at"] for worker in live), default=0.0))

@@ -11,7 +11,7 @@ from app.core.jobs import state as jobs
 from app.core.store.tables import job_metrics
 
 Row = dict[str, Any]
-PRIVATE = ("upload",)
+PRIVATE = ("upload", "bytes")
 RETRY_AFTER = 2
 
 

@@ -71,6 +71,7 @@ async def create(
     upload = await receive(request)
     spec = {"name": name, "format": upload.format, "upload": upload.key, **options}
     same_as = {**spec, "upload": upload.sha256}
+    spec["bytes"] = upload.size
     try:
         answer = await run_sync(accept, request, principal, "dataset", spec, key, same_as)
     except AnamorphError:

@@ -11,12 +11,13 @@ from starlette.responses import JSONResponse, Response
 from app.api.http.auth import Admin
 from app.core import wire
 from app.core.errors import AnamorphError
+from app.core.jobs import state as jobs
 from app.core.jobs import workers as worker_rows
 from app.core.store.database import now, reading, transaction
 
 router = APIRouter(tags=["service"])
 SECONDS = 5
-NEEDED = ("train", "light")
+NEEDED = jobs.QUEUES
 WRITE_SECONDS = 2
 """How long a write is waited for, and how long its outcome holds."""
 NUMBERS = {"text/plain": {"schema": {"type": "string"}}}

@@ -4,14 +4,16 @@ import json
 import re
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select, true
 
 from app.core.errors import InvalidRequest, NotFound
+from app.core.settings import settings
 from app.core.store.database import clock
 from app.core.store.tables import ended_jobs, jobs
 
 TERMINAL = ("succeeded", "failed", "canceled")
 STATES = ("queued", "running", *TERMINAL)
+PATIENCE_SECONDS = 600
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -68,7 +70,12 @@ def due() -> ColumnElement[bool]:
 
 
 def next_due(conn: Connection, queue: str) -> str | None:
-    """The job that `claim_oldest` would try first."""
+    """The job that `claim_oldest` would try first.
+
+    Tenants with fewest running jobs in the queue go first, then those that were served longest ago; of a tenant the
+    oldest job. Running jobs no longer count against a tenant that waits for PATIENCE_SECONDS for each of them.
+    A tenant with `max_running_jobs_per_tenant` running jobs, in all queues, waits.
+    """
     waiting = (
         select(jobs.c.tenant, func.min(jobs.c.id).label("id"))
         .where(jobs.c.queue == queue, due())
@@ -78,4 +85,10 @@ def next_due(conn: Connection, queue: str) -> str | None:
     theirs = and_(jobs.c.tenant == waiting.c.tenant, jobs.c.queue == queue)
     running = select(func.count()).where(theirs, jobs.c.state == "running").scalar_subquery()
     served = select(func.coalesce(func.max(jobs.c.claimed_at), 0)).where(theirs).scalar_subquery()
-    return conn.execute(select(waiting.c.id).order_by(running, served, waiting.c.id).limit(1)).scalar_one_or_none()
+    everywhere = and_(jobs.c.tenant == waiting.c.tenant, jobs.c.state == "running")
+    within_limit = select(func.count()).where(everywhere).scalar_subquery() < settings().max_running_jobs_per_tenant
+    oldest = jobs.alias()
+    since = select(oldest.c.run_after).where(oldest.c.id == waiting.c.id).scalar_subquery()
+    patient = and_(*(time < clock() - PATIENCE_SECONDS * running for time in (since, served)))
+    turn = case((patient, 0), else_=running), served, waiting.c.id
+    return conn.execute(select(waiting.c.id).where(within_limit).order_by(*turn).limit(1)).scalar_one_or_none()

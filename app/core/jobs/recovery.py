@@ -7,12 +7,23 @@ from sqlalchemy import ColumnElement, Connection, and_, case, or_, select, updat
 
 from app.core.errors import AttemptsExhausted, DeadlineExceeded
 from app.core.jobs.queries import due
-from app.core.jobs.statements import change, end, lock_some, queued
+from app.core.jobs.statements import BEGUN, FALSE_STARTS, LAST, ONE_MORE, change, end, lock_some, queued
+from app.core.settings import settings
 from app.core.store.database import clock
 from app.core.store.tables import jobs
 
 ROWS = 500
 """Most rows that one statement of a sweep changes; the next round takes the others."""
+LOST = AttemptsExhausted(
+    "The worker and the job's process disappeared in each attempt to run the job.",
+    remedy="Resume the training, or submit the job again. The logs of the workers may say more.",
+    cause="worker-lost",
+)
+NEVER_BEGAN = AttemptsExhausted(
+    f"{FALSE_STARTS} attempts in a row were lost before the job's process began.",
+    remedy="See the logs of the workers: their machine may have too little memory. Then submit the job again.",
+    cause="never-began",
+)
 
 
 def sweep(conn: Connection) -> int:
@@ -24,25 +35,35 @@ def sweep(conn: Connection) -> int:
 
 def _take_back(conn: Connection, ids: list[str]) -> int:
     expired = and_(jobs.c.id.in_(ids), jobs.c.state == "running")
-    last = jobs.c.failures + 1 >= jobs.c.max_failures
-    again = {"failures": jobs.c.failures + 1, "run_after": clock()}
-    error = AttemptsExhausted(
-        "The worker disappeared in each attempt to run the job.",
-        remedy="Resume the training, or submit the job again. The worker may have too little memory for it.",
-        cause="worker-lost",
-    ).problem()
-    ended = end(expired & last, "failed").values(error=error, failures=jobs.c.failures + 1)
-    return (
-        change(conn, end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})
-        + change(conn, queued(expired & ~last).values(**again), "queued", {"why": "worker-lost"})
-        + change(conn, ended, "failed", {"code": error["code"]})
-    )
+    again = queued(expired & ~LAST).values(run_after=clock(), **ONE_MORE)
+    changed = change(conn, end(expired & jobs.c.cancel_requested, "canceled"), "canceled", {"why": "worker-lost"})
+    changed += change(conn, again, "queued", {"why": "worker-lost"})
+    for error, which in ((LOST, BEGUN), (NEVER_BEGAN, ~BEGUN)):
+        ended = end(expired & LAST & which, "failed").values(error=error.problem(), **ONE_MORE)
+        changed += change(conn, ended, "failed", {"code": error.code})
+    return changed
 
 
 def _end_late(conn: Connection, ids: list[str]) -> int:
     error = DeadlineExceeded("The deadline of the job passed before a worker was free.").problem()
     waiting = and_(jobs.c.id.in_(ids), jobs.c.state == "queued")
     return change(conn, end(waiting, "failed").values(error=error), "failed", {"code": error["code"]})
+
+
+def renew_leases(conn: Connection, why: str) -> int:
+    """Renews leases that have run out or soon will, because nobody could renew them for a while: nobody's failure.
+
+    Also takes back times that a clock set back has left in the future. Returns the number of renewed leases.
+    """
+    lease = settings().lease_seconds
+    odd = or_(jobs.c.lease_until < clock() + lease / 2, jobs.c.lease_until > clock() + 2 * lease)
+    ids = lock_some(conn, and_(jobs.c.state == "running", odd), ROWS)
+    renewed = update(jobs).where(jobs.c.id.in_(ids)).values(lease_until=clock() + lease)
+    held_back = lock_some(conn, and_(jobs.c.state == "queued", jobs.c.run_after > clock() + lease), ROWS)
+    conn.execute(update(jobs).where(jobs.c.id.in_(held_back)).values(run_after=clock()))
+    rung = lock_some(conn, and_(jobs.c.state == "queued", jobs.c.published_at > clock() + lease), ROWS)
+    conn.execute(update(jobs).where(jobs.c.id.in_(rung)).values(published_at=None))
+    return change(conn, renewed, "lease_renewed", {"why": why})
 
 
 def to_sweep(conn: Connection) -> bool:

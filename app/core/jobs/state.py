@@ -2,7 +2,8 @@
 
     queued  -> running              claim (attempt + 1, fresh token, lease)
     running -> succeeded | failed   finish, fail: by the holder of the token
-    running -> queued               lease expired or attempt failed (failures + 1), released on shutdown (unchanged)
+    running -> queued               lease expired or attempt failed (failures + 1; false_starts + 1 if it never began),
+                                    released on shutdown (unchanged)
     running -> failed               failures reached max_failures
     queued  -> canceled, failed     cancel; deadline passed before the start
     running -> canceled             cancel asked for, then confirmed by the holder or by the lease's end
@@ -14,10 +15,10 @@ Every change is one conditional UPDATE and its event. If it matches no row, anot
 import hashlib
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
 from app.core.errors import Conflict, InvalidRequest, QuotaExceeded
 from app.core.jobs import events
@@ -29,22 +30,40 @@ from app.core.jobs.queries import WORD, due, get, next_due
 from app.core.jobs.queries import counts as counts
 from app.core.jobs.queries import list_jobs as list_jobs
 from app.core.jobs.recovery import mark_unannounced as mark_unannounced
+from app.core.jobs.recovery import renew_leases as renew_leases
 from app.core.jobs.recovery import sweep as sweep
 from app.core.jobs.recovery import take_unannounced as take_unannounced
 from app.core.jobs.recovery import to_sweep as to_sweep
-from app.core.jobs.statements import change, count_ended, end, held_by, late, lock, queued
+from app.core.jobs.statements import (
+    BEGUN,
+    LAST,
+    ONE_MORE,
+    change,
+    count_ended,
+    end,
+    held_by,
+    late,
+    lock,
+    queued,
+    too_long,
+)
 from app.core.settings import settings
 from app.core.store.database import clock, encode_json, new_id
 from app.core.store.tables import jobs
 
-QUEUES = ("train", "light")
+QUEUES = ("train", "report", "light")
+"""train: trainings; report: minutes; light: seconds. Each has its own slot in a worker."""
+REPORT_KINDS = ("report", "defence", "perturbation", "oracle")
+
+LIGHT_SECONDS = 15
+"""Predicted seconds above which an asynchronous call is no longer light."""
+LIGHT_BYTES = 256 << 20
+"""Size of an archive above which its import is no longer light."""
 RESUMABLE = ("training", "report", "perturbation")
 """Kinds that keep checkpoints."""
+CLAIMS = 4242424243
+"""Key of the lock that claims take on PostgreSQL."""
 PRINTABLE = re.compile(r"[\x21-\x7e]{1,255}")
-
-
-def queue_of(kind: str) -> str:
-    return "train" if kind == "training" else "light"
 
 
 @dataclass(frozen=True)
@@ -63,10 +82,19 @@ class Claim:
 
 @dataclass(frozen=True)
 class Beat:
-    """The answer to a heartbeat."""
+    """The answer to a heartbeat. Times are by the clock of the database."""
 
     cancel: bool
-    late: bool  # the deadline has passed
+    late: bool  # the deadline has passed, or the run is longer than max_job_seconds
+    too_long: bool = False  # the latter
+    begun: bool = field(default=True, compare=False)
+    lease_until: float = field(default=0.0, compare=False)
+    now: float = field(default=0.0, compare=False)
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds until the lease runs out."""
+        return self.lease_until - self.now
 
 
 # ---- from outside: accept, cancel, resume
@@ -102,7 +130,7 @@ def accept(
         "id": job_id,
         "tenant": tenant,
         "kind": kind,
-        "queue": queue_of(kind),
+        "queue": queue_of(kind, spec),
         "spec": spec,
         "spec_sha256": digest,
         "state": "queued",
@@ -115,11 +143,24 @@ def accept(
     return job | {"last_event": events.append(conn, job_id, "queued", {})}, False
 
 
+def queue_of(kind: str, spec: dict[str, Any]) -> str:
+    """The queue of a job, by its cost as known when it is accepted.
+
+    `report` has reports, defences, perturbations, derived datasets, attacks on oracles, large imports and long calls.
+    """
+    if kind == "training":
+        return "train"
+    derived = kind == "dataset" and ("model" in spec or "operation" in spec)
+    large = spec.get("bytes", 0) > LIGHT_BYTES
+    long = kind == "operation" and spec.get("price", 0) > LIGHT_SECONDS
+    return "report" if kind in REPORT_KINDS or derived or large or long else "light"
+
+
 def _check_words(tenant: str, kind: str, key: str | None) -> None:
-    for field, value, allowed in (("tenant", tenant, WORD), ("kind", kind, WORD), ("Idempotency-Key", key, PRINTABLE)):
+    for name, value, allowed in (("tenant", tenant, WORD), ("kind", kind, WORD), ("Idempotency-Key", key, PRINTABLE)):
         if value is not None and not allowed.fullmatch(value):
             what = "1 to 255 visible ASCII characters" if allowed is PRINTABLE else "1 to 64 of A-Z a-z 0-9 . _ @ -"
-            raise InvalidRequest(f"{field} must be {what}.", field=field)
+            raise InvalidRequest(f"{name} must be {what}.", field=name)
 
 
 def _check_quota(conn: Connection, tenant: str) -> None:
@@ -194,6 +235,7 @@ def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | Non
             lease_until=clock() + (lease_seconds or settings().lease_seconds),
             started_at=func.coalesce(jobs.c.started_at, clock()),
             claimed_at=clock(),
+            begun_at=None,
         )
         .returning(*(jobs.c[name] for name in Claim.__dataclass_fields__))
     )
@@ -206,16 +248,19 @@ def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | Non
 
 def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
     """Takes the next job of a queue. Tenants take turns: fewest running jobs first, then longest wait."""
+    if conn.dialect.name == "postgresql":  # one at a time, so that no tenant gets more running jobs than allowed
+        conn.execute(select(func.pg_advisory_xact_lock(CLAIMS)))
     while (job_id := next_due(conn, queue)) is not None:
         if (claimed := claim(conn, job_id, worker, lease_seconds)) is not None:
             return claimed
     return None
 
 
-def held(conn: Connection, job_id: str, token: str) -> Claim | None:
-    """The claim of a token. None if the token no longer holds the job."""
-    columns = (jobs.c[name] for name in Claim.__dataclass_fields__)
-    row = conn.execute(select(*columns).where(held_by(job_id, token))).mappings().one_or_none()
+def begin(conn: Connection, job_id: str, token: str) -> Claim | None:
+    """The first heartbeat of an attempt, by its process; from now on its end counts. None if the lease is lost."""
+    values = {"begun_at": clock(), "false_starts": 0, "lease_until": clock() + settings().lease_seconds}
+    statement = update(jobs).where(held_by(job_id, token)).values(**values)
+    row = conn.execute(statement.returning(*(jobs.c[name] for name in Claim.__dataclass_fields__))).mappings().first()
     return None if row is None else Claim(**row)
 
 
@@ -223,12 +268,12 @@ def heartbeat(conn: Connection, job_id: str, token: str, lease_seconds: float | 
     """Extends the lease. None: the lease is lost, stop computing."""
     extended = clock() + (lease_seconds or settings().lease_seconds)
     statement = update(jobs).where(held_by(job_id, token)).values(lease_until=extended)
-    return _beat(conn.execute(statement.returning(jobs.c.cancel_requested, late())).one_or_none())
+    return _beat(conn.execute(statement.returning(*_beat_columns())).one_or_none())
 
 
 def read_beat(conn: Connection, job_id: str, token: str) -> Beat | None:
     """The answer to a heartbeat, without extending the lease."""
-    return _beat(conn.execute(select(jobs.c.cancel_requested, late()).where(held_by(job_id, token))).one_or_none())
+    return _beat(conn.execute(select(*_beat_columns()).where(held_by(job_id, token))).one_or_none())
 
 
 def progress(conn: Connection, job_id: str, token: str, value: dict[str, Any]) -> None:
@@ -266,28 +311,31 @@ def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> 
 
 
 def fail_attempt(conn: Connection, job_id: str, token: str, problem: dict[str, Any], pause_seconds: float = 1) -> None:
-    """The attempt failed because of the infrastructure: the job is tried again, up to max_failures times."""
+    """The attempt failed because of the infrastructure: the job is tried again, up to max_failures times.
+
+    An attempt that never began is no failure; FALSE_STARTS of them in a row are too many.
+    """
     lock(conn, job_id)
-    mine, last = held_by(job_id, token), jobs.c.failures + 1 >= jobs.c.max_failures
+    mine, why = held_by(job_id, token), problem.get("cause") or problem.get("code")
     stopped = mine & jobs.c.cancel_requested
-    pause = clock() + pause_seconds * (jobs.c.failures + 1)
-    again = queued(mine & ~last).values(failures=jobs.c.failures + 1, run_after=pause)
-    ended = end(mine & last, "failed").values(error=problem, failures=jobs.c.failures + 1)
+    pause = clock() + pause_seconds * (jobs.c.failures + jobs.c.false_starts + 1)
+    again = queued(mine & ~LAST).values(run_after=pause, **ONE_MORE)
+    ended = end(mine & LAST, "failed").values(error=problem, **ONE_MORE)
     if not (
         change(conn, end(stopped, "canceled"), "canceled", by=token)
-        or change(conn, again, "queued", {"why": problem.get("code")}, by=token)
+        or change(conn, again, "queued", {"why": why}, by=token)
         or change(conn, ended, "failed", {"code": problem.get("code")}, by=token)
     ):
         raise LeaseLost(job_id)
 
 
-def release(conn: Connection, job_id: str, token: str) -> None:
+def release(conn: Connection, job_id: str, token: str, why: str = "released") -> None:
     """Puts the job back into the queue, as on shutdown; this counts as no failure."""
     lock(conn, job_id)
     mine = held_by(job_id, token)
     if not (
         change(conn, end(mine & jobs.c.cancel_requested, "canceled"), "canceled", by=token)
-        or change(conn, queued(mine).values(run_after=clock()), "queued", {"why": "released"}, by=token)
+        or change(conn, queued(mine).values(run_after=clock()), "queued", {"why": why}, by=token)
     ):
         raise LeaseLost(job_id)
 
@@ -299,4 +347,11 @@ def confirm_cancel(conn: Connection, job_id: str, token: str) -> None:
 
 
 def _beat(row) -> Beat | None:
-    return None if row is None else Beat(cancel=bool(row[0]), late=bool(row[1]))
+    if row is None:
+        return None
+    cancel, late, too_long, begun, *times = row
+    return Beat(bool(cancel), bool(late or too_long), bool(too_long), bool(begun), *times)
+
+
+def _beat_columns() -> tuple[ColumnElement, ...]:
+    return jobs.c.cancel_requested, late(), too_long(), BEGUN, jobs.c.lease_until, clock()

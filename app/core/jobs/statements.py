@@ -3,12 +3,24 @@
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, and_, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Update, and_, case, func, insert, or_, select, update
 
 from app.core.jobs import events
 from app.core.jobs.queries import TERMINAL
+from app.core.settings import settings
 from app.core.store.database import clock, new_id
 from app.core.store.tables import ended_jobs, jobs
+
+FALSE_STARTS = 10
+"""Attempts in a row that may end before their first heartbeat; they are not failures."""
+BEGUN = jobs.c.begun_at.is_not(None)
+ONE_MORE = {
+    "failures": jobs.c.failures + case((BEGUN, 1), else_=0),
+    "false_starts": jobs.c.false_starts + case((BEGUN, 0), else_=1),
+}
+"""Values of a job whose attempt was lost or failed."""
+LAST = or_(BEGUN & (jobs.c.failures + 1 >= jobs.c.max_failures), ~BEGUN & (jobs.c.false_starts + 1 >= FALSE_STARTS))
+"""Whether such an attempt was the last."""
 
 
 def held_by(job_id: str, token: str) -> ColumnElement[bool]:
@@ -32,6 +44,10 @@ def lock_some(conn: Connection, which: ColumnElement[bool], limit: int) -> list[
 
 def late() -> ColumnElement[bool]:
     return func.coalesce(jobs.c.deadline <= clock(), False)
+
+
+def too_long() -> ColumnElement[bool]:
+    return func.coalesce(jobs.c.claimed_at + settings().max_job_seconds <= clock(), False)
 
 
 def end(which: ColumnElement[bool], state: str) -> Update:

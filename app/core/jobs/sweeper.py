@@ -14,20 +14,30 @@ from app.core.jobs import state as jobs
 from app.core.jobs import workers as worker_rows
 from app.core.jobs.idempotency import forget_old
 from app.core.jobs.queue import notify
+from app.core.machine import Clocks
 from app.core.settings import settings
 from app.core.store import blobs
-from app.core.store.database import engine, reading, retried, transaction
+from app.core.store.database import engine, now, reading, retried, transaction
 
 log = structlog.get_logger(__name__)
 
 TIDY_SECONDS = 600
+BLIND_SECONDS = 5
+"""Least time without a look at the leases after which they are renewed; also at least half a lease."""
 
 
-def sweep_once(bind: Engine | None = None) -> int:
-    """One round. Returns how many jobs changed or were announced; what the broker refuses is announced again later."""
+def sweep_once(bind: Engine | None = None, clocks: Clocks | None = None) -> int:
+    """One round. Returns how many jobs changed or were announced; what the broker refuses is announced again later.
+
+    With `clocks`, leases that ran out while no sweeper could look are renewed instead.
+    """
     with reading(bind) as conn:
-        if not jobs.to_sweep(conn):
+        why = clocks and clocks.look(now(conn))
+        if not why and not jobs.to_sweep(conn):
             return 0
+    if why:
+        renewed = retried(lambda conn: jobs.renew_leases(conn, why), bind, durable=False)
+        log.warning("leases_renewed", why=why, jobs=renewed)
     changed, due = retried(lambda conn: (jobs.sweep(conn), jobs.take_unannounced(conn)), bind, durable=False)
     refused = _notify_all(due)
     if refused:
@@ -69,13 +79,14 @@ class Sweeper(threading.Thread):
         self.join(timeout=10)
 
     def run(self) -> None:
-        rounds = 0
+        rounds, clocks = 0, Clocks(max(BLIND_SECONDS, settings().lease_seconds / 2) + settings().sweep_seconds)
         while not self._stopping:
             try:
-                sweep_once(self.bind or engine())
+                sweep_once(self.bind or engine(), clocks)
                 if rounds % int(TIDY_SECONDS / settings().sweep_seconds) == 1:
                     tidy(self.bind or engine())
             except AnamorphError as error:
+                clocks.failed = True
                 log.warning("sweep_failed", error=error.detail)
             except Exception:
                 log.exception("sweep_failed")

@@ -50,6 +50,7 @@ jobs = Table(
     # attempt only grows and numbers the folders of blobs; max_failures limits failures
     Column("attempt", Integer, nullable=False, default=0),
     Column("failures", Integer, nullable=False, default=0),
+    Column("false_starts", Integer, nullable=False, default=0, server_default="0"),  # attempts that never began
     Column("max_failures", Integer, nullable=False),
     Column("token", String(32)),
     Column("worker", NAME),
@@ -67,6 +68,7 @@ jobs = Table(
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),  # of the first attempt
     Column("claimed_at", Double),  # of the latest attempt
+    Column("begun_at", Double),  # first heartbeat of the latest attempt
     Column("finished_at", Double),
     CheckConstraint("state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')", name="state"),
     CheckConstraint("(state = 'running') = (token IS NOT NULL)", name="token"),

@@ -25,7 +25,13 @@ def accepted(conn, tenant="t", kind="training", **options):
 
 
 def claimed(conn, **options):
-    return jobs.claim(conn, accepted(conn, **options)["id"], "w")
+    return begun(conn, accepted(conn, **options)["id"])
+
+
+def begun(conn, job_id, worker="w"):
+    """A claimed job whose process has sent its first heartbeat."""
+    claim = jobs.claim(conn, job_id, worker)
+    return claim and jobs.begin(conn, claim.id, claim.token)
 
 
 def state(conn, job_id):
@@ -77,7 +83,12 @@ def test_kinds_have_their_queues(conn):
     assert jobs.claim_oldest(conn, "light", "w").kind == "dataset"
 
 
+def lease_lost(claim):
+    raise LeaseLost(claim.id)
+
+
 WRITES = {
+    "begin": lambda conn, c: jobs.begin(conn, c.id, c.token) or lease_lost(c),
     "progress": lambda conn, c: jobs.progress(conn, c.id, c.token, {"images": 9}),
     "metrics": lambda conn, c: events.add_metrics(conn, c.id, c.token, 1, {"loss": 1.0}),
     "curve": lambda conn, c: events.add_curve(conn, c.id, c.token, [(1, {"loss": 1.0})]),
@@ -106,8 +117,7 @@ def test_a_worker_without_lease_changes_nothing(engine, write):
     with reading(engine) as conn:
         assert jobs.get(conn, "t", zombie.id) == before
         assert jobs.read_beat(conn, zombie.id, zombie.token) is None
-        assert jobs.held(conn, zombie.id, zombie.token) is None
-        assert jobs.held(conn, holder.id, holder.token) == holder
+        assert jobs.read_beat(conn, holder.id, holder.token)
 
 
 def test_rows_written_with_a_finish_are_in_its_transaction(engine):
@@ -164,7 +174,7 @@ def test_an_expired_lease_is_one_failure_and_the_job_waits_again(conn):
 def test_failures_are_limited_and_attempts_are_not(conn):
     job_id = accepted(conn)["id"]
     for attempt in (1, 2, 3):
-        assert jobs.claim(conn, job_id, "w").attempt == attempt
+        assert begun(conn, job_id).attempt == attempt
         expire(conn, job_id)
         jobs.sweep(conn)
     job = jobs.get(conn, "t", job_id)
@@ -186,11 +196,11 @@ def test_a_checkpoint_resets_the_failures(conn):
 def test_infrastructure_errors_are_retried_after_a_pause_up_to_the_limit(conn):
     job_id = accepted(conn)["id"]
     for _ in range(2):
-        claim = jobs.claim(conn, job_id, "w")
+        claim = begun(conn, job_id)
         jobs.fail_attempt(conn, job_id, claim.token, PROBLEM, pause_seconds=100)
         assert state(conn, job_id) == "queued" and jobs.claim(conn, job_id, "w") is None
         conn.execute(update(table).values(run_after=clock()))
-    claim = jobs.claim(conn, job_id, "w")
+    claim = begun(conn, job_id)
     jobs.fail_attempt(conn, job_id, claim.token, PROBLEM)
     job = jobs.get(conn, "t", job_id)
     assert (job["state"], job["error"], job["failures"]) == ("failed", PROBLEM, 3)

@@ -54,6 +54,7 @@ async def test_an_upload_is_stored_as_it_streams_in_and_becomes_a_job(client):
         "name": "squares",
         "format": "zip",
         "upload": spec["upload"],
+        "bytes": len(archive()),
         "layout": "labelled",
         "image_size": "16",
         "channels": 1,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.core import errors
 from app.core.store.tables import workers
-from workers.jobs.job import Result, RunningJob, Stopped
+from workers.jobs.job import Heartbeat, Result, RunningJob, Stopped
 from workers.jobs.kinds import RUNNERS
 
 ROW = {"id": "made", "host": "h", "pid": 1, "queues": [], "models": [], "started_at": 1.0, "seen_at": 1.0}
@@ -36,6 +36,26 @@ def ignore(job: RunningJob) -> Result:
     ready(job)
     time.sleep(600)
     return Result()
+
+
+def starved(job: RunningJob) -> Result:
+    """Computes, but no heartbeat comes in time."""
+    silence()
+    while True:
+        sum(range(10_000))
+
+
+def hung(job: RunningJob) -> Result:
+    """Neither computes nor sends heartbeats."""
+    silence()
+    time.sleep(600)
+    return Result()
+
+
+def silence() -> None:
+    """Stops the heartbeats, and with them the CPU time that they take."""
+    Heartbeat.beat = lambda self: time.sleep(600)
+    time.sleep(0.5)
 
 
 def stop_unasked(job: RunningJob) -> Result:
@@ -71,7 +91,7 @@ def ready(job: RunningJob) -> None:
 
 KINDS = {
     name: f"tests.workers.jobs.bodies:{name}"
-    for name in ("succeed", "obey", "ignore", "stop_unasked", "vanish", "crash", "fail")
+    for name in ("succeed", "obey", "ignore", "stop_unasked", "vanish", "crash", "fail", "starved", "hung")
 }
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def start(engine, monkeypatch):
     def start(kind, **spec):
         with transaction(engine, durable=False) as conn:
             job, _ = jobs.accept(conn, tenant="t", kind=kind, spec=spec)
-            return RunningJob(jobs.claim(conn, job["id"], "w"), engine)
+            claim = jobs.claim(conn, job["id"], "w")
+            return RunningJob(jobs.begin(conn, claim.id, claim.token), engine)
 
     return start
 

@@ -11,11 +11,16 @@ import psutil
 import pytest
 from sqlalchemy import update
 
+from app.core import machine
+from app.core.jobs import events, sweeper
 from app.core.jobs import state as jobs
 from app.core.store.database import clock, make_engine, reading, transaction
 from app.core.store.tables import jobs as table
 from workers.jobs import slot as slots
-from workers.jobs.slot import ProcessWatch, Slot
+from workers.jobs import watch
+from workers.jobs.job import LEASE_LOST
+from workers.jobs.slot import Slot
+from workers.jobs.watch import ProcessWatch
 
 BODY = (sys.executable, "-m", "tests.workers.jobs.bodies")
 
@@ -38,8 +43,8 @@ def engine(sqlite_url, configure):
 class Watched:
     """A claimed job under a watch of its own thread."""
 
-    def __init__(self, engine, folder, kind):
-        self.engine, self.signal = engine, folder / "ready"
+    def __init__(self, engine, folder, kind, command=BODY):
+        self.engine, self.signal, self.command = engine, folder / "ready", command
         with transaction(engine) as conn:
             job, _ = jobs.accept(conn, tenant="t", kind=kind, spec={"ready": str(self.signal)})
             self.claim = jobs.claim(conn, job["id"], "w")
@@ -48,7 +53,7 @@ class Watched:
         self.thread.start()
 
     def watch(self):
-        ProcessWatch(self.claim, self.engine, BODY).until_ended(self.stopping)
+        ProcessWatch(self.claim, self.engine, self.command).until_ended(self.stopping)
 
     def pid(self):
         return wait_for(lambda: self.signal.exists() and int(self.signal.read_text()))
@@ -58,12 +63,12 @@ class Watched:
             return jobs.get(conn, "t", self.claim.id)
 
     def end(self):
-        self.thread.join(30)
+        self.thread.join(120)
         assert not self.thread.is_alive()
         return self.row()
 
 
-def wait_for(truth, seconds=30):
+def wait_for(truth, seconds=120):
     deadline = time.monotonic() + seconds
     while not (answer := truth()):
         assert time.monotonic() < deadline
@@ -142,7 +147,7 @@ def test_a_job_process_dies_with_its_worker(engine, tmp_path):
     code = (
         "from threading import Event; from app.core.jobs import state as jobs\n"
         "from app.core.store.database import transaction\n"
-        "from workers.jobs.slot import ProcessWatch\n"
+        "from workers.jobs.watch import ProcessWatch\n"
         f"with transaction() as conn: claim = jobs.claim(conn, {job['id']!r}, 'w')\n"
         f"ProcessWatch(claim, None, {BODY!r}).until_ended(Event())"
     )
@@ -150,7 +155,102 @@ def test_a_job_process_dies_with_its_worker(engine, tmp_path):
     pid = wait_for(lambda: (tmp_path / "ready").exists() and int((tmp_path / "ready").read_text()))
     worker.kill()
     worker.wait()
-    wait_for(lambda: not psutil.pid_exists(pid), seconds=5)
+    wait_for(lambda: not psutil.pid_exists(pid))
+
+
+# ---- leases
+
+
+def after(seconds, command=BODY):
+    """A command that sleeps before it runs `command`, as on a machine too busy to start a process."""
+    return "sh", "-c", f'sleep {seconds}; exec "$@"', "sh", *command
+
+
+@pytest.fixture
+def sweeping(engine, monkeypatch):
+    """A sweeper beside the watch; `sweeping()` is the number of changes it made."""
+    monkeypatch.setattr(sweeper, "notify", lambda job_id, queue: True)
+    changes, over = [], threading.Event()
+
+    def sweep():
+        while not over.wait(0.1):
+            with transaction(engine) as conn:
+                changes.append(jobs.sweep(conn))
+
+    thread = threading.Thread(target=sweep)
+    thread.start()
+    yield lambda: sum(changes)
+    over.set()
+    thread.join()
+
+
+def test_the_watch_holds_the_lease_until_the_first_heartbeat(engine, tmp_path, configure, sweeping):
+    configure(ANAMORPH_LEASE_SECONDS=1)
+    row = Watched(engine, tmp_path, "vanish", after(3)).end()
+    assert sweeping() == 0
+    assert (row["attempt"], row["failures"], row["false_starts"]) == (1, 1, 0)  # it began, and then vanished
+
+
+def test_a_process_that_never_begins_is_ended_and_no_failure(engine, tmp_path, configure, sweeping, monkeypatch):
+    configure(ANAMORPH_LEASE_SECONDS=1)
+    monkeypatch.setattr(watch, "HELD_LEASES", 2)
+    row = Watched(engine, tmp_path, "succeed", after(600)).end()
+    assert sweeping() == 0
+    assert (row["state"], row["attempt"], row["failures"], row["false_starts"]) == ("queued", 1, 0, 1)
+    with reading(engine) as conn:
+        assert events.events_after(conn, row["id"])[-1]["data"] == {"why": "starved"}
+
+
+@pytest.mark.parametrize("kind", ["starved", "hung"])
+def test_a_process_without_heartbeats_keeps_its_lease_while_it_computes(
+    engine, tmp_path, configure, sweeping, monkeypatch, kind
+):
+    configure(ANAMORPH_LEASE_SECONDS=1)
+    monkeypatch.setattr(watch, "HELD_LEASES", 3)
+    row = Watched(engine, tmp_path, kind).end()
+    with reading(engine) as conn:
+        data = events.events_after(conn, row["id"])[-1]["data"]
+    assert (row["state"], row["failures"]) == ("queued", 1)
+    assert (data["why"], sweeping()) == {"starved": ("starved", 0), "hung": ("worker-lost", 1)}[kind]
+
+
+@pytest.mark.parametrize(("oom_kills", "why"), [([3, 3], "killed"), ([3, 4], "out-of-memory")])
+def test_a_killed_process_and_one_out_of_memory_are_told_apart(engine, tmp_path, monkeypatch, oom_kills, why):
+    monkeypatch.setattr(machine, "oom_kills", iter(oom_kills).__next__)
+    watched = Watched(engine, tmp_path, "ignore")
+    pid = watched.pid()
+    with transaction(engine) as conn:
+        conn.execute(update(table).values(failures=2))
+    os.kill(pid, signal.SIGKILL)
+    row = watched.end()
+    assert (row["state"], row["error"]["cause"]) == ("failed", why)
+    assert "SIGKILL" in row["error"]["detail"] or why == "out-of-memory"
+
+
+def test_a_run_beyond_its_limit_ends_with_the_limit_in_its_error(engine, tmp_path):
+    watched = Watched(engine, tmp_path, "ignore")
+    watched.pid()
+    with transaction(engine) as conn:
+        conn.execute(update(table).values(claimed_at=clock() - 8 * 86_400))
+    row = watched.end()
+    assert (row["state"], row["error"]["cause"]) == ("failed", "too-long")
+    assert "604800 s" in row["error"]["detail"]
+
+
+def test_a_process_that_stopped_for_want_of_the_database_is_no_failure(engine, tmp_path):
+    row = Watched(engine, tmp_path, "x", ("sh", "-c", f"exit {LEASE_LOST}")).end()
+    assert (row["state"], row["failures"], row["false_starts"]) == ("queued", 0, 0)
+
+
+def test_a_process_whose_job_was_taken_is_killed_at_once_and_told_once(engine, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(watch.log, "warning", lambda event, **_: told.append(event), raising=False)
+    watched = Watched(engine, tmp_path, "x", ("sh", "-c", "exec sleep 600"))
+    with transaction(engine) as conn:
+        conn.execute(update(table).values(lease_until=clock() - 1))
+        jobs.sweep(conn)
+    watched.end()
+    assert told.count("job_killed") == 1
 
 
 # ---- slots
@@ -213,7 +313,7 @@ def test_a_ring_while_busy_is_not_lost(engine, slot, done):
     second = accept(engine)
     slot.wake()
     gate.set()
-    wait_for(lambda: seen == [first, second], seconds=5)
+    wait_for(lambda: seen == [first, second], seconds=50)
 
 
 def test_a_slot_needs_no_ring_at_all(engine, slot, done, configure):
@@ -221,7 +321,7 @@ def test_a_slot_needs_no_ring_at_all(engine, slot, done, configure):
     slot.start()
     time.sleep(0.2)
     job = accept(engine)
-    wait_for(lambda: done[0] == [job], seconds=5)
+    wait_for(lambda: done[0] == [job])
 
 
 def test_a_stopping_slot_claims_nothing_more(engine, slot, done):
