@@ -36,6 +36,7 @@ def prepare() -> None:
 
 def load(content: bytes, threads: int) -> None:
     """Keeps the file after a walk over all its parts. Raises Refused."""
+    file.clear()
     check(parsed(content))
     file.update(content=content, threads=threads)
 
