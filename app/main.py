@@ -14,7 +14,7 @@ from app.api.calls.prepare import ModelResolver
 from app.api.http import openapi, problems
 from app.api.http.auth import Authenticator
 from app.api.http.metrics import Metrics
-from app.api.http.middleware import AllowedOrigins, BodyLimit, HeadRequests, RequestLog, TrustedHosts
+from app.api.http.middleware import Admission, AllowedOrigins, BodyLimit, HeadRequests, RequestLog, TrustedHosts
 from app.api.http.rate_limit import Rates
 from app.api.http.strict import refuse_unknown_queries
 from app.api.http.worker_watch import WorkerWatch
@@ -120,6 +120,7 @@ def _middleware(app: FastAPI, options: Settings) -> list[Middleware]:
     return [
         Middleware(HeadRequests),
         Middleware(RequestLog, seconds=app.state.metrics.requests),
+        Middleware(Admission, seconds=options.call_wait_seconds),
         Middleware(TrustedHosts, hosts=_hosts(options)),
         Middleware(AllowedOrigins, origins=options.allowed_origins),
         Middleware(BodyLimit),

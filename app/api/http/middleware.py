@@ -1,7 +1,11 @@
 """ASGI middleware around the routes: request ids, logs, HEAD, hosts, limits of bodies, security headers."""
 
+import math
 import re
 import uuid
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from urllib.parse import urlsplit
 
@@ -15,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http.problems import problem
 from app.core.catalog.describe import quoted
-from app.core.errors import CrossSite, TooLarge
+from app.core.errors import CrossSite, Overloaded, TooLarge
 from app.core.settings import settings
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -42,6 +46,9 @@ CLIENT_GONE = 499
 """Status in logs and metrics of a request whose client left before it was read."""
 CARD_BYTES = 8 << 20
 """Maximum size of the card of an imported model."""
+CALL_PATH = re.compile(r"/v1/models/[^/]+/[a-z-]+")
+FIRST_RATE, BUSY, RATE_SECONDS = 200.0, 32, 0.25
+"""Calls per second before they are measured; calls that are never too many; seconds of a measurement."""
 log = structlog.get_logger("access")
 
 
@@ -77,6 +84,56 @@ class RequestLog:
                 self.seconds.labels(label, route, str(status)).observe(seconds)
                 if scope["path"] not in NOT_LOGGED:
                     log.debug("request", method=method, path=scope["path"], status=status, ms=round(seconds * 1000, 1))
+
+
+class Admission:
+    """Refuses calls by their predicted wait once their headers are read: no body is read or decoded for nothing.
+
+    Counts the calls in this front, wherever they wait. How many are answered per second is measured while many are
+    here. One client (key or address) holds at most three quarters of the places. Slow calls leave early: they have a
+    queue of their own.
+    """
+
+    def __init__(self, app: ASGIApp, seconds: float):
+        self.app, self.seconds = app, seconds
+        self.here: Counter[str] = Counter()
+        self.total, self.rate = 0, FIRST_RATE
+        self._began, self._answered, self._least = perf_counter(), 0, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not CALL_PATH.fullmatch(scope["path"]):
+            return await self.app(scope, receive, send)
+        client = Headers(scope=scope).get("authorization") or (scope.get("client") or ("",))[0]
+        most = max(BUSY, self.rate * self.seconds)
+        if self.total >= most or self.here[client] >= max(BUSY, 0.75 * most):
+            wait = math.ceil(self.total / self.rate)
+            error = Overloaded(
+                f"{self.total} calls are waiting already, for about {wait} s.", retry_after=min(60, wait)
+            )
+            return await problem(error, scope)(scope, receive, send)
+        self.total += 1
+        self.here[client] += 1
+        scope["leave_admission"] = leave = _once(partial(self._leave, client))
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            leave()
+
+    def _leave(self, client: str) -> None:
+        self.total -= 1
+        self.here[client] -= 1
+        if not self.here[client]:
+            del self.here[client]
+        self._answered, self._least, now = self._answered + 1, min(self._least, self.total), perf_counter()
+        if now - self._began >= RATE_SECONDS:
+            if self._least >= BUSY // 2:
+                self.rate += 0.3 * (self._answered / (now - self._began) - self.rate)
+            self._began, self._answered, self._least = now, 0, self.total
+
+
+def _once(function: Callable[[], None]) -> Callable[[], None]:
+    left = [function]
+    return lambda: left.pop()() if left else None
 
 
 class HeadRequests:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
@@ -74,6 +74,8 @@ async def invalid(request: Request, error: RequestValidationError) -> Response:
 
 async def plain(request: Request, error: HTTPException) -> Response:
     """Errors of the framework: unknown path, wrong method, body too large."""
+    if isinstance(error.__cause__, ClientDisconnect):  # the framework takes it for an unreadable body
+        raise error.__cause__
     kind = BY_STATUS.get(error.status_code, errors.Internal if error.status_code >= 500 else InvalidRequest)
     headers, remedy = dict(error.headers or {}), None
     detail = f"{HTTPStatus(error.status_code).phrase}."

@@ -83,6 +83,7 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
     most = options.call_timeout_seconds
     if task.seconds > SLICE_SECONDS:
         most = max(most, options.slow_call_timeout_seconds)
+        request.scope.get("leave_admission", int)()  # it has a queue of its own
     most = min(most, math.inf if prefer.wait is None else prefer.wait)
     require_time(task, most)
     call = Call(
