@@ -38,7 +38,7 @@ class Logs:
     def follow(self, name: str, stream: IO[bytes]) -> None:
         """Copies `stream` line by line until it ends; a closed terminal does not stop the file."""
         handler = LogFile(self.path(name), maxBytes=FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8", delay=True)
-        with contextlib.closing(handler), stream:
+        with stream, contextlib.suppress(OSError), contextlib.closing(handler):
             for raw in stream:
                 line = raw.decode("utf-8", "replace").rstrip()
                 handler.emit(logging.makeLogRecord({"msg": line}))

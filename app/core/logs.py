@@ -1,18 +1,40 @@
 """Logs of every process: one event per line on stderr, plain or JSON. Never local variables, URLs or bodies."""
 
+import contextlib
 import logging
 import sys
+from typing import TextIO
 
 import structlog
 
 from app.core.settings import settings
 
 
+class Lossy:
+    """A stream that drops what cannot be written, as on a full disk or a closed pipe."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return self.stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
 def configure(stream=None) -> None:
     """Sets up structlog and the standard library's logging the same way."""
     options = settings()
     level = logging.getLevelNamesMapping().get(options.log_level.upper(), logging.INFO)
-    stream = stream or sys.stderr
+    stream = Lossy(stream or sys.stderr)
+    logging.raiseExceptions = False  # a line that cannot be written is lost without a traceback
     shared = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
