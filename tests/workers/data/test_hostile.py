@@ -12,8 +12,10 @@ import pytest
 
 from app.core.errors import InvalidDataset
 from app.core.settings import settings
+from tests.workers.codecs.test_codecs import raw_png
 from tests.workers.codecs.test_fuzz import damaged
 from tests.workers.pictures import npz_file, pixels, png, read, zip_file
+from workers import codecs
 
 pytestmark = pytest.mark.usefixtures("storage")
 
@@ -157,3 +159,17 @@ def test_damaged_archives_are_refused_or_read(tmp_path, kind):
             assert error.detail.endswith((".", "}"))
         assert time.perf_counter() - started < 5
     assert 0 < read_some < 400
+
+
+def test_pixels_are_counted_before_they_are_decoded(tmp_path, monkeypatch):
+    """By what they cost: sixteen bits count several times, and the limit holds for all images together."""
+    decoded = []
+    monkeypatch.setattr("workers.codecs.decode", lambda *arguments, **options: decoded.append(1) or pixels(1))
+    deep = raw_png(1000, 1000, 16, 6, b"")
+    file = zip_file(tmp_path / "a.zip", {f"{index}.png": deep for index in range(20)})
+    limit = 5 * codecs.read_header(deep).cost
+    assert limit > 5 * 1000 * 1000
+    monkeypatch.setattr("workers.data.zip_rows.MAX_PIXELS", limit)
+    with pytest.raises(InvalidDataset, match=f"more than {limit:,} pixels"):
+        read(file)
+    assert len(decoded) == 5
