@@ -32,6 +32,8 @@ ACCEPTED = "Send PNG, JPEG or WebP."
 PIXEL_NANOSECONDS = 20
 CHUNK, PLAIN_IMAGE, IMAGE = 3_000, 10_000, 40_000
 TRANSPARENT, PROFILE, TURNED = 5, 20, 6
+IN_PROCESS_PIXELS = 1_000_000
+"""Images of a call that cost more pixels than this together (20 ms) are decoded in a process of their own."""
 MAX_JPEG_SCANS = 100
 """Each scan of a progressive JPEG covers the whole image: a small file with many scans would take hours."""
 MAX_JPEG_SEGMENTS = 1_000

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from app.core.errors import InvalidImage, InvalidRequest, UnsupportedOperation, from_problem
-from app.core.images import Header, from_base64
+from app.core.images import IN_PROCESS_PIXELS, Header, from_base64
 from app.core.settings import settings
 from models import deadline
 from models.family import Family
@@ -18,8 +18,6 @@ from workers.inference.batching import LoadedModel
 from workers.sandbox.room import Broken, NeedsMemory, Raised, Room
 
 P = TypeVar("P", bound=BaseModel)
-IN_PROCESS = 1_000_000
-"""Images of a call that cost more pixels than this together (20 ms) are decoded in a room."""
 FILES = ("png", "webp")
 """Encodings that give one file per image."""
 ToEncode = tuple[Result, str, bool]
@@ -53,9 +51,8 @@ def read_plane(text: str, field: str) -> torch.Tensor:
     data = from_base64(text, field)
     try:
         header = codecs.read_header(data)
-        mask = (
-            decode_sealed("decode_mask", data, header=header) if header.cost > IN_PROCESS else codecs.decode_mask(data)
-        )
+        costly = header.cost > IN_PROCESS_PIXELS
+        mask = decode_sealed("decode_mask", data, header=header) if costly else codecs.decode_mask(data)
     except InvalidImage as error:
         error.field = field
         raise
@@ -111,7 +108,7 @@ def decode_images(
 def read_headers(images: list[bytes], pixels: int | None) -> tuple[list[Header], bool]:
     """The headers of the images of a call, and whether the images are decoded in a room."""
     headers = codecs.read_headers(images, pixels or settings().call_pixels)
-    return headers, sum(header.cost for header in headers) > IN_PROCESS
+    return headers, sum(header.cost for header in headers) > IN_PROCESS_PIXELS
 
 
 def decode_sealed(function: str, *arguments: Any, header: Header, **options: Any) -> np.ndarray:

@@ -73,7 +73,7 @@ async def apply(
     answer = await submit(
         request,
         Call(row["digest"], "apply_perturbation", params, images=sent.images, encoding=form.encoding,
-             grid=form.grid, deadline=deadline, weight=sent.rows)
+             grid=form.grid, deadline=deadline, weight=sent.rows, decode_pixels=sent.decode_pixels)
     )  # fmt: skip
     answer.facts["perturbation"] = row["name"]
     of = (victim.name, victim.digest) if victim else (row["facts"]["model"], row["model_digest"])

@@ -97,6 +97,7 @@ async def compute(request: Request, task: Task, prefer: Preferences, headers: di
         deadline=time.monotonic() + most,
         weight=task.weight,
         price=task.seconds,
+        decode_pixels=task.inputs.decode_pixels,
     )
     answer = await ask(request, task, call)
     answer.timings["total"] = (time.perf_counter() - start) * 1000

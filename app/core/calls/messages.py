@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 
 from app.core.errors import AnamorphError, from_problem
+from app.core.images import IN_PROCESS_PIXELS
 
 QUEUE = "infer"
 GONE = "calls:gone"
@@ -34,7 +35,7 @@ class Call:
 
     `deadline` is in seconds of this process's monotonic clock; the seconds that are left then travel, so that the
     clocks of machines need not agree. `weight`: number of images of the answer. `tenant`: digest of the tenant, for
-    fairness only. `price`: predicted seconds of compute.
+    fairness only. `price`: predicted seconds of compute. `decode_pixels`: cost of decoding (app/core/images.py).
     """
 
     model: str
@@ -48,10 +49,11 @@ class Call:
     weight: int = 1
     tenant: str = ""
     price: float = 0.0
+    decode_pixels: int = 0
 
     @property
     def slow(self) -> bool:
-        return self.price > SLICE_SECONDS
+        return self.price > SLICE_SECONDS or self.decode_pixels > IN_PROCESS_PIXELS
 
 
 @dataclass(slots=True)

@@ -95,3 +95,9 @@ async def test_small_images_cost_little(client):
     assert inputs.count_pixels(sent, settings().call_pixels) < 500_000
     answer = await client.post("/v1/models/v/denoise", json={"image": "https://example.org/x.png"})
     assert answer.status_code == 422 and answer.json()["detail"] == "URLs are not fetched."
+
+
+async def test_a_call_whose_images_are_costly_holds_up_no_others(client, lane):
+    for data in (png(), head(2000)):
+        await client.post("/v1/models/v/denoise", content=data, headers={"Content-Type": "image/png"})
+    assert [call.slow for call in lane.seen] == [False, True]

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from app.core.errors import InvalidImage, TooLarge
+from app.core.images import IN_PROCESS_PIXELS
 from models import deadline
 from models.families.autoencoders.vae import VAE
 from models.operations.denoise import Denoise
@@ -41,7 +42,7 @@ def sealed(monkeypatch) -> list[str]:
 
 
 def test_a_costly_image_is_decoded_in_a_room_to_the_same_pixels(photo, sealed):
-    assert codecs.read_header(photo).cost > tensors.IN_PROCESS
+    assert codecs.read_header(photo).cost > IN_PROCESS_PIXELS
     there = decode_images(SIZE, [photo, photo], resize=True)
     assert sealed == ["decode_for"] * 2
     assert (there == codecs.decode_batch(SIZE, [photo, photo], resize=True)).all()
