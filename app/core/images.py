@@ -10,6 +10,7 @@ with Pillow 13, in nanoseconds per pixel of the image and per byte of the file:
     JPEG, progressive                    1.8 for each component, .75 for each scan      30 (arithmetic coding: 60)
     WebP, lossy                          6                                              50
     WebP, lossless                       6                                              8
+    all but plain PNG                    8 more to convert it
     with transparency                    5 more (lossy WebP: 11)
     with a colour profile                20 more
     turned by its orientation            6 more
@@ -31,7 +32,7 @@ from app.core.settings import settings
 ACCEPTED = "Send PNG, JPEG or WebP."
 PIXEL_NANOSECONDS = 20
 CHUNK, PLAIN_IMAGE, IMAGE = 3_000, 10_000, 40_000
-TRANSPARENT, PROFILE, TURNED = 5, 20, 6
+CONVERSION, TRANSPARENT, PROFILE, TURNED = 8, 5, 20, 6
 IN_PROCESS_PIXELS = 1_000_000
 """Images of a call that cost more pixels than this together (20 ms) are decoded in a process of their own."""
 MAX_JPEG_SCANS = 100
@@ -197,7 +198,7 @@ def _png(data: bytes) -> Header | None:
     if depth == 8 and colour in (0, 2) and interlace == 0 and harmless:
         costs = costs_of(width * height, stored, len(data), 8, count * CHUNK + PLAIN_IMAGE)
         return Header("PNG", height, width, colour == 0, depth, 3 if colour else 1, *costs)
-    weight = 3.5 * stored
+    weight = 3.5 * stored + CONVERSION
     weight += TRANSPARENT * (colour in (4, 6) or b"tRNS" in kinds) + PROFILE * (b"iCCP" in kinds)
     weight += TURNED * (b"eXIf" in kinds)
     costs = costs_of(width * height, weight, len(data), 8, count * CHUNK + IMAGE)
@@ -238,7 +239,7 @@ def _jpeg(data: bytes) -> Header | None:
             f"The JPEG has more than {MAX_JPEG_SCANS} scans.", remedy="Re-save it as a baseline JPEG or a PNG."
         )
     kind, height, width, components = frame
-    weight = 1.8 * components + PROFILE * profile + TURNED * exif
+    weight = 1.8 * components + CONVERSION + PROFILE * profile + TURNED * exif
     byte, fixed = 8, IMAGE
     if kind not in (0xC0, 0xC1):  # progressive, or with arithmetic coding
         byte, fixed = 30 if kind < 0xC8 else 60, fixed + int(0.75 * scans * width * height)
@@ -261,7 +262,7 @@ def _webp(data: bytes) -> Header | None:
     else:
         return None
     lossless = kind == b"VP8L"
-    weight = 6 + bool(extended & 0x10) * (TRANSPARENT if lossless else 11)
+    weight = 6 + CONVERSION + bool(extended & 0x10) * (TRANSPARENT if lossless else 11)
     weight += PROFILE * bool(extended & 0x20) + TURNED * bool(extended & 0x08)
     costs = costs_of(width * height, weight, len(data), 8 if lossless else 50, count * CHUNK + IMAGE)
     return Header("WEBP", height, width, False, 8, 0, *costs)

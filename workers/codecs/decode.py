@@ -41,7 +41,9 @@ def decode(
     header = header or read_header(data)
     pixels = _fast(data, header) if header.plain_channels else None
     if pixels is None:
-        pixels = _with_pillow(data, header, lambda image: flatten(image, header, background, least_side), frames)
+        pixels = _with_pillow(
+            data, header, lambda image: flatten(image, header, background, least_side, channels), frames
+        )
     return pixels if channels in (None, len(pixels)) else with_channels(pixels, channels)
 
 

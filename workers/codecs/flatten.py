@@ -29,8 +29,10 @@ UPRIGHT = {
 }
 
 
-def flatten(image: Image.Image, header: Header, background: tuple[int, int, int], least_side: int | None) -> np.ndarray:
-    """uint8 (C, H, W): upright, in sRGB, over the background; gray images have one channel."""
+def flatten(
+    image: Image.Image, header: Header, background: tuple[int, int, int], least_side: int | None, channels: int | None
+) -> np.ndarray:
+    """uint8 (C, H, W): upright, in sRGB, over the background; gray images, and all where `channels` is 1, have one."""
     if least_side and header.format == "JPEG":
         image.draft(None, (least_side, least_side))
     image.load()
@@ -44,8 +46,9 @@ def flatten(image: Image.Image, header: Header, background: tuple[int, int, int]
     if image.has_transparency_data:
         backdrop = Image.new("RGBA", image.size, (*background, 255))
         image = Image.alpha_composite(backdrop, image.convert("RGBA"))
+    gray = gray or (channels == 1 and image.mode in ("RGB", "RGBA"))  # equal to `with_channels`, and faster
     pixels = np.asarray(image.convert("L" if gray else "RGB"))
-    if gray:
+    if pixels.ndim == 2:
         return pixels[None]
     pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     # gray images are often saved with a palette of grays
