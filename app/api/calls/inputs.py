@@ -47,7 +47,7 @@ class Inputs:
     """Encoded images or latents, and the parameters in the body: `params` of JSON, `texts` of a form.
 
     `several`: the client sent a list, so the answer is a list. `names`: of the files of a zip, without suffix.
-    `decode_pixels`: the CPU time of decoding all images (see app/core/images.py).
+    `pixels` have all images together; `decode_pixels` is the CPU time of decoding them (see app/core/images.py).
     """
 
     images: list[bytes] | None = None
@@ -57,6 +57,7 @@ class Inputs:
     names: list[str] | None = None
     params: dict[str, Any] = field(default_factory=dict)
     texts: dict[str, Any] = field(default_factory=dict)
+    pixels: int = 0
     decode_pixels: int = 0
 
 
@@ -77,9 +78,9 @@ async def read(request: Request, takes: str, most: int, *, as_job: bool = False)
         _check_kind(sent, takes)
     pixels = settings().job_pixels if as_job else settings().call_pixels
     if sent.images and sum(map(len, sent.images)) > LARGE:
-        sent.decode_pixels = await run_sync(count_pixels, sent, pixels)
+        await run_sync(count_pixels, sent, pixels)
     else:
-        sent.decode_pixels = count_pixels(sent, pixels)
+        count_pixels(sent, pixels)
     return sent
 
 
@@ -181,20 +182,21 @@ def _check_kind(sent: Inputs, takes: str) -> None:
         raise InvalidRequest(f"This operation takes {allowed}; you sent {kind}.", field=kind)
 
 
-def count_pixels(sent: Inputs, most: int) -> int:
-    """What decoding all images costs, also those that are parameters. Raises TooLarge for more than `most` pixels,
-    InvalidImage for an image whose header is invalid."""
+def count_pixels(sent: Inputs, most: int) -> None:
+    """Sets the pixels of all images and what decoding them costs, also of those that are parameters. Raises TooLarge
+    for a cost of more than `most` pixels, InvalidImage for an image whose header is invalid."""
     for index, image in enumerate(sent.images or ()):
         check_image(image, f"images/{index}")
     images = sent.images or []
-    cost, count = sum(header.cost for header in read_headers(images, most)), len(images)
+    headers = read_headers(images, most)
+    cost, count = sum(header.cost for header in headers), len(images)
     for name, value in (sent.params | sent.texts).items():
         if isinstance(value, str) and PNG_TEXT.match(value):
             count += 1
             cost += _plane_cost(value, name[:80])
             if cost > most:
                 raise too_costly(cost, most, count, count)
-    return cost
+    sent.pixels, sent.decode_pixels = sum(header.height * header.width for header in headers), cost
 
 
 def _plane_cost(text: str, name: str) -> int:

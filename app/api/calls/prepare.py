@@ -25,6 +25,7 @@ from app.core.catalog.coerce import coerce
 from app.core.catalog.describe import Schema
 from app.core.catalog.describe import sent as sent_value
 from app.core.errors import AnamorphError, InvalidRequest, NotFound, TooLong, UnsupportedOperation
+from app.core.images import PIXEL_NANOSECONDS
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store import models as model_rows
@@ -37,12 +38,10 @@ FRESH_SECONDS, USABLE_SECONDS = 0.5, 1.0
 MAX_ENTRIES = 10_000
 DOUBT = 8
 """A guess of the seconds that rests on no measurement refuses nothing that is this much too long."""
-DECODE_SECONDS = 2e-8
-"""CPU time of decoding in units of `Inputs.decode_pixels`."""
 CALL_NUMBERS = 16_000_000
 """Numbers of images of a dataset that a call measures at most (workers/store/measurement_cache.py)."""
-TILES, TILE_PIXELS = 2.6, 2500
-"""Tiles for each area of a model's image, with their overlap; `decode_pixels` of an image of no size."""
+TILES = 2.6
+"""Tiles for each area of a model's image, with their overlap."""
 SEED_BITS = 31
 JOB_IMAGES = 10_000
 """Maximum images of a call that is made a job."""
@@ -148,7 +147,6 @@ async def prepare(
         names=sent.names,
         lasting=request.method == "GET",
     )
-    decode_pixels = getattr(sent, "decode_pixels", 0)
     about = {"inputs": max(1, sent.rows), "tiles": 1} | model.about
     if entry.get("dataset") or entry.get("report"):
         exact, images = await references.exact(entry, principal.tenant, model, params)
@@ -156,12 +154,12 @@ async def prepare(
         most = math.inf if prefer.respond_async else CALL_NUMBERS // about["pixels"]
         about["dataset"] = min(about["dataset"] if images is None else images, most)
     if entry["any_size"] and not params.get("resize") and sent.rows:
-        area = max(0, decode_pixels / sent.rows - TILE_PIXELS)
-        about["tiles"] = max(1, math.ceil(TILES * area / about["pixels"]))
+        area = sent.pixels / sent.rows / about["pixels"]
+        about["tiles"] = 1 if area <= 1 else math.ceil(TILES * area)
     passes = cost.of_operation(entries, operation, params, about, count)
     key = rate_key(model, operation, passes, params)
     seconds, measured = request.app.state.rates.predict(key, passes, about["pixels"], about["parameters"])
-    seconds += DECODE_SECONDS * decode_pixels
+    seconds += PIXEL_NANOSECONDS * 1e-9 * sent.decode_pixels
     return Task(principal, model, operation, params, sent, response, count, texts | values, random_seed, passes,
                 seconds, measured)  # fmt: skip
 
