@@ -106,7 +106,9 @@ class Room:
                 self._exchange(child, self.first[0], self.first[1:], until)
             self._ready = True
             return self._exchange(child, function, arguments, until)
-        except Late:
+        except Late as error:
+            if error.detail:  # of the caller's own check
+                raise
             raise Late(
                 f"The computation did not end within {allowed:.3g} s.",
                 remedy="Use a network or a file that needs less time.",
@@ -273,7 +275,7 @@ def _end(children: list[Future[Child]]) -> None:
 def _check(until: float) -> None:
     """Raises Late after `until` (monotonic seconds), and what `models.deadline.check` raises if the caller has one."""
     if time.monotonic() > until:
-        raise Late("The sealed process is busy.", retry_after=1)
+        raise Late
     if deadline := sys.modules.get("models.deadline"):  # who sets one has imported it, and torch with it
         deadline.check()
 
@@ -293,7 +295,7 @@ def _needs_memory(limit: int) -> NeedsMemory:
 
 def _broken(status: int | None, limit: int) -> Exception:
     if status == -signal.SIGXCPU:
-        return Late("The computation used too much CPU time.")
+        return Late()
     if status == -signal.SIGKILL:
         return OutOfMemory("The system ended the sealed process, probably for lack of memory.", retry_after=5)
     if status == -signal.SIGABRT:  # C++ libraries abort when they cannot allocate

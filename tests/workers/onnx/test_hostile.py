@@ -17,9 +17,11 @@ from models.imported.work_limit import TooMuchWork, WorkLimit
 from tests.workers.onnx import graphs
 from tests.workers.onnx.test_importer import network
 from tests.workers.sandbox.test_room import fields_of, linux
+from workers.jobs.kinds.import_model import republish, within
 from workers.onnx.files import runtime
 from workers.onnx.importer import from_onnx
 from workers.sandbox.room import NeedsMemory, Raised, Room
+from workers.store.models import card_digest, pack
 
 SECRET = b"sixteen letters."
 
@@ -201,3 +203,27 @@ def test_a_white_box_that_would_take_any_memory_is_a_black_box():
     file.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 64
     model, _, found = from_onnx(file.SerializeToString(), graphs.CARD)
     assert model.name == "opaque_classifier" and "GiB at the operator cat" in found["warnings"][0]
+
+
+def test_a_card_made_by_hand_brings_no_unchecked_file(place, decoy):
+    """A foreign file in the form in which this software exports its models: anybody can compute such a digest."""
+    content = graphs.initializer_in_a_branch().SerializeToString()
+    weights = pack({"file": torch.frombuffer(bytearray(content), dtype=torch.uint8)})
+    data = {"layout": "labelled", **graphs.CARD, "classes": [str(label) for label in range(16)], "columns": {}}
+    card = {"engine": 1, "family": "opaque_classifier", "name": "mine", "config": {}, "data": data}
+    card["digest"] = card_digest(weights, card)
+    with pytest.raises(InvalidRequest, match="in a second file"):
+        republish(weights, card, "mine")
+
+
+def test_an_import_that_takes_too_long_or_is_canceled_ends_at_once():
+    class Stop(Exception):
+        pass
+
+    def stop():
+        raise Stop
+
+    with deadline.checking(within(1, lambda: None)), pytest.raises(InvalidRequest, match="did not end within 1 s"):
+        from_onnx(graphs.endless().SerializeToString(), graphs.CARD)
+    with deadline.checking(within(60, stop)), pytest.raises(Stop):
+        from_onnx(graphs.endless().SerializeToString(), graphs.CARD)

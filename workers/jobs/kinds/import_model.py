@@ -141,6 +141,7 @@ def require_bounded_parts(model: Family) -> None:
     for part in model.modules():
         if isinstance(part, Opaque):
             part.run_file = runtime(part.content)
+            part.run_file.read()
             runtime_outputs(part, {"single": part.config.single}, torch.rand((1, *part.data.shape)))
         elif isinstance(part, Graph):
             require_bounded(part)
