@@ -42,6 +42,12 @@ def uninterrupted():
     return checking(None)
 
 
+def resume() -> None:
+    """Waits, in a `paused()` section, until this computation may use the device again."""
+    if (take := getattr(CHECK.get(), "take", None)) is not None:
+        take()
+
+
 @contextmanager
 def paused() -> Iterator[None]:
     """Lets other computations run inside: for waiting, and for long work that uses neither model nor device."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from models import registry
+from models import deadline, registry
 from models.attacks.core.rng import RowRNG
 from models.capabilities import Classifies, DetectsAdversarial
 from models.defences.detector import Detector
@@ -216,6 +216,7 @@ STRIDE = 1_000_003
 
 
 def _log_softmax_behind(network, stages: nn.ModuleList, images: Tensor, seeds: Tensor) -> Tensor:
+    deadline.check()
     for stage in stages:
         images = stage(images, RowRNG(seeds))
     return network(images).log_softmax(1)

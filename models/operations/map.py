@@ -6,6 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models import deadline
 from models.capabilities import Decodes, Encodes, takes_labels
 from models.evaluation import embedding
 from models.evaluation.dataset_view import Selection, Split
@@ -93,7 +94,7 @@ class Map(Operation):
         }
         if params.embedding != "none":
             key = f"{params.embedding}-{params.split}-{len(selection)}"
-            embedded = self.view.cache(key, 0, lambda: embedding.embed(params.embedding, codes))
+            embedded = self.view.cache(key, 0, lambda: embed(params.embedding, codes))
             facts["embedding"] = embedded_map(params.embedding, embedded, images, labels)
         sheets = {"sprites": tiled(thumbnails(images, params.thumbnail))}
         if params.atlas:
@@ -110,6 +111,12 @@ class Map(Operation):
         if labels is None or self.view.data.classes != model.data.classes:
             raise InputError("This model is conditional, and the dataset lacks its classes: send a label.", "label")
         return {"labels": labels[nearest(latents, codes)[1][:, 0]]}
+
+
+def embed(method: str, codes: Tensor) -> Tensor:
+    """Takes seconds, and neither the model nor its device."""
+    with deadline.paused():
+        return embedding.embed(method, codes)
 
 
 def ticks(column: Tensor, count: int) -> Tensor:

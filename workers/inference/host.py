@@ -75,8 +75,8 @@ class Host:
             turn.members = [call]
             try:
                 if call["operation"] in MODEL_FREE_CALLS:
-                    turn.take()
-                    outcomes[index] = {"answer": MODEL_FREE_CALLS[call["operation"]](call, self.models)}
+                    with turn.paused():  # most use no model; those that do take the turn again
+                        outcomes[index] = {"answer": MODEL_FREE_CALLS[call["operation"]](call, self.models)}
                 else:
                     prepared.append(self._prepare(index, call))
             except Exception as error:

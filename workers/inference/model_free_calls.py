@@ -10,6 +10,7 @@ from app.core.errors import InvalidRequest, NotFound, UnsupportedOperation
 from app.core.store import integrity
 from app.core.store import perturbations as rows
 from app.core.store.database import reading
+from models import deadline
 from models.operations.classify import Classify
 from models.registry import families
 from models.types import DataSpec
@@ -110,6 +111,7 @@ def add_predictions(loaded: LoadedModel, before: np.ndarray, after: np.ndarray, 
             remedy="Use a model for images of that size.",
         )
     operation, params = Classify(), Classify.Params()
+    deadline.resume()
     for name, images in {"clean": before, "perturbed": after}.items():
         inputs = operation.rows(loaded.model, codecs.to_tensor(images), params)
         (outputs,) = compute(loaded, operation, params, [inputs])

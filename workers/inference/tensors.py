@@ -115,7 +115,8 @@ def decode_sealed(function: str, *arguments: Any, header: Header, **options: Any
     """What `workers.codecs` would return. Raises InvalidImage also where the image breaks the decoder."""
     deadline.check()
     try:
-        answer = decoders().call("run", function, list(arguments), list(header), options)
+        with deadline.paused():  # another process decodes
+            answer = decoders().call("run", function, list(arguments), list(header), options)
     except (Broken, NeedsMemory, Raised) as error:
         raise InvalidImage(
             f"The {header.format} image cannot be decoded. {error.detail}",
@@ -160,6 +161,7 @@ def encode_together(results: list[ToEncode]) -> dict[int, list[bytes]]:
             if result.images is not None and its_encoding == encoding and not grid:
                 shapes.setdefault(result.images.shape[1:], []).append(index)
         for indices in shapes.values():
+            deadline.check()
             files = iter(codecs.encode(torch.cat([results[index][0].images for index in indices]), encoding))
             files_of |= {index: [next(files) for _ in results[index][0].images] for index in indices}
     return files_of

@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from models import deadline
 from models.attacks.core.rng import RowRNG
 from models.defences import stage as core
 
@@ -27,6 +28,7 @@ class TotalVariation(core.Defence):
     def apply_to(self, images: Tensor, rng: RowRNG) -> Tensor:
         dual = torch.zeros(2, *images.shape, dtype=images.dtype, device=images.device)
         for _ in range(self.config.steps):
+            deadline.check()
             # g = grad(div p - x / weight), p <- (p + tau g) / (1 + tau |g|)
             g = gradient(divergence(dual) - images / self.config.weight)
             size = (g.square().sum(0) + 1e-12).sqrt()  # sqrt has no gradient at 0
