@@ -11,10 +11,12 @@ from typing import Any
 import structlog
 
 from app.core.calls.client import CallClient
+from app.core.calls.messages import LIVE_SECONDS
 
 SECONDS = 1.0
 EMPTY_SECONDS = 3.0
 """A broker that was just lost may have started empty; workers write their keys each second."""
+REPLACED_SECONDS = LIVE_SECONDS + 5
 log = structlog.get_logger(__name__)
 
 
@@ -25,6 +27,8 @@ class WorkerWatch:
         self.calls = calls
         self.workers: dict[str, dict[str, Any]] | None = None
         self._lost_at = -EMPTY_SECONDS
+        self._replaced: set[str] = set()
+        self._replaced_at = 0.0
         self._task: asyncio.Task | None = None
         self._over = asyncio.Event()
 
@@ -47,9 +51,14 @@ class WorkerWatch:
             return
         before, self.workers = self.workers, live
         self.calls.has_workers = bool(live)
-        if before is not None and live and live.keys() != before.keys():
-            log.info("watch.workers_changed", before=len(before), after=len(live))
-            await self.calls.recover()
+        if before is None or not live or live.keys() == before.keys():
+            return
+        log.info("watch.workers_changed", before=len(before), after=len(live))
+        if live.keys() - before.keys():
+            self._replaced, self._replaced_at = set(before), now
+        elif before.keys() - live.keys() <= self._replaced and now < self._replaced_at + REPLACED_SECONDS:
+            return  # the key of a dead worker outlives its replacement's start, when its calls were sent again
+        await self.calls.recover()
 
     @property
     def state(self) -> str:

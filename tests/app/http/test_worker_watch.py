@@ -34,6 +34,18 @@ async def test_calls_are_sent_again_once_a_new_worker_is_there():
     assert lane.recovered == 1
 
 
+async def test_the_key_of_a_replaced_worker_that_ends_is_no_second_loss(monkeypatch):
+    watch = WorkerWatch(lane := Lane())
+    await look(watch, "dead")
+    await look(watch, "dead", "new")
+    await look(watch, "new")
+    assert lane.recovered == 1
+    await look(watch, "new", "other")
+    monkeypatch.setattr(worker_watch, "REPLACED_SECONDS", 0)
+    await look(watch, "new")
+    assert lane.recovered == 3
+
+
 async def test_calls_are_told_whether_an_inference_worker_lives():
     watch = WorkerWatch(lane := Lane())
     assert lane.has_workers, "before the first look nothing is known"
