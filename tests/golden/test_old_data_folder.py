@@ -7,6 +7,9 @@ that was running when its service stopped.
 
 import json
 import lzma
+import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,17 +28,26 @@ FOLDER = Path(__file__).parent
 OLD = json.loads(lzma.decompress((FOLDER / "data-0.1.json.xz").read_bytes()))
 
 
-@pytest.fixture
-def client(tmp_path) -> Iterator[httpx.Client]:
+@pytest.fixture(params=["as it is", pytest.param("restored from its backup", marks=pytest.mark.long)])
+def client(request, tmp_path) -> Iterator[httpx.Client]:
     with tarfile.open(FOLDER / "data-0.1.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     data = tmp_path / "anamorph-data"
+    if request.param != "as it is":
+        anamorph("backup", tmp_path / "backup", "--data", data)
+        data = tmp_path / "restored"
+        anamorph("restore", tmp_path / "backup", "--data", data)
     process = start_service(data, **old_data.ENVIRONMENT)
     try:
         with httpx.Client(base_url=ready_service(data, process)["url"], timeout=60) as client:
             yield client
     finally:
         end(process)
+
+
+def anamorph(*words: str | Path) -> None:
+    command = [sys.executable, "-m", "app.cli", *map(str, words)]
+    subprocess.run(command, env=os.environ | {"PYTHONPATH": str(FOLDER.parents[1])}, check=True, timeout=300)
 
 
 @pytest.mark.timeout(600)
