@@ -201,8 +201,8 @@ def test_what_is_no_http_is_a_problem_too(front):
 def test_half_open_connections_give_way_to_new_ones(front):
     service = front(max_connections=8)
     half = [service.connect(HALF) for _ in range(30)]
-    until(lambda: service.open == 8)
-    assert sum(closed(connection) for connection in half) == 22
+    until(lambda: sum(closed(connection) for connection in half) == 22)
+    assert service.open == 8
     assert service.ask(GET)[0] == 200
 
 
