@@ -20,12 +20,18 @@ RENAMED = {
 ATTRIBUTES = {"shows", "counts", "facts_first", "passes_on", "picture_param", "multiplies", "json_first"}
 """Members of entries that no client reads, free to be renamed."""
 TEXTS = {"summary", "description", "lecture", "title"}
+DEARER = {"adversarial_detection", "defences", "smoothing", "transfer"}
+"""Reports that look at their images once more, to leave out those for which the model's output is not finite."""
 SETS = {"capabilities", "needs", "victims", "operations"}
 
 
 def test_the_catalog_says_what_it_said_less_texts_and_renamed_capabilities():
     old = json.loads(lzma.decompress((FOLDER / "catalog.json.xz").read_bytes()))
-    assert not list(lost(bare(old), bare(catalog())))
+    new = catalog()
+    for entries in (old, new):
+        for name in DEARER:
+            del entries["reports"][name]["price"]["forwards"]
+    assert not list(lost(bare(old), bare(new)))
 
 
 def test_every_http_operation_is_still_there_with_its_parameters_and_statuses():

@@ -156,18 +156,17 @@ class Operation(ABC):
 
         Raises InputError, with the number of rows, if outputs are not finite: no answer is made from them.
         """
-        numbers = [tensor for tensor in outputs.values() if tensor.is_floating_point()]
-        if self.checks_finite and numbers:
+        numbers = [tensor for tensor in outputs.values() if self.checks_finite and tensor.is_floating_point()]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in numbers):
             finite = torch.stack([finite_rows(tensor) for tensor in numbers]).all(0)
-            if not bool(finite.all()):
-                first = int((~finite).nonzero()[0])
-                raise InputError(
-                    f"The model's output is not finite for {int((~finite).sum())} of {len(finite)} inputs; the first "
-                    f"is number {first}.",
-                    field="model",
-                    remedy="Leave these inputs out. If it happens often: lower the learning_rate and train again; for "
-                    "an imported model, check mean and std in its card.",
-                )
+            first = int((~finite).nonzero()[0])
+            raise InputError(
+                f"The model's output is not finite for {int((~finite).sum())} of {len(finite)} inputs; the first is "
+                f"number {first}.",
+                field="model",
+                remedy="Leave these inputs out. If it happens often: lower the learning_rate and train again; for an "
+                "imported model, check mean and std in its card.",
+            )
         return self.result(model, rows, outputs, params)
 
     @abstractmethod
