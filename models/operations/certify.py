@@ -78,7 +78,7 @@ class Certify(Operation):
             certain = index != ABSTAINED
             item = {"abstained": not certain, "label": model.data.classes[index] if certain else None}
             item |= {"index": index if certain else None, "radius_l2": radius if certain else 0.0}
-            item |= {"share": int(votes.max()) / params.n, "share_at_least": bound}
+            item |= {"share": float(votes.max() / params.n), "share_at_least": bound}
             items.append(item | {"not_finite": params.n - int(votes.sum())})
         facts = {"sigma": sigma, "n": params.n, "alpha": params.alpha, "seed": params.seed}
         return Result(facts=facts | {"items": items})

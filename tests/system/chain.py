@@ -1,7 +1,7 @@
 """A job of hashes in place of a training, for tests of a real worker: it starts without torch and lasts as told.
 
 `celery -A tests.system.chain worker` runs its jobs; `python -m tests.system.chain front STEPS SECONDS` orders one and
-rings; `python -m tests.system.chain JOB` is the process of a job.
+rings; `python -m tests.system.chain JOB` is the process of a job. Importing it replaces the runner of trainings.
 """
 
 import hashlib
@@ -20,19 +20,6 @@ from workers.jobs.slot import Slot
 from workers.main import celery as celery
 
 CHECKPOINT_STEPS = 4
-CELERY = [
-    "-m",
-    "celery",
-    "-A",
-    "tests.system.chain",
-    "worker",
-    "--pool=threads",
-    "-c",
-    "2",
-    "-Q",
-    ",".join(state.QUEUES),
-]
-QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"]
 
 Slot.command = (sys.executable, "-m", "tests.system.chain")
 RUNNERS["training"] = "tests.system.chain:run"

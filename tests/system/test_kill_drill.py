@@ -16,12 +16,16 @@ def drill(plan: Plan, url: str) -> Report:
 
 
 @pytest.mark.timeout(900)
-def test_jobs_survive_kills_of_everything(sqlite_url):
-    report = drill(Plan(recipes=1), sqlite_url)
-    assert not list(report.verdict.lines()) and not report.verdict.not_ended
-    assert report.verdict.counts["jobs"] == Plan.jobs
+def test_jobs_survive_kills_of_everything():
+    for seed in (1, 2, 3):  # kills that meet no job at work show nothing: then others
+        with tempfile.TemporaryDirectory() as folder:
+            report = drill(Plan(recipes=1, seed=seed), f"sqlite:///{folder}/drill.db")
+        assert not list(report.verdict.lines()) and not report.verdict.not_ended
+        assert report.verdict.counts["jobs"] == Plan.jobs
+        assert report.blows["processes that did not stop"] == 0
+        if report.verdict.counts["attempts"] > Plan.jobs:
+            break
     assert report.verdict.counts["attempts"] > Plan.jobs, "the kills interrupted too little to show anything"
-    assert report.blows["processes that did not stop"] == 0
 
 
 ZOMBIES = Plan(

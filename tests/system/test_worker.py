@@ -16,10 +16,12 @@ from app.core.jobs import workers as worker_rows
 from app.core.store.database import make_engine, reading
 from app.core.store.tables import jobs
 from tests.servers import Valkey
-from tests.system.chain import CELERY, QUIET
 from tests.system.processes import descendants, end, eventually
 
 ROOT = Path(__file__).parents[2]
+CELERY = ["-m", "celery", "-A", "tests.system.chain", "worker", "--pool=threads", "-c", "2"]
+QUEUES = ["-Q", ",".join(state.QUEUES)]
+QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "warning"]
 
 
 class House:
@@ -43,7 +45,7 @@ class House:
         return self.processes[-1]
 
     def start_worker(self) -> subprocess.Popen:
-        process = self.start(*CELERY, *QUIET)
+        process = self.start(*CELERY, *QUEUES, *QUIET)
         eventually(lambda: self.present(), 60)
         return process
 

@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from app.core.store import blobs, database, quizzes
 from app.core.store.database import reading
-from app.core.store.tables import quiz_answers
+from app.core.store.tables import datasets, quiz_answers
 from tests import tiny
 from tests.workers.served import MODELS, front, publish
 from workers.data import open_dataset
@@ -103,6 +103,8 @@ async def test_models_that_cannot_be_asked_about_say_why(gallery, digest):
             assert reply.json()["code"] == code, reply.text
     shown = [(await gallery.get(f"/v1/models/{name}")).json()["links"] for name in ("gan", "judge", "orphan")]
     assert ["quiz" in links for links in shown] == [True, False, False]
+    with database.transaction() as conn:
+        conn.execute(delete(datasets).where(datasets.c.digest == digest))
     blobs.delete_prefix(f"datasets/{digest}")
     reply = await gallery.get("/v1/models/gan/quiz")
     assert reply.status_code == 409 and "deleted" in reply.json()["detail"]

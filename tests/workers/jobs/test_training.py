@@ -4,14 +4,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, NotFound
 from app.core.jobs import events
 from app.core.jobs import state as jobs
 from app.core.store import blobs
 from app.core.store.database import reading, transaction
-from app.core.store.tables import model_names, models
+from app.core.store.tables import datasets, model_names, models
 from models.types import Diverged
 from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
@@ -293,6 +293,8 @@ def test_a_dataset_that_is_not_there_is_named():
 def test_resume_after_the_dataset_was_deleted_is_a_clear_error():
     digest, job_id = store_dataset(), accept(config=CONFIG)
     stop_at(job_id, 5)
+    with transaction() as conn:
+        conn.execute(delete(datasets).where(datasets.c.digest == digest))
     blobs.delete_prefix(f"datasets/{digest}")
     with pytest.raises(InvalidDataset, match="deleted, and this training cannot continue"):
         run_training(attempt(job_id))
