@@ -227,17 +227,14 @@ class Memory(threading.Thread):
 def prepare(url: str) -> None:
     with Client(url) as client:
         client.wait(client.ask("POST", "/v1/datasets?builtin=digits8").json()["id"])
-        bodies = [
-            {"family": family, "dataset": "digits8", "name": name, "config": SMALL} for name, family in MODELS.items()
-        ]
-        jobs = [client.send("POST", "/v1/trainings", json=body)["id"] for body in bodies]
-        for name, graph in (
-            (BLACK_BOX, graphs.endless_from_the_image()),
-            ("huge-image", graphs.huge_from_the_image(10**10)),
-        ):
-            jobs.append(send_onnx(client, name, graph.SerializeToString())["id"])
+        jobs = []
+        for name, family in MODELS.items():
+            body = {"family": family, "dataset": "digits8", "name": name, "config": SMALL}
+            jobs.append(client.ask("POST", "/v1/trainings", json=body).json()["id"])
+        jobs.append(send_onnx(client, BLACK_BOX, graphs.endless_from_the_image().SerializeToString())["id"])
+        jobs.append(send_onnx(client, HUGE, graphs.huge_from_the_image(10**10).SerializeToString())["id"])
         for job in jobs:
-            client.follow(job)
+            client.wait(job)
     guilty = Guilty(url)
     for _ in range(2):  # loads the models and measures what their passes cost
         guilty.images(png())
@@ -285,7 +282,7 @@ def measure(url: str, pid: int, only: list[str]) -> int:
     print("peak MiB:", dict(sorted(memory.peaks.items())))
     text = httpx.get(f"{url}/metrics", timeout=60).text
     counted = Counter()
-    for status, number in re.findall(r'request_duration_seconds_count\{[^}]*status="(\d+)"[^}]*\} ([0-9.]+)', text):
+    for status, number in re.findall(r'request_duration_seconds_count\{.*status="(\d+)".*\} ([0-9.e+]+)', text):
         counted[status] += int(float(number))
     print("answers of the service:", dict(sorted(counted.items())))
     faults += [f"neighbour got {status}" for status in neighbour.statuses if status != "200"]
