@@ -1,6 +1,7 @@
 """Outputs that are not finite never become a label, a radius, a rate or a vote: they are refused, or counted apart."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,10 +22,13 @@ from models.families.dense.detector import Detector
 from models.families.dense.segmenter import Segmenter
 from models.operations.certify import Certify
 from models.reports.core.base import Subject
+from models.reports.segmentation_attack import SegmentationAttack
 from models.training.loop import Training
 from models.types import DataError, DataSpec, InputError
+from tests.models.attacks.fields import Fields
 from tests.models.attacks.nets import CLASSES, Victim, cnn, digits
 from tests.models.families.classifiers.test_adversarial_training import small_digits
+from tests.models.reports.test_dense import segments
 from tests.models.reports.test_robustness import subject
 
 BRIGHT = 0.35
@@ -180,6 +184,29 @@ def test_report_leaves_images_without_finite_output_out_of_its_rates(report, ove
         assert 0.3 < result.facts["clean_accuracy"] < 1
     if report == "transfer":
         assert result.facts["random_signs"] < 0.5
+
+
+def test_pixels_of_an_image_without_finite_output_are_in_no_mean_iou(monkeypatch):
+    who, plain, params = segments(6), Fields.pixel_logits, SegmentationAttack.Params(attacks=["fgsm"], eps=["2/255"])
+    images = who.validation.columns["images"].astype(np.float32) / 255
+    limit = float(np.quantile(images.mean((1, 2, 3)), 0.5))
+    few = Columns({name: rows[images.mean((1, 2, 3)) <= limit] for name, rows in who.validation.columns.items()})
+
+    def broken(self, x):
+        return plain(self, x).where((x.mean((1, 2, 3)) <= limit)[:, None, None, None], torch.nan)
+
+    def clean_miou(subject: Subject) -> float:
+        walk = SegmentationAttack().run(subject, params, None)
+        with torch.no_grad():
+            while True:
+                try:
+                    next(walk)
+                except StopIteration as end:
+                    return end.value.facts["clean_miou"]
+
+    expected = clean_miou(replace(who, validation=few))
+    monkeypatch.setattr(Fields, "pixel_logits", broken)
+    assert clean_miou(who) == pytest.approx(expected)
 
 
 def test_report_on_a_model_that_is_never_finite_fails():

@@ -18,6 +18,7 @@ from models.attacks.core.logits import Clean
 from models.attacks.core.result import AttackResult
 from models.attacks.core.sweep import noise, shuffled
 from models.attacks.criteria.classification import Criterion
+from models.capabilities import finite_rows
 from models.family import Family
 from models.operations.core.victims import Victim, victim_of
 from models.registry import attacks
@@ -123,17 +124,17 @@ class DenseAttack(Report):
         """One batch under one attack, added to the tallies."""
         images, truth = batch["images"], self.truth(batch)
         if cell[0] == "clean":
-            tallies["attacked"].add(victim.seen(victim.outputs(model, images)), truth)
+            add_finite(tallies["attacked"], victim, victim.outputs(model, images), truth)
             return
         result, threat, seeds = self._attack(access, images, truth, cell, start, seed, params)
         cell_state["fooled"] += int((result.success | result.initially_wrong).sum())
         cell_state["queries"] += int(result.queries.sum())
-        tallies["attacked"].add(victim.seen(result.logits), truth)
+        add_finite(tallies["attacked"], victim, result.logits, truth)
         for name, control in (
             ("random_signs", noise(images, threat, seeds)),
             ("shuffled", shuffled(images, result.images, threat, seeds)),
         ):
-            tallies[name].add(victim.seen(victim.outputs(model, control)), truth)
+            add_finite(tallies[name], victim, victim.outputs(model, control), truth)
 
     def _attack(self, access, images, truth, cell, start, seed, params) -> tuple[AttackResult, Any, Tensor]:
         kind = attacks()[cell[0]]
@@ -202,6 +203,15 @@ class DenseAttack(Report):
             parts += [self.draw_predictions(model, result.images, victim.seen(result.logits)), change]
             sheets[name] = torch.cat([part.expand(-1, 3, -1, -1) for part in parts], 3).cpu()
         return sheets
+
+
+def add_finite(tally: Any, victim: Victim, outputs: Tensor, truth: Tensor) -> None:
+    """Adds the images (N) whose outputs are finite to a tally."""
+    finite = finite_rows(outputs)
+    if bool(finite.all()):
+        tally.add(victim.seen(outputs), truth)
+    else:
+        tally.add(victim.seen(outputs)[finite], truth[finite])
 
 
 def everywhere(subject: Subject, count: int) -> Tensor:
