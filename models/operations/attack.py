@@ -15,6 +15,7 @@ from models.attacks.core.logits import Clean, as_logits
 from models.attacks.core.result import AttackResult
 from models.attacks.core.sweep import epsilon_sweep, noise, shuffled
 from models.attacks.core.threat import check_eps
+from models.capabilities import finite_rows
 from models.family import Family
 from models.nn.boxes import LIMIT
 from models.operations.core.attack_facts import items, perturbation
@@ -223,7 +224,7 @@ class AttackOperation(Operation):
             if attack.access == "labels":  # the attacker sees no scores, but the result reports them
                 for name, images in {"clean": x, "adversarial": one.images}.items():
                     outputs = victim.outputs(model, images)
-                    found |= {name: victim.seen(outputs), "nonfinite": found["nonfinite"] | ~_finite(outputs)}
+                    found |= {name: victim.seen(outputs), "nonfinite": found["nonfinite"] | ~finite_rows(outputs)}
             if params.control:
                 size = threat.radius(x) if threat.bounded else one.distance
                 controls = {
@@ -287,10 +288,6 @@ def white_box(model: Family, victim: Victim) -> WhiteBox:
 def on_grid(norm: str, eps: float) -> float:
     """The largest eps that 8-bit pixels can use: for linf rounded down to a multiple of 1/255."""
     return int(eps * 255 + 1e-3) / 255 if norm == "linf" else eps
-
-
-def _finite(outputs: Tensor) -> Tensor:
-    return torch.isfinite(outputs).flatten(1).all(1)
 
 
 def _places(x: Tensor) -> Tensor:

@@ -24,6 +24,22 @@ HARMLESS = 0.0
 """A size at which nothing is turned, so that every step is spent."""
 
 
+def counting_backwards(meter, outputs: torch.Tensor) -> torch.Tensor:
+    """The outputs; `meter.backwards` grows by the rows for which a gradient goes back through them."""
+
+    class Passed(torch.autograd.Function):
+        @staticmethod
+        def forward(context, outputs):
+            return outputs.clone()
+
+        @staticmethod
+        def backward(context, slope):
+            meter.backwards += len(slope)
+            return slope
+
+    return Passed.apply(outputs)
+
+
 class Meter:
     """Images that go forwards through a function of a class, and backwards; copies of a model count as well."""
 
@@ -31,19 +47,9 @@ class Meter:
         self.forwards = self.backwards = 0
         plain, meter = getattr(kind, name), self
 
-        class Passed(torch.autograd.Function):
-            @staticmethod
-            def forward(context, outputs):
-                return outputs.clone()
-
-            @staticmethod
-            def backward(context, slope):
-                meter.backwards += len(slope)
-                return slope
-
         def counted(model, images):
             meter.forwards += len(images)
-            return Passed.apply(plain(model, images))
+            return counting_backwards(meter, plain(model, images))
 
         patch.setattr(kind, name, counted)
 
