@@ -14,7 +14,7 @@ The hooks of a training, in the order in which they are called:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,25 +26,42 @@ from models.data import Columns
 from models.diagnosis import Alarm, Inspection
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
+ENGINE = 2
+"""Version of published models and checkpoints; a reader refuses newer ones. See `Family.earlier_settings`."""
+Effort = Literal["lesson", "good", "full"]
+CPU_SECONDS = {"lesson": 75.0, "good": 900.0}
+"""Time for the updates of a training of that effort, on one core of the reference machine."""
+
 
 class Config(BaseModel):
     """Fields of every family. `Family.resolve_config` replaces None by a value that suits the dataset."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    effort: Effort | None = Field(
+        None,
+        description="Chooses the settings that are left out, such as the length and the size of the networks. lesson: "
+        "about two minutes on two cores; good: about twenty; full: as long as the quality gains. Default: lesson on a "
+        "CPU, good on a GPU.",
+    )
     images: int | None = Field(
-        None, ge=1, le=10**9, description="Training length in images. Default: epochs times the training images."
+        None, ge=1, le=10**9, description="Training length in images. Default: chosen from effort and dataset."
     )
     epochs: float | None = Field(
         None,
         gt=0,
         le=10**5,
-        description="Training length in epochs (instead of images). Default: from the dataset size.",
+        description="Training length in epochs (instead of images). Default: chosen from effort and dataset.",
     )
     batch_size: int | None = Field(
         None, ge=2, le=4096, description="Images per update. Default: chosen from the dataset size."
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Initial step size of the optimiser.")
+
+
+def default_effort() -> Effort:
+    """lesson on a CPU, good on an accelerator."""
+    return "good" if torch.cuda.is_available() else "lesson"
 
 
 class Family(nn.Module, ABC):
@@ -61,6 +78,8 @@ class Family(nn.Module, ABC):
 
     default_epochs: ClassVar[float] = 30
     default_batch: ClassVar[int] = 64
+    milliseconds: ClassVar[float] = 0.5
+    """CPU time for an image of 784 numbers in an update at effort=lesson, on the reference machine."""
     warm_up: ClassVar[int] = 0
     """Updates over which the learning rate rises from zero, at most a tenth of the training."""
 
@@ -74,6 +93,27 @@ class Family(nn.Module, ABC):
     def create(cls, config: dict, data: DataSpec) -> Self:
         """A new model; `config` may leave settings out. Raises ConfigError or DataError if it does not fit the data."""
         return cls(cls.complete_config(config, data), data)
+
+    @classmethod
+    def from_stored(cls, config: dict, data: DataSpec, engine: int) -> Self:
+        """A new model with the config of a card or checkpoint that a release with `engine` has written."""
+        return cls.create(cls.stored_config(config, data, engine), data)
+
+    @classmethod
+    def stored_config(cls, config: dict, data: DataSpec, engine: int) -> dict[str, Any]:
+        """`config`, with what the release used for the settings that it leaves out."""
+        earlier = {name: value for name, value in cls.earlier_settings(engine, data).items() if value is not None}
+        known = {name: value for name, value in earlier.items() if name in cls.Config.model_fields}
+        return known | {name: value for name, value in config.items() if value is not None or name not in known}
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        """Values that releases before this one used for settings that they lacked, or for which they stored None.
+
+        A family that adds a setting or changes a default extends it, so that stored models and trainings stay as they
+        are.
+        """
+        return {"effort": "full"} if engine < 2 else {}
 
     @classmethod
     def complete_config(cls, config: dict, data: DataSpec) -> Config:
@@ -103,14 +143,30 @@ class Family(nn.Module, ABC):
         Families extend it. It must be idempotent: a resolved config stays as it is.
         """
         count = max(data.count, 1)
+        effort = config.effort or default_effort()
         batch = config.batch_size or min(cls.default_batch, max(8, count))
-        length = config.images or round((config.epochs or cls.default_epochs_for(data)) * count)
-        return config.model_copy(update={"batch_size": batch, "images": max(length, batch), "epochs": None})
+        epochs = config.epochs or cls.default_epochs_for(data, effort)
+        length = max(config.images or round(epochs * count), batch)
+        return config.model_copy(update={"effort": effort, "batch_size": batch, "images": length, "epochs": None})
 
     @classmethod
-    def default_epochs_for(cls, data: DataSpec) -> float:
-        """Default training length: `default_epochs`, fewer above 20,000 training images, more for small datasets."""
+    def default_epochs_for(cls, data: DataSpec, effort: Effort) -> float:
+        """Default training length: `full_epochs`, or what takes `CPU_SECONDS` if that is less."""
+        full = cls.full_epochs(data)
+        if effort == "full":
+            return full
+        affordable = 1000 * CPU_SECONDS[effort] / cls.milliseconds_per_image(data)
+        return min(full, affordable / max(data.count, 1))
+
+    @classmethod
+    def full_epochs(cls, data: DataSpec) -> float:
+        """Length at effort=full: `default_epochs`, fewer above 20,000 training images, more for small datasets."""
         return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
+
+    @classmethod
+    def milliseconds_per_image(cls, data: DataSpec) -> float:
+        """CPU time for an image in an update at effort=lesson, on the reference machine."""
+        return cls.milliseconds * max(1.0, data.pixels / 784)
 
     def grow_to(self, images: int) -> None:
         """Bring the structure to its state after `images` images: add layers, enter a stage. Must be idempotent.

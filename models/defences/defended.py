@@ -15,7 +15,7 @@ from models.defences.detector import Detector
 from models.defences.randomized_smoothing import RandomlySmoothed
 from models.defences.stage import Defence, read_config
 from models.families.classifiers.adversarial_config import is_line_art
-from models.family import Family
+from models.family import ENGINE, Family
 from models.types import Batch, ConfigError, DataSpec, Metrics, ModelError
 
 DRAWS, BATCH = 16, 64
@@ -30,16 +30,19 @@ class Part(BaseModel):
     family: str
     config: dict[str, Any]
     data: dict[str, Any]
+    engine: int = 1
 
     @classmethod
     def of(cls, model: Family, reference: str) -> Self:
         """The description of a model."""
         data = asdict(model.data) | {"columns": {}}
-        return cls(model=reference, family=model.name, config=model.config.model_dump(mode="json"), data=data)
+        config = model.config.model_dump(mode="json")
+        return cls(model=reference, family=model.name, config=config, data=data, engine=ENGINE)
 
     def build(self) -> Family:
         """The model with new weights, in the architecture that it had at the end of its training."""
-        family = registry.models()[self.family].create(self.config, DataSpec.from_facts(self.data))
+        kind, data = registry.models()[self.family], DataSpec.from_facts(self.data)
+        family = kind.from_stored(self.config, data, self.engine)
         if hasattr(family.config, "images"):
             family.grow_to(family.total - family.config.batch_size)
         return family

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Notice
-from models.family import Family
+from models.family import ENGINE, Family
 from models.seeds import derive, seed_globally
 from models.training.checkpoint import State, moments, networks, restore_moments, restore_networks
 from models.training.monitor import TrainingMonitor, keeps_best
@@ -127,6 +127,7 @@ class Training:
             raise Diverged("the weights are no longer finite", field="config", remedy="lower learning_rate")
         tensors |= self.best | {WINDOW + name: value for name, value in self.window.sums.items()}
         facts: dict[str, Any] = {"images": self.images, "step": self.step, "seed": self.seed}
+        facts |= {"engine": ENGINE, "config": self.family.config.model_dump(mode="json")}
         facts |= {"doctor": self.monitor.state(), "window": dict(self.window.counts), "measured": self.measured}
         return State(tensors, facts)
 

@@ -73,5 +73,8 @@ def lost(old: Any, new: Any, path: str = ""):
             yield from lost(value, new[key], f"{path}/{key}") if key in new else [f"{path}/{key} is gone"]
     elif path.rsplit("/", 1)[-1] in SETS and isinstance(old, list):
         yield from (f"{path}: {item} is gone" for item in old if item not in new)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, pair in enumerate(zip(old, new, strict=True)):
+            yield from lost(*pair, f"{path}/{index}")
     elif old != new:
         yield f"{path} was {old}, is {new}"

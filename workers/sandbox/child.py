@@ -14,6 +14,8 @@ from typing import Any
 
 from workers.sandbox import limits, pipe
 
+OUT_OF_MEMORY = 71
+"""Exit status after a MemoryError that could not be answered."""
 MESSAGE = 1000
 """Characters of an error's text that are sent back."""
 
@@ -35,10 +37,13 @@ def main() -> None:
         threading.Thread(target=follow, args=(options.parent,), daemon=True).start()
     sealed = limits.seal()
     write(options.answers, pipe.pack({"sealed": sealed}))
-    while True:
-        function, arguments, seconds = pipe.read(lambda buffer: fill(options.calls, buffer), sys.maxsize)
-        limits.limit_cpu(seconds)
-        write(options.answers, answer(module, function, arguments))
+    try:
+        while True:
+            function, arguments, seconds = pipe.read(lambda buffer: fill(options.calls, buffer), sys.maxsize)
+            limits.limit_cpu(seconds)
+            write(options.answers, answer(module, function, arguments))
+    except MemoryError:  # too little is left even to say so
+        os._exit(OUT_OF_MEMORY)
 
 
 def answer(module: Any, function: str, arguments: list[Any]) -> list[memoryview]:
@@ -46,6 +51,7 @@ def answer(module: Any, function: str, arguments: list[Any]) -> list[memoryview]
     try:
         return pipe.pack({"value": getattr(module, function)(*arguments)})
     except Exception as error:
+        error.__traceback__ = None  # frees what the frames of the function hold, so that the answer can be made
         text = str(error)[:MESSAGE]
         return pipe.pack({"memory": text} if out_of_memory(error) else {"error": type(error).__name__, "text": text})
 

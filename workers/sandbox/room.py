@@ -31,6 +31,7 @@ import structlog
 from app.core.errors import DeadlineExceeded, InvalidRequest, OutOfMemory, Unavailable
 from app.core.settings import settings
 from workers.sandbox import pipe
+from workers.sandbox.child import OUT_OF_MEMORY
 
 TICK_SECONDS = 0.02
 """How often a waiting call asks whether anybody still waits for it."""
@@ -298,7 +299,7 @@ def _broken(status: int | None, limit: int) -> Exception:
         return Late()
     if status == -signal.SIGKILL:
         return OutOfMemory("The system ended the sealed process, probably for lack of memory.", retry_after=5)
-    if status == -signal.SIGABRT:  # C++ libraries abort when they cannot allocate
+    if status in (-signal.SIGABRT, OUT_OF_MEMORY):  # C++ libraries abort when they cannot allocate
         return _needs_memory(limit)
     how = "ended" if status is None or status >= 0 else f"was killed by signal {-status}"
     return Broken(f"The process that ran the computation {how}.", remedy="The file is damaged or made to do harm.")

@@ -39,7 +39,7 @@ def heal_model(row_id: str) -> str | None:
     devices.use_threads(settings().train_threads)  # sums depend on the number of threads
     facts = {name: job[name] for name in Claim.__dataclass_fields__} | {"token": ""}
     running = RunningJob(Claim(**facts))
-    training = build(running, open_source(None, job["tenant"], job["spec"]["dataset"], ref.get("dataset")))
+    training = build(running, open_source(None, job["tenant"], job["spec"]["dataset"], ref.get("dataset")), state)
     training.restore(state)
     for _ in training.run():
         pass

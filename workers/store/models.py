@@ -16,7 +16,7 @@ from app.core.store.database import reading
 from app.core.store.integrity import canonical
 from app.core.store.models import published
 from models.catalog import capabilities
-from models.family import Family
+from models.family import ENGINE, Family
 from models.imported.opaque import Opaque
 from models.registry import derived, families, fitting, imported
 from models.training.checkpoint import State
@@ -25,8 +25,6 @@ from workers.onnx.files import runtime
 
 CHECKPOINTS = 2
 """Checkpoints kept for resuming."""
-ENGINE = 1
-"""Version of the format of published models; a reader refuses a newer one."""
 AGAIN = "Or train or import it again: the same request with the same seed makes the same model."
 log = structlog.get_logger(__name__)
 
@@ -124,7 +122,8 @@ def load_model(digest: str) -> Family:
     if card["engine"] > ENGINE or card["family"] not in kinds:
         raise AnamorphError(f"Model {digest} needs a newer worker.", remedy="Update the workers.")
     try:
-        blank = kinds[card["family"]].create(card["config"], DataSpec.from_facts(card["data"]))
+        kind, data = kinds[card["family"]], DataSpec.from_facts(card["data"])
+        blank = kind.from_stored(card["config"], data, card["engine"])
         model = blank.load_for_serving(load(weights))
     except ModelError as error:
         raise Conflict(

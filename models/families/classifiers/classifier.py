@@ -16,6 +16,7 @@ from models.evaluation import metrics
 from models.families.classifiers.adversarial_config import AdversarialConfig, with_defaults
 from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
 from models.families.classifiers.base import ClassifierBase, accuracy
+from models.family import default_effort
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
@@ -63,7 +64,8 @@ class Classifier(Classifies, ClassifierBase):
         config = with_defaults(config)
         if config.adversarial != "none" and config.images is None and config.epochs is None:
             longer = 2 if config.adversarial != "free" else 2 / config.adversarial_steps
-            config = config.model_copy(update={"epochs": cls.default_epochs_for(data) * longer})
+            effort = config.effort or default_effort()
+            config = config.model_copy(update={"epochs": cls.default_epochs_for(data, effort) * longer})
         return super().resolve_config(config, data)
 
     def before_training(self, train: Columns) -> None:

@@ -63,6 +63,7 @@ class Detector(DetectsObjects, OneLoss):
     Config = DetectorConfig
     default_epochs = 20
     default_batch = 16
+    milliseconds = 1.5
     warm_up = 100
     clip = 5.0
 

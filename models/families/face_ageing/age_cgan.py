@@ -35,7 +35,7 @@ from models.families.face_ageing.latent_search import evaluate_ageing
 from models.families.gans.conditional_gan import ConditionalGAN, ConditionalGANConfig
 from models.families.gans.conditioning import as_tensor
 from models.families.gans.conv_networks import widths
-from models.family import Family
+from models.family import Family, default_effort
 from models.losses.adversarial import update
 from models.nn.augment import jitter
 from models.types import Batch, ConfigError, DataSpec, Metrics
@@ -83,7 +83,8 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     def _default_images(cls, config: AgeCGANConfig, data: DataSpec) -> int:
         """The training length at which the GAN's stage is as long as a training of conditional_gan."""
         share = 1 - config.encoder_share - config.recogniser_share
-        epochs = config.epochs or ConditionalGAN.default_epochs_for(data) / share
+        effort = config.effort or default_effort()
+        epochs = config.epochs or ConditionalGAN.default_epochs_for(data, effort) / share
         return max(2, round(epochs * max(data.count, 1)))
 
     def _bounds(self) -> tuple[int, int]:

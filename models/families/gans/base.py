@@ -47,6 +47,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     Config = GANConfig
     config: GANConfig
     default_images = 300_000
+    milliseconds = 1.8
     rewinds = True
     """Whether the weights of an earlier generator fit the present one."""
     differentiates_generator_twice = False
@@ -86,7 +87,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
         return torch.channels_last if self.accelerated else torch.contiguous_format
 
     @classmethod
-    def default_epochs_for(cls, data: DataSpec) -> float:
+    def full_epochs(cls, data: DataSpec) -> float:
         return max(cls.default_images / max(data.count, 1), 4.0)
 
     def schedule(self, progress: float) -> float:

@@ -52,6 +52,7 @@ class ProgressiveGAN(GANBase):
     summary = "Generates new images; grows from about 4x4 pixels to the full size during training."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
+    milliseconds = 4.5
     spherical = True
     rewinds = False  # an earlier generator may have fewer layers
     config: ProgressiveGANConfig

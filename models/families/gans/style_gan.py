@@ -51,6 +51,7 @@ class StyleGAN(StyleBased, GANBase):
     summary = "Generates new images from styles, which can be truncated, mixed, and found for a given image."
     lecture = "Style-based generators"
     Config = StyleGANConfig
+    milliseconds = 6.5
     config: StyleGANConfig
 
     def __init__(self, config: StyleGANConfig, data: DataSpec):

@@ -112,6 +112,7 @@ class Refiner(Refines, Discriminates, Family):
     needs = ("a", "b")
     Config = RefinerConfig
     default_batch = 32
+    milliseconds = 6.3
     patch_domains = ("b",)
 
     def __init__(self, config: RefinerConfig, data: DataSpec):

@@ -21,7 +21,7 @@ from app.core.settings import settings
 from app.core.store import blobs
 from models import deadline
 from models.capabilities import Classifies
-from models.family import Family
+from models.family import ENGINE, Family
 from models.imported import vgg
 from models.imported.base import Imported
 from models.imported.graph import Graph
@@ -33,7 +33,7 @@ from workers.onnx.files import runtime, too_much
 from workers.onnx.importer import as_list, from_onnx, require_bounded, runtime_outputs
 from workers.sandbox.room import Late
 from workers.store import model_rows
-from workers.store.models import ENGINE, card_digest, publish
+from workers.store.models import card_digest, publish
 
 TRIAL_IMAGES = 2
 log = structlog.get_logger(__name__)
@@ -116,7 +116,8 @@ def republish(content: bytes, card: dict[str, Any], name: str) -> tuple[dict[str
         )
     try:
         data = DataSpec.from_facts(card["data"])
-        model = published_kinds()[card["family"]].create(card["config"], data).load_for_serving(tensors_of(content))
+        blank = published_kinds()[card["family"]].from_stored(card["config"], data, card["engine"])
+        model = blank.load_for_serving(tensors_of(content))
         require_bounded_parts(model)
     except ModelError:
         raise

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading
 from models.data import Columns
+from models.family import Family
 from models.registry import families
 from models.seeds import derive
 from models.training.checkpoint import State
@@ -40,8 +42,11 @@ def run_training(job: RunningJob) -> Result:
     devices.use_threads(settings().train_threads)
     digest = (job.last_checkpoint or {}).get("dataset")
     source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
-    training = build(job, source)
-    state = resume(job, training)
+    state = saved_state(job)
+    training = build(job, source, state)
+    if state is not None:
+        restore(job, training, state)
+    state = state if job.last_checkpoint else None
     train(job, training, TrainingLog(job, training, source.data.digest), state)
     return measure_and_publish(job, training, source)
 
@@ -57,11 +62,15 @@ def train(job: RunningJob, training: Training, training_log: TrainingLog, state:
     training_log.close()
 
 
-def build(job: RunningJob, source: Source) -> Training:
-    """A training with fresh weights, which are a function of the spec, or with those of the model in `init_from`."""
+def build(job: RunningJob, source: Source, state: State | None = None) -> Training:
+    """A training with fresh weights, which are a function of the spec, or with those of the model in `init_from`.
+
+    Its config is that of `state`, if it goes on from there.
+    """
     kind, seed, device = families()[job.spec["family"]], job.spec.get("seed") or 0, devices.device()
+    data = DataSpec.from_facts(source.data.facts)
     torch.manual_seed(derive(seed, "init"))
-    family = kind.create(job.spec.get("config") or {}, DataSpec.from_facts(source.data.facts)).to(device)
+    family = kind.create(config_of(job, kind, data, state), data).to(device)
     if origin := job.spec.get("init_from"):
         family.init_from(model_rows.load(job, origin, "init_from"))
     cache = DatasetCache(source.data.digest, job.stop_if_asked)
@@ -72,34 +81,53 @@ def build(job: RunningJob, source: Source) -> Training:
     return Training(family, train, validation, seed)
 
 
-def resume(job: RunningJob, training: Training) -> State | None:
-    """Restores the checkpoint of the job, or of the job that it forks. Returns None if the training starts fresh."""
+def config_of(job: RunningJob, kind: type[Family], data: DataSpec, state: State | None) -> dict[str, Any]:
+    """The config of the training: complete in `state`, also if defaults have changed since.
+
+    A fork takes from `state` what its request leaves out, except the length.
+    """
+    config = job.spec.get("config") or {}
+    if state is None:
+        return config
+    earlier = kind.stored_config(state.facts.get("config") or config, data, state.facts.get("engine", 1))
+    if job.last_checkpoint:
+        return earlier
+    asked = {name: value for name, value in config.items() if value is not None}
+    return {name: value for name, value in earlier.items() if name not in ("images", "epochs")} | asked
+
+
+def saved_state(job: RunningJob) -> State | None:
+    """The checkpoint of the job, or of the job that it forks. None if the training starts fresh."""
     if job.last_checkpoint:
         state = load_checkpoint(job.last_checkpoint["kept"])
         if state is None:  # the same seed gives the same model, only later
             job.event("restarted", {"why": "no checkpoint could be read"})
-        else:
-            training.restore(state)
         return state
-    if origin := job.spec.get("fork_from"):
-        fork(job, training, origin)
-    return None
+    origin = job.spec.get("fork_from")
+    return forked_state(job, origin if isinstance(origin, dict) else {"job": origin}) if origin else None
 
 
-def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
-    """Copies weights, moments and position from a checkpoint of another job: its last, or that after `images`."""
-    origin = origin if isinstance(origin, dict) else {"job": origin}
-    job_id, images = origin["job"], origin.get("images")
+def forked_state(job: RunningJob, origin: dict[str, Any]) -> State:
+    """A checkpoint of another job: its last, or that after `images`. Raises InvalidConfig if there is none."""
     with reading(job.bind) as conn:
-        ref = jobs.get(conn, job.tenant, job_id)["checkpoint"]
+        ref = jobs.get(conn, job.tenant, origin["job"])["checkpoint"]
+    images = origin.get("images")
     state = load_checkpoint(checkpoints.newest(ref) if images is None else checkpoints.at(ref, images))
     if state is None:
         where = "" if images is None else f" after {images} images"
         raise InvalidConfig(
-            f"Job {job_id} has no checkpoint{where} to fork from.",
+            f"Job {origin['job']} has no checkpoint{where} to fork from.",
             field="fork_from",
-            remedy=f"Choose one of the checkpoints at /v1/jobs/{job_id}/snapshots.",
+            remedy=f"Choose one of the checkpoints at /v1/jobs/{origin['job']}/snapshots.",
         )
+    return state
+
+
+def restore(job: RunningJob, training: Training, state: State) -> None:
+    """Copies weights, moments and position. Raises InvalidConfig if the checkpoint of another job does not fit."""
+    if job.last_checkpoint:
+        training.restore(state)
+        return
     if state.facts["images"] >= training.total:
         raise InvalidConfig(
             f"config/images must be more than {state.facts['images']}, where the fork starts; it is {training.total}.",
@@ -110,7 +138,7 @@ def fork(job: RunningJob, training: Training, origin: str | dict) -> None:
         training.restore(state)
     except (RuntimeError, KeyError) as error:
         raise InvalidConfig(
-            f"The checkpoint of job {job_id} does not fit this family and config.",
+            "The checkpoint to fork from does not fit this family and config.",
             field="fork_from",
             remedy="Use the same family, dataset and layer sizes; batch, length and learning rate may differ.",
         ) from error

@@ -26,7 +26,7 @@ def test_an_empty_config_is_the_stable_preset():
     config = GAN.resolve_config(GAN.Config(), spec(28, count=4000))
     assert (config.body, config.loss, config.r1, config.penalty_every) == ("stable", "non_saturating", 1.0, 16)
     assert (config.beta1, config.beta2, config.learning_rate, config.latent_dim) == (0.0, 0.99, 1e-3, 64)
-    assert config.augment == "none" and config.images == 300_000
+    assert config.augment == "none" and (config.effort, config.images) == ("lesson", round(75_000 / GAN.milliseconds))
 
 
 def test_defaults_depend_on_count_and_size_of_the_images():
