@@ -1,6 +1,6 @@
 """Types used at the border of this package: the facts of a dataset, batches, and errors for callers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,20 @@ class ReportArtefact:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def class_index(names: Sequence[str], label: str | int) -> int:
+    """The index of the class with this name, given as text or number; a number that is no name is an index.
+
+    Classes named 1, 2, 10 are meant by their names whether a client sends 2 or "2". Raises InputError if unknown.
+    """
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) < len(names):
+        return int(text)
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    raise InputError(f"unknown class {label!r}; choose one of {', '.join(names[:20])}{more}", field="label")
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """The facts of a dataset that networks and settings depend on. `columns` counts rows by split and column.
@@ -98,14 +112,7 @@ class DataSpec:
         return max(self.columns.get("train", {}).values(), default=0)
 
     def class_index(self, label: str | int) -> int:
-        """The index of a class given by name or index. Raises InputError if it is unknown."""
-        names = self.classes or ()
-        if isinstance(label, str) and label in names:
-            return names.index(label)
-        text = str(label)
-        if text.isdecimal() and int(text) < len(names):
-            return int(text)
-        if not names:
+        """`class_index` among the classes of the data. Raises InputError if there are none."""
+        if not self.classes:
             raise InputError(f"unknown class {label!r}: this model has no classes", field="label")
-        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-        raise InputError(f"unknown class {label!r}; choose one of {', '.join(names[:20])}{more}", field="label")
+        return class_index(self.classes, label)

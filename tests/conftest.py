@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from sqlalchemy import Engine
@@ -14,6 +15,10 @@ from app.core.store import blobs, database
 from app.core.store.database import make_engine, migrate
 from app.core.store.tables import metadata
 from tests.servers import Valkey, new_database, postgres_url
+
+# a busy machine makes no example fail, and a run tries the same examples as the last
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 def migrated(url: str) -> str:

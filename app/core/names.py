@@ -2,12 +2,19 @@
 
 import json
 import re
-from typing import NamedTuple
+import unicodedata
+import zipfile
+from typing import Literal, NamedTuple, get_args
 
 from app.core.errors import InvalidRequest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@([0-9a-f]{8,64}))?")
+
+CodePage = Literal["cp437", "cp850", "cp1252", "cp1250", "cp1251", "cp866", "cp932", "cp949", "gbk", "big5"]
+CODE_PAGES = get_args(CodePage)
+UTF_8 = 0x800
+"""The flag of a zip's member whose name is UTF-8."""
 
 
 class Reference(NamedTuple):
@@ -40,3 +47,31 @@ def natural(name: str) -> tuple:
     # digits compare by length first: an integer of ten thousand digits would be slow to make
     digits = [(len(piece.lstrip("0")), piece.lstrip("0")) for piece in pieces[1::2]]
     return (*zip([piece.casefold() for piece in pieces[::2]], [*digits, (0, "")], strict=True), name)
+
+
+def member_name(info: zipfile.ZipInfo, encoding: str | None = None) -> str:
+    """The path of a zip's member, with / between folders and composed accents.
+
+    Packers that do not set the UTF-8 flag write UTF-8 or the code page of their system: bytes that are valid UTF-8 are
+    read as that, others as `encoding` (default: cp437, the one in the format's definition).
+    """
+    name = info.filename
+    if not info.flag_bits & UTF_8:
+        raw = name.encode("cp437")  # what zipfile has decoded
+        try:
+            name = raw.decode()
+        except UnicodeDecodeError:
+            name = raw.decode(encoding or "cp437", "replace")
+    # macOS decomposes accents, others do not; backslashes come from old Windows packers
+    return unicodedata.normalize("NFC", name).replace("\\", "/")
+
+
+def is_guessed(info: zipfile.ZipInfo) -> bool:
+    """Whether the name was written in an unknown code page: it has no UTF-8 flag and its bytes are not UTF-8."""
+    if info.flag_bits & UTF_8:
+        return False
+    try:
+        info.filename.encode("cp437").decode()
+    except UnicodeDecodeError:
+        return True
+    return False

@@ -59,7 +59,7 @@ class UniversalDefenceReport(Report):
                 field="dataset",
                 remedy="use the dataset the model was trained on",
             )
-        if isinstance(params.target, str):
+        if params.target is not None:
             params = params.model_copy(update={"target": model.data.class_index(params.target)})
         deltas = [*subject.perturbations.values()]
         if not deltas:

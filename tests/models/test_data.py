@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from models.data import Columns
+from models.types import InputError, class_index
 
 ROWS = {"images": np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4), "labels": np.array([2, 0, 1])}
 
@@ -21,3 +22,16 @@ def test_rows_are_the_same_wherever_they_lie(place):
     rows = place(Columns(ROWS)).rows(torch.tensor([2, 0]))
     assert rows["labels"].tolist() == [1, 2]
     torch.testing.assert_close(rows["images"], torch.from_numpy(ROWS["images"][[2, 0]]) / 255)
+
+
+@pytest.mark.parametrize(
+    ("label", "index"), [("2", 1), (2, 1), ("100", 4), (100, 4), (0, 0), ("0", 0), (3, 3), ("3", 3)]
+)
+def test_a_number_that_is_the_name_of_a_class_is_that_class(label, index):
+    assert class_index(("1", "2", "10", "20", "100"), label) == index
+
+
+@pytest.mark.parametrize("label", [5, "5", -1, "-1", "x", "", "²", "9" * 5000])
+def test_an_unknown_class_is_refused_with_the_choices(label):
+    with pytest.raises(InputError, match="choose one of 1, 2, 10, 20, 100"):
+        class_index(("1", "2", "10", "20", "100"), label)

@@ -1,7 +1,6 @@
 """Reads an uploaded zip member by member, without extracting it; limits count the bytes that are really read."""
 
 import stat
-import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +8,16 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from app.core.errors import InvalidDataset, InvalidImage
-from app.core.names import natural
+from app.core.names import is_guessed, member_name, natural
 from app.core.settings import settings
-from workers.data.rows import Report
+from workers.data.rows import Report, printable
 
 MAX_RATIO = 100
 RATIO_COUNTS_FROM = 64 << 20  # smaller archives may have any ratio: blank images compress well
 DIRECTORY_BYTES_PER_MEMBER = 200
 JUNK = {"__macosx", "thumbs.db", "desktop.ini"}
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+PACKERS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 
 
 class Member(NamedTuple):
@@ -30,9 +30,12 @@ class Member(NamedTuple):
 
 
 class Archive:
-    """`members` are the usable files in natural order; files with unsafe names are refused in the report."""
+    """`members` are the usable files in natural order; files with unsafe names are refused in the report.
 
-    def __init__(self, file: Path, report: Report):
+    `encoding`: the code page of names without the UTF-8 flag.
+    """
+
+    def __init__(self, file: Path, report: Report, encoding: str | None = None):
         self.bytes = file.stat().st_size
         self.read_bytes = 0
         try:
@@ -57,7 +60,7 @@ class Archive:
                 f"The archive has {len(infos)} entries; at most {settings().max_archive_members} are allowed.",
                 remedy="Send fewer files.",
             )
-        self.members = sorted(_usable(infos, report), key=lambda member: natural(member.name))
+        self.members = sorted(_usable(infos, report, encoding), key=lambda member: natural(member.name))
 
     def close(self) -> None:
         self.zip.close()
@@ -75,7 +78,8 @@ class Archive:
         if member.info.flag_bits & 0x1:
             raise InvalidImage("The file is encrypted.")
         if member.info.compress_type not in METHODS:
-            raise InvalidImage("Unsupported zip compression; use deflate or none.")
+            method = PACKERS.get(member.info.compress_type, f"method {member.info.compress_type}")
+            raise InvalidImage(f"The file is packed with {method}; pack it with deflate (or store it).")
         try:
             with self.zip.open(member.info) as stream:
                 yield CountedStream(stream, self)
@@ -107,10 +111,15 @@ class CountedStream:
         return data
 
 
-def _usable(infos: list[zipfile.ZipInfo], report: Report) -> Iterator[Member]:
+def _usable(infos: list[zipfile.ZipInfo], report: Report, encoding: str | None) -> Iterator[Member]:
+    if encoding is None and (guessed := next(filter(is_guessed, infos), None)):
+        report.warn(
+            f"Names of files are in an unknown code page and were read as cp437, for example "
+            f"{printable(member_name(guessed))}. If they look wrong, import with names=cp932 (Japanese), names=cp1252 "
+            "(western), names=cp866 or cp1251 (Cyrillic), names=gbk or names=big5 (Chinese), names=cp949 (Korean)."
+        )
     for info in infos:
-        # macOS decomposes accents, others do not; backslashes come from old Windows packers
-        name = unicodedata.normalize("NFC", info.filename).replace("\\", "/")
+        name = member_name(info, encoding)
         path = tuple(part for part in name.split("/") if part not in ("", "."))
         if name.endswith("/") or not path or any(part.startswith(".") and part != ".." for part in path):
             continue

@@ -9,20 +9,24 @@ from workers.data.rows import MAX_CLASSES, VALUE_TYPES, Report
 from workers.data.table import Table
 
 MAX_LISTED = 12
+MISSING = -1
+"""The value of rows of a domain without labels; they are not stored."""
 
 
 def name_values(table: Table, layout: str, report: Report) -> tuple[dict[str, np.ndarray], list[str] | None]:
     """The columns that hold no pixels, and the class names."""
     values, classes = {}, None
-    for column in table.records[0].values:
-        cells = [record.values[column] for record in table.records]
+    for column in table.records[0].values | table.records[-1].values:  # of two domains one alone may have labels
+        rows = [index for index, record in enumerate(table.records) if column in record.values]
+        cells = [table.records[index].values[column] for index in rows]
         if column == "labels":
             classes = table.classes or sorted(set(cells), key=natural)
             cells = cells if table.classes else _indices(cells, classes)
         elif column == "identities":
             names = [str(cell) for cell in cells]
             cells = _indices(names, sorted(set(names), key=natural))
-        values[column] = np.array(cells, VALUE_TYPES[column])
+        values[column] = np.full(len(table.records), MISSING, VALUE_TYPES[column])
+        values[column][rows] = cells
     if layout == "detection":
         boxes, classes = box_columns([record.boxes for record in table.records], table.classes, report)
         values |= boxes

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from app.core.errors import InvalidDataset
 from workers.data.archive import Member
-from workers.data.rows import Report, printable
+from workers.data.rows import MAX_CLASSES, Report, printable
 
 Path = tuple[str, ...]
 MAX_LISTED = 10
@@ -185,24 +185,27 @@ def _by_role(layout: str, paths: dict[Member, Path], splits: dict[Member, str], 
     below = {member: path[1:] for member, path in inside.items()}
     if not splits:  # images/train/1.png is as common as train/images/1.png
         below, splits = _without_splits(below)
-    classes = _classes_of_domains({member: (path[0].lower(), below[member]) for member, path in inside.items()})
+    classes = _labelled_domains({member: (path[0].lower(), below[member]) for member, path in inside.items()})
+    if layout == "unpaired" and len(classes) == 1:
+        report.warn(f"The folders in {max(classes).upper()} were read as classes; the other domain has no labels.")
     return [
         Place(
             member,
             path[0].lower(),
             splitext("/".join(below[member]))[0],
-            printable(below[member][0]) if layout == "unpaired" and classes else None,
+            printable(below[member][0]) if layout == "unpaired" and path[0].lower() in classes else None,
             splits.get(member),
         )
         for member, path in inside.items()
     ]
 
 
-def _classes_of_domains(places: dict[Member, tuple[str, Path]]) -> set[str]:
-    """The folders of both domains, if they are the same two or more and hold all files: then they are classes."""
+def _labelled_domains(places: dict[Member, tuple[str, Path]]) -> set[str]:
+    """The domains whose folders are classes: two or more that hold all files, the same in both domains if both have."""
     folders: dict[str, set[str]] = {}
     for role, path in places.values():
         folders.setdefault(role, set()).add(path[0] if len(path) > 1 else "")
-    first, *others = folders.values() or [set()]
-    same = len(first) > 1 and "" not in first and all(other == first for other in others)
-    return first if same else set()
+    labelled = {role: names for role, names in folders.items() if 1 < len(names) <= MAX_CLASSES and "" not in names}
+    others = [names for role, names in folders.items() if role not in labelled]
+    same = len(set(map(frozenset, labelled.values()))) == 1
+    return set(labelled) if same and all(names == {""} for names in others) else set()

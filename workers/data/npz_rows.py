@@ -128,23 +128,32 @@ class NpzSource:
                 self.boxes[split], classes = read_array(part["boxes"], names_by_index)
                 self.classes = max(self.classes or classes, classes, key=len)
         self.domain_values = self._read_domains()
+        self._warn_about_unused()
         if "labels" in self.columns:
             labels = chain.from_iterable(values["labels"] for values in self.values.values())
             self.classes = name_classes(list(labels), self.classes)
 
     def _read_domains(self) -> dict[str, dict[str, list]]:
-        """The labels of a and b, if both have them and the arrays state no split."""
+        """The labels of a and of b, as far as there are some, if the arrays state no split."""
         part = self.parts.get(None, {})
-        if self.layout != "unpaired" or not set(DOMAIN_LABELS) <= set(part):
+        if self.layout != "unpaired" or "a" not in part or "b" not in part:
             return {}
-        labels = {domain: read_values(part[name], "labels") for name, domain in DOMAIN_LABELS.items()}
-        for name, domain in DOMAIN_LABELS.items():
-            if len(labels[domain]) != part[domain].shape[0]:
+        labels = {domain: read_values(part[name], "labels") for name, domain in DOMAIN_LABELS.items() if name in part}
+        for domain, of_domain in labels.items():
+            if len(of_domain) != part[domain].shape[0]:
                 raise InvalidDataset(
-                    f"The arrays differ in length: {domain} {part[domain].shape[0]}, {name} {len(labels[domain])}."
+                    f"The arrays differ in length: {domain} {part[domain].shape[0]}, {domain}_labels {len(of_domain)}."
                 )
-        self.classes = name_classes([*labels["a"], *labels["b"]], self.classes)
+        if labels:
+            self.classes = name_classes([*chain.from_iterable(labels.values())], self.classes)
         return {domain: {"labels": of_domain} for domain, of_domain in labels.items()}
+
+    def _warn_about_unused(self) -> None:
+        """Warns about arrays with known names that the layout does not read."""
+        used = {*self.columns, *(f"{domain}_labels" for domain in self.domain_values)}
+        for part in self.parts.values():
+            for name in sorted(part.keys() - used):
+                self.report.warn(f"The array {part[name].name} was not used: layout={self.layout} does not read it.")
 
 
 def _detect(names: set[str]) -> str:

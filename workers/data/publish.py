@@ -12,7 +12,7 @@ from app.core.errors import StorageDamaged
 from app.core.store import blobs, integrity
 from workers.codecs import fit, grid_png
 from workers.data.checks import age_and_identity_facts, check_sides, column_stats, warn_about_classes, warn_about_images
-from workers.data.classes import mask_codes, name_values
+from workers.data.classes import MISSING, mask_codes, name_values
 from workers.data.rows import Report
 from workers.data.split import TRAIN, VALIDATION, split
 from workers.data.table import Column, Table, chunk_rows
@@ -50,7 +50,10 @@ def publish(
     warn_about_images(table, stats, sides, report)
     values, classes = name_values(table, layout, report)
     if "labels" in values:
-        warn_about_classes(values["labels"].tolist(), [row[0] for row in keys], classes, report)
+        labelled = [
+            (label, row[0]) for label, row in zip(values["labels"].tolist(), keys, strict=True) if label != MISSING
+        ]
+        warn_about_classes(*map(list, zip(*labelled, strict=True)), classes, report)
     columns = {side: _write(table, side, sides, values, folder / side, tick) for side in (TRAIN, VALIDATION)}
     facts = {
         "layout": layout,
@@ -103,7 +106,12 @@ def _values_with_rows(
     if "a" not in table.columns:
         return {name: (column, rows) for name, column in values.items()}
     own = {domain: [row for row in rows if domain in table.records[row].columns] for domain in table.columns}
-    return {f"{domain}_{name}": (column, own[domain]) for domain in own for name, column in values.items()}
+    return {
+        f"{domain}_{name}": (column, order)
+        for domain, order in own.items()
+        for name, column in values.items()
+        if (column[order] != MISSING).all()
+    }
 
 
 def _gather(

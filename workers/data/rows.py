@@ -10,6 +10,7 @@ from unicodedata import category
 import numpy as np
 
 from app.core.errors import InvalidDataset
+from app.core.names import CODE_PAGES
 
 LAYOUTS = ("plain", "labelled", "paired", "unpaired", "segmentation", "attributes", "detection")
 SMALLEST_SIDE, LARGEST_SIDE = 8, 256
@@ -71,6 +72,8 @@ class Options:
     layout: str | None = None
     size: Size | None = None
     channels: int | None = None
+    names: str | None = None
+    """Code page of the names in a zip that are neither marked as UTF-8 nor valid UTF-8."""
 
     @classmethod
     def read(cls, spec: dict[str, Any]) -> "Options":
@@ -81,7 +84,12 @@ class Options:
             raise InvalidDataset(
                 f"channels must be 1 (gray) or 3 (colour); you sent {printable(str(channels))}.", field="channels"
             )
-        return cls(layout, read_size(spec.get("image_size")), channels and int(channels))
+        names = spec.get("names")
+        if names is not None and names not in CODE_PAGES:
+            raise InvalidDataset(
+                f"names must be one of {', '.join(CODE_PAGES)}; you sent {printable(str(names))}.", field="names"
+            )
+        return cls(layout, read_size(spec.get("image_size")), channels and int(channels), names)
 
 
 def read_size(text: str | int | None) -> Size | None:

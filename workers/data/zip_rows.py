@@ -32,7 +32,7 @@ class ZipSource:
     def __init__(self, file: Path, options: Options, report: Report):
         self.report = report
         self.pixels = 0
-        self.archive = Archive(file, report)
+        self.archive = Archive(file, report, options.names)
         self.arrangement: Arrangement = arrange(self.archive.members, options.layout, report)
         self.layout = self.arrangement.layout
         self.total = len(self.arrangement.places)

@@ -5,7 +5,7 @@ import zipfile
 from posixpath import basename, splitext
 
 from app.core.errors import InvalidImage, InvalidRequest, TooLarge
-from app.core.names import natural
+from app.core.names import member_name, natural
 from app.core.settings import settings
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -21,7 +21,7 @@ def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            infos = sorted((info for info in archive.infolist() if _is_frame(info)), key=lambda i: natural(i.filename))
+            infos = sorted(filter(_is_frame, archive.infolist()), key=lambda info: natural(member_name(info)))
             if len(infos) > most:
                 raise TooLarge(
                     f"The zip has {len(infos)} images; the maximum is {most}.",
@@ -34,7 +34,7 @@ def read_frames(body: bytes, most: int) -> tuple[list[str], list[bytes]]:
         raise
     except Exception as error:  # BadZipFile and half a dozen others, depending on the bytes
         raise InvalidRequest("The zip archive is damaged or incomplete.") from error
-    names = [splitext(basename(info.filename))[0] for info in infos]
+    names = [splitext(basename(member_name(info)))[0] for info in infos]
     if len(set(names)) < len(names):
         repeated = next(name for index, name in enumerate(names) if name in names[:index])
         raise InvalidRequest(f"Two images of the zip are named {repeated[:80]}.", remedy="Rename one.")
@@ -59,6 +59,6 @@ def _read(archive: zipfile.ZipFile, infos: list[zipfile.ZipInfo]) -> list[bytes]
 
 
 def _is_frame(info: zipfile.ZipInfo) -> bool:
-    path = info.filename.replace("\\", "/").split("/")
+    path = member_name(info).split("/")
     hidden = any(part.startswith((".", "__MACOSX")) for part in path)
     return not hidden and path[-1].lower().endswith(SUFFIXES)

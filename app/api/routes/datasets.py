@@ -59,9 +59,18 @@ async def create(
     channels: Annotated[
         Literal["1", "3"] | None, Query(description="1: grey, 3: colour. Default: as in the archive.")
     ] = None,
+    encoding: Annotated[
+        names.CodePage | None,
+        Query(
+            alias="names",
+            description="Code page of the names in a zip that are not UTF-8, such as cp932 for Japanese ones. Default: "
+            "cp437, with a warning.",
+        ),
+    ] = None,
 ) -> Response:
     """The answer is a job; its result has counts, classes, the size, and the refused files with reasons."""
     options: dict[str, Any] = {"layout": layout, "image_size": image_size, "channels": channels and int(channels)}
+    options["names"] = encoding
     options = {option: value for option, value in options.items() if value is not None}
     if builtin is not None:
         return await run_sync(_import_builtin, request, principal, builtin, name, options, key)

@@ -71,10 +71,43 @@ def test_folders_that_both_domains_have_are_their_classes(tmp_path):
             assert side[f"{domain}_labels"].tolist() == labels
 
 
-def test_other_folders_of_two_domains_are_mere_folders(tmp_path):
-    members = {f"A/{'xy'[n % 2]}/{n}.png": png(n) for n in range(6)} | {f"B/{n}.png": png(50 + n) for n in range(6)}
-    opened, _ = read(zip_file(tmp_path / "a.zip", members))
+@pytest.mark.parametrize("other", ["x", "z", "x/1"])
+def test_other_folders_of_two_domains_are_mere_folders(tmp_path, other):
+    members = {f"A/{'xy'[n % 2]}/{n}.png": png(n) for n in range(6)}
+    opened, _ = read(zip_file(tmp_path / "a.zip", members | {f"B/{other}/{n}.png": png(50 + n) for n in range(6)}))
     assert opened.facts["classes"] is None and set(opened.train) == {"a", "b"}
+
+
+@pytest.mark.parametrize("domain", ["a", "b"])
+def test_one_of_two_domains_alone_may_have_labels(tmp_path, domain):
+    images = {"a": np.stack([pixels(n) for n in range(10)]), "b": np.stack([pixels(50 + n) for n in range(8)])}
+    labels = np.arange(len(images[domain])) % 2
+    members = {
+        f"{side.upper()}/{'xy'[labels[n]] + '/' if side == domain else ''}{n}.png": png(n + 50 * (side == "b"))
+        for side in "ab"
+        for n in range(len(images[side]))
+    }
+    files = (
+        zip_file(tmp_path / "a.zip", members),
+        npz_file(tmp_path / "a.npz", **images, **{f"{domain}_labels": labels}),
+    )
+    known = {image.tobytes(): label for image, label in zip(images[domain], labels, strict=True)}
+    for file, classes in zip(files, (["x", "y"], ["0", "1"]), strict=True):
+        opened, report = read(file)
+        assert opened.facts["classes"] == classes
+        assert sum("read as classes" in warning for warning in report.warnings) == (file.suffix == ".zip")
+        for side in (opened.train, opened.validation):
+            assert set(side) == {"a", "b", f"{domain}_labels"}
+            assert side[f"{domain}_labels"].tolist() == [known[image.tobytes()] for image in side[domain]]
+
+
+def test_arrays_that_the_layout_does_not_read_are_named(tmp_path):
+    images = np.stack([pixels(n) for n in range(10)])
+    _, report = read(
+        npz_file(tmp_path / "a.npz", images=images, labels=np.arange(10) % 2, extra=images), layout="plain"
+    )
+    assert any("labels" in warning and "plain" in warning for warning in report.warnings)
+    assert any("extra" in warning for warning in report.warnings)
 
 
 def test_the_labels_of_two_domains_in_an_npz(tmp_path):

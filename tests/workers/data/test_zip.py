@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -387,3 +388,46 @@ def test_thumbnails_and_pages_show_the_images(tmp_path):
     for wrong in ({"split": "test"}, {"column": "facts"}):
         with pytest.raises(InvalidRequest):
             images_page(opened.digest, **wrong)
+
+
+class Unmarked(zipfile.ZipInfo):
+    """A member whose name is written as it is, without the flag of UTF-8."""
+
+    raw: bytes
+
+    def _encodeFilenameFlags(self):
+        return self.raw, self.flag_bits & ~0x800
+
+
+def unmarked(path, encoding: str, *names: str):
+    with zipfile.ZipFile(path, "w") as archive:
+        for index, name in enumerate(names):
+            info = Unmarked(f"{index}")
+            info.raw = name.encode(encoding)
+            archive.writestr(info, png(index))
+    return path
+
+
+CLASSES = ["Bär", "Hündin"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "option"), [("utf-8", None), ("cp437", None), ("cp1252", "cp1252"), ("cp850", "cp850")]
+)
+def test_names_without_the_flag_of_utf_8(tmp_path, encoding, option):
+    names = [f"{CLASSES[index % 2]}/{index}.png" for index in range(12)]
+    opened, report = read(unmarked(tmp_path / "a.zip", encoding, *names), names=option)
+    assert opened.facts["classes"] == CLASSES
+    assert any("names=" in warning for warning in report.warnings) == (encoding == "cp437")
+
+
+def test_names_in_japanese(tmp_path):
+    names = [f"{['犬', '猫'][index % 2]}/{index}.png" for index in range(12)]
+    opened, _ = read(unmarked(tmp_path / "a.zip", "cp932", *names), names="cp932")
+    assert opened.facts["classes"] == ["犬", "猫"]
+
+
+def test_an_unknown_code_page_is_refused(tmp_path):
+    with pytest.raises(InvalidDataset, match="names must be one of cp437") as refused:
+        read(zip_file(tmp_path / "a.zip", {f"{n}.png": png(n) for n in range(4)}), names="rot13")
+    assert refused.value.field == "names"

@@ -19,7 +19,7 @@ from models.capabilities import predicted_classes
 from models.data import Columns
 from models.registry import attacks
 from models.seeds import derive
-from models.types import DataSpec, InputError
+from models.types import DataSpec, InputError, class_index
 from workers import codecs
 from workers.jobs.job import Result, RunningJob
 from workers.jobs.kinds.oracle_client import OracleClient
@@ -100,11 +100,13 @@ def class_of(label: str | int | None, oracle: Oracle, field: str) -> int:
     """The index of a class of the oracle; -1 for None."""
     if label is None:
         return -1
-    if oracle.classes is not None and label in oracle.classes:
-        return oracle.classes.index(label)
-    if str(label).isdecimal() and (oracle.classes is None or int(label) < len(oracle.classes)):
+    if oracle.classes is None and str(label).isdecimal():
         return int(label)
-    raise InputError(f"the oracle has no class {label!r}", field, "GET /v1/oracles lists its classes")
+    try:
+        return class_index(oracle.classes or (), label)
+    except InputError:
+        remedy = "GET /v1/oracles lists its classes"
+        raise InputError(f"the oracle has no class {label!r}", field, remedy) from None
 
 
 def attack_group(
