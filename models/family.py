@@ -31,6 +31,11 @@ ENGINE = 2
 Effort = Literal["lesson", "good", "full"]
 CPU_SECONDS = {"lesson": 75.0, "good": 900.0}
 """Time for the updates of a training of that effort, on one core of the reference machine."""
+LONGER_CPU_SECONDS = {"lesson": 150.0, "good": 900.0}
+"""The same for families whose lesson takes four minutes on two cores instead of two."""
+LEAST_UPDATES = 300
+"""Updates of a training of large images at lesson and good, though they take up to `MOST_TIMES` the time."""
+MOST_TIMES = 3.0
 
 
 class Config(BaseModel):
@@ -79,7 +84,11 @@ class Family(nn.Module, ABC):
     default_epochs: ClassVar[float] = 30
     default_batch: ClassVar[int] = 64
     milliseconds: ClassVar[float] = 0.5
-    """CPU time for an image of 784 numbers in an update at effort=lesson, on the reference machine."""
+    """CPU time of an image in an update with an empty config at effort=lesson and 4,000 grey images of 28x28 pixels, on
+    one core of the reference machine. Measured by `python -m tests.benchmarks.training --costs`."""
+    reference_width: ClassVar[int] = 16
+    """The setting `width` of that config, if the family has it."""
+    cpu_seconds: ClassVar[dict[str, float]] = CPU_SECONDS
     warm_up: ClassVar[int] = 0
     """Updates over which the learning rate rises from zero, at most a tenth of the training."""
 
@@ -142,21 +151,31 @@ class Family(nn.Module, ABC):
 
         Families extend it. It must be idempotent: a resolved config stays as it is.
         """
-        count = max(data.count, 1)
         effort = config.effort or default_effort()
-        batch = config.batch_size or min(cls.default_batch, max(8, count))
-        epochs = config.epochs or cls.default_epochs_for(data, effort)
-        length = max(config.images or round(epochs * count), batch)
-        return config.model_copy(update={"effort": effort, "batch_size": batch, "images": length, "epochs": None})
+        batch = config.batch_size or min(cls.default_batch, max(8, data.count))
+        config = config.model_copy(update={"effort": effort, "batch_size": batch})
+        length = config.images or (config.epochs or 0) * max(data.count, 1) or cls.default_length(config, data)
+        return config.model_copy(update={"images": max(round(length), batch), "epochs": None})
 
     @classmethod
-    def default_epochs_for(cls, data: DataSpec, effort: Effort) -> float:
-        """Default training length: `full_epochs`, or what takes `CPU_SECONDS` if that is less."""
-        full = cls.full_epochs(data)
-        if effort == "full":
+    def default_length(cls, config: Config, data: DataSpec) -> float:
+        """Images of a training at `config.effort`: `full_length`, or what takes `cpu_seconds` if that is less.
+
+        What an image costs follows from the settings that the config gets at full length; those of them that the cost
+        depends on (sizes of networks) may depend on the effort, not on the length.
+        """
+        full = cls.full_length(config, data)
+        if config.effort == "full":
             return full
-        affordable = 1000 * CPU_SECONDS[effort] / cls.milliseconds_per_image(data)
-        return min(full, affordable / max(data.count, 1))
+        complete = cls.resolve_config(config.model_copy(update={"images": max(1, round(full)), "epochs": None}), data)
+        affordable = 1000 * cls.cpu_seconds[config.effort] / cls.milliseconds_per_image(complete, data)
+        times = min(MOST_TIMES, max(1.0, data.height * data.width / 1024))
+        return min(full, max(affordable, min(times * affordable, LEAST_UPDATES * complete.batch_size)))
+
+    @classmethod
+    def full_length(cls, config: Config, data: DataSpec) -> float:
+        """Images of a training at effort=full."""
+        return cls.full_epochs(data) * max(data.count, 1)
 
     @classmethod
     def full_epochs(cls, data: DataSpec) -> float:
@@ -164,9 +183,16 @@ class Family(nn.Module, ABC):
         return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
 
     @classmethod
-    def milliseconds_per_image(cls, data: DataSpec) -> float:
-        """CPU time for an image in an update at effort=lesson, on the reference machine."""
-        return cls.milliseconds * max(1.0, data.pixels / 784)
+    def milliseconds_per_image(cls, config: Config, data: DataSpec) -> float:
+        """CPU time of an image in an update with this complete config, on one core of the reference machine.
+
+        Convolutions grow with the area and, from the reference width on, with the power 1.3 of the width; linear layers
+        grow with the numbers of an image.
+        """
+        if getattr(config, "body", None) in ("linear", "mlp"):
+            return cls.milliseconds * max(0.3, data.pixels / 784)
+        wider = getattr(config, "width", cls.reference_width) / cls.reference_width
+        return cls.milliseconds * max(0.3, data.height * data.width / 784) * wider**1.3
 
     def grow_to(self, images: int) -> None:
         """Bring the structure to its state after `images` images: add layers, enter a stage. Must be idempotent.

@@ -83,6 +83,7 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
     Config = AutoencoderBaseConfig
     default_batch = 32
     default_epochs = 20
+    milliseconds = 0.4
     warm_up = 50
     outputs: ClassVar[int] = 1
     """Numbers the encoder gives for each dimension of the code."""

@@ -48,6 +48,7 @@ class ContractiveAutoencoder(AutoencoderBase):
     name = "contractive_autoencoder"
     summary = "Learns codes that change little when the image does."
     lecture = "Contractive autoencoders"
+    milliseconds = 0.3
     Config = ContractiveAutoencoderConfig
 
     def __init__(self, config: ContractiveAutoencoderConfig, data: DataSpec):

@@ -60,7 +60,7 @@ class DenoisingAutoencoder(Denoises, AutoencoderBase):
     lecture = "Denoising autoencoders"
     Config = DenoisingAutoencoderConfig
     default_epochs = 12
-    milliseconds = 1.2
+    milliseconds = 1.05
 
     def __init__(self, config: DenoisingAutoencoderConfig, data: DataSpec):
         super().__init__(config, data)

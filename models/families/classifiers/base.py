@@ -81,7 +81,7 @@ class ClassifierBase(OneLoss):
     Config = ClassifierBaseConfig
     default_batch = 32
     default_epochs = 12
-    milliseconds = 0.6
+    milliseconds = 0.5
     warm_up = 100
     clip: ClassVar[float] = 1.0
 

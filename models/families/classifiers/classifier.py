@@ -16,7 +16,6 @@ from models.evaluation import metrics
 from models.families.classifiers.adversarial_config import AdversarialConfig, with_defaults
 from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
 from models.families.classifiers.base import ClassifierBase, accuracy
-from models.family import default_effort
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
@@ -61,12 +60,21 @@ class Classifier(Classifies, ClassifierBase):
                 field="dataset",
                 remedy="Import it with layout=labelled: one folder per class.",
             )
-        config = with_defaults(config)
-        if config.adversarial != "none" and config.images is None and config.epochs is None:
-            longer = 2 if config.adversarial != "free" else 2 / config.adversarial_steps
-            effort = config.effort or default_effort()
-            config = config.model_copy(update={"epochs": cls.default_epochs_for(data, effort) * longer})
-        return super().resolve_config(config, data)
+        return super().resolve_config(with_defaults(config), data)
+
+    @classmethod
+    def default_length(cls, config: ClassifierConfig, data: DataSpec) -> float:
+        """Twice as many images under adversarial training; `free` shows each `adversarial_steps` times."""
+        if config.adversarial == "none":
+            return super().default_length(config, data)
+        plain = {name: None for name in AdversarialConfig.model_fields if name.startswith("adversarial_")}
+        length = super().default_length(config.model_copy(update=plain | {"adversarial": "none"}), data)
+        return length * (2 if config.adversarial != "free" else 2 / config.adversarial_steps)
+
+    @classmethod
+    def milliseconds_per_image(cls, config: ClassifierConfig, data: DataSpec) -> float:
+        steps = config.adversarial_steps or 0
+        return super().milliseconds_per_image(config, data) * (1 + steps - (config.adversarial == "free"))
 
     def before_training(self, train: Columns) -> None:
         if self.adversarial is not None:

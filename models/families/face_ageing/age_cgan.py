@@ -35,7 +35,7 @@ from models.families.face_ageing.latent_search import evaluate_ageing
 from models.families.gans.conditional_gan import ConditionalGAN, ConditionalGANConfig
 from models.families.gans.conditioning import as_tensor
 from models.families.gans.conv_networks import widths
-from models.family import Family, default_effort
+from models.family import Family
 from models.losses.adversarial import update
 from models.nn.augment import jitter
 from models.types import Batch, ConfigError, DataSpec, Metrics
@@ -54,6 +54,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     lecture = "Face ageing with conditional GANs"
     layouts = ("attributes", "labelled")
     Config = AgeCGANConfig
+    milliseconds = 1.35
     config: AgeCGANConfig
 
     def __init__(self, config: AgeCGANConfig, data: DataSpec):
@@ -73,19 +74,15 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     def resolve_config(cls, config: AgeCGANConfig, data: DataSpec) -> AgeCGANConfig:
         condition, boundaries = condition_and_boundaries(config, data)
         update = {"condition": condition, "boundaries": boundaries, "identity": identity_source(config, data)}
-        update["images"] = config.images or cls._default_images(config, data)
         config = super().resolve_config(config.model_copy(update=update), data)
         gan = ConditionalGAN.resolve_config(gan_config(config), with_groups_as_classes(config, data))
         shared = {name: getattr(gan, name) for name in ConditionalGANConfig.model_fields}
         return config.model_copy(update={**shared, "images": config.images, "condition": condition})
 
     @classmethod
-    def _default_images(cls, config: AgeCGANConfig, data: DataSpec) -> int:
-        """The training length at which the GAN's stage is as long as a training of conditional_gan."""
-        share = 1 - config.encoder_share - config.recogniser_share
-        effort = config.effort or default_effort()
-        epochs = config.epochs or ConditionalGAN.default_epochs_for(data, effort) / share
-        return max(2, round(epochs * max(data.count, 1)))
+    def full_length(cls, config: AgeCGANConfig, data: DataSpec) -> float:
+        """The length at which the GAN's stage is as long as a training of conditional_gan."""
+        return ConditionalGAN.full_length(config, data) / (1 - config.encoder_share - config.recogniser_share)
 
     def _bounds(self) -> tuple[int, int]:
         """Counts of images at which the second and the third stage begin; each stage has at least one update."""

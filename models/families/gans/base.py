@@ -47,7 +47,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     Config = GANConfig
     config: GANConfig
     default_images = 300_000
-    milliseconds = 1.8
+    milliseconds = 1.4
     rewinds = True
     """Whether the weights of an earlier generator fit the present one."""
     differentiates_generator_twice = False

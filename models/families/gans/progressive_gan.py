@@ -17,7 +17,7 @@ from models.families.gans.progressive_networks import (
     blend,
     level_widths,
 )
-from models.family import Family
+from models.family import LONGER_CPU_SECONDS, Family
 from models.nn.encoders import pyramid
 from models.seeds import derive
 from models.types import Batch, ConfigError, DataSpec, Metrics
@@ -52,7 +52,8 @@ class ProgressiveGAN(GANBase):
     summary = "Generates new images; grows from about 4x4 pixels to the full size during training."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
-    milliseconds = 4.5
+    milliseconds = 5.1
+    cpu_seconds = LONGER_CPU_SECONDS
     spherical = True
     rewinds = False  # an earlier generator may have fewer layers
     config: ProgressiveGANConfig

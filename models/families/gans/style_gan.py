@@ -12,6 +12,7 @@ from models.families.gans.config import GANConfig, fill_training_settings, train
 from models.families.gans.progressive_networks import level_widths
 from models.families.gans.stylegan2_networks import StyleDiscriminator, StyleGenerator
 from models.families.gans.updates import Penalties
+from models.family import LONGER_CPU_SECONDS
 from models.losses.gradient_penalties import path_lengths
 from models.nn.encoders import pyramid
 from models.types import DataSpec
@@ -52,6 +53,7 @@ class StyleGAN(StyleBased, GANBase):
     lecture = "Style-based generators"
     Config = StyleGANConfig
     milliseconds = 6.5
+    cpu_seconds = LONGER_CPU_SECONDS
     config: StyleGANConfig
 
     def __init__(self, config: StyleGANConfig, data: DataSpec):

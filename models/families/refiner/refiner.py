@@ -17,7 +17,7 @@ from models.evaluation.translation import ROWS
 from models.families.refiner.discriminators import MultiScaleDiscriminator
 from models.families.refiner.label_reader import LabelReader
 from models.families.refiner.networks import QuantiseStraightThrough, RefinerNet
-from models.family import Config, Family
+from models.family import LONGER_CPU_SECONDS, Config, Family
 from models.losses.adversarial import frozen, update
 from models.losses.gradient_penalties import zero_centred_penalty
 from models.nn.ema import Ema
@@ -113,6 +113,8 @@ class Refiner(Refines, Discriminates, Family):
     Config = RefinerConfig
     default_batch = 32
     milliseconds = 6.3
+    reference_width = 24
+    cpu_seconds = LONGER_CPU_SECONDS
     patch_domains = ("b",)
 
     def __init__(self, config: RefinerConfig, data: DataSpec):

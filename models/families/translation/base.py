@@ -17,7 +17,7 @@ from models.data import Columns
 from models.evaluation.translation import colour_distance, evenly_spaced
 from models.families.translation.instance_norm import image_statistics, normalised
 from models.families.translation.networks import default_patch_layers
-from models.family import Config, Family
+from models.family import LONGER_CPU_SECONDS, Config, Family
 from models.losses.adversarial import (
     discriminator_loss,
     generator_loss,
@@ -68,6 +68,8 @@ class UnpairedConfig(TranslationConfig):
 class TranslationBase(Discriminates, Translates, Family):
     """Generators against discriminators; the served generators are exponential moving averages."""
 
+    reference_width = 32
+    cpu_seconds = LONGER_CPU_SECONDS
     residual: ClassVar[bool] = False
     """The generators may add to their input (`Config` is an UnpairedConfig); else they produce the whole image."""
 
