@@ -94,6 +94,8 @@ SETTINGS = {
     "than 0.25 s, such as most attacks.",
     "slow_calls_in_flight": "Such calls that a web front may have under way at a time; they do not hold up the others.",
     "device": "`auto`, `cpu`, `cuda` or `cuda:1`.",
+    "devices": "Devices of the jobs of a worker, e.g. `cuda:0,cuda:2`: one training at a time on each. Default: all "
+    "GPUs that it sees, or the CPU.",
     "sandbox_bytes": "Memory of the sealed process in which foreign graphs and files are worked on.",
     "sandbox_seconds": "Longest call of a sealed process; a later one is killed and replaced.",
     "oracles": "Remote models that may be attacked: JSON, name to URL or to an object; see Settings of an oracle.",

@@ -10,6 +10,7 @@ import threading
 
 import structlog
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutting_down
+from sqlalchemy import Connection
 
 from app.core import logs
 from app.core.errors import AnamorphError
@@ -21,6 +22,7 @@ from app.core.settings import settings
 from app.core.store.database import migrate, transaction
 from workers.inference.lane import Current, run_calls
 from workers.inference.liveness import GoneListener, Pulse
+from workers.jobs.device_pool import DevicePool
 from workers.jobs.slot import Slot
 
 __all__ = ["run_calls", "run_job"]
@@ -39,9 +41,9 @@ def run_job(job_id: str) -> None:
 class Presence(threading.Thread):
     """Renews this worker's row in the table of live workers."""
 
-    def __init__(self, queues: list[str]):
+    def __init__(self, queues: list[str], pool: DevicePool):
         super().__init__(name="presence", daemon=True)
-        self.queues, self.id = queues, worker_rows.worker_id()
+        self.queues, self.pool, self.id = queues, pool, worker_rows.worker_id()
         self.stopping = threading.Event()
 
     def stop(self) -> None:
@@ -49,9 +51,12 @@ class Presence(threading.Thread):
 
     def run(self) -> None:
         while not self.stopping.is_set():
-            self._write(lambda conn: worker_rows.beat(conn, self.id, self.queues, settings().device))
+            self._write(self._beat)
             self.stopping.wait(worker_rows.BEAT_SECONDS)
         self._write(lambda conn: worker_rows.leave(conn, self.id))
+
+    def _beat(self, conn: Connection) -> None:
+        worker_rows.beat(conn, self.id, self.queues, settings().device, devices=self.pool.usage())
 
     @staticmethod
     def _write(change) -> None:
@@ -74,8 +79,11 @@ def start(instance, **_) -> None:
     """Starts slots, sweeper and presence beside Celery's own loop; they do not wait for the broker."""
     queues = sorted(instance.app.amqp.queues.consume_from)
     migrate()
-    slots.extend(Slot(queue, worker_rows.worker_id()) for queue in jobs.QUEUES if queue in queues)
-    threads = [*slots, Presence(queues)]
+    pool = DevicePool(() if queues == ["infer"] else None)
+    for queue in (queue for queue in jobs.QUEUES if queue in queues):
+        count = len(pool) if queue == "train" else 1
+        slots.extend(Slot(queue, worker_rows.worker_id(), pool=pool) for _ in range(count))
+    threads = [*slots, Presence(queues, pool)]
     if "infer" in queues:
         threads += [Pulse(worker_rows.worker_id(), queues), GoneListener()]
         threading.Thread(target=load_host, name="load-host", daemon=True).start()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -175,7 +175,13 @@ def worker() -> str:
         rows = [row for row in fresh(conn) if row["host"] == socket.gethostname()]
     if not rows:
         raise NotRunning("no worker of this machine is running")
-    return "; ".join(f"{', '.join(row['queues'])} on {row['device'] or 'cpu'}" for row in rows)
+    return "; ".join(f"{', '.join(row['queues'])} on {_devices(row)}" for row in rows)
+
+
+def _devices(row: dict[str, Any]) -> str:
+    """Each device of a worker with the first part of the ids of its jobs."""
+    devices = row["devices"] or [{"device": row["device"] or "cpu", "jobs": []}]
+    return ", ".join(" ".join([each["device"], *(f"(job {job[:13]})" for job in each["jobs"])]) for each in devices)
 
 
 CHECKS: dict[str, Callable[[], str]] = {

@@ -99,6 +99,7 @@ class Settings(BaseSettings):
 
     # compute; 0 threads means "as many as there are cores, less those that answer requests"
     device: str = "auto"
+    devices: str = ""  # of the jobs of this worker, comma-separated; empty: all GPUs
     executor: Literal["torch", "onnx"] = "torch"
     train_threads: int = Field(0, ge=0)
     infer_threads: int = Field(0, ge=0)

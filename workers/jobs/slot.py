@@ -1,4 +1,4 @@
-"""Slots: a worker runs one job of each of its queues at a time, each in a process of its own that it watches.
+"""Slots: a worker runs a training on each of its devices and one job of each other queue, each in a process of its own.
 
 The table decides which job is next; a message only wakes the slot. Nothing here imports torch.
 """
@@ -13,9 +13,14 @@ from app.core.errors import AnamorphError
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading, transaction
+from workers.jobs.device_pool import DevicePool
 from workers.jobs.watch import COMMAND, ProcessWatch
 
 log = structlog.get_logger(__name__)
+
+
+LOOK_SECONDS = 1
+"""How often a slot whose training waits for devices looks whether it is still the next one."""
 
 
 class Slot(threading.Thread):
@@ -23,9 +28,9 @@ class Slot(threading.Thread):
 
     command: Sequence[str] = COMMAND
 
-    def __init__(self, queue: str, worker: str, bind: Engine | None = None):
+    def __init__(self, queue: str, worker: str, bind: Engine | None = None, pool: DevicePool | None = None):
         super().__init__(name=f"slot-{queue}", daemon=True)
-        self.queue, self.worker, self.bind = queue, worker, bind
+        self.queue, self.worker, self.bind, self.pool = queue, worker, bind, pool or DevicePool()
         self.stopping = threading.Event()
         self._wake_event = threading.Event()
 
@@ -40,8 +45,12 @@ class Slot(threading.Thread):
     def run(self) -> None:
         while not self.stopping.is_set():
             try:
-                while not self.stopping.is_set() and (claim := self._next()):
-                    ProcessWatch(claim, self.bind, self.command).until_ended(self.stopping)
+                while not self.stopping.is_set() and (found := self._next()):
+                    claim, devices = found
+                    try:
+                        ProcessWatch(claim, self.bind, self.command, devices).until_ended(self.stopping)
+                    finally:
+                        self.pool.release(claim.id)
             except AnamorphError as error:
                 log.warning("slot_waits", queue=self.queue, error=error.detail)
             except Exception:
@@ -50,9 +59,32 @@ class Slot(threading.Thread):
             self._wake_event.wait(settings().sweep_seconds)
             self._wake_event.clear()
 
-    def _next(self) -> jobs.Claim | None:
+    def _next(self) -> tuple[jobs.Claim, list[str]] | None:
+        """The next job, and its devices. Waits while a training is due and has too few free devices."""
+        if self.queue == "train":
+            with self.pool.choosing:
+                return self._next_training()
         with reading(self.bind) as conn:
             if jobs.next_due(conn, self.queue) is None:
                 return None
         with transaction(self.bind) as conn:
-            return jobs.claim_oldest(conn, self.queue, self.worker)
+            claim = jobs.claim_oldest(conn, self.queue, self.worker)
+        return claim and (claim, self.pool.share(claim.id))
+
+    def _next_training(self) -> tuple[jobs.Claim, list[str]] | None:
+        most = len(self.pool)
+        while not self.stopping.is_set():
+            with reading(self.bind) as conn:
+                due = jobs.next_due(conn, self.queue, most)
+                needed = jobs.devices_needed(conn, due) if due else 0
+            if due is None:
+                return None
+            if not (free := self.pool.wait_free(needed, LOOK_SECONDS)):
+                continue  # it may have been canceled
+            with transaction(self.bind) as conn:
+                claim = jobs.claim_oldest(conn, self.queue, self.worker, devices=free, most_devices=most)
+            if claim is not None:
+                devices = free[: claim.spec.get("devices", 1)]
+                self.pool.take(devices, claim.id)
+                return claim, devices
+        return None

@@ -16,6 +16,7 @@ from app.core.errors import AnamorphError, OutOfMemory, WorkerLost
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading, transaction
+from workers.jobs.device_pool import device_environment
 from workers.jobs.job import LEASE_LOST, late_error
 
 log = structlog.get_logger(__name__)
@@ -32,12 +33,18 @@ class ProcessWatch:
     but its heartbeats do not come in time.
     """
 
-    def __init__(self, claim: jobs.Claim, bind: Engine | None = None, command: Sequence[str] = COMMAND):
+    def __init__(
+        self,
+        claim: jobs.Claim,
+        bind: Engine | None = None,
+        command: Sequence[str] = COMMAND,
+        devices: Sequence[str] = (),
+    ):
         self.claim, self.bind, self.lease = claim, bind, settings().lease_seconds
         self.oom_kills = machine.oom_kills()
         self.clocks = machine.Clocks(self.lease / 2)
         self.process = subprocess.Popen(
-            [*command, claim.id], env=environment(claim), stdin=subprocess.DEVNULL, close_fds=True
+            [*command, claim.id], env=environment(claim, devices), stdin=subprocess.DEVNULL, close_fds=True
         )
         self.reason: str | None = None
         self.kill_at = float("inf")
@@ -175,8 +182,8 @@ def _name(number: int) -> str:
         return "unknown"
 
 
-def environment(claim: jobs.Claim) -> dict[str, str]:
-    """The environment of the job's process: its token, threads and niceness, and the settings of this worker.
+def environment(claim: jobs.Claim, devices: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of the job's process: its token, threads, niceness and devices, and the settings of this worker.
 
     Jobs of several queues run at the same time: a training gets all cores but one, at low priority, others half.
     """
@@ -186,6 +193,7 @@ def environment(claim: jobs.Claim) -> dict[str, str]:
     train, infer = options.train_threads or threads, options.infer_threads or threads
     return {
         **os.environ,
+        **device_environment(devices),
         "ANAMORPH_JOB_TOKEN": claim.token,
         "ANAMORPH_JOB_PARENT": str(os.getpid()),
         "ANAMORPH_JOB_NICE": str(0 if claim.queue == "light" else options.job_niceness),

@@ -58,4 +58,8 @@ class Tables:
             alive.add_metric([queue], sum(queue in worker["queues"] for worker in live))
         oldest = GaugeMetricFamily("worker_silence_seconds", "Longest time since a live worker reported.")
         oldest.add_metric([], max((time() - worker["seen_at"] for worker in live), default=0.0))
-        return [states, alive, oldest]
+        busy = GaugeMetricFamily("device_jobs", "Running jobs of a worker's device.", labels=["worker", "device"])
+        for worker in live:
+            for device in worker["devices"] or ():
+                busy.add_metric([worker["id"], device["device"]], len(device["jobs"]))
+        return [states, alive, oldest, busy]

@@ -14,6 +14,8 @@ from app.core.store.tables import ended_jobs, jobs
 TERMINAL = ("succeeded", "failed", "canceled")
 STATES = ("queued", "running", *TERMINAL)
 PATIENCE_SECONDS = 600
+DEVICES = func.coalesce(jobs.c.spec["devices"].as_integer(), 1)
+"""Devices that a job runs on."""
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
@@ -69,16 +71,23 @@ def due() -> ColumnElement[bool]:
     return and_(jobs.c.state == "queued", jobs.c.run_after <= clock(), in_time)
 
 
-def next_due(conn: Connection, queue: str) -> str | None:
+def devices_needed(conn: Connection, job_id: str) -> int:
+    """The number of devices that a job runs on."""
+    return conn.execute(select(DEVICES).where(jobs.c.id == job_id)).scalar_one()
+
+
+def next_due(conn: Connection, queue: str, most_devices: int | None = None) -> str | None:
     """The job that `claim_oldest` would try first.
 
     Tenants with fewest running jobs in the queue go first, then those that were served longest ago; of a tenant the
     oldest job. Running jobs no longer count against a tenant that waits for PATIENCE_SECONDS for each of them.
-    A tenant with `max_running_jobs_per_tenant` running jobs, in all queues, waits.
+    A tenant with `max_running_jobs_per_tenant` running jobs, in all queues, waits. Jobs that need more devices than
+    `most_devices` are left to other workers.
     """
+    fits = true() if most_devices is None else most_devices >= DEVICES
     waiting = (
         select(jobs.c.tenant, func.min(jobs.c.id).label("id"))
-        .where(jobs.c.queue == queue, due())
+        .where(jobs.c.queue == queue, due(), fits)
         .group_by(jobs.c.tenant)
         .subquery()
     )

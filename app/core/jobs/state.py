@@ -14,7 +14,7 @@ Every change is one conditional UPDATE and its event. If it matches no row, anot
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from app.core.jobs.events import LeaseLost
 from app.core.jobs.idempotency import claim_key, remember
 from app.core.jobs.queries import STATES as STATES
 from app.core.jobs.queries import TERMINAL as TERMINAL
-from app.core.jobs.queries import WORD, due, get, next_due
+from app.core.jobs.queries import WORD, devices_needed, due, get, next_due
 from app.core.jobs.queries import counts as counts
 from app.core.jobs.queries import list_jobs as list_jobs
 from app.core.jobs.recovery import mark_unannounced as mark_unannounced
@@ -222,8 +222,10 @@ def resume(conn: Connection, tenant: str, job_id: str) -> dict[str, Any]:
 # ---- the holder's side: claim, beat, write, end
 
 
-def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
-    """Takes the job if it is queued and due. None if another worker was first."""
+def claim(
+    conn: Connection, job_id: str, worker: str, lease_seconds: float | None = None, devices: Sequence[str] = ()
+) -> Claim | None:
+    """Takes the job, to run it on `devices`, if it is queued and due. None if another worker was first."""
     statement = (
         update(jobs)
         .where(jobs.c.id == job_id, due())
@@ -242,16 +244,31 @@ def claim(conn: Connection, job_id: str, worker: str, lease_seconds: float | Non
     row = conn.execute(statement).mappings().one_or_none()
     if row is None:
         return None
-    events.append(conn, job_id, "running", {"worker": worker[:128]}, row["token"])
+    where = {"devices": list(devices)} if devices else {}
+    events.append(conn, job_id, "running", {"worker": worker[:128]} | where, row["token"])
     return Claim(**row)
 
 
-def claim_oldest(conn: Connection, queue: str, worker: str, lease_seconds: float | None = None) -> Claim | None:
-    """Takes the next job of a queue. Tenants take turns: fewest running jobs first, then longest wait."""
+def claim_oldest(
+    conn: Connection,
+    queue: str,
+    worker: str,
+    lease_seconds: float | None = None,
+    devices: Sequence[str] = (),
+    most_devices: int | None = None,
+) -> Claim | None:
+    """Takes the next job of a queue. Tenants take turns: fewest running jobs first, then longest wait.
+
+    Trainings of a worker with `most_devices` devices run on the first of `devices`, those that are free; None if these
+    are too few for the next one.
+    """
     if conn.dialect.name == "postgresql":  # one at a time, so that no tenant gets more running jobs than allowed
         conn.execute(select(func.pg_advisory_xact_lock(CLAIMS)))
-    while (job_id := next_due(conn, queue)) is not None:
-        if (claimed := claim(conn, job_id, worker, lease_seconds)) is not None:
+    while (job_id := next_due(conn, queue, most_devices)) is not None:
+        needed = devices_needed(conn, job_id) if most_devices else 0
+        if needed > len(devices):
+            return None
+        if (claimed := claim(conn, job_id, worker, lease_seconds, devices[:needed])) is not None:
             return claimed
     return None
 

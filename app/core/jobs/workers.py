@@ -22,10 +22,16 @@ def worker_id() -> str:
 
 
 def beat(
-    conn: Connection, worker: str, queues: Iterable[str], device: str | None = None, models: Iterable[str] = ()
+    conn: Connection,
+    worker: str,
+    queues: Iterable[str],
+    device: str | None = None,
+    models: Iterable[str] = (),
+    devices: list[dict[str, Any]] | None = None,
 ) -> None:
-    """Updates the row of a live worker."""
+    """Updates the row of a live worker. `devices`: those of its jobs, each with the ids of the jobs that use it."""
     row = {"id": worker, "host": socket.gethostname(), "pid": os.getpid(), "queues": sorted(queues), "device": device}
+    row |= {"devices": devices}
     before = conn.execute(select(workers.c.started_at).where(workers.c.id == worker)).scalar_one_or_none()
     times = {"started_at": clock() if before is None else before, "seen_at": clock()}
     upsert(conn, workers, row | times | {"models": list(models)}, ["id"])
@@ -39,6 +45,11 @@ def fresh(conn: Connection, seconds: float = FRESH_SECONDS) -> list[dict[str, An
     """The workers that updated their row within `seconds`."""
     rows = conn.execute(select(workers).where(workers.c.seen_at > clock() - seconds).order_by(workers.c.id))
     return [dict(row) for row in rows.mappings()]
+
+
+def most_devices(conn: Connection) -> int | None:
+    """Devices of the live worker for trainings that has most; None if there is no such worker."""
+    return max((len(row["devices"] or [None]) for row in fresh(conn) if "train" in row["queues"]), default=None)
 
 
 def write_probe(conn: Connection) -> None:

@@ -147,6 +147,7 @@ workers = Table(
     Column("pid", Integer, nullable=False),
     Column("queues", JSON, nullable=False),
     Column("device", String(64)),
+    Column("devices", Null()),  # each device with its jobs
     Column("models", JSON, nullable=False),
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),

@@ -92,7 +92,7 @@ def ready(job: RunningJob) -> None:
 KINDS = {
     name: f"tests.workers.jobs.bodies:{name}"
     for name in ("succeed", "obey", "ignore", "stop_unasked", "vanish", "crash", "fail", "starved", "hung")
-}
+} | {"training": "tests.workers.jobs.bodies:obey"}
 
 if __name__ == "__main__":
     from workers.jobs import process as job

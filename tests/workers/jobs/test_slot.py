@@ -263,7 +263,7 @@ def done(engine, monkeypatch):
     gate.set()
 
     class Instant:
-        def __init__(self, claim, bind, command):
+        def __init__(self, claim, bind, command, devices):
             self.claim = claim
 
         def until_ended(self, stopping):
