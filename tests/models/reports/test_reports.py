@@ -7,14 +7,15 @@ from torch import nn
 
 from models.capabilities import Decodes, Encodes
 from models.data import Columns
+from models.evaluation import clustering
 from models.evaluation.anomaly import Familiar, Measured, heat, pca_basis
-from models.evaluation.clustering import Clustering
+from models.evaluation.clustering import SHRINKAGE, STARTS, Clustering
 from models.family import Family
 from models.registry import reports
 from models.reports.anomaly import AnomalyReport
-from models.reports.cluster import ClusterReport
+from models.reports.cluster import ClusterReport, label_facts
 from models.reports.core.base import Subject
-from models.types import DataError, DataSpec
+from models.types import DataError, DataSpec, ReportArtefact
 
 SIZE = 8
 
@@ -73,7 +74,7 @@ def finish(report, who: Subject, **params):
             done = step.done
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+@pytest.mark.parametrize("method", ["spectral", "kmeans", "gmm"])
 def test_separated_classes_are_recovered_as_clusters(method):
     labels = np.arange(90) % 3
     result = finish(ClusterReport, subject(flat_halves(labels), labels), method=method)
@@ -169,9 +170,10 @@ def test_clustering_assigns_new_codes_as_scikit_learn_does(method):
     draws = torch.Generator().manual_seed(0)
     codes = torch.randn(300, 4, generator=draws) + 6 * torch.randint(0, 3, (300, 1), generator=draws)
     result = Clustering.fit(codes[:200], 3, method, seed=5)
-    points = result.standardised(codes).double().numpy()
+    points = result.points(codes).double().numpy()
+    shrinkage = SHRINKAGE * points[:200].var(0).mean()
     kinds = {"kmeans": KMeans(3, n_init=10, random_state=5)}
-    kinds["gmm"] = GaussianMixture(3, covariance_type="diag", reg_covar=1e-4, random_state=5)
+    kinds["gmm"] = GaussianMixture(3, reg_covar=shrinkage, n_init=STARTS, random_state=5)
     library = kinds[method].fit(points[:200])
     groups, distances, belong = result.assign(codes)
     assert groups.tolist() == library.predict(points).tolist()
@@ -179,6 +181,58 @@ def test_clustering_assigns_new_codes_as_scikit_learn_does(method):
         assert belong.numpy() == pytest.approx(library.predict_proba(points), abs=1e-4)
     again = Clustering.unpack(result.pack({}))
     assert torch.equal(again.assign(codes)[1], distances)
+
+
+@pytest.mark.parametrize("method", ["spectral", "kmeans", "gmm"])
+def test_inactive_units_do_not_change_the_clusters(method):
+    """A VAE gives inactive units codes of almost no variance, which standardising would blow up to full weight."""
+    draws = torch.Generator().manual_seed(0)
+    truth = torch.arange(300) % 3
+    codes = torch.randn(300, 2, generator=draws) + 4 * torch.tensor([[0.0, 0], [1, 0], [0, 1]])[truth]
+    noisy = torch.cat([codes, 0.01 * torch.randn(300, 30, generator=draws)], 1)
+    found = Clustering.fit(noisy, 3, method, seed=0).assign(noisy)[0]
+    assert label_facts(truth.numpy(), found.numpy())["accuracy"] > 0.9
+    assert Clustering.fit(noisy, 3, method, seed=0).axes.shape == (2, 32)
+
+
+def test_spectral_clusters_follow_the_shape_of_the_data_and_assign_new_codes():
+    """Two rings: no centre and no Gaussian separates them."""
+    draws = torch.Generator().manual_seed(0)
+    angle, truth = 6.28 * torch.rand(600, generator=draws), torch.arange(600) % 2
+    codes = torch.stack([angle.cos(), angle.sin()], 1) * (1 + 2 * truth)[:, None]
+    codes += 0.05 * torch.randn(codes.shape, generator=draws)
+    accuracy = {}
+    for method in ("spectral", "kmeans"):
+        result = Clustering.fit(codes[:400], 2, method, seed=0)
+        accuracy[method] = label_facts(truth[400:].numpy(), result.assign(codes[400:])[0].numpy())["accuracy"]
+    assert accuracy["spectral"] == 1 and accuracy["kmeans"] < 0.8
+
+
+def test_spectral_clustering_keeps_the_clusters_of_its_own_codes(monkeypatch):
+    codes = torch.randn(120, 3, generator=torch.Generator().manual_seed(1))
+    result = Clustering.fit(codes, 4, "spectral", seed=0)
+    assert torch.equal(Clustering.unpack(result.pack({})).assign(codes)[0], result.groups)
+    monkeypatch.setattr(clustering, "MAX_GRAPH", 60)
+    assert Clustering.fit(codes, 4, "spectral", seed=0).reference.shape == (60, 3)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_clusters_of_an_earlier_release_still_assign(method):
+    """Their codes were divided by each unit's spread, and covariances were diagonal."""
+    draws = torch.Generator().manual_seed(0)
+    mean, spread, centres = torch.randn(3, generator=draws), torch.rand(3) + 0.1, torch.randn(4, 3, generator=draws)
+    variances = torch.rand(4, 3, generator=draws) + 0.1 if method == "gmm" else torch.ones(4, 3)
+    shares, codes = torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.randn(20, 3, generator=draws)
+    if method == "kmeans":
+        shares = torch.full((4,), 0.25)
+    tensors = {"mean": mean, "spread": spread, "centres": centres, "variances": variances, "shares": shares}
+    old = ReportArtefact(tensors | {"reach": torch.ones(4)}, {"method": method, "clusters": []})
+    gaps = ((codes - mean) / spread)[:, None] - centres
+    logs = -0.5 * (gaps.square() / variances + variances.log()).sum(2) + shares.log()
+    groups, distances, probabilities = Clustering.unpack(old).assign(codes)
+    assert torch.equal(groups, logs.argmax(1))
+    assert torch.allclose(probabilities, logs.softmax(1), atol=1e-5)
+    assert torch.allclose(distances, gaps.square().sum(2).sqrt()[torch.arange(20), groups], atol=1e-5)
 
 
 def test_a_dataset_of_another_size_is_refused_with_the_remedy():

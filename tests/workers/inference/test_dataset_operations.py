@@ -233,7 +233,7 @@ def report_on(dataset: str, **params) -> str:
     return job_id
 
 
-@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+@pytest.mark.parametrize("method", ["spectral", "kmeans", "gmm"])
 async def test_posted_images_fall_into_the_groups_of_a_report(client, method):
     job_id = report_on("small", clusters=3, method=method, split="all")
     data = open_dataset(client.digest)
