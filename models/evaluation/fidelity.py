@@ -6,7 +6,7 @@ of images, so each is given with its floor: the same distance between two sets o
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,7 +25,7 @@ MAX_IMAGES = 2000
 MIN_IMAGES = 4  # below, a covariance means nothing
 ROUNDS = 40  # of the bootstrap
 NEIGHBOURS = 3
-CACHE_NAME = "features-2"  # in the cache of the dataset; the number grows when the contents change
+CACHE_NAME = "features-3"  # in the cache of the dataset; the number grows when the contents change
 CACHED = {
     "mean": "mean", "scale": "scale", "floor": "floor", "wanted": "reference", "usual": "copy_distance",
     "trivial": "baselines",
@@ -33,8 +33,13 @@ CACHED = {
 """Names of tensors in the cache, and the attributes that hold them."""
 BASELINES = (
     "fd_floor", "fd_blurred", "fd_repeated", "kid_floor", "kid_blurred", "kid_repeated", "precision_floor",
-    "recall_floor",
+    "recall_floor", "fd_gaussian", "class_fd_floor", "class_fd_gaussian", "class_fd_halves", "confident_floor",
+    "confident_gaussian", "class_entropy_floor",
 )  # fmt: skip
+"""Of real images (`floor`), the same blurred, one of them repeated, `gaussian_images`, and half of the classes. Those
+of classes are zero without labels."""
+SURE = 0.9
+"""An image counts as recognised if its most likely class has at least this probability."""
 
 
 def frechet(samples: Tensor, reference: Tensor) -> float:
@@ -125,6 +130,16 @@ def evenness(labels: Tensor, classes: int) -> float:
     return max(0.0, float(-torch.xlogy(shares, shares).sum() / math.log(classes)))
 
 
+def gaussian_images(images: Tensor) -> Tensor:
+    """As many samples (n, c, h, w) of a Gaussian with the mean and covariance of the pixels: the trivial generator."""
+    rows = images.flatten(1)
+    weights = (
+        torch.randn(len(rows), len(rows), generator=generator(0, "gaussian images")) / max(1, len(rows) - 1) ** 0.5
+    )
+    mean = rows.mean(0)
+    return (weights @ (rows - mean) + mean).clamp(0, 1).reshape(images.shape)
+
+
 class Fidelity:
     """Measures samples against one dataset, with its frozen network, real images, and baselines that need no model.
 
@@ -158,13 +173,54 @@ class Fidelity:
         self.baselines = self._baselines()
 
     def _baselines(self) -> Tensor:
-        """The numbers of BASELINES: for real images, blurred ones, and a single image repeated."""
+        """The numbers of BASELINES."""
         if self.count < MIN_IMAGES:
             return torch.zeros(len(BASELINES), dtype=torch.float64)
+        gaussian = gaussian_images(self.train_images)
         sets = self.floor, self.rows(blurred(self.train_images)), self.floor[:1].expand_as(self.floor)
         numbers = [measure(rows, self.reference) for measure in (frechet, kernel_distance) for rows in sets]
         numbers += [coverage(self.floor, self.reference), coverage(self.reference, self.floor)]
-        return torch.tensor(numbers, dtype=torch.float64)
+        numbers.append(frechet(self.rows(gaussian), self.reference))
+        if self.labelled:
+            floor, trivial = self.class_measures(self.train_images), self.class_measures(gaussian)
+            logits = self.class_logits(self.train_images)
+            half = logits[logits.argmax(1) < logits.shape[1] / 2]
+            numbers += [floor["class_fd"], trivial["class_fd"], self._class_distance(half)]
+            numbers += [floor["confident"], trivial["confident"], self.class_entropy_floor(self.count)]
+        return torch.tensor(numbers + [0.0] * (len(BASELINES) - len(numbers)), dtype=torch.float64)
+
+    def class_measures(self, samples: Tensor) -> dict[str, float]:
+        """From the logits of the classes, which blur and noise hardly change: their Frechet distance to unseen images,
+        the share of samples that are recognised, and the entropy of the classes; without labels nothing."""
+        if not self.labelled or len(samples) < MIN_IMAGES:
+            return {}
+        logits = self.class_logits(samples)
+        confident = (logits.softmax(1).amax(1) > SURE).double().mean()
+        entropy = evenness(logits.argmax(1), logits.shape[1])
+        return {"class_fd": self._class_distance(logits), "confident": float(confident), "class_entropy": entropy}
+
+    @cached_property
+    def unseen_logits(self) -> Tensor:
+        """(count, k): those of the validation images."""
+        return self.class_logits(self.validation_images)
+
+    def class_entropy_floor(self, count: int) -> float:
+        """The entropy of the classes of `count` unseen images: few images have fewer classes."""
+        classes = self.unseen_logits[evenly(self.count, count)].argmax(1)
+        return evenness(classes, self.unseen_logits.shape[1])
+
+    def _class_distance(self, logits: Tensor) -> float:
+        """FD of logits (n, k) to those of unseen images, in units of the latter's spread."""
+        if len(logits) < MIN_IMAGES:
+            return 0.0
+        reference = self.unseen_logits
+        mean, spread = reference.mean(0), reference.std(0).clamp_min(1e-4)
+        return frechet((logits - mean) / spread, (reference - mean) / spread)
+
+    def named_baselines(self) -> dict[str, float]:
+        """Those of classes only with labels."""
+        known = dict(zip(BASELINES, self.baselines.tolist(), strict=True))
+        return {name: value for name, value in known.items() if self.labelled or not name.startswith(("class", "conf"))}
 
     def _state(self) -> dict[str, Tensor]:
         net = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
@@ -222,7 +278,7 @@ class Fidelity:
         low, high = kernel_interval(rows, self.reference)
         metrics |= {"kid": kernel_distance(rows, self.reference), "kid_low": low, "kid_high": high}
         metrics |= {"precision": coverage(rows, self.reference), "recall": coverage(self.reference, rows)}
-        metrics |= dict(zip(BASELINES, self.baselines.tolist(), strict=True))
+        metrics |= self.class_measures(samples) | self.named_baselines()
         return metrics | {"copied": copied(samples, self.train_images, self.copy_distance)}
 
 
@@ -242,16 +298,12 @@ def sample_report(model: Family, train: Columns, validation: Columns, context: S
     return fidelity.report(in_chunks(lambda count: decode_prior(model, count, context.generator), fidelity.count))
 
 
-def decode_prior(model: Family, count: int, draws: torch.Generator, sampler: str | None = None) -> Tensor:
-    """(count, c, h, w): samples from a model with a prior and a decoder; from a conditional one for example labels.
-
-    Their latents are from `sampler`, one of the model's `samplers`, or from its default.
-    """
+def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
+    """(count, c, h, w): samples from a model with a prior and a decoder; from a conditional one for example labels."""
     noise = torch.randn(count, model.latent_dim, generator=draws, device=model.device)
     uniform = torch.rand(count, generator=draws, device=model.device)
     labels = [model.example_labels(count).to(model.device)] if takes_labels(model) else []
-    draw = model.draw if sampler is None else partial(model.draw_from, sampler)
-    return model.decode(draw(noise, uniform, *labels), *labels)
+    return model.decode(model.draw(noise, uniform, *labels), *labels)
 
 
 def in_chunks(sample: Callable[[int], Tensor], count: int) -> Tensor:

@@ -1,5 +1,6 @@
 """The settings that all GAN families share: optimisers, losses, penalties, tricks, and which exclude each other."""
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -9,6 +10,8 @@ from models.family import Config
 from models.losses.adversarial import LossName, smooths
 from models.types import ConfigError
 
+SHORT, LONG = 100_000, 3_000_000
+"""Images between which the default learning rate of equalized layers falls."""
 Optimiser = Literal["adam", "sgd", "rmsprop"]
 
 
@@ -124,6 +127,10 @@ class GANConfig(Config):
         description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end. "
         "Default: eight measurements of few samples in a training of 8,192 images or more, else only at the end.",
     )
+    compile: bool = Field(
+        False,
+        description="Compile both networks on CUDA. Takes minutes once; gradient penalties are not compiled.",
+    )
     auto_remedy: bool = Field(
         False,
         description="Respond to alarms automatically: more augmentation, a lower learning rate of D, or a return to "
@@ -181,3 +188,13 @@ def fill_training_settings(config: GANConfig, count: int, preset: dict) -> dict:
         "augment": "diff" if count < 2000 else "none",
     }
     return update | {field: value for field, value in common.items() if getattr(config, field) is None}
+
+
+def rate_for(config: GANConfig, short: float, long: float) -> float:
+    """Learning rate of equalized layers: `short` up to 100,000 images, `long` from 3 million, a power law between.
+
+    Their weights start as N(0, 1), so an update of Adam moves them by `learning_rate` of their size: at the
+    papers' rate, chosen for 10 to 25 million images, a short training ends near its start.
+    """
+    way = math.log(min(max(config.images, SHORT), LONG) / SHORT) / math.log(LONG / SHORT)
+    return float(f"{short * (long / short) ** way:.3g}")

@@ -129,3 +129,18 @@ class ConvDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.logits_from(self.features(images, condition), condition)
+
+
+def plain_discriminator(width: int, shape: Shape) -> ConvDiscriminator:
+    """That of `gan` with body=stable: no norm, minibatch stddev."""
+    return ConvDiscriminator(
+        NetworkConfig(
+            body="stable",
+            width=width,
+            discriminator_norm="none",
+            downsampling="stride",
+            activation="leaky_relu",
+            minibatch_stddev=True,
+        ),
+        shape,
+    )

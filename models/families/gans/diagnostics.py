@@ -3,7 +3,7 @@
 Images are (n, c, h, w) in [0, 1], at most as many as the probe of the training monitor has.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ COPY, COPIES = 0.5, 0.2
 alarm when the fraction of copies exceeds that of unseen images by more than the second value."""
 EXPLODED = 100.0  # times the median gradient norm before
 WORSE = 1.5  # times the lowest FD before
+RECOGNISED, EVEN = 0.4, 0.85
+"""Alarm when the share of samples whose class is clear, or the entropy of their classes, is below this fraction of that
+of real images."""
 TRAINING_ROWS, SIDE = 4096, 16
 
 
@@ -87,6 +90,37 @@ def worsening(now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
             f"FD was {best:.3g} after {images} images and is {now.metrics['fd']:.3g} now.",
             f"Train for about {images} images, or fork from there with a lower learning_rate.",
             {"fd": now.metrics["fd"], "best_fd": best, "best_images": images},
+        )
+
+
+def from_measures(measured: Mapping[str, float]) -> Iterator[Alarm]:
+    """The alarms that compare samples with real images in the features of the dataset's network (Fidelity)."""
+    real = measured.get("confident_floor", 0.0)
+    if measured.get("confident", real) < RECOGNISED * real:
+        yield Alarm(
+            "unrecognisable",
+            f"{measured['confident']:.0%} of the samples clearly show one of the classes, against {real:.0%} of real "
+            "images.",
+            "Train longer, or change learning_rate.",
+            {"confident": measured["confident"], "confident_real": real},
+        )
+    real = measured.get("class_entropy_floor", 0.0)
+    if measured.get("class_entropy", real) < EVEN * real:
+        yield Alarm(
+            "classes-missing",
+            f"The entropy of the classes of the samples is {measured['class_entropy']:.2f}, against {real:.2f} of real "
+            "images: the generator makes some classes rarely or never.",
+            "Lower learning_rate, raise r1, or fork from a point before this one.",
+            {"class_entropy": measured["class_entropy"], "class_entropy_real": real},
+        )
+    trivial = measured.get("fd_gaussian", 0.0)
+    if measured.get("fd", 0.0) > trivial > 0:
+        yield Alarm(
+            "worse-than-gaussian",
+            f"FD is {measured['fd']:.3g}, above the {trivial:.3g} of a Gaussian fitted to the pixels: the generator "
+            "has learned less than the mean and covariance of the images.",
+            "Train longer, or lower learning_rate.",
+            {"fd": measured["fd"], "fd_gaussian": trivial},
         )
 
 

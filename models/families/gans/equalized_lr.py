@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.families.gans.layers import doubling_conv, halving_conv
+from models.families.gans.layers import doubling_conv, halving_conv, smooth, strides
 from models.nn.encoders import Size
 
 
@@ -37,24 +37,26 @@ class EqualizedConv(EqualizedLayer):
 
 
 class EqualizedUpsample(EqualizedLayer):
-    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution."""
+    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution, with `low_pass` filtered by `smooth`."""
 
-    def __init__(self, in_channels: int, out_channels: int, size: Size):
+    def __init__(self, in_channels: int, out_channels: int, size: Size, low_pass: bool):
         super().__init__(out_channels, in_channels, 3, 3)
-        self.size = size
+        self.size, self.low_pass = size, low_pass
 
     def forward(self, features: Tensor) -> Tensor:
-        return doubling_conv(features, self.scaled(), self.size, self.bias)
+        upsampled = doubling_conv(features, self.scaled(), self.size, self.bias)
+        return smooth(upsampled, strides(features.shape[2:], self.size)) if self.low_pass else upsampled
 
 
 class EqualizedDownsample(EqualizedLayer):
-    """A 3x3 convolution, then the mean of each block of `factors` pixels."""
+    """A 3x3 convolution, then the mean of each block of `factors` pixels; with `low_pass` filtered by `smooth`."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
         super().__init__(out_channels, in_channels, 3, 3)
-        self.factors = factors
+        self.factors, self.low_pass = factors, low_pass
 
     def forward(self, features: Tensor) -> Tensor:
+        features = smooth(features, self.factors) if self.low_pass else features
         return halving_conv(features, self.scaled(), self.factors, self.bias)
 
 

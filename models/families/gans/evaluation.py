@@ -5,7 +5,7 @@ from torch import Tensor
 
 from models.context import StepContext
 from models.data import Columns
-from models.evaluation.fidelity import Fidelity, coverage, evenness, fidelity_of
+from models.evaluation.fidelity import coverage, fidelity_of
 from models.evaluation.metrics import CHUNK
 
 CALIBRATION_IMAGES = 1000
@@ -34,7 +34,11 @@ def evaluate_midway(gan, train: Columns, validation: Columns, context: StepConte
         rows, floor = fidelity.rows(samples), fidelity.floor_rows(len(samples))
         metrics |= {"precision": coverage(rows, fidelity.reference), "recall": coverage(fidelity.reference, rows)}
         metrics |= {"precision_floor": coverage(floor, fidelity.reference)}
-        metrics |= {"recall_floor": coverage(fidelity.reference, floor)}
+        metrics |= {"recall_floor": coverage(fidelity.reference, floor)} | fidelity.class_measures(samples)
+        known = fidelity.named_baselines()
+        metrics |= {name: known[name] for name in ("fd_gaussian", "confident_floor") if name in known}
+        if fidelity.labelled:
+            metrics |= {"class_entropy_floor": fidelity.class_entropy_floor(len(samples))}
     return metrics
 
 
@@ -43,17 +47,7 @@ def evaluate(gan, train: Columns, validation: Columns, context: StepContext) -> 
     fidelity = fidelity_of(train, validation, gan.device, gan.data)
     samples = gan.sample_on_host(fidelity.count, context)
     metrics = fidelity.report(samples) | {"discriminator_accuracy": calibrate(gan, fidelity.validation_images, samples)}
-    metrics |= class_evenness(fidelity, samples)
     return metrics | gan.condition_agreement(fidelity, train, validation, context)
-
-
-def class_evenness(fidelity: Fidelity, samples: Tensor) -> dict[str, float]:
-    """Entropy of the classes of samples and of unseen images, 1 where all are as frequent; without classes nothing."""
-    if not fidelity.labelled:
-        return {}
-    classes = fidelity.net.content.out_features
-    images = {"class_entropy": samples, "class_entropy_floor": fidelity.validation_images}
-    return {name: evenness(fidelity.class_logits(rows).argmax(1), classes) for name, rows in images.items()}
 
 
 def calibrate(gan, unseen: Tensor, samples: Tensor) -> float:

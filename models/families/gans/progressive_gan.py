@@ -1,6 +1,7 @@
 """A GAN that learns images of 4x4 pixels first and gains a level of twice the size at a time (Karras et al. 2018)."""
 
 import copy
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from models.context import StepContext
 from models.families.gans.base import GANBase
-from models.families.gans.config import GANConfig, fill_training_settings, training_conflicts
+from models.families.gans.config import GANConfig, fill_training_settings, rate_for, training_conflicts
 from models.families.gans.layers import double, halve, latents_of, strides
 from models.families.gans.progressive_networks import (
     GrowingDiscriminator,
@@ -43,6 +44,10 @@ class ProgressiveGANConfig(GANConfig):
         le=10**8,
         description="Images that a level trains before the next fades in. Default: chosen from the training length.",
     )
+    low_pass: bool = Field(
+        True,
+        description="Filter features with [1, 3, 3, 1] where they change size; without it images show a lattice.",
+    )
 
 
 class ProgressiveGAN(GANBase):
@@ -52,7 +57,7 @@ class ProgressiveGAN(GANBase):
     summary = "Generates new images; grows from about 4x4 pixels to the full size during training."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
-    milliseconds = 5.1
+    milliseconds = 5.8
     cpu_seconds = LONGER_CPU_SECONDS
     spherical = True
     rewinds = False  # an earlier generator may have fewer layers
@@ -68,7 +73,8 @@ class ProgressiveGAN(GANBase):
         config = super().resolve_config(config, data)
         for problem in training_conflicts(config):
             raise problem
-        preset = {"loss": "wasserstein", "r1": 1.0, "critic_steps": 1, "drift": 0.001, "learning_rate": 1e-3}
+        preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "drift": 0.001}
+        preset |= {"learning_rate": rate_for(config, 6e-3, 1e-3)}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
         update = fill_training_settings(config, data.count, preset)
         growths = len(pyramid(data.height, data.width)) - 1
@@ -85,13 +91,18 @@ class ProgressiveGAN(GANBase):
             )
         return config.model_copy(update=update | {"fade_images": fade, "stabilise_images": stabilise})
 
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = {"loss": "wasserstein", "learning_rate": 1e-3, "low_pass": False}
+        return (earlier if engine < 2 else {}) | super().earlier_settings(engine, data)
+
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         sizes = pyramid(self.data.height, self.data.width)[::-1]
         channels = level_widths(len(sizes), self.config.width, self.config.widest)
         colours = self.data.channels
         return (
-            GrowingGenerator(self.config.latent_dim, sizes, channels, colours),
-            GrowingDiscriminator(sizes, channels, colours),
+            GrowingGenerator(self.config.latent_dim, sizes, channels, colours, self.config.low_pass),
+            GrowingDiscriminator(sizes, channels, colours, self.config.low_pass),
         )
 
     # Growth

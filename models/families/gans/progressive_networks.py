@@ -30,9 +30,9 @@ def blend(small: Tensor, large: Tensor, alpha: Tensor) -> Tensor:
 class GrowingNetwork(nn.Module):
     """The part that G and D share: sizes and channels of every level, coarse to fine, and the newest level's alpha."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool):
         super().__init__()
-        self.sizes, self.channels, self.colours = list(sizes), list(channels), colours
+        self.sizes, self.channels, self.colours, self.low_pass = list(sizes), list(channels), colours, low_pass
         self.blocks, self.heads = nn.ModuleList(), nn.ModuleList()
         self.register_buffer("alpha", torch.ones(()))
         self.fading = False
@@ -51,9 +51,9 @@ class GrowingNetwork(nn.Module):
 class GrowingBlock(nn.Module):
     """Two convolutions, the first onto the next size, each with leaky ReLU and pixel norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, size: Size):
+    def __init__(self, in_channels: int, out_channels: int, size: Size, low_pass: bool):
         super().__init__()
-        self.up = EqualizedUpsample(in_channels, out_channels, size)
+        self.up = EqualizedUpsample(in_channels, out_channels, size, low_pass)
         self.conv, self.norm = EqualizedConv(out_channels, out_channels), PixelNorm()
 
     def forward(self, features: Tensor) -> Tensor:
@@ -67,8 +67,10 @@ class GrowingGenerator(GrowingNetwork):
     Images pass a tanh, unlike the paper's: see StyleGenerator.
     """
 
-    def __init__(self, latent_dim: int, sizes: Sequence[Size], channels: Sequence[int], colours: int):
-        super().__init__(sizes, channels, colours)
+    def __init__(
+        self, latent_dim: int, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True
+    ):
+        super().__init__(sizes, channels, colours, low_pass)
         grid = channels[0], *sizes[0]
         # the paper's gain, for a first layer that is a 4x4 convolution of latents of unit mean square
         self.first = EqualizedLinear(latent_dim, math.prod(grid), gain=math.sqrt(2) / 4)
@@ -78,7 +80,7 @@ class GrowingGenerator(GrowingNetwork):
     def grow(self) -> None:
         """Add a level."""
         in_channels, out_channels = self.channels[self.level : self.level + 2]
-        self.blocks.append(GrowingBlock(in_channels, out_channels, self.sizes[self.level + 1]))
+        self.blocks.append(GrowingBlock(in_channels, out_channels, self.sizes[self.level + 1], self.low_pass))
         self.heads.append(EqualizedConv(out_channels, self.colours, 1, gain=1))
 
     def forward(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -101,10 +103,10 @@ class GrowingGenerator(GrowingNetwork):
 class ShrinkingBlock(nn.Module):
     """Two convolutions with leaky ReLU, the second onto the smaller size."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
         super().__init__()
         self.conv = EqualizedConv(in_channels, in_channels)
-        self.down = EqualizedDownsample(in_channels, out_channels, factors)
+        self.down = EqualizedDownsample(in_channels, out_channels, factors, low_pass)
         self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
@@ -115,8 +117,8 @@ class ShrinkingBlock(nn.Module):
 class GrowingDiscriminator(GrowingNetwork):
     """Images at the size of the present level -> one logit each: the generator mirrored, with minibatch stddev."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
-        super().__init__(sizes, channels, colours)
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True):
+        super().__init__(sizes, channels, colours, low_pass)
         self.heads.append(EqualizedConv(colours, channels[0], 1))
         self.stddev = MinibatchStddev()
         self.conv = EqualizedConv(channels[0] + 1, channels[0])
@@ -127,7 +129,7 @@ class GrowingDiscriminator(GrowingNetwork):
         """Add a level."""
         out_channels, in_channels = self.channels[self.level : self.level + 2]
         factors = strides(self.sizes[self.level], self.sizes[self.level + 1])
-        self.blocks.append(ShrinkingBlock(in_channels, out_channels, factors))
+        self.blocks.append(ShrinkingBlock(in_channels, out_channels, factors, self.low_pass))
         self.heads.append(EqualizedConv(self.colours, in_channels, 1))
 
     def features(self, images: Tensor, condition: Tensor | None = None) -> Tensor:

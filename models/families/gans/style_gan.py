@@ -1,5 +1,7 @@
 """StyleGAN2: noise is mapped to a style that scales the features of every layer (Karras et al. 2019 and 2020)."""
 
+from typing import Any, Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -8,7 +10,8 @@ from models.capabilities import StyleBased
 from models.context import StepContext
 from models.data import Columns
 from models.families.gans.base import GANBase
-from models.families.gans.config import GANConfig, fill_training_settings, training_conflicts
+from models.families.gans.config import SHORT, GANConfig, fill_training_settings, rate_for, training_conflicts
+from models.families.gans.conv_networks import plain_discriminator
 from models.families.gans.progressive_networks import level_widths
 from models.families.gans.stylegan2_networks import StyleDiscriminator, StyleGenerator
 from models.families.gans.updates import Penalties
@@ -30,8 +33,21 @@ class StyleGANConfig(GANConfig):
         2, ge=1, le=16, description="Number of layers of the mapping from noise to style (8 in the paper)."
     )
     noise: bool = Field(True, description="Add noise with a learned strength after every layer of the generator.")
-    mixing: float = Field(
-        0.9, ge=0, le=1, description="Fraction of training images generated from two styles (style mixing)."
+    mixing: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Fraction of training images generated from two styles (style mixing). Default: chosen from the "
+        "training length (0 below 100,000 images, else 0.9).",
+    )
+    low_pass: bool = Field(
+        True,
+        description="Filter features with [1, 3, 3, 1] where they change size; without it images show a lattice.",
+    )
+    discriminator: Literal["residual", "plain"] | None = Field(
+        None,
+        description="Architecture of D. residual: that of StyleGAN2; plain: that of gan, which costs a third. Default: "
+        "residual.",
     )
     path_length: float | None = Field(
         None,
@@ -52,7 +68,7 @@ class StyleGAN(StyleBased, GANBase):
     summary = "Generates new images from styles, which can be truncated, mixed, and found for a given image."
     lecture = "Style-based generators"
     Config = StyleGANConfig
-    milliseconds = 6.5
+    milliseconds = 7.8
     cpu_seconds = LONGER_CPU_SECONDS
     config: StyleGANConfig
 
@@ -65,18 +81,30 @@ class StyleGAN(StyleBased, GANBase):
         config = super().resolve_config(config, data)
         for problem in training_conflicts(config):
             raise problem
-        preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1, "learning_rate": 2.5e-3}
+        preset = {"loss": "non_saturating", "r1": 1.0, "critic_steps": 1}
+        preset |= {"learning_rate": rate_for(config, 1e-2, 2.5e-3)}
+        preset |= {"discriminator": "residual"}
+        preset |= {"mixing": 0.0 if config.images < SHORT else 0.9}
         preset |= {"beta1": 0.0, "beta2": 0.99, "latent_dim": 128, "width": 32 if data.count >= 20_000 else 16}
         if config.path_length is None:  # on small images its gradient exceeds that of the adversarial loss
             preset["path_length"] = 2.0 if max(data.height, data.width) >= 128 else 0.0
         return config.model_copy(update=fill_training_settings(config, data.count, preset))
 
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = {"learning_rate": 2.5e-3, "mixing": 0.9, "low_pass": False, "discriminator": "residual"}
+        return (earlier if engine < 2 else {}) | super().earlier_settings(engine, data)
+
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         config, colours = self.config, self.data.channels
         sizes = pyramid(self.data.height, self.data.width)[::-1]
         channels = level_widths(len(sizes), config.width, config.widest)
-        generator = StyleGenerator(config.latent_dim, sizes, channels, colours, config.mapping_layers, config.noise)
-        return generator, StyleDiscriminator(sizes, channels, colours)
+        generator = StyleGenerator(
+            config.latent_dim, sizes, channels, colours, config.mapping_layers, config.noise, config.low_pass
+        )
+        if config.discriminator == "plain":
+            return generator, plain_discriminator(config.width, self.data.shape)
+        return generator, StyleDiscriminator(sizes, channels, colours, config.low_pass)
 
     # Training
 
@@ -91,6 +119,10 @@ class StyleGAN(StyleBased, GANBase):
         crossing = torch.randint(1, network.depth, (count,), generator=draws, device=draws.device)
         unmixed = torch.rand(count, generator=draws, device=draws.device) >= self.config.mixing
         return network.mixed(styles, others, crossing.masked_fill(unmixed, network.depth))
+
+    @property
+    def differentiates_generator_twice(self) -> bool:
+        return self.config.path_length > 0
 
     def g_penalties(self, context: StepContext) -> Penalties:
         """Every `path_every`-th update: E (|J^T y| - a)^2, with a the running mean of |J^T y| (Karras 2020, eq. 4)."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.families.gans.equalized_lr import EqualizedConv, EqualizedDownsample, EqualizedLinear
-from models.families.gans.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, strides
+from models.families.gans.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, smooth, strides
 from models.nn.encoders import Size
 from models.seeds import generator
 
@@ -37,17 +37,26 @@ class ModulatedConv(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, style_dim: int, size: Size, width: int = 3, demodulate: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        style_dim: int,
+        size: Size,
+        width: int = 3,
+        demodulate: bool = True,
+        low_pass: bool = False,
     ):
         super().__init__()
         self.style = EqualizedLinear(style_dim, in_channels, gain=1, bias=1.0)
         self.conv = EqualizedConv(in_channels, out_channels, width, gain=1)
-        self.size, self.demodulate = size, demodulate
+        self.size, self.demodulate, self.low_pass = size, demodulate, low_pass
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         gains, kernel = self.style(style), self.conv.scaled()  # (b, i), (o, i, k, k)
+        factors = strides(features.shape[2:], self.size) if self.low_pass else (1, 1)
         features = features * gains[:, :, None, None]
         out = F.conv2d(features, kernel) if kernel.shape[2] == 1 else doubling_conv(features, kernel, self.size)
+        out = smooth(out, factors)
         if self.demodulate:
             power = gains.square() @ kernel.square().sum((2, 3)).T  # (b, o)
             out = out * torch.rsqrt(power + 1e-8)[:, :, None, None]
@@ -57,9 +66,9 @@ class ModulatedConv(nn.Module):
 class StyledLayer(nn.Module):
     """Modulated convolution, noise at a learned strength, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, style_dim: int, size: Size, noise: bool):
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, size: Size, noise: bool, low_pass: bool):
         super().__init__()
-        self.conv = ModulatedConv(in_channels, out_channels, style_dim, size)
+        self.conv = ModulatedConv(in_channels, out_channels, style_dim, size, low_pass=low_pass)
         self.strength = nn.Parameter(torch.zeros(())) if noise else None
         self.register_buffer(
             "noise", torch.randn(1, 1, *size, generator=generator(0, "style noise", out_channels, *size))
@@ -97,6 +106,7 @@ class StyleGenerator(nn.Module):
         colours: int,
         mapping_layers: int,
         noise: bool,
+        low_pass: bool = True,
     ):
         super().__init__()
         self.sizes = list(sizes)
@@ -107,8 +117,8 @@ class StyleGenerator(nn.Module):
         in_channels = channels[0]
         for level, (size, out_channels) in enumerate(zip(sizes, channels, strict=True)):
             if level:
-                self.layers.append(StyledLayer(in_channels, out_channels, style_dim, size, noise))
-            self.layers.append(StyledLayer(out_channels, out_channels, style_dim, size, noise))
+                self.layers.append(StyledLayer(in_channels, out_channels, style_dim, size, noise, low_pass))
+            self.layers.append(StyledLayer(out_channels, out_channels, style_dim, size, noise, low_pass))
             self.heads.append(ModulatedConv(out_channels, colours, style_dim, size, width=1, demodulate=False))
             in_channels = out_channels
 
@@ -143,27 +153,27 @@ class StyleGenerator(nn.Module):
 class ResidualDownBlock(nn.Module):
     """Two convolutions and downsampling, plus a skip connection; divided by sqrt(2), which keeps the variance."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
         super().__init__()
-        self.conv, self.down = (
-            EqualizedConv(in_channels, in_channels),
-            EqualizedDownsample(in_channels, out_channels, factors),
-        )
-        self.around, self.factors = EqualizedConv(in_channels, out_channels, 1, gain=1), factors
+        self.conv = EqualizedConv(in_channels, in_channels)
+        self.down = EqualizedDownsample(in_channels, out_channels, factors, low_pass)
+        self.around = EqualizedConv(in_channels, out_channels, 1, gain=1)
+        self.factors, self.low_pass = factors, low_pass
 
     def forward(self, features: Tensor) -> Tensor:
         inside = F.leaky_relu(self.down(F.leaky_relu(self.conv(features), SLOPE)), SLOPE)
+        features = smooth(features, self.factors) if self.low_pass else features
         return (inside + self.around(halve(features, self.factors))) / ROOT
 
 
 class StyleDiscriminator(nn.Module):
     """Images -> one logit each: residual downsampling, minibatch stddev, linear layers."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True):
         super().__init__()
         self.first = EqualizedConv(colours, channels[-1], 1)
         self.blocks = nn.ModuleList(
-            ResidualDownBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]))
+            ResidualDownBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]), low_pass)
             for level in range(len(sizes) - 1, 0, -1)
         )
         self.stddev = MinibatchStddev()

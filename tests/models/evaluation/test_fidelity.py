@@ -14,6 +14,7 @@ from models.evaluation.fidelity import (
     evenly,
     evenness,
     frechet,
+    gaussian_images,
     interval,
     kernel_distance,
     kernel_interval,
@@ -99,9 +100,31 @@ def test_the_instrument_orders_real_blurred_and_repeated_images(classes):
     assert report["precision"] > 0.6 and report["recall"] > 0.6 and report["copied"] < 0.2
     assert measure.report(measure.train_images)["copied"] == 1
     if classes:
+        assert report["fd"] < 0.3 * report["fd_gaussian"]
+        assert report["class_fd"] < 0.3 * min(report["class_fd_gaussian"], report["class_fd_halves"])
+        assert report["confident"] > 0.8 > report["confident_gaussian"] and report["class_entropy"] > 0.95
         assert (
             measure.class_logits(measure.validation_images).argmax(1) == torch.from_numpy(truth)
         ).double().mean() > 0.9
+
+
+def test_class_features_weigh_a_lost_class_more_than_blur():
+    (images, labels), (unseen, truth) = squares(400, 0), squares(100, 1)
+    train, validation = Columns({"images": images, "labels": labels}), Columns({"images": unseen, "labels": truth})
+    samples, kinds = (torch.from_numpy(array) for array in squares(200, 2))
+    samples = samples / 255
+    with torch.no_grad():
+        measure = Fidelity(train, validation, torch.device("cpu"), 4)
+        blur, lost = (measure.report(images) for images in (blurred(samples), samples[kinds != 0]))
+    assert lost["class_fd"] / blur["class_fd"] > 2 * lost["fd"] / blur["fd"]
+    assert lost["class_entropy"] < 0.85 < blur["class_entropy"]
+
+
+def test_gaussian_images_have_the_mean_and_covariance_of_the_pixels():
+    images = 0.5 + 0.05 * torch.randn(600, 1, 2, 2, generator=draws(0)).cumsum(3)
+    found, wanted = (rows.flatten(1) for rows in (gaussian_images(images), images))
+    torch.testing.assert_close(found.mean(0), wanted.mean(0), atol=0.01, rtol=0)
+    torch.testing.assert_close(found.T.cov(), wanted.T.cov(), atol=0.001, rtol=0)
 
 
 def test_a_few_images_of_a_sorted_dataset_have_the_floor_of_all_its_classes():

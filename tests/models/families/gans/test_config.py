@@ -6,6 +6,8 @@ from typing import get_args
 import pytest
 
 from models.families.gans.gan import GAN
+from models.families.gans.progressive_gan import ProgressiveGAN
+from models.families.gans.style_gan import StyleGAN
 from models.losses.adversarial import LossName
 from models.types import ConfigError
 from tests.models.families.gans.tiny import build, spec
@@ -69,3 +71,39 @@ def test_an_unknown_setting_is_refused_by_name():
     with pytest.raises(ConfigError) as caught:
         build(GAN, soft_labels=True)
     assert caught.value.field == "config/soft_labels"
+
+
+@pytest.mark.parametrize(("family", "short", "long"), [(StyleGAN, 0.01, 0.0025), (ProgressiveGAN, 0.006, 0.001)])
+def test_the_learning_rate_of_equalized_layers_follows_from_the_length(family, short, long):
+    def rate(images, **config):
+        return family.resolve_config(family.Config(images=images, **config), spec(28)).learning_rate
+
+    rates = [rate(images) for images in (20_000, 100_000, 300_000, 1_000_000, 3_000_000, 25_000_000)]
+    assert rates[:2] == [short, short] and rates[4:] == [long, long]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 4
+    assert rate(20_000, learning_rate=0.3) == 0.3
+
+
+@pytest.mark.parametrize("family", [StyleGAN, ProgressiveGAN])
+def test_configs_of_the_release_before_keep_its_networks_and_rates(family):
+    earlier = family.from_stored({"images": 64}, spec(16), 1).config
+    assert (earlier.effort, earlier.low_pass) == ("full", False)
+    assert earlier.learning_rate == {"style_gan": 0.0025, "progressive_gan": 0.001}[family.name]
+    if family is StyleGAN:
+        assert (earlier.mixing, earlier.discriminator) == (0.9, "residual")
+    else:
+        assert (earlier.loss, earlier.gradient_penalty) == ("wasserstein", 10)
+    now = family.from_stored({"images": 64}, spec(16), 2).config
+    assert now.low_pass and now.loss == "non_saturating" and now.r1 == 1.0 and now.learning_rate > earlier.learning_rate
+
+
+def test_style_gan_mixes_styles_in_long_trainings():
+    def chosen(**config):
+        found = StyleGAN.resolve_config(StyleGAN.Config(**config), spec(28))
+        assert StyleGAN.resolve_config(found, spec(28)) == found
+        return found.mixing, found.discriminator
+
+    assert chosen(effort="lesson", images=30_000) == (0.0, "residual")
+    assert chosen(effort="good", images=300_000) == (0.9, "residual")
+    assert chosen(effort="full") == (0.9, "residual")
+    assert chosen(effort="lesson", mixing=0.5, discriminator="plain") == (0.5, "plain")

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from models.context import StepContext
 from models.data import Columns
-from models.diagnosis import Alarm, Reading
+from models.diagnosis import Alarm, Inspection, Reading
 from models.families.gans import diagnostics as alarms
 from models.families.gans.gan import GAN
 from models.families.gans.progressive_gan import ProgressiveGAN
@@ -211,3 +212,31 @@ def test_midway_measurements_are_bounded_by_the_training_length(config, points):
     model = build(GAN, images=config[0], measure_every=config[1])
     found = list(model.midway_points())
     assert len(found) == points and all(0 < images <= model.total for images in found)
+
+
+HEALTHY = {"fd": 2.0, "fd_gaussian": 30.0, "confident": 0.7, "confident_floor": 0.95, "class_entropy": 0.97}
+HEALTHY["class_entropy_floor"] = 0.99
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        ("unrecognisable", {"confident": 0.2}),
+        ("classes-missing", {"class_entropy": 0.69}),
+        ("worse-than-gaussian", {"fd": 31.0}),
+    ],
+)
+def test_measures_that_trivial_samples_have_are_alarmed_in_the_second_half_and_warned_of(name, measured):
+    assert not list(alarms.from_measures(HEALTHY)) and not list(alarms.from_measures({}))
+    (alarm,) = alarms.from_measures(HEALTHY | measured)
+    assert alarm.name == name and alarm.evidence
+    model = build(GAN, images=64).eval()
+    assert model.warnings(HEALTHY | measured) == [alarm.sentence] and model.warnings(HEALTHY) == []
+    found = []
+    for images in (16, 48):
+        seen, context = columns(spec()), StepContext(images, 64, 5, 0, torch.Generator().manual_seed(0))
+        before = [Reading(8, {})]
+        looked = Inspection(Reading(images, HEALTHY | measured), before, seen.head(8), context, seen, seen)
+        with torch.no_grad():
+            found.append(name in {alarm.name for alarm in model.diagnose(looked)})
+    assert found == [False, True]

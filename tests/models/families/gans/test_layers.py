@@ -15,6 +15,7 @@ from models.families.gans.layers import (
     halve,
     halving_conv,
     recalibrate_batch_norm,
+    smooth,
 )
 
 
@@ -43,6 +44,23 @@ def test_halve_averages_blocks_and_repeats_the_last_odd_row():
     image = torch.arange(9.0).reshape(1, 1, 3, 3)
     assert halve(image)[0, 0].tolist() == [[2.0, 3.5], [6.5, 8.0]]
     assert torch.equal(halve(double(image, (6, 6))), image)
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (2, 1), (1, 1)])
+def test_smoothing_filters_the_sides_that_change_and_repeats_the_border(factors):
+    image, (rows, columns) = torch.zeros(1, 2, 5, 6), factors
+    image[0, 1, 2, 3] = 16.0
+    taps = {2: torch.tensor([1.0, 2.0, 1.0]) / 4, 1: torch.tensor([0.0, 1.0, 0.0])}
+    found = smooth(image, factors)
+    torch.testing.assert_close(found[0, 1, 1:4, 2:5], 16 * taps[rows][:, None] * taps[columns])
+    torch.testing.assert_close(found.sum(), image.sum())
+    assert not found[0, 0].any() and torch.equal(smooth(torch.ones(1, 1, 5, 6), factors), torch.ones(1, 1, 5, 6))
+
+
+def test_doubling_and_smoothing_is_the_filter_of_stylegan():
+    row = F.pad(torch.ones(1, 1, 1, 1), (2, 2, 2, 2))
+    taps = smooth(double(row, (10, 10)))[0, 0, 3:7].amax(1)
+    torch.testing.assert_close(taps / taps.sum(), torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8)
 
 
 def test_pixel_norm_gives_every_pixel_unit_mean_square():

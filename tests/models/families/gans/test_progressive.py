@@ -152,6 +152,7 @@ def test_init_from_is_refused():
 
 def test_the_settings_of_the_paper_are_valid():
     config = {"width": 16, "widest": 512, "latent_dim": 512, "batch_size": 16, "images": 12_000_000}
+    config["loss"] = "wasserstein"
     data = spec(1024, channels=3, count=70_000)
     found = ProgressiveGAN.resolve_config(
         ProgressiveGAN.Config(**config, fade_images=600_000, stabilise_images=600_000), data
