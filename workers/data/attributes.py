@@ -31,12 +31,22 @@ def read_labels(data: bytes, report: Report) -> dict[str, Attributes]:
             field="labels.csv",
             remedy="Name the columns in the first line, separated by commas.",
         )
-    if unknown := [name for name, column in columns.items() if column not in {*COLUMNS, "file", "split"}]:
+    if unknown := [name for name, column in columns.items() if column not in {*COLUMNS, "file", "split", "group"}]:
         report.warn(
             f"Columns of labels.csv that were not used: {_listed(unknown)}. "
-            f"The known columns are file, split, {', '.join(COLUMNS)}."
+            f"The known columns are file, split, group, {', '.join(COLUMNS)}."
         )
     return _by_file(lines, columns, report)
+
+
+def read_groups(file: str, data: bytes) -> dict[str, str]:
+    """The column `group` of the CSV `file` by file name, without empty cells; empty if there is no such column."""
+    lines, columns = read_table(file, data)
+    names = {column: name for name, column in columns.items()}
+    if not {"file", "group"} <= names.keys():
+        return {}
+    pairs = (((line[names["file"]] or "").strip(), (line[names["group"]] or "").strip()) for line in lines)
+    return {name.replace("\\", "/").removeprefix("./"): group for name, group in pairs if group}
 
 
 def read_table(file: str, data: bytes) -> tuple[list[dict[str, str]], dict[str, str]]:

@@ -11,7 +11,7 @@ from workers.data.rows import MAX_CLASSES, Report, printable
 
 Path = tuple[str, ...]
 MAX_LISTED = 10
-SIDECARS = ("labels.csv", "classes.json", "boxes.csv")
+SIDECARS = ("labels.csv", "classes.json", "boxes.csv", "groups.csv")
 TABLES = {"labels.csv": "attributes", "boxes.csv": "detection"}
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train"} | dict.fromkeys(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from posixpath import splitext
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from app.core.images import cost_of
 from app.core.settings import settings
 from workers import codecs
 from workers.data.archive import Archive, Member
-from workers.data.attributes import MAX_BYTES, Attributes, read_labels
+from workers.data.attributes import MAX_BYTES, Attributes, read_groups, read_labels
 from workers.data.boxes import MAX_BOXES, Objects, check, read_boxes
-from workers.data.layouts import ROLES, Arrangement, Place, arrange
+from workers.data.layouts import ROLES, TABLES, Arrangement, Place, arrange
 from workers.data.rows import Options, Report, Row, printable
 
 # Pillow decodes without the interpreter lock; below this size per image, threads cost more than they save.
@@ -24,6 +25,11 @@ POOL_FROM_BYTES = 16 << 10
 LOOK_AHEAD = 4
 MAX_PIXELS = 50_000_000_000
 """Cost of decoding all images of an archive, in pixels (app/core/images.py): a quarter of an hour."""
+
+
+def _comparable(file: str) -> str:
+    """The name of a file without what tables often leave out: its suffix, and the case of letters."""
+    return splitext(file)[0].casefold()
 
 
 class ZipSource:
@@ -40,6 +46,7 @@ class ZipSource:
         scaled = options.size and self.layout not in ("paired", "segmentation", "detection")
         self.least_side = 2 * max(options.size) if scaled else None
         self.classes = self._class_names() if self.layout == "segmentation" else None
+        self.groups = self._groups()
 
     @property
     def twins(self) -> bool:
@@ -54,6 +61,12 @@ class ZipSource:
         self.archive.close()
 
     def rows(self) -> Iterator[Row | None]:
+        for row in self._rows():
+            if row is not None:
+                row.group = self.groups.get(row.name)
+            yield row
+
+    def _rows(self) -> Iterator[Row | None]:
         if self.layout == "attributes":
             return self._attributes()
         if self.layout == "detection":
@@ -171,6 +184,23 @@ class ZipSource:
             return place, codecs.decode(data, header=header, least_side=self.least_side)
         except InvalidImage as error:
             return place, error
+
+    def _groups(self) -> dict[str, str]:
+        """By the name of a file in the archive, its group in groups.csv or in the table of the layout."""
+        groups: dict[str, str] = {}
+        for name in (*(table for table, layout in TABLES.items() if layout == self.layout), "groups.csv"):
+            if name in self.arrangement.sidecars:
+                stated = read_groups(name, self._sidecar(self.arrangement.sidecars[name], MAX_BYTES))
+                groups |= {_comparable(file): group for file, group in stated.items()}
+        by_name, used = {}, set()
+        for place in self.arrangement.places if groups else ():
+            for key in (_comparable(f"{place.role}/{place.key}"), _comparable(place.key)):
+                if key in groups:
+                    by_name[place.member.name], used = groups[key], used | {key}
+                    break
+        if lost := groups.keys() - used:
+            self.report.warn(f"{len(lost)} groups were not used: no file is named {printable(min(lost))}, for example.")
+        return by_name
 
     def _class_names(self) -> list[str] | None:
         sidecar = self.arrangement.sidecars.get("classes.json")

@@ -431,3 +431,38 @@ def test_an_unknown_code_page_is_refused(tmp_path):
     with pytest.raises(InvalidDataset, match="names must be one of cp437") as refused:
         read(zip_file(tmp_path / "a.zip", {f"{n}.png": png(n) for n in range(4)}), names="rot13")
     assert refused.value.field == "names"
+
+
+@pytest.mark.parametrize("layout", ["labelled", "segmentation", "attributes", "detection"])
+def test_images_of_one_group_are_on_one_side_of_the_split(tmp_path, layout):
+    """Eight variants of each of five objects: without groups they fall on both sides."""
+    group_of = {number: f"object {number // 8}" for number in range(40)}
+    names = {number: f"{number}.png" for number in range(40)}
+    if layout == "labelled":
+        names = {number: f"{'even' if number % 2 == 0 else 'odd'}/{number}.png" for number in range(40)}
+    folder = "images/" if layout == "segmentation" else ""
+    members = {folder + name: png(number) for number, name in names.items()}
+    lines = [[name, group_of[number]] for number, name in names.items()]
+    if layout == "segmentation":
+        members |= {f"masks/{name}": saved(picture(pixels(number) % 2)) for number, name in names.items()}
+    if layout == "attributes":
+        members["labels.csv"] = table(["file", "target", "group"], *([name, 1.5, group] for name, group in lines))
+    elif layout == "detection":
+        members["boxes.csv"] = table(
+            ["file", "label", "left", "top", "right", "bottom", "group"],
+            *([name, "x", 0, 0, 4, 4, group] for name, group in lines),
+        )
+    else:
+        members["groups.csv"] = table(["file", "group"], *lines)
+    opened, report = read(zip_file(tmp_path / "a.zip", members))
+    owner = {pixels(number).tobytes(): group for number, group in group_of.items()}
+    sides = [{owner[image.tobytes()] for image in side["images"]} for side in (opened.train, opened.validation)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+    assert sum(len(side["images"]) for side in (opened.train, opened.validation)) == 40
+    assert report.refused_count == 0 and report.warnings == []
+
+
+def test_groups_of_files_that_are_not_there_are_told(tmp_path):
+    members = {f"{index}.png": png(index) for index in range(10)}
+    members["groups.csv"] = table(["file", "group"], ["0.png", "a"], ["missing.png", "a"], ["1.png", "a"])
+    assert "missing" in " ".join(read(zip_file(tmp_path / "a.zip", members))[1].warnings)
