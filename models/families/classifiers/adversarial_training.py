@@ -28,7 +28,8 @@ class OverfittingGuard(nn.Module):
 
     Catastrophic overfitting (Wong et al. 2020): within a few updates the network becomes robust to the one step alone
     and accuracy under PGD collapses. Then the kept weights are restored and training goes on with several steps. The
-    state is in buffers, so a checkpoint carries it; published models do not.
+    state is in buffers, so a checkpoint carries it; published models do not. `has_switched` is the buffer `switched`
+    on the host, so that an update does not wait for the device.
     """
 
     training_only = True
@@ -41,10 +42,20 @@ class OverfittingGuard(nn.Module):
         self.register_buffer("best", torch.zeros(()))
         self.register_buffer("before", torch.zeros(()))
         self.register_buffer("switched", torch.zeros((), dtype=torch.bool))
+        self.has_switched = False
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *about) -> None:
+        super()._load_from_state_dict(state, prefix, *about)
+        self.has_switched = bool(self.switched)
 
     def due(self, step: int) -> bool:
         """Whether to check at this update."""
-        return not bool(self.switched) and (step + 1) % self.every == 0
+        return not self.has_switched and (step + 1) % self.every == 0
+
+    def switch(self) -> None:
+        """From now on the training attacks with several steps."""
+        self.switched.fill_(True)
+        self.has_switched = True
 
     def overfitted(self, network: nn.Module, pgd_accuracy: float, own_accuracy: float) -> bool:
         """Record the accuracy under PGD and under the training's own attack on one batch.
@@ -55,7 +66,7 @@ class OverfittingGuard(nn.Module):
             with torch.no_grad():
                 for index, parameter in enumerate(network.parameters()):
                     parameter.copy_(getattr(self, f"kept{index}"))
-            self.switched.fill_(True)
+            self.switch()
             return True
         # the best is that of two checks in a row, so that one lucky batch sets no record
         self.best.fill_(max(float(self.best), min(pgd_accuracy, float(self.before))))
@@ -123,14 +134,14 @@ class AdversarialTraining:
         checked = {}
         if self.guard is not None and self.guard.due(context.step):
             checked = self._check(batch, optimisers, context)
-        if self.method == "free" and not bool(self.guard.switched):
+        if self.method == "free" and not self.guard.has_switched:
             return self._free_step(batch, optimisers, context) | checked
         return plain_step() | checked
 
     def inner_attack(self, context: StepContext) -> InnerAttack:
         """The attack of this update: eps rises at first; after the guard's alarm the attack has several steps."""
         attack = InnerAttack.of(self.model.config, min(1.0, (context.progress + 1e-3) / EPS_WARM_UP))
-        switched = self.guard is not None and bool(self.guard.switched)
+        switched = self.guard is not None and self.guard.has_switched
         return attack.with_steps(SWITCHED_STEPS) if switched else attack
 
     def attacked(self, images: Tensor, loss, attack: InnerAttack, context: StepContext) -> Tensor:

@@ -119,9 +119,27 @@ def test_the_guard_takes_back_the_last_weights_that_withstood():
 
 
 @pytest.mark.parametrize("method", ["fgsm_rs", "free"])
+def test_an_update_without_a_check_reads_no_value_from_the_device(method, monkeypatch):
+    guarded = training(adversarial=method, images=400)
+    guarded.family.train()
+    guarded.family.guard.every = 3
+    guarded.monitor.steps = set()
+
+    def read(*args):
+        raise AssertionError("a value was read")
+
+    for how in ("item", "__bool__", "__float__", "__int__", "tolist", "nonzero"):
+        monkeypatch.setattr(torch.Tensor, how, read)
+    guarded.advance()
+    guarded.advance()
+    with pytest.raises(AssertionError, match="a value was read"):
+        guarded.advance()
+
+
+@pytest.mark.parametrize("method", ["fgsm_rs", "free"])
 def test_after_an_alarm_training_goes_on_with_several_steps_also_when_resumed(method, monkeypatch):
     def alarm(guard, network, withstands, own):
-        guard.switched.fill_(True)
+        guard.switch()
         return True
 
     monkeypatch.setattr(OverfittingGuard, "overfitted", alarm)
