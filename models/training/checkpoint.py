@@ -19,14 +19,14 @@ class State:
 
 
 def moments(optimisers: Mapping[str, Optimizer], names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """Copies of optimiser state as `optimiser/<name>/<parameter>/<slot>`: names stay valid if the network grows."""
-    copies = {}
+    """Optimiser state as `optimiser/<name>/<parameter>/<slot>`: names stay valid if the network grows."""
+    found = {}
     for label, optimiser in optimisers.items():
         for parameter, slots in optimiser.state.items():
             for slot, value in slots.items():
                 if value is not None:
-                    copies[f"{OPTIMISER}{label}/{names[parameter]}/{slot}"] = torch.as_tensor(value).detach().clone()
-    return copies
+                    found[f"{OPTIMISER}{label}/{names[parameter]}/{slot}"] = torch.as_tensor(value).detach()
+    return found
 
 
 def restore_moments(optimisers: Mapping[str, Optimizer], module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -47,9 +47,27 @@ def restore_moments(optimisers: Mapping[str, Optimizer], module: nn.Module, tens
             optimisers[label].state[parameters[name]][slot] = state
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """Copies in the host's memory, and whether all numbers are finite.
+
+    All tensors of one type are copied into one buffer, so that there is one transfer and one wait for the device.
+    """
+    groups: dict[tuple, list[str]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault((tensor.device, tensor.dtype), []).append(name)
+    copies, finite = {}, True
+    for names in groups.values():
+        buffer = torch.cat([tensors[name].reshape(-1) for name in names]).cpu()
+        if buffer.is_floating_point() and buffer.numel():
+            finite = finite and bool(torch.stack(torch.aminmax(buffer)).isfinite().all())
+        parts = buffer.split([tensors[name].numel() for name in names])
+        copies |= {name: part.view(tensors[name].shape) for name, part in zip(names, parts, strict=True)}
+    return {name: copies[name] for name in tensors}, finite
+
+
 def networks(module: nn.Module) -> dict[str, Tensor]:
-    """Detached copies of parameters and buffers as `network/<name>`."""
-    return {NETWORK + name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    """Parameters and buffers as `network/<name>`; they share memory with the module."""
+    return {NETWORK + name: tensor.detach() for name, tensor in module.state_dict().items()}
 
 
 def restore_networks(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -17,7 +17,7 @@ from models.data import Columns
 from models.diagnosis import Notice
 from models.family import ENGINE, Family
 from models.seeds import derive, seed_globally
-from models.training.checkpoint import State, moments, networks, restore_moments, restore_networks
+from models.training.checkpoint import State, moments, networks, on_host, restore_moments, restore_networks
 from models.training.monitor import TrainingMonitor, keeps_best
 from models.types import DataError, Diverged, Metrics
 
@@ -122,10 +122,10 @@ class Training:
 
     def state(self) -> State:
         """All that a resumed training needs. Raises Diverged if weights are not finite."""
-        tensors = networks(self.family) | moments(self.optimisers, self._names())
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point()):
+        tensors, finite = on_host(networks(self.family) | moments(self.optimisers, self._names()))
+        if not finite:
             raise Diverged("the weights are no longer finite", field="config", remedy="lower learning_rate")
-        tensors |= self.best | {WINDOW + name: value for name, value in self.window.sums.items()}
+        tensors |= on_host(self.best | {WINDOW + name: value for name, value in self.window.sums.items()})[0]
         facts: dict[str, Any] = {"images": self.images, "step": self.step, "seed": self.seed}
         facts |= {"engine": ENGINE, "config": self.family.config.model_dump(mode="json")}
         facts |= {"doctor": self.monitor.state(), "window": dict(self.window.counts), "measured": self.measured}
@@ -147,7 +147,7 @@ class Training:
         with self._evaluating():
             notices = self.monitor.inspect(self.family, self.window.pop_means() | self.measured, self.context("look"))
         if keeps_best(self.family) and self.monitor.best is self.monitor.readings[-1]:
-            self.best = {BEST + name: value for name, value in networks(self.family).items()}
+            self.best = {BEST + name: value.clone() for name, value in networks(self.family).items()}
         return notices
 
     def _evaluate_midway(self) -> dict[str, float]:

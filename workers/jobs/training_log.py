@@ -8,6 +8,7 @@ equal values.
 import math
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -16,11 +17,11 @@ from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store.database import reading
 from models.diagnosis import Notice
-from models.training.checkpoint import State
+from models.training.checkpoint import State, on_host
 from models.training.loop import Meter, Step, Training
 from workers import codecs
 from workers.jobs.job import RunningJob
-from workers.store.models import save_checkpoint
+from workers.store.models import kept_checkpoints, save_checkpoint
 
 REPORT_SECONDS = 0.5
 METER = "meter/"
@@ -48,6 +49,9 @@ class TrainingLog:
         self.started = self.reported = self.saved = time.monotonic()
         self.snapshot_at: int | None = None
         self.saved_at: int | None = None
+        self.writer = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: tuple[Future, bool] | None = None
+        """The checkpoint that is being written, and whether it is a mark."""
         self.emitted: set[tuple] = set()
         self.recent: deque[tuple[float, int]] = deque([(self.started, training.images)], maxlen=40)
 
@@ -72,6 +76,8 @@ class TrainingLog:
         self.meter.add(step.metrics)
         self.measured |= step.measured
         number, now = self.training.step, time.monotonic()
+        if self.writing is not None and self.writing[0].done():
+            self.finish_saving()
         if number % self.window == 0 or step.images >= step.total:
             self.latest, self.measured = self.meter.pop_means() | self.measured, {}
             self.pending.append((step.images, self.latest))
@@ -117,29 +123,41 @@ class TrainingLog:
         self.reported = time.monotonic()
 
     def save(self, mark: bool = False) -> None:
-        """Saves a checkpoint from which another attempt continues exactly; a mark is kept to be forked from."""
+        """Copies a checkpoint from which another attempt continues exactly; a mark is kept to be forked from.
+
+        A thread writes it; the job names it once it is written.
+        """
         self.report()
         if self.saved_at == self.training.images:
             return
         state = self.training.state()
-        sums = {METER + name: value for name, value in self.meter.sums.items()}
-        facts = state.facts | {"meter": self.meter.counts, "latest": self.latest, "told": self.measured}
+        sums = on_host({METER + name: value for name, value in self.meter.sums.items()})[0]
+        facts = state.facts | {"meter": dict(self.meter.counts), "latest": self.latest, "told": dict(self.measured)}
         key = self.job.artifact_key(f"{checkpoints.CHECKPOINT}{state.facts['images']}.safetensors")
+        self.finish_saving()
+        self.writing = self.writer.submit(save_checkpoint, key, State(state.tensors | sums, facts)), mark
+        self.saved, self.saved_at = time.monotonic(), self.training.images
+
+    def finish_saving(self) -> None:
+        """Waits until the last checkpoint is written, and makes it the one that another attempt starts from."""
+        if self.writing is None:
+            return
+        (written, mark), self.writing = self.writing, None
         before = self.kept + self.marks
-        self.kept = save_checkpoint(key, State(state.tensors | sums, facts), self.kept)
+        self.kept = kept_checkpoints(written.result(), self.kept)
         if mark:
             self.marks = checkpoints.marked(self.marks, self.kept[0], settings().checkpoint_bytes)
-        ref = {"images": state.facts["images"], "dataset": self.dataset, "kept": self.kept, "marks": self.marks}
-        self.job.checkpoint(ref)
+        newest = {"images": self.kept[0]["images"], "dataset": self.dataset}
+        self.job.checkpoint(newest | {"kept": self.kept, "marks": self.marks})
         for entry in before:
             if entry not in self.kept + self.marks:
                 blobs.delete_prefix(entry["key"])
-        self.saved, self.saved_at = time.monotonic(), self.training.images
 
     def close(self) -> None:
         """Saves a last snapshot and the checkpoint that the next attempt continues from."""
         self.save_snapshot()
         self.save()
+        self.finish_saving()
 
     def _metrics(self) -> dict[str, float | None]:
         """The means since the last point of the curves; at such a point, its own values."""

@@ -43,12 +43,17 @@ def unpack(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 it is no mapping
 
 
-def save_checkpoint(key: str, state: State, kept: list[dict]) -> list[dict]:
-    """Stores `state` under `key`; returns the new list of kept checkpoints, the newest first."""
+def save_checkpoint(key: str, state: State) -> dict[str, Any]:
+    """Stores `state` under `key`; returns its entry in the list of kept checkpoints."""
     data = pack(state.tensors, state.facts)
     blobs.put(key, data, create_only=False)
-    entry = {"key": key, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    return [entry | {"images": state.facts["images"]}, *(old for old in kept if old["key"] != key)][:CHECKPOINTS]
+    digest = hashlib.sha256(data).hexdigest()
+    return {"key": key, "sha256": digest, "bytes": len(data), "images": state.facts["images"]}
+
+
+def kept_checkpoints(newest: dict[str, Any], kept: list[dict]) -> list[dict]:
+    """The list with a checkpoint just stored, the newest first."""
+    return [newest, *(old for old in kept if old["key"] != newest["key"])][:CHECKPOINTS]
 
 
 def load_checkpoint(kept: list[dict]) -> State | None:

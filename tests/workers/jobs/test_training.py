@@ -1,5 +1,6 @@
 """One training job from row to published model, and what it tells and keeps on the way."""
 
+import threading
 from itertools import pairwise
 
 import pytest
@@ -144,6 +145,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
         original(training_log, step)
         if step.images == 48:
             save(training_log)
+            training_log.finish_saving()
         if step.images == 80:
             training_log.report()
             raise KeyboardInterrupt  # nothing is saved
@@ -158,6 +160,49 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(monkeypatch):
         jobs.release(conn, job.id, job.token)
     assert complete(job_id)["result"] == wanted["result"]
     assert curve(job_id) == curve(wanted_id)
+
+
+def saved_by(monkeypatch, save_checkpoint) -> None:
+    monkeypatch.setattr("workers.jobs.training_log.save_checkpoint", save_checkpoint)
+    monkeypatch.setattr("workers.jobs.training_log.mark_steps", lambda steps: {2})
+
+
+def test_updates_go_on_while_a_checkpoint_is_written_and_it_is_named_once_it_is(monkeypatch):
+    written, seen = threading.Event(), []
+
+    def write(key, state):
+        assert written.wait(60)
+        return artifacts.save_checkpoint(key, state)
+
+    def note(training_log, step):
+        original(training_log, step)
+        seen.append(row_of(job_id)["checkpoint"])
+        if step.images == 80:
+            written.set()
+
+    saved_by(monkeypatch, write)
+    original = training.TrainingLog.record
+    monkeypatch.setattr(training.TrainingLog, "record", note)
+    store_dataset()
+    job_id = accept(config=CONFIG)
+    wanted = complete(job_id)
+    assert seen[:10] == [None] * 10  # up to 80 images
+    kept = row_of(job_id)["checkpoint"]["kept"]
+    assert [entry["images"] for entry in kept] == [192, 16]
+    assert artifacts.load_checkpoint(kept[1:]).facts["images"] == 16
+    assert complete(accept(config=CONFIG))["result"]["version"] == wanted["result"]["version"]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_attempt(monkeypatch):
+    def write(key, state):
+        raise OSError("no space left on device")
+
+    saved_by(monkeypatch, write)
+    store_dataset()
+    job_id = accept(config=CONFIG)
+    with pytest.raises(OSError, match="no space left"):
+        complete(job_id)
+    assert row_of(job_id)["checkpoint"] is None
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before():
