@@ -56,6 +56,7 @@ def describe_family(family: type[Family]) -> dict[str, Any]:
         "needs": family.needs,
         "capabilities": capabilities(family),
         "operations": registry.fitting(family),
+        "length_free_until": family.length_free_until,
         "config": family.Config.model_json_schema(),
     }
 

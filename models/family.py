@@ -89,6 +89,8 @@ class Family(nn.Module, ABC):
     reference_width: ClassVar[int] = 16
     """The setting `width` of that config, if the family has it."""
     cpu_seconds: ClassVar[dict[str, float]] = CPU_SECONDS
+    length_free_until: ClassVar[float] = 0.0
+    """Share of a training in which no update depends on its length: its checkpoints are those of longer ones, too."""
     warm_up: ClassVar[int] = 0
     """Updates over which the learning rate rises from zero, at most a tenth of the training."""
 
@@ -233,6 +235,10 @@ class Family(nn.Module, ABC):
         updates = self.total / self.config.batch_size
         rise = min(1.0, (progress * updates + 1) / max(1.0, min(self.warm_up, updates / 10)))
         return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def relative_cost(self, images: int) -> float:
+        """Cost of an update after `images` images beside that of others, where it differs along the training."""
+        return 1.0
 
     def after_training(self, train: Columns, context: StepContext) -> None:
         """After the last update: fit what depends on the trained networks (a mixture over codes, thresholds)."""

@@ -20,6 +20,7 @@ from app.core.jobs.queue import celery
 from app.core.jobs.sweeper import Sweeper
 from app.core.settings import settings
 from app.core.store.database import migrate, transaction
+from workers.inference.calibration import Calibration
 from workers.inference.lane import Current, run_calls
 from workers.inference.liveness import GoneListener, Pulse
 from workers.jobs.device_pool import DevicePool
@@ -85,7 +86,7 @@ def start(instance, **_) -> None:
         slots.extend(Slot(queue, worker_rows.worker_id(), pool=pool) for _ in range(count))
     threads = [*slots, Presence(queues, pool)]
     if "infer" in queues:
-        threads += [Pulse(worker_rows.worker_id(), queues), GoneListener()]
+        threads += [Pulse(worker_rows.worker_id(), queues), GoneListener(), Calibration()]
         threading.Thread(target=load_host, name="load-host", daemon=True).start()
     for thread in (*threads, Sweeper()):
         thread.start()

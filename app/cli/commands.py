@@ -1,6 +1,7 @@
 """Commands that call a running service: train, sample, denoise, attack. Each prints JSON with --json."""
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +18,21 @@ MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".web
 
 
 def train(
-    family: Annotated[str, typer.Argument(help="Family of the model, e.g. vae; GET /v1/families lists them.")],
-    dataset: Annotated[str, typer.Argument(help="Name of a dataset, e.g. mnist5k.")],
+    family: Annotated[
+        str | None, typer.Argument(help="Family of the model, e.g. vae; GET /v1/families lists them.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Argument(help="Name of a dataset, e.g. mnist5k.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new model.", show_default="FAMILY-DATASET")] = None,
     options: Annotated[list[str] | None, typer.Option("--set", help="A setting of the family: --set epochs=5.")] = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed: the same request with the same seed gives the same model.")
     ] = None,
+    effort: Annotated[str | None, typer.Option(help="lesson, good or full; the same as --set effort=...")] = None,
     init_from: Annotated[str | None, typer.Option(help="Model whose weights the training starts from.")] = None,
+    fork_from: Annotated[
+        str | None,
+        typer.Option("--from", help="Training to go on from: the id of its job, or the model that it made."),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end; `anamorph jobs show` shows the job.")
     ] = False,
@@ -34,12 +42,16 @@ def train(
 ) -> None:
     """Start a training and wait until it has ended."""
     client = Client(url, key)
-    body = {"family": family, "dataset": dataset, "name": name or f"{family}-{dataset}", "config": config_of(options)}
-    body |= {field: value for field, value in {"seed": seed, "init_from": init_from}.items() if value is not None}
+    if not fork_from and not (family and dataset):
+        raise typer.BadParameter("Name a family and a dataset, or a training to go on from with --from.")
+    config = config_of(options) | ({"effort": effort} if effort else {})
+    body = {"family": family, "dataset": dataset, "name": name, "seed": seed, "init_from": init_from, "config": config}
+    body["fork_from"] = fork_from and training_of(client, fork_from)
+    body = {field: value for field, value in body.items() if value is not None}
     job = client.ask("POST", "/v1/trainings", json=body).json()
     if not detach:
         with bars() as progress:
-            job = watch(client, job, body["name"], progress)
+            job = watch(client, job, job["request"]["name"], progress)
     if as_json:
         typer.echo(json.dumps(job))
     elif detach:
@@ -48,6 +60,18 @@ def train(
         console.print(
             metrics_table(f"{job['result']['model']} ({job['result']['version'][:12]})", job["result"]["metrics"])
         )
+
+
+def training_of(client: Client, reference: str) -> str:
+    """The id of the job that made a model; an id of a job stays as it is."""
+    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", reference):
+        return reference
+    name, _, digest = reference.partition("@")
+    versions = client.get(f"/v1/models/{name}")["versions"]
+    jobs = [version["job"] for version in versions if version["digest"].startswith(digest) and version["job"]]
+    if not jobs:
+        raise typer.BadParameter(f"{reference} was not made by a training.")
+    return jobs[0].rsplit("/", 1)[-1]
 
 
 def sample(

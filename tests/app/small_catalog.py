@@ -41,6 +41,7 @@ CONFIG = schema(
     latent_dim={"type": "integer", "minimum": 1, "maximum": 4096, "default": 32},
     learning_rate={"type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": 0.001},
     body={"type": "string", "enum": ["mlp", "conv"], "default": "conv"},
+    effort={"type": "string", "enum": ["lesson", "good", "full"]},
 )
 
 

@@ -84,7 +84,8 @@ def compare(name: str, config: dict, side: int, updates: int, rounds: int) -> fl
 def costs(names: Sequence[str], efforts: Sequence[str]) -> None:
     """One line for each family, shape and effort."""
     torch.set_num_threads(1)
-    print(f"{'family':25} {'shape':9} {'count':>6} {'effort':6} {'batch':>5} {'images':>7}  ms/image  stated  CPU s")
+    heads = f"{'family':25} {'shape':9} {'count':>6} {'effort':6} {'batch':>5} {'images':>7}"
+    print(f"{heads}  ms/image  stated  CPU s; relative cost along the training")
     for name in names or families():
         for shape, counts in SHAPES.items():
             for count in counts:
@@ -102,17 +103,19 @@ def cost_line(name: str, shape: tuple[int, int, int], count: int, effort: str) -
     except DataError as error:
         print(f"{name:25} {error.detail}")
         return
-    measured, stated = milliseconds(training), family.milliseconds_per_image(spec)
+    profile, stated = milliseconds(training), family.milliseconds_per_image(training.family.config, spec)
+    measured = sum(profile) / POSITIONS
+    relative = " ".join(f"{value / measured:.1f}" for value in profile)
     size = "x".join(map(str, shape))
     print(
         f"{name:25} {size:9} {count:6} {effort:6} {training.batch_size:5} {training.total:7} {measured:9.3f} "
-        f"{stated:7.3f} {training.total * measured / 1000:6.0f} of {CPU_SECONDS[effort]:.0f}",
+        f"{stated:7.3f} {training.total * measured / 1000:6.0f} of {family.cpu_seconds[effort]:.0f}  {relative}",
         flush=True,
     )
 
 
-def milliseconds(training: Training, least: float = 0.4) -> float:
-    """CPU time of an image in an update, averaged over the positions of the training; the fastest update of each."""
+def milliseconds(training: Training, least: float = 0.4) -> list[float]:
+    """CPU time of an image in an update at each position of the training."""
     training.monitor.steps, training.midway_points = set(), set()
     training.family.train()
     times = []
@@ -125,8 +128,8 @@ def milliseconds(training: Training, least: float = 0.4) -> float:
             start = time.process_time()
             training.advance()
             rounds.append(time.process_time() - start)
-        times.append(sorted(rounds)[len(rounds) // 3])
-    return 1000 * sum(times) / len(times) / training.batch_size
+        times.append(1000 * sorted(rounds)[len(rounds) // 3] / training.batch_size)
+    return times
 
 
 def bench() -> None:

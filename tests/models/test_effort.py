@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from models import registry
 from models.family import LEAST_UPDATES, MOST_TIMES, Family
+from models.training.loop import Training
 from models.types import DataError, DataSpec
 from tests.models.data import for_family
 
@@ -87,6 +89,21 @@ def test_a_narrower_network_may_learn_from_more_images(family):
     spec = spec_of(family, (3, 32, 32), 60_000)
     narrow, wide = (completed(family, spec, effort="lesson", width=width) for width in (8, 128))
     assert narrow.images >= wide.images
+
+
+@pytest.mark.parametrize("family", [item for item in FAMILIES if item.values[0].length_free_until])
+def test_first_updates_do_not_depend_on_the_length_where_a_family_says_so(family):
+    spec, train, validation = for_family(family, (1, 16, 16))
+    grown = {"fade_images": 4, "stabilise_images": 4} if "fade_images" in family.Config.model_fields else {}
+    curves = []
+    for images in (32, 320):
+        torch.manual_seed(0)
+        config = {"images": images, "batch_size": 4, "width": 8, "learning_rate": 1e-3, **grown}
+        training = Training(family.create(config, spec), train, validation)
+        training.family.train()
+        steps = [training.advance() for _ in range(round(family.length_free_until * 8))]
+        curves.append([{name: float(value) for name, value in step.metrics.items()} for step in steps])
+    assert curves[0] == curves[1]
 
 
 def test_adversarial_training_costs_its_passes():

@@ -1,9 +1,11 @@
-"""Calls that need no model, or only at times: dataset pages, perturbed images, checks of a training's config."""
+"""Calls that need no model, or only at times: dataset pages, perturbed images, checks and forecasts of trainings."""
 
 import io
+from contextlib import suppress
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.core.errors import InvalidRequest, NotFound, UnsupportedOperation
@@ -11,14 +13,32 @@ from app.core.store import integrity
 from app.core.store import perturbations as rows
 from app.core.store.database import reading
 from models import deadline
+from models.family import Config, Family
 from models.operations.classify import Classify
 from models.registry import families
 from models.types import DataSpec
 from workers import codecs
 from workers.data import images_page
 from workers.inference.batching import LoadedModel, compute
+from workers.inference.calibration import Calibration
 from workers.inference.model_cache import ModelCache
 from workers.inference.tensors import decode_images, read_params
+
+START = 0.5, 8.0
+"""Seconds from the start of a job to its first update: low, high."""
+UPDATES = {"cpu": (0.75, 1.6), "cuda": (0.3, 4.0)}
+"""The true time of updates over what the cost of an image and the speed of the machine say, before any training."""
+MEASURING = 2.0, 40.0
+PROCESS = 450e6, 1000e6
+"""Bytes of a process that trains without a network."""
+COST_SETTINGS = ("width", "hidden", "body", "batch_size", "adversarial", "adversarial_steps")
+"""Trainings that agree in these cost the same per image, about."""
+COPIES = 4
+"""Networks, gradients and two moments."""
+ACTIVATIONS = 300e3
+"""Bytes kept for the backward pass, per image and millisecond of its cost: 250 to 375 KB were measured."""
+BUILT: dict[tuple, int] = {}
+MAX_BUILT = 256
 
 
 def answer(facts: dict[str, Any], images: list[bytes] = ()) -> dict[str, Any]:
@@ -27,13 +47,71 @@ def answer(facts: dict[str, Any], images: list[bytes] = ()) -> dict[str, Any]:
 
 
 def validate_training(call: dict[str, Any], models: ModelCache) -> dict[str, Any]:
-    """The complete `config` of a training; nothing is built. Raises ConfigError or DataError, as the training would.
+    """The complete `config` of a training, and its `forecast`. Raises ConfigError or DataError, as the training would.
 
     `params`: the family, its settings, and the facts of the dataset.
     """
     params = call["params"]
-    config = families()[params["family"]].complete_config(params["config"], DataSpec.from_facts(params["facts"]))
-    return answer({"config": config.model_dump(mode="json")})
+    family, data = families()[params["family"]], DataSpec.from_facts(params["facts"])
+    config = family.complete_config(params["config"], data)
+    facts = {"config": config.model_dump(mode="json"), "forecast": forecast(family, config, data)}
+    return answer(facts)
+
+
+def forecast(family: type[Family], config: Config, data: DataSpec) -> dict[str, Any] | None:
+    """Time and memory of a training on an idle machine like this one, low and high; see docs/guides/train.md.
+
+    None until the speed of this machine is known. Trainings of the same kind that have finished count before it.
+    """
+    slowness, device = Calibration.slowness, Calibration.device
+    if slowness is None:
+        return None
+    rates = known_rates(family.name, config.model_dump(mode="json"), data)
+    milliseconds = family.milliseconds_per_image(config, data)
+    if rates:
+        low, high = config.images / rates[-1] * 0.9, config.images / rates[0] * 1.2
+    else:
+        low, high = (config.images * milliseconds / 1000 * slowness * factor for factor in UPDATES[device])
+    parts = {"start": [seconds * slowness for seconds in START], "updates": [low, high]}
+    parts["measuring"] = [seconds * slowness for seconds in MEASURING]
+    weights = COPIES * weight_bytes(family, config, data)
+    activations = config.batch_size * milliseconds * ACTIVATIONS
+    return {
+        "effort": config.effort,
+        "images": config.images,
+        "updates": -(-config.images // config.batch_size),
+        "device": device,
+        "seconds": [round(parts["start"][side] + parts["updates"][side], 1) for side in (0, 1)],
+        "parts": {name: [round(seconds, 1) for seconds in both] for name, both in parts.items()},
+        "memory_bytes": [round(PROCESS[0] + weights + activations), round(PROCESS[1] + 2 * weights + 4 * activations)],
+        "trainings": len(rates),
+    }
+
+
+def known_rates(family: str, config: dict[str, Any], data: DataSpec) -> list[float]:
+    """Images per second of finished trainings that cost the same per image, ascending."""
+    shape = data.channels, data.height, data.width
+    return sorted(
+        rate.images_per_second
+        for rate in Calibration.rates
+        if (rate.family, rate.device) == (family, Calibration.device)
+        and tuple(rate.data.get(name) for name in ("channels", "height", "width")) == shape
+        and all(rate.config.get(name) == config.get(name) for name in COST_SETTINGS)
+    )
+
+
+def weight_bytes(family: type[Family], config: Config, data: DataSpec) -> int:
+    """Bytes of the networks of a complete config. They are built without memory, once for each size."""
+    key = family.name, config.model_dump_json(exclude={"images", "effort"}), data.shape, len(data.classes or ())
+    if key not in BUILT:
+        if len(BUILT) >= MAX_BUILT:
+            BUILT.clear()
+        with torch.device("meta"):
+            network = family(config, data)
+            with suppress(RuntimeError):  # its layers depend on random numbers
+                network.grow_to(network.total - config.batch_size)
+        BUILT[key] = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return BUILT[key]
 
 
 class DatasetImages(BaseModel):

@@ -73,9 +73,9 @@ class RunningJob:
         if self.stopping:
             raise Stopped(self.stopping)
 
-    def progress(self, images: int, total: int, eta_seconds: float | None = None) -> None:
+    def progress(self, images: int, total: int, eta_seconds: float | None = None, **facts: Any) -> None:
         """Sets the progress. Cheap enough to call after every step: it is written at most twice a second."""
-        self._progress = {"images": int(images), "total": int(total), "eta_seconds": eta_seconds}
+        self._progress = {"images": int(images), "total": int(total), "eta_seconds": eta_seconds} | facts
         if time.monotonic() - self._progress_at >= PROGRESS_SECONDS:
             self.flush()
 

@@ -17,6 +17,7 @@ from app.core.settings import settings
 from app.core.store import blobs
 from app.core.store.database import reading
 from models.diagnosis import Notice
+from models.family import Family
 from models.training.checkpoint import State, on_host
 from models.training.loop import Meter, Step, Training
 from workers import codecs
@@ -47,7 +48,7 @@ class TrainingLog:
         self.latest: dict[str, float] = {}
         self.measured: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
-        self.snapshot_at: int | None = None
+        self.begun_at, self.snapshot_at = training.images, None
         self.saved_at: int | None = None
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: tuple[Future, bool] | None = None
@@ -116,11 +117,22 @@ class TrainingLog:
         now, images, total = time.monotonic(), self.training.images, self.training.total
         self.recent.append((now, images))
         (then, before), *_ = self.recent
-        rate = (images - before) / max(now - then, 1e-9)
-        self.job.progress(images, total, round((total - images) / rate, 1) if rate else None)
+        done, seconds = self.work(before, images), now - then
+        eta = round(self.work(images, total) * seconds / done, 1) if done else None
+        rate = (images - self.begun_at) / max(now - self.started, 1e-9)
+        facts = {"images_per_second": round(rate, 2), "device": self.training.device.type}
+        self.job.progress(images, total, eta, **(facts if rate else {}))
         self.job.curve(self.pending)
         self.pending = []
         self.reported = time.monotonic()
+
+    def work(self, first: int, last: int, parts: int = 32) -> float:
+        """The cost of the updates between two counts of images, in that of an update with a relative cost of 1."""
+        family, length = self.training.family, last - first
+        if type(family).relative_cost is Family.relative_cost:
+            return length
+        places = (first + length * (2 * part + 1) // (2 * parts) for part in range(parts))
+        return length * sum(map(family.relative_cost, places)) / parts
 
     def save(self, mark: bool = False) -> None:
         """Copies a checkpoint from which another attempt continues exactly; a mark is kept to be forked from.

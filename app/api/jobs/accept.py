@@ -31,9 +31,18 @@ IdempotencyKey = Annotated[
 
 
 def accept(
-    request: Request, principal: Principal, kind: str, spec: dict[str, Any], key: str | None, same_as: Any = None
+    request: Request,
+    principal: Principal,
+    kind: str,
+    spec: dict[str, Any],
+    key: str | None,
+    same_as: Any = None,
+    more: dict[str, Any] | None = None,
 ) -> JSONResponse:
-    """Writes the job and answers 202. `same_as`: what repetitions must have in common; default: the spec. Blocks."""
+    """Writes the job and answers 202, with the members `more` of the answer. Blocks.
+
+    `same_as`: what repetitions must have in common; default: the spec.
+    """
     with transaction() as conn:
         job, replayed = jobs.accept(
             conn,
@@ -50,7 +59,7 @@ def accept(
         view = job_views.one(conn, job)
     headers = {"Location": f"/v1/jobs/{job['id']}", "Retry-After": str(job_views.RETRY_AFTER)}
     headers |= {"Idempotency-Replayed": "true"} if replayed else {}
-    return JSONResponse(view.model_dump(mode="json"), status_code=202, headers=headers)
+    return JSONResponse(view.model_dump(mode="json") | (more or {}), status_code=202, headers=headers)
 
 
 def is_repeat(tenant: str, key: str | None) -> bool:

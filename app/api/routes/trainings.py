@@ -26,13 +26,14 @@ from app.core.store.database import reading
 
 router = APIRouter(prefix="/v1/trainings", tags=["trainings"], route_class=StrictRoute)
 VALIDATION_SECONDS = 2.0
+LENGTH = ("images", "epochs")
 log = structlog.get_logger(__name__)
 
 
 @router.post(
     "",
     status_code=202,
-    response_model=wire.Job,
+    response_model=wire.AcceptedTraining,
     operation_id="create_training",
     summary="Train a model",
     responses={200: {"description": "With dry_run: the complete request.", "model": wire.CheckedTraining}},
@@ -49,10 +50,11 @@ async def create(
     key = None if dry_run else key
     spec, data = await run_sync(checked_spec, request.app.state.catalog, body, principal.tenant, key)
     if dry_run:
-        return JSONResponse({"request": spec | {"config": await validated_config(request, spec, data)}})
-    if data is not None:
-        await validate_training(request, spec, data)
-    return await run_sync(accept, request, principal, "training", spec, key)
+        checked = await ask_worker(request, spec, data)
+        return JSONResponse({"request": spec | {"config": checked["config"]}, "forecast": checked.get("forecast")})
+    forecast = None if data is None else await validate_training(request, spec, data)
+    same_as = body.model_dump(mode="json") if body.fork_from else None  # what a fork inherits may change meanwhile
+    return await run_sync(accept, request, principal, "training", spec, key, same_as, {"forecast": forecast})
 
 
 def checked_spec(
@@ -60,6 +62,8 @@ def checked_spec(
 ) -> tuple[dict[str, Any], Data | None]:
     """The spec of the job and its dataset; None for a repeated request, whose first answer is repeated."""
     body, origin = inherit(tenant, body)
+    if origin is not None:
+        body = from_shared_checkpoint(entries, body, origin)
     spec = complete_spec(entries, body)
     if is_repeat(tenant, key):
         return spec, None
@@ -85,18 +89,38 @@ def inherit(tenant: str, body: wire.TrainingRequest) -> tuple[wire.TrainingReque
         raise NotFound(f"Job {origin['id']} is no training.", field="/fork_from")
     spec = origin["spec"]
     same = body.family in (None, spec["family"])
-    config = {name: value for name, value in spec.get("config", {}).items() if same and value is not None}
-    if "epochs" in body.config:
-        config.pop("images", None)  # it would override epochs
+    asked = spec.get("config", {})
+    complete = (origin["result"] or {}).get("config") or asked
+    config = {name: value for name, value in complete.items() if name not in LENGTH}
+    if not {*LENGTH, "effort"} & body.config.keys():
+        config |= {name: asked.get(name) for name in LENGTH}
+    config = {name: value for name, value in config.items() if same and value is not None}
     fields = {name: getattr(body, name) or spec[name] for name in ("family", "dataset")}
     fields |= {"config": config | body.config, "seed": spec.get("seed") if body.seed is None else body.seed}
     return body.model_copy(update=fields), origin
+
+
+def from_shared_checkpoint(
+    entries: Catalog, body: wire.TrainingRequest, origin: dict[str, Any]
+) -> wire.TrainingRequest:
+    """A fork with another effort that names no checkpoint: from the last one that is also one of the longer training.
+
+    There is one where the first updates of a family do not depend on the length (`length_free_until` of its entry).
+    """
+    if body.fork_from.images is not None or "effort" not in body.config or body.family != origin["spec"]["family"]:
+        return body
+    share = entries["families"].get(body.family, {}).get("length_free_until", 0.0)
+    shared = share * ((origin["progress"] or {}).get("total") or 0)
+    points = [images for images in checkpoints.points(origin["checkpoint"]) if images <= shared]
+    return body.model_copy(update={"fork_from": wire.Fork(job=origin["id"], images=points[-1])}) if points else body
 
 
 def complete_spec(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any]:
     """The spec of the job."""
     family = catalog.family(entries, body.family)
     config = catalog.complete(family["config"], body.config, "/config")
+    if body.fork_from:  # the checkpoint has the other settings
+        config = {name: config[name] for name in body.config}
     name = body.name or f"{body.family}-{body.dataset}"[:64]
     spec: dict[str, Any] = {"family": body.family, "dataset": body.dataset, "config": config, "name": name}
     fork = body.fork_from and body.fork_from.model_dump(exclude_none=True)
@@ -137,28 +161,29 @@ def check_fork(body: wire.TrainingRequest, origin: dict[str, Any] | None) -> Non
         )
 
 
-async def validate_training(request: Request, spec: dict[str, Any], data: Data) -> None:
+async def validate_training(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any] | None:
     """Asks an inference worker whether the training could begin: only models know which settings fit a dataset.
 
-    Raises InvalidConfig or InvalidDataset, with a pointer into the body. Without an answer within
+    Returns its forecast. Raises InvalidConfig or InvalidDataset, with a pointer into the body. Without an answer within
     `VALIDATION_SECONDS` nothing is raised: the job is accepted and checks for itself.
     """
     try:
-        await validated_config(request, spec, data)
+        return (await ask_worker(request, spec, data)).get("forecast")
     except (InvalidConfig, InvalidDataset) as error:
         if isinstance(data, Builtin) and data.layout == "attributes" and isinstance(error, InvalidDataset):
-            return  # its ages and identities are known only after the import
+            return None  # its ages and identities are known only after the import
         raise
     except AnamorphError as error:
         log.info("validation.skipped", family=spec["family"], code=error.code)
+        return None
 
 
-async def validated_config(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any]:
-    """The config with the settings that depend on the dataset. Raises what the worker or the call raises."""
+async def ask_worker(request: Request, spec: dict[str, Any], data: Data) -> dict[str, Any]:
+    """`config` with the settings that depend on the dataset, and `forecast`. Raises what the worker or call raises."""
     params = {"family": spec["family"], "config": spec["config"], "facts": facts_of(data)}
     call = Call(spec["family"], "rehearsal", params, deadline=time.monotonic() + VALIDATION_SECONDS)
     try:
-        return (await submit(request, call)).facts["config"]
+        return (await submit(request, call)).facts
     except (InvalidConfig, InvalidDataset) as error:
         error.field = f"/{error.field or 'config'}"
         raise

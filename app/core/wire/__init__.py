@@ -1,7 +1,7 @@
 """What travels over HTTP as JSON: requests (unknown fields are refused) and responses."""
 
 from app.core.wire.datasets import Dataset, DatasetImage, DatasetImages
-from app.core.wire.jobs import Alarm, Curves, Job, Point, Progress, Snapshot, Snapshots
+from app.core.wire.jobs import AcceptedTraining, Alarm, Curves, Forecast, Job, Point, Progress, Snapshot, Snapshots
 from app.core.wire.models import ImportedCard, Model, ModelDetail, Version
 from app.core.wire.perturbations import Perturbation, PerturbationRequest
 from app.core.wire.quizzes import Quiz, QuizAnswer, QuizVerdict, Tally
@@ -19,6 +19,7 @@ from app.core.wire.submissions import (
 from app.core.wire.terms import Layout, Links, ModelReference, Name, Page, Request, Seed
 
 __all__ = [
+    "AcceptedTraining",
     "Alarm",
     "CheckedTraining",
     "Curves",
@@ -28,6 +29,7 @@ __all__ = [
     "DefenceRequest",
     "DerivedRequest",
     "Fault",
+    "Forecast",
     "Fork",
     "Health",
     "ImportedCard",

@@ -1,7 +1,7 @@
 """Jobs: progress, metrics, snapshots and alarms."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -11,7 +11,7 @@ from app.core.wire.terms import Links
 class Progress(BaseModel):
     images: int = 0
     total: int | None = None
-    eta_seconds: float | None = None
+    eta_seconds: float | None = Field(None, description="Seconds until the last update; null until it can be told.")
 
 
 class Alarm(BaseModel):
@@ -24,6 +24,26 @@ class Alarm(BaseModel):
     images: int = Field(description="Images shown when the alarm was raised.")
     cleared: int | None = Field(None, description="Images shown when it was cleared; null while it lasts.")
     treated: str | None = Field(None, description="What the training changed by itself (`auto_remedy`).")
+
+
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class Forecast(BaseModel):
+    """What a training will take on an idle machine like this one; pairs are low and high."""
+
+    effort: str = Field(examples=["lesson"])
+    images: int
+    updates: int
+    device: str = Field(examples=["cpu"])
+    seconds: Interval = Field(description="From the start of the job to the last update.")
+    parts: dict[str, Interval] = Field(
+        description="Seconds of `start` and `updates`; and of `measuring`, which follows and is no part of `seconds`."
+    )
+    memory_bytes: Interval = Field(description="Memory of the process, without the dataset.")
+    trainings: int = Field(
+        description="Finished trainings of this kind that the seconds follow from; 0: the speed of the machine."
+    )
 
 
 class Job(BaseModel):
@@ -47,6 +67,12 @@ class Job(BaseModel):
     result: dict[str, Any] | None = None
     request: dict[str, Any] = Field(description="The complete request.")
     links: Links
+
+
+class AcceptedTraining(Job):
+    """A training that was accepted, with its forecast: null if no inference worker answered or knows its speed yet."""
+
+    forecast: Forecast | None = None
 
 
 class Point(BaseModel):

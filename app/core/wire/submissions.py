@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field
 
+from app.core.wire.jobs import Forecast
 from app.core.wire.terms import ModelReference, Name, Request, Seed
 
 
@@ -137,6 +138,7 @@ class CheckedTraining(BaseModel):
     """The request of a training with every setting that depends on the dataset."""
 
     request: dict[str, Any]
+    forecast: Forecast | None = None
 
 
 class Priced(BaseModel):

@@ -119,6 +119,10 @@ class ProgressiveGAN(GANBase):
         into = past - (level - 1) * length
         return level, min(1.0, into / fade) if fade else 1.0
 
+    def relative_cost(self, images: int) -> float:
+        """The number of levels: each has about as many operations, since channels double where sides halve."""
+        return 1.0 + self.level_and_alpha(images)[0]
+
     def grow_to(self, images: int) -> None:
         level, alpha = self.level_and_alpha(images)
         while self.generator.level < level:

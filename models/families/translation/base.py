@@ -69,6 +69,7 @@ class TranslationBase(Discriminates, Translates, Family):
     """Generators against discriminators; the served generators are exponential moving averages."""
 
     reference_width = 32
+    length_free_until = 0.5
     cpu_seconds = LONGER_CPU_SECONDS
     residual: ClassVar[bool] = False
     """The generators may add to their input (`Config` is an UnpairedConfig); else they produce the whole image."""

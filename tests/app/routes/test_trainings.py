@@ -36,6 +36,7 @@ async def test_a_training_is_a_job_with_a_completed_config(client):
     }
     expected = {"id", "kind", "status", "progress", "queue_position", "attempt", "metrics", "error", "result", "links"}
     assert expected <= job.keys()
+    assert job.pop("forecast") is None
     assert (await client.get(job["links"]["self"])).json() == job
 
 
@@ -108,12 +109,14 @@ async def test_a_training_may_start_from_a_model(client):
     assert answer.json()["request"]["init_from"] == "old"
 
 
-def ended(job_id: str, *images: int) -> None:
+def ended(job_id: str, *images: int, result: dict | None = None) -> None:
     """The job has succeeded and kept checkpoints at these points."""
     entries = [{"key": f"jobs/{job_id}/1/checkpoint-{count}.safetensors", "images": count} for count in images]
     with transaction() as conn:
         ref = {"images": images[-1], "kept": entries[-1:], "marks": entries} if images else None
-        conn.execute(jobs.update().where(jobs.c.id == job_id).values(state="succeeded", checkpoint=ref))
+        progress = {"images": images[-1], "total": images[-1]} if images else None
+        values = {"state": "succeeded", "checkpoint": ref, "result": result, "progress": progress}
+        conn.execute(jobs.update().where(jobs.c.id == job_id).values(**values))
 
 
 async def test_a_fork_inherits_what_it_does_not_give(client):
@@ -129,6 +132,30 @@ async def test_a_fork_inherits_what_it_does_not_give(client):
     plain = await client.post("/v1/trainings", json=BODY | {"fork_from": origin["id"], "seed": 4})
     asked = plain.json()["request"]
     assert (asked["fork_from"], asked["seed"]) == ({"job": origin["id"]}, 4)
+
+
+async def test_a_fork_with_an_effort_keeps_the_settings_of_the_model_but_its_length(client):
+    origin = (await client.post("/v1/trainings", json=BODY | {"config": {"images": 128}})).json()
+    ended(origin["id"], 32, 64, 128, result={"config": {"images": 128, "latent_dim": 16, "effort": "lesson"}})
+    answer = await client.post("/v1/trainings", json={"fork_from": origin["id"], "config": {"effort": "good"}})
+    asked = answer.json()["request"]
+    assert asked["config"] == {"latent_dim": 16, "effort": "good"}
+    assert asked["fork_from"] == {"job": origin["id"]}
+    plain = await client.post("/v1/trainings", json={"fork_from": origin["id"], "config": {"latent_dim": 8}})
+    assert plain.json()["request"]["config"] == {"images": 128, "latent_dim": 8, "effort": "lesson"}
+
+
+async def test_a_fork_with_an_effort_starts_where_the_longer_training_would_pass(client, app, monkeypatch):
+    monkeypatch.setitem(app.state.catalog["families"]["vae"], "length_free_until", 0.5)
+    origin = (await client.post("/v1/trainings", json=BODY)).json()
+    ended(origin["id"], 32, 64, 128)
+    asked = (await client.post("/v1/trainings", json={"fork_from": origin["id"], "config": {"effort": "good"}})).json()
+    assert asked["request"]["fork_from"] == {"job": origin["id"], "images": 64}
+    given = {"fork_from": {"job": origin["id"], "images": 128}, "config": {"effort": "good"}}
+    asked = (await client.post("/v1/trainings", json=given)).json()
+    assert asked["request"]["fork_from"]["images"] == 128
+    longer = {"fork_from": origin["id"], "config": {"images": 500}}
+    assert (await client.post("/v1/trainings", json=longer)).json()["request"]["fork_from"] == {"job": origin["id"]}
 
 
 async def test_a_fork_starts_where_a_checkpoint_is_kept(client):

@@ -317,7 +317,7 @@ def test_progress_carries_an_estimate():
     told = []
 
     class Listening(RunningJob):
-        def progress(self, images, total, eta_seconds=None):
+        def progress(self, images, total, eta_seconds=None, **facts):
             told.append((images, total, eta_seconds))
 
     run_training(attempt(accept(config=CONFIG), Listening))
