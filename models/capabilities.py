@@ -82,6 +82,8 @@ class HasPrior(ABC):
 
     spherical: bool = False
     """Latents lie on a sphere: scaling the noise does not change the sample."""
+    samplers: tuple[str, ...] = ("prior",)
+    """Names of the distributions that `draw_from` knows."""
 
     @abstractmethod
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
@@ -90,8 +92,12 @@ class HasPrior(ABC):
         Row i depends on row i of both only, so a sample does not depend on the batch.
         """
 
-    def plane(self) -> Plane | None:
-        """The plane of greatest variance in latent space, if the family knows it."""
+    def draw_from(self, sampler: str, noise: Tensor, uniform: Tensor, *labels: Tensor) -> Tensor:
+        """`draw`, from one of `samplers` instead of the model's default."""
+        return self.draw(noise, uniform, *labels)
+
+    def plane(self, sampler: str | None = None) -> Plane | None:
+        """The plane of greatest variance in latent space, if the family knows it; that of one of `samplers`."""
         return None
 
 

@@ -29,6 +29,7 @@ from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, Model
 ENGINE = 2
 """Version of published models and checkpoints; a reader refuses newer ones. See `Family.earlier_settings`."""
 Effort = Literal["lesson", "good", "full"]
+Precision = Literal["fp32", "bf16"]
 CPU_SECONDS = {"lesson": 75.0, "good": 900.0}
 """Time for the updates of a training of that effort, on one core of the reference machine."""
 LONGER_CPU_SECONDS = {"lesson": 150.0, "good": 900.0}
@@ -36,6 +37,8 @@ LONGER_CPU_SECONDS = {"lesson": 150.0, "good": 900.0}
 LEAST_UPDATES = 300
 """Updates of a training of large images at lesson and good, though they take up to `MOST_TIMES` the time."""
 MOST_TIMES = 3.0
+COMPILED_FROM = 200_000
+"""Updates from which compiling saves more than it takes: about a ms of launches each, against two minutes."""
 
 
 class Config(BaseModel):
@@ -62,11 +65,36 @@ class Config(BaseModel):
         None, ge=2, le=4096, description="Images per update. Default: chosen from the dataset size."
     )
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Initial step size of the optimiser.")
+    precision: Precision | Literal["auto"] = Field(
+        "auto",
+        description="Numbers in which the networks compute in updates: fp32, or bf16 (autocast; weights, losses and "
+        "penalties stay fp32). auto: bf16 where the device computes it faster and the quality is equal, else fp32.",
+    )
+    deterministic: bool = Field(
+        False, description="Use deterministic kernels on CUDA, so that a training repeats to the bit; slower."
+    )
+    compile: bool | None = Field(
+        None,
+        description="Compile the networks on CUDA, which takes minutes once; gradient penalties are not compiled. "
+        "Default: true on CUDA for at least 200,000 updates that need not be deterministic.",
+    )
 
 
 def default_effort() -> Effort:
     """lesson on a CPU, good on an accelerator."""
-    return "good" if torch.cuda.is_available() else "lesson"
+    return "good" if device_type() == "cuda" else "lesson"
+
+
+def device_type() -> Literal["cuda", "cpu"]:
+    """The kind of device for which settings are chosen."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def computes_bf16(device: str) -> bool:
+    """Whether `device` has units for bfloat16; others emulate it slowly. GPUs have them from Ampere on."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Family(nn.Module, ABC):
@@ -93,6 +121,8 @@ class Family(nn.Module, ABC):
     """Share of a training in which no update depends on its length: its checkpoints are those of longer ones, too."""
     warm_up: ClassVar[int] = 0
     """Updates over which the learning rate rises from zero, at most a tenth of the training."""
+    bf16_on: ClassVar[tuple[str, ...]] = ()
+    """Kinds of device on which bf16 was measured to be faster at equal quality: there, precision=auto is bf16."""
 
     def __init__(self, config: Config, data: DataSpec):
         super().__init__()
@@ -124,7 +154,7 @@ class Family(nn.Module, ABC):
         A family that adds a setting or changes a default extends it, so that stored models and trainings stay as they
         are.
         """
-        return {"effort": "full"} if engine < 2 else {}
+        return {"effort": "full", "precision": "fp32", "compile": False} if engine < 2 else {}
 
     @classmethod
     def complete_config(cls, config: dict, data: DataSpec) -> Config:
@@ -155,9 +185,18 @@ class Family(nn.Module, ABC):
         """
         effort = config.effort or default_effort()
         batch = config.batch_size or min(cls.default_batch, max(8, data.count))
-        config = config.model_copy(update={"effort": effort, "batch_size": batch})
+        precision = cls.auto_precision(device_type()) if config.precision == "auto" else config.precision
+        config = config.model_copy(update={"effort": effort, "batch_size": batch, "precision": precision})
         length = config.images or (config.epochs or 0) * max(data.count, 1) or cls.default_length(config, data)
-        return config.model_copy(update={"images": max(round(length), batch), "epochs": None})
+        images = max(round(length), batch)
+        compiled = images // batch >= COMPILED_FROM and device_type() == "cuda" and not config.deterministic
+        settled = {"images": images, "epochs": None, "compile": compiled if config.compile is None else config.compile}
+        return config.model_copy(update=settled)
+
+    @classmethod
+    def auto_precision(cls, device: str) -> Precision:
+        """The precision of updates on a kind of device."""
+        return "bf16" if device in cls.bf16_on and computes_bf16(device) else "fp32"
 
     @classmethod
     def default_length(cls, config: Config, data: DataSpec) -> float:
@@ -230,6 +269,20 @@ class Family(nn.Module, ABC):
         `context.generator` only.
         """
 
+    def forward_passes(self) -> list[tuple[nn.Module, str]]:
+        """The modules, and names of their methods, that compute in the precision of the updates and can be compiled.
+
+        By default `forward` of every child that learns.
+        """
+        passes: list[tuple[nn.Module, str]] = []
+        for child in self.children():
+            if isinstance(child, Family):
+                passes += child.forward_passes()
+            elif not getattr(child, "training_only", False):
+                parts = child.children() if type(child) in (nn.ModuleDict, nn.ModuleList) else [child]
+                passes += [(part, "forward") for part in parts if any(p.requires_grad for p in part.parameters())]
+        return passes
+
     def schedule(self, progress: float) -> float:
         """Factor on every learning rate at `progress` in [0, 1]: warm-up times a cosine from 1 to 0.01."""
         updates = self.total / self.config.batch_size
@@ -293,6 +346,15 @@ class Family(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
+
+    @property
+    def accelerated(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout of weights in training."""
+        return torch.channels_last if self.accelerated else torch.contiguous_format
 
     def serving_state(self) -> dict[str, Tensor]:
         """The tensors of a published model: all but those of modules with `training_only = True` (image pools)."""

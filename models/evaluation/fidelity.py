@@ -6,7 +6,7 @@ of images, so each is given with its floor: the same distance between two sets o
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -298,12 +298,16 @@ def sample_report(model: Family, train: Columns, validation: Columns, context: S
     return fidelity.report(in_chunks(lambda count: decode_prior(model, count, context.generator), fidelity.count))
 
 
-def decode_prior(model: Family, count: int, draws: torch.Generator) -> Tensor:
-    """(count, c, h, w): samples from a model with a prior and a decoder; from a conditional one for example labels."""
+def decode_prior(model: Family, count: int, draws: torch.Generator, sampler: str | None = None) -> Tensor:
+    """(count, c, h, w): samples from a model with a prior and a decoder; from a conditional one for example labels.
+
+    Their latents are from `sampler`, one of the model's `samplers`, or from its default.
+    """
     noise = torch.randn(count, model.latent_dim, generator=draws, device=model.device)
     uniform = torch.rand(count, generator=draws, device=model.device)
     labels = [model.example_labels(count).to(model.device)] if takes_labels(model) else []
-    return model.decode(model.draw(noise, uniform, *labels), *labels)
+    draw = model.draw if sampler is None else partial(model.draw_from, sampler)
+    return model.decode(draw(noise, uniform, *labels), *labels)
 
 
 def in_chunks(sample: Callable[[int], Tensor], count: int) -> Tensor:

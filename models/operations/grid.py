@@ -8,15 +8,15 @@ from models.capabilities import Decodes, HasPrior, takes_labels
 from models.family import Family
 from models.nn.plane import Plane
 from models.operations.core.base import Operation, Result, Rows
-from models.operations.core.latents import LabelParams, decode, label_rows
-from models.operations.samples import sample_rows
+from models.operations.core.latents import decode, label_rows
+from models.operations.samples import SamplerParams, check_sampler, sample_rows
 from models.types import InputError
 
 PRIOR_CODES = 512
 MAX_IMAGES = 1024
 
 
-class GridParams(LabelParams):
+class GridParams(SamplerParams):
     """The upper left picture is at the smallest quantile of the first axis and the largest of the second."""
 
     rows: int = Field(12, ge=1, le=64, description="Number of pictures from top to bottom.")
@@ -57,7 +57,8 @@ class Grid(Operation):
             labels = {
                 "labels": labels["labels"][:1].expand(total).clone()
             }  # one class throughout, so that only the code varies
-        plane = model.plane() or prior_plane(model, labels)
+        check_sampler(model, params.sampler)
+        plane = model.plane(params.sampler) or prior_plane(model, labels)
         plane = Plane(plane.centre.cpu(), plane.axes.cpu(), plane.spread.cpu())
         across, down = quantiles(params.columns, params.tail), quantiles(params.rows, params.tail).flip(0)
         points = torch.stack([across.repeat(params.rows), down.repeat_interleave(params.columns)], 1)

@@ -1,5 +1,8 @@
 """Samples: new images decoded from the prior."""
 
+from functools import partial
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -14,7 +17,17 @@ from models.types import InputError
 MAX_SAMPLES = 1024
 
 
-class SamplesParams(LabelParams):
+class SamplerParams(LabelParams):
+    """Parameters of an operation that draws latents."""
+
+    sampler: Literal["mixture", "gaussian", "prior"] | None = Field(
+        None,
+        description="Distribution of the latents. mixture: Gaussians fitted to the training codes; gaussian: one; "
+        "prior: the standard normal, as in the lecture. Default: the model's own.",
+    )
+
+
+class SamplesParams(SamplerParams):
     """Sample i depends on (seed, i) alone: the first k of n are the same for every n."""
 
     n: int = Field(16, ge=1, le=MAX_SAMPLES, description="Number of images.")
@@ -38,6 +51,14 @@ def sample_rows(model: Family, seed: int, count: int) -> Rows:
     return {"noise": normal_rows(seeds, model.latent_dim), "uniform": uniform}
 
 
+def check_sampler(model: Family, sampler: str | None) -> None:
+    """Raises InputError if the model has no such sampler."""
+    if sampler is not None and sampler not in model.samplers:
+        raise InputError(
+            f"This model has no sampler {sampler}.", field="sampler", remedy=f"It has {', '.join(model.samplers)}."
+        )
+
+
 class Samples(Operation):
     """Without a label, a conditional model uses its classes in turn."""
 
@@ -54,6 +75,7 @@ class Samples(Operation):
         if params.label is not None and params.labels is not None:
             raise InputError("label and labels cannot be combined.", field="labels", remedy="Send one of them.")
         label = params.labels if params.label is None else params.label
+        check_sampler(model, params.sampler)
         draws, factor = sample_rows(model, params.seed, params.n), params.truncation
         if model.spherical and factor != 1:
             raise InputError("This model's latents lie on a sphere: truncation must be 1.", field="truncation")
@@ -63,11 +85,12 @@ class Samples(Operation):
         return {**draws, **truncated, **label_rows(model, label, params.n, cycle=True)}
 
     def batch_key(self, params: SamplesParams) -> tuple:
-        return ()
+        return (params.sampler,)
 
     def compute(self, model: Family, rows: Rows, params: SamplesParams) -> Rows:
         condition = (rows["labels"],) if "labels" in rows else ()
-        latents = model.draw(rows["noise"], rows["uniform"], *condition)
+        draw = model.draw if params.sampler is None else partial(model.draw_from, params.sampler)
+        latents = draw(rows["noise"], rows["uniform"], *condition)
         if "truncation" in rows:
             latents = model.truncate(latents, rows["truncation"])
         return {"images": decode(model, latents, rows), "latents": latents}

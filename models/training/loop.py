@@ -19,6 +19,7 @@ from models.family import ENGINE, Family
 from models.seeds import derive, seed_globally
 from models.training.checkpoint import State, moments, networks, on_host, restore_moments, restore_networks
 from models.training.monitor import TrainingMonitor, keeps_best
+from models.training.precision import prepare, release
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
@@ -51,6 +52,7 @@ class Training:
         self.family, self.train, self.validation, self.seed = family, train, validation, seed
         self.device = family.device
         family.before_training(train)
+        prepare(family)
         self.batch_size = family.config.batch_size
         self.total = family.total
         self.images = self.step = 0
@@ -115,6 +117,7 @@ class Training:
         """
         if self.best:
             restore_networks(self.family, {name.removeprefix(BEST): value for name, value in self.best.items()})
+        release(self.family)
         with self._evaluating():
             self.family.after_training(self.train, self.context("finish"))
             metrics = self.family.evaluate(self.train, self.validation, self.context("evaluate"))

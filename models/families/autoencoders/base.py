@@ -8,7 +8,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -68,8 +68,11 @@ class AutoencoderBaseConfig(Config):
     )
     sampler: Literal["mixture", "gaussian", "prior"] = Field(
         "mixture",
-        description="Distribution of the codes of samples. mixture: ten Gaussians fitted to the codes after training. "
-        "gaussian: one. prior: the standard normal distribution.",
+        description="Distribution of the codes of samples; a request may name another. mixture: Gaussians fitted to "
+        "the codes after training. gaussian: one. prior: the standard normal distribution.",
+    )
+    components: int | None = Field(
+        None, ge=1, le=200, description="Gaussians in the mixture. Default: one for 120 training images, 10 to 100."
     )
     code: Literal["linear", "relu", "sigmoid"] = Field("linear", description="Activation of the code.")
 
@@ -93,7 +96,7 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         self.latent_dim = config.latent_dim
         self.encoder, self.decoder = self.build_networks()
         self.code = CODES[config.code]()
-        self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else 10)
+        self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else config.components)
 
     @classmethod
     def resolve_config(cls, config: AutoencoderBaseConfig, data: DataSpec) -> AutoencoderBaseConfig:
@@ -108,7 +111,12 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         latent_dim = config.latent_dim or default_latents(data)
         hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
         width = config.width or (32 if data.count >= 20_000 else 16)
-        return config.model_copy(update={"body": body, "latent_dim": latent_dim, "hidden": hidden, "width": width})
+        resolved = {"body": body, "latent_dim": latent_dim, "hidden": hidden, "width": width}
+        return config.model_copy(update=resolved | {"components": config.components or default_components(data.count)})
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        return ({"components": 10} if engine < 2 else {}) | super().earlier_settings(engine, data)
 
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         """A new encoder, (b, c, h, w) -> (b, outputs * latent_dim), and decoder, (b, latent_dim) -> (b, c, h, w)."""
@@ -140,17 +148,32 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         """Decoder output -> images in [0, 1]."""
         return output.sigmoid() if self.gives_logits else output.clamp(0, 1)
 
-    def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        return self.project_to_code_space(
-            noise if self.config.sampler == "prior" else self.mixture.draw(noise, uniform)
-        )
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        return ("gaussian", "prior") if self.config.sampler == "gaussian" else ("mixture", "gaussian", "prior")
+
+    def draw(self, noise: Tensor, uniform: Tensor, *labels: Tensor) -> Tensor:
+        return self.draw_from(self.config.sampler, noise, uniform, *labels)
+
+    def draw_from(self, sampler: str, noise: Tensor, uniform: Tensor, *labels: Tensor) -> Tensor:
+        if sampler == "gaussian" and self.config.sampler != "gaussian":
+            return self.project_to_code_space(self.mixture.draw_gaussian(noise))
+        return self.project_to_code_space(noise if sampler == "prior" else self.mixture.draw(noise, uniform))
 
     def project_to_code_space(self, latents: Tensor) -> Tensor:
         return latents.clamp(*RANGES[self.config.code])
 
-    def plane(self) -> Plane:
-        """The plane of greatest variance of the training codes, from the axes of the mixture."""
-        return Plane.scaled(self.mixture.centre, self.mixture.axes)
+    def plane(self, sampler: str | None = None) -> Plane:
+        """The plane of greatest variance of the training codes, from the axes of the mixture.
+
+        For the prior: standard normal codes along the same axes.
+        """
+        if sampler == "prior" and self.latent_dim <= 2:
+            return Plane.standard(self.latent_dim, self.device)
+        plane = Plane.scaled(self.mixture.centre, self.mixture.axes)
+        if sampler != "prior":
+            return plane
+        return replace(plane, centre=torch.zeros_like(plane.centre), spread=torch.ones_like(plane.spread))
 
     # The objective
 
@@ -184,7 +207,8 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
     # Evaluation
 
     def after_training(self, train: Columns, context: StepContext) -> None:
-        self.mixture.fit(metrics.gather(train, self.encode, self.device), context.generator)
+        rows = min(metrics.ROWS, metrics.NUMBERS // self.latent_dim)
+        self.mixture.fit(metrics.gather(train, self.encode, self.device, rows), context.generator)
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """Reconstruction error, with PCA of the same code size and the mean image as baselines; accuracy of nearest
@@ -242,6 +266,11 @@ def reconstruction_mse(model: AutoencoderBase, split: Columns) -> float:
         error = (reconstruct(model, images)[1] - images).square().double().sum()
         total, count = total + float(error), count + images.numel()
     return total / count
+
+
+def default_components(count: int) -> int:
+    """Gaussians in the mixture for `count` training images: one for 120 of them, but 10 to 100; fewer below 200."""
+    return max(1, min(100, max(min(10, count // 20), count // 120)))
 
 
 def default_latents(data: DataSpec) -> int:

@@ -50,6 +50,10 @@ class Mixture(nn.Module):
         white = self.means[component] + (self.factors[component] @ noise[:, :, None])[:, :, 0]
         return self.centre + white @ self.axes
 
+    def draw_gaussian(self, noise: Tensor) -> Tensor:
+        """Codes (b, latent_dim) from the single Gaussian with the mean and the covariance of the fitted codes."""
+        return self.centre + noise[:, : len(self.axes)] @ self.axes
+
 
 def expectation_maximisation(
     rows: Tensor, components: int, generator: torch.Generator, rounds: int

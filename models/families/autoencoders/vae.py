@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
 from models.evaluation import metrics
+from models.evaluation.fidelity import decode_prior, fidelity_of, in_chunks
 from models.families.autoencoders.base import (
     MIN_PROBE,
     WARMED_UP,
@@ -29,7 +30,7 @@ from models.types import Batch, DataError, DataSpec, Metrics
 MAX_LOGVAR = 10.0
 MIN_ACTIVE = 0.25  # share of active units below which the posterior has collapsed
 MIN_KL = 1.0  # nats below which it has
-NLL_SAMPLES = 64  # codes per image in the importance-sampled likelihood
+NLL_SAMPLES, NLL_IMAGES = 64, 1000  # codes per image in the importance-sampled likelihood, and images
 NLL_NUMBERS = 80_000_000  # pixels decoded for it, at most
 WARM_UP = 0.1  # default of kl_warm_up
 KL_START, KL_UNTIL = 4.0, 0.75
@@ -50,9 +51,12 @@ class VaeConfig(AutoencoderBaseConfig):
         description="p(image | code). gaussian: one sigma for all pixels, fitted in closed form. Default: bernoulli "
         "for grey images, gaussian for colour.",
     )
-    objective: Literal["elbo", "reconstruction_only", "kl_only"] = Field(
-        "elbo", description="Terms of the loss. The incomplete objectives show what each term does to the codes."
+    objective: Literal["elbo", "iwae", "reconstruction_only", "kl_only"] = Field(
+        "elbo",
+        description="Loss. elbo: -ELBO. iwae: the tighter importance-weighted bound. The others are single terms of "
+        "the -ELBO, which show what each does to the codes.",
     )
+    importance_samples: int = Field(5, ge=1, le=64, description="Codes per image under iwae.")
     beta: float = Field(1.0, ge=0, le=1000, description="Weight of the KL term after its warm-up.")
     kl_warm_up: float | None = Field(
         None,
@@ -66,10 +70,11 @@ class VaeConfig(AutoencoderBaseConfig):
     conditional: bool = Field(
         False, description="Decode for a class label: decode and samples take a label, codes need not contain it."
     )
-    sampler: Literal["prior", "gaussian", "mixture"] = Field(
-        "prior",
-        description="Distribution of the codes of samples. prior: the standard normal. gaussian, mixture: one "
-        "Gaussian or ten, fitted to the codes after training.",
+    sampler: Literal["prior", "gaussian", "mixture"] | None = Field(
+        None,
+        description="Distribution of the codes of samples; a request may name another. prior: the standard normal. "
+        "gaussian, mixture: one Gaussian or several, fitted to the codes after training. Default: mixture; for a "
+        "conditional model prior, because its codes are drawn independently of the label.",
     )
 
 
@@ -110,7 +115,12 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
             )
         config = super().resolve_config(config, data)
         likelihood = config.likelihood or ("bernoulli" if data.channels == 1 else "gaussian")
-        return config.model_copy(update={"likelihood": likelihood})
+        sampler = config.sampler or ("prior" if config.conditional else "mixture")
+        return config.model_copy(update={"likelihood": likelihood, "sampler": sampler})
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        return ({"sampler": "prior"} if engine < 2 else {}) | super().earlier_settings(engine, data)
 
     # Codes and images
 
@@ -141,13 +151,9 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
     def to_pixels(self, output: Tensor) -> Tensor:
         return output.sigmoid() if self.config.likelihood == "bernoulli" else output.clamp(0, 1)
 
-    def draw(self, noise: Tensor, uniform: Tensor, labels: Tensor | None = None) -> Tensor:
-        return super().draw(noise, uniform)
-
-    def plane(self) -> Plane:
-        if self.config.sampler == "prior" and self.latent_dim <= 2:
-            return Plane.standard(self.latent_dim, self.device)
-        return super().plane()
+    def plane(self, sampler: str | None = None) -> Plane:
+        by_default = self.config.sampler if self.latent_dim <= 2 else None
+        return super().plane(sampler or by_default)
 
     def label_logits(self, images: Tensor) -> Tensor:
         """(b, c, h, w) -> (b, classes), for a conditional model."""
@@ -178,7 +184,11 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
             self._fit_spread(output.detach(), images, context)
         nll, kl = self.nll_term(output, images), self.kl_term(mean, logvar, codes)
         beta = self.beta(context.progress) if self.training else settings.beta
-        total = {"elbo": nll + beta * kl, "reconstruction_only": nll, "kl_only": kl}[settings.objective]
+        if settings.objective == "iwae":
+            labels = self.labels_for_decoding(batch)
+            total = self.importance_nll(images, settings.importance_samples, context.generator, labels).mean()
+        else:
+            total = {"elbo": nll + beta * kl, "reconstruction_only": nll, "kl_only": kl}[settings.objective]
         reconstruction, divergence = nll.detach(), losses.gaussian_kl(mean.detach(), logvar.detach()).sum(1).mean()
         measured = {"nelbo": reconstruction + divergence, "reconstruction": reconstruction, "kl": divergence}
         if self.takes_labels and self.training:
@@ -247,17 +257,24 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
             bound = bound + self.reconstruction_nll(output, images) / len(noise)
         return bound
 
-    def importance_nll(self, images: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    def importance_nll(
+        self, images: Tensor, samples: int, generator: torch.Generator, labels: Tensor | None = None
+    ) -> Tensor:
         """(b,): -log mean_s p(x | z_s) p(z_s) / q(z_s | x), z_s from q (Burda et al. 2016, eq. 8)."""
+        return math.log(samples) - self.log_weights(images, samples, generator, labels).logsumexp(0)
+
+    def log_weights(
+        self, images: Tensor, samples: int, generator: torch.Generator, labels: Tensor | None = None
+    ) -> Tensor:
+        """(s, b): log p(x | z_s) p(z_s) / q(z_s | x), z_s from q, for labels (b,), by default those of the images."""
         mean, logvar = self.posterior(images)
         noise = torch.randn((samples, *mean.shape), generator=generator, device=mean.device)  # (s, b, d)
         codes = mean + noise * (0.5 * logvar).exp()
         log_ratio = (-0.5 * codes.square() + 0.5 * (noise.square() + logvar)).sum(2)  # log p(z) - log q(z | x)
-        labels = self.labels_for_decoding({"images": images})
+        labels = self.labels_for_decoding({"images": images}) if labels is None else labels
         output = self.decoder_output(codes.flatten(0, 1), None if labels is None else labels.repeat(samples))
         target = images.expand(samples, *images.shape).flatten(0, 1)
-        nll = self.reconstruction_nll(output, target).unflatten(0, (samples, -1))
-        return math.log(samples) - (log_ratio - nll).logsumexp(0)
+        return log_ratio - self.reconstruction_nll(output, target).unflatten(0, (samples, -1))
 
     def diagnose(self, inspection: Inspection) -> Iterator[Alarm]:
         """Posterior collapse: codes that do not depend on the image (Bowman et al. 2016)."""
@@ -276,7 +293,8 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
             )
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """-ELBO with one draw for each image, its terms, and the importance-sampled -log p of the first images.
+        """-ELBO with one draw for each image, its terms, and the importance-sampled -log p of 1,000 images; the FD of
+        samples from the prior where that is not the default.
 
         For a conditional model also the accuracy of inferred labels, on images and on its own samples for a label.
         """
@@ -294,19 +312,31 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
         reconstruction, kl = (sums / rows).tolist()
         measured = {"nelbo": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
         measured["active_units"] = metrics.active_units(torch.cat(means))
-        measured["nll"] = self._mean_nll(validation, context)
+        measured |= self._likelihood(validation, context)
         if self.config.likelihood == "discretised_logistic":
             measured["bits_per_number"] = measured["nelbo"] / (self.data.pixels * math.log(2))
         measured |= super().evaluate(train, validation, context)
-        return measured | (self._label_accuracies(validation, context) if self.takes_labels else {})
+        measured |= self._label_accuracies(validation, context) if self.takes_labels else {}
+        return measured | (self._prior_fidelity(train, validation, context) if self.config.sampler != "prior" else {})
 
-    def _mean_nll(self, validation: Columns, context: StepContext) -> float:
-        """Mean importance-sampled -log p of 8 to 100 images, a tighter bound than -ELBO."""
+    def _prior_fidelity(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
+        """The FD of samples from the standard normal prior."""
+        fidelity = fidelity_of(train, validation, self.device, self.data)
+        samples = in_chunks(lambda count: decode_prior(self, count, context.generator, "prior"), fidelity.count)
+        return {f"{name}_prior": value for name, value in fidelity.distances(samples).items() if name == "fd"}
+
+    def _likelihood(self, validation: Columns, context: StepContext) -> dict[str, float]:
+        """Importance-sampled -log p of 8 to 1,000 images with a 90 % interval, and the -ELBO of the same draws."""
         cost = NLL_SAMPLES * self.data.pixels
-        rows = min(100, max(8, NLL_NUMBERS // cost))
-        images = torch.cat(list(metrics.spaced_rows(validation, limit=rows))).to(self.device)
+        rows = min(NLL_IMAGES, max(8, NLL_NUMBERS // cost))
+        images = torch.cat(list(metrics.spaced_rows(validation, limit=rows)))
         parts = images.split(max(1, NLL_NUMBERS // 20 // cost))
-        return float(torch.cat([self.importance_nll(part, NLL_SAMPLES, context.generator) for part in parts]).mean())
+        weights = [self.log_weights(part.to(self.device), NLL_SAMPLES, context.generator).cpu() for part in parts]
+        logs = torch.cat(weights, 1).double()  # (s, n)
+        nll = math.log(NLL_SAMPLES) - logs.logsumexp(0)
+        half = 1.645 * float(nll.std(correction=0)) / math.sqrt(len(nll))
+        measured = {"nll": float(nll.mean()), "nll_low": float(nll.mean()) - half, "nll_high": float(nll.mean()) + half}
+        return measured | {"nll_nelbo": -float(logs.mean()), "nll_images": float(len(nll))}
 
     def _label_accuracies(self, validation: Columns, context: StepContext) -> dict[str, float]:
         pairs = zip(metrics.spaced_rows(validation), metrics.spaced_rows(validation, "labels"), strict=True)
@@ -315,6 +345,7 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
         ]
         noise = torch.randn(256, self.latent_dim, generator=context.generator, device=self.device)
         labels = self.example_labels(len(noise)).to(self.device)
-        samples = self.decode(self.draw(noise, noise.new_zeros(len(noise)), labels), labels)
+        uniform = torch.rand(len(noise), generator=context.generator, device=self.device)
+        samples = self.decode(self.draw(noise, uniform, labels), labels)
         agreement = (self.infer_labels(samples) == labels).double().mean()
         return {"label_accuracy": float(torch.cat(correct).mean()), "obedience": float(agreement)}

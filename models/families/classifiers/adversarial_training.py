@@ -14,6 +14,7 @@ from models.data import Columns
 from models.families.classifiers import robustness
 from models.families.classifiers.adversarial_config import InnerAttack, default_eps, divergence
 from models.families.classifiers.base import ClassifierBase, accuracy
+from models.training.precision import full_precision
 from models.types import Batch, Metrics
 
 GUARDED = ("fgsm_rs", "free")
@@ -196,7 +197,8 @@ class AdversarialTraining:
         radius = threat.radius(images)
         for _ in range(model.config.adversarial_steps):
             attacked = threat.project(images, images + self.guard.carried).requires_grad_()
-            logits = model.logits(attacked)
+            with full_precision():
+                logits = model.logits(attacked)
             loss = loss_fn(logits)
             model.minimise(loss, optimisers)
             with torch.no_grad():

@@ -99,6 +99,9 @@ class Detector(DetectsObjects, OneLoss):
         sizes = {"width": width, "levels": levels, "stride": stride}
         return super().resolve_config(config, data).model_copy(update=sizes)
 
+    def forward_passes(self) -> list[tuple[nn.Module, str]]:
+        return [(self, "_heads")]
+
     def detection_maps(self, images: Tensor) -> Tensor:
         heat, edges = self._heads(images)
         rows, columns = self._cell_centres(edges)

@@ -56,6 +56,7 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     Config = AgeCGANConfig
     milliseconds = 1.35
     config: AgeCGANConfig
+    bf16_on = ConditionalGAN.bf16_on
 
     def __init__(self, config: AgeCGANConfig, data: DataSpec):
         super().__init__(config, data)

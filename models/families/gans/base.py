@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,14 +27,14 @@ from models.families.gans.auto_remedy import Remedies
 from models.families.gans.config import GANConfig
 from models.families.gans.layers import recalibrate_batch_norm
 from models.families.gans.updates import DInput, Penalties, game_metrics, new_optimiser, optimizer_step, saturation
-from models.family import Family
+from models.family import Family, device_type
 from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss
 from models.losses.gradient_penalties import one_centred_penalty, zero_centred_penalty
 from models.nn.ema import Ema
 from models.seeds import generator
+from models.training.precision import full_precision
 from models.types import Batch, DataSpec, Metrics
 
-COMPILER = "inductor"
 SATURATION_EVERY = 16  # updates of G from one comparison of saturating and non-saturating gradients to the next
 NORM_BATCHES = 16  # batches that set the batch norm statistics of the averaged generator
 SNAPSHOT_BATCHES = 2  # the same for a snapshot, so that one costs less than an update
@@ -52,8 +53,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     length_free_until = 0.5
     rewinds = True
     """Whether the weights of an earlier generator fit the present one."""
-    differentiates_generator_twice = False
-    """Whether a penalty differentiates G twice, so that G cannot be compiled."""
+    bf16_on = ("cuda",)
 
     def __init__(self, config: GANConfig, data: DataSpec):
         super().__init__(config, data)
@@ -70,23 +70,10 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     def build_networks(self) -> tuple[nn.Module, nn.Module]:
         """A new generator and discriminator."""
 
-    def before_training(self, train: Columns) -> None:
-        """On CUDA: channels-last weights, and with `compile` compiled forward passes of what is differentiated once."""
-        super().before_training(train)
-        if not self.accelerated:
-            return
-        self.to(memory_format=self.layout)
-        if self.config.compile:
-            for network in (self.discriminator, *([] if self.differentiates_generator_twice else [self.generator])):
-                network.compile(backend=COMPILER)
-
-    @property
-    def accelerated(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
-    def layout(self) -> torch.memory_format:
-        return torch.channels_last if self.accelerated else torch.contiguous_format
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = super().earlier_settings(engine, data)
+        return earlier | ({"precision": "bf16" if device_type() == "cuda" else "fp32"} if engine < 2 else {})
 
     @classmethod
     def full_epochs(cls, data: DataSpec) -> float:
@@ -138,19 +125,19 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
         due = context.step % config.penalty_every == 0
         reals = replace(reals, images=reals.images.detach().requires_grad_(due and config.r1 > 0))
         fakes = replace(fakes, images=fakes.images.detach().requires_grad_(due and config.r2 > 0))
-        with self._autocast(allowed=not (reals.images.requires_grad or fakes.images.requires_grad)):
+        with full_precision(reals.images.requires_grad or fakes.images.requires_grad):
             a, b, penalties = self.d_forward(reals, fakes)
             loss = self.d_adversarial_loss(a, b, context)
         metrics = {"loss_discriminator": loss.detach(), **game_metrics(a.detach(), b.detach())}
-        for name, (weight, penalty) in (penalties | self.d_penalties(reals, fakes, a, b, context)).items():
+        with full_precision():
+            penalties |= self.d_penalties(reals, fakes, a, b, context)
+        for name, (weight, penalty) in penalties.items():
             loss, metrics[name] = loss + weight * penalty, penalty.detach()
         return loss, a, metrics
 
     def d_forward(self, reals: DInput, fakes: DInput) -> tuple[Tensor, Tensor, Penalties]:
         """D's logits of reals and fakes, in one batch or in two, and penalties on what D computes on the way."""
-        network = self.discriminator
-        twice = reals.images.requires_grad or fakes.images.requires_grad
-        logits = network.forward if twice else network  # what is differentiated twice cannot be compiled
+        logits = self.discriminator
         if self.config.separate_batches:
             return logits(reals.images, reals.condition), logits(fakes.images, fakes.condition), {}
         condition = None if reals.condition is None else torch.cat([reals.condition, fakes.condition])
@@ -172,21 +159,22 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
         if fakes.images.requires_grad:
             penalties["r2"] = config.r2 / 2 * config.penalty_every, zero_centred_penalty(b, fakes.images)
         if config.gradient_penalty:
-            critic = partial(self.discriminator.forward, condition=reals.condition)
+            critic = partial(self.discriminator, condition=reals.condition)
             penalty = one_centred_penalty(critic, reals.images, fakes.images, context.generator)
             penalties["gradient_penalty"] = config.gradient_penalty, penalty
         return penalties
 
     def g_loss(self, fakes: DInput, reals: DInput, context: StepContext) -> tuple[Tensor, Metrics]:
         """The scalar that G minimises, and scalars to report. Fakes are not augmented yet, reals are."""
-        with self._autocast():
-            b = self.discriminator(self._augmented(fakes, context).images, fakes.condition)
-            loss = self.g_adversarial_loss(b, reals)
+        b = self.discriminator(self._augmented(fakes, context).images, fakes.condition)
+        loss = self.g_adversarial_loss(b, reals)
         metrics = {"loss_generator": loss.detach()}
         updates = (context.step + 1) // self.config.critic_steps
         if self.config.loss in ("minimax", "non_saturating") and updates % SATURATION_EVERY == 0:
             metrics |= saturation(self.generator, b)
-        for name, (weight, penalty) in self.g_penalties(context).items():
+        with full_precision():
+            penalties = self.g_penalties(context)
+        for name, (weight, penalty) in penalties.items():
             loss, metrics[name] = loss + weight * penalty, penalty.detach()
         return loss, metrics
 
@@ -207,8 +195,8 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
         condition, fake_condition = self.conditions(batch, context)
         reals = DInput(self.real_images(batch), condition)
         updates_generator = (context.step + 1) % self.config.critic_steps == 0
-        with torch.set_grad_enabled(updates_generator), self._autocast():
-            images = self.generate(len(reals.images), fake_condition, context).float()
+        with torch.set_grad_enabled(updates_generator):
+            images = self.generate(len(reals.images), fake_condition, context)
         generated = DInput(images, fake_condition)
         fakes = self._augmented(self.replay_fakes(replace(generated, images=images.detach()), context), context)
         reals = self._augmented(reals, context)
@@ -261,10 +249,6 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
             return None
         uniform = torch.rand(2, count, generator=context.generator, device=context.generator.device)
         return tuple(uniform < self.config.label_flips)
-
-    def _autocast(self, allowed: bool = True) -> torch.autocast:
-        """bfloat16 on CUDA, except for what is differentiated twice."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=allowed and self.device.type == "cuda")
 
     # Serving
 

@@ -127,10 +127,6 @@ class GANConfig(Config):
         description="Images from one measurement of FD, KID, precision and recall to the next; 0: only at the end. "
         "Default: eight measurements of few samples in a training of 8,192 images or more, else only at the end.",
     )
-    compile: bool = Field(
-        False,
-        description="Compile both networks on CUDA. Takes minutes once; gradient penalties are not compiled.",
-    )
     auto_remedy: bool = Field(
         False,
         description="Respond to alarms automatically: more augmentation, a lower learning rate of D, or a return to "

@@ -120,10 +120,6 @@ class StyleGAN(StyleBased, GANBase):
         unmixed = torch.rand(count, generator=draws, device=draws.device) >= self.config.mixing
         return network.mixed(styles, others, crossing.masked_fill(unmixed, network.depth))
 
-    @property
-    def differentiates_generator_twice(self) -> bool:
-        return self.config.path_length > 0
-
     def g_penalties(self, context: StepContext) -> Penalties:
         """Every `path_every`-th update: E (|J^T y| - a)^2, with a the running mean of |J^T y| (Karras 2020, eq. 4)."""
         updates = (context.step + 1) // self.config.critic_steps

@@ -7,7 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.capabilities import Discriminates, Refines
 from models.context import StepContext
@@ -143,6 +143,9 @@ class Refiner(Refines, Discriminates, Family):
             "history_batches": config.history_batches or batches,
         }
         return resolved.model_copy(update=defaults)
+
+    def forward_passes(self) -> list[tuple[nn.Module, str]]:
+        return [*super().forward_passes(), (self.refiner, "refine")]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate

@@ -102,6 +102,10 @@ class CUT(TranslationBase):
         self.apply_residual()
         self.heads = Heads([data.channels, config.width, 2 * config.width, 4 * config.width, 4 * config.width])
 
+    def forward_passes(self) -> list[tuple[nn.Module, str]]:
+        generators = self.generators.values()
+        return [*super().forward_passes(), *((generator.network, "features") for generator in generators)]
+
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         optimisers = super().optimisers()
         optimisers["generators"].add_param_group({"params": list(self.heads.parameters())})

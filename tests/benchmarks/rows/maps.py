@@ -43,10 +43,11 @@ def obeyed(subject: Subject) -> Found:
     """Share of a conditional VAE's samples that a classifier of real images takes for the class asked for."""
     run = subject.trained("vae", {"conditional": True, "epochs": 30}, share=0.7)
     judge = subject.trained("classifier", {"epochs": 10}, share=0.3)
-    noise = torch.randn(500, run.model.latent_dim, generator=generator(subject.seed, "obeyed"))
+    draws = generator(subject.seed, "obeyed")
+    noise, uniform = torch.randn(500, run.model.latent_dim, generator=draws), torch.rand(500, generator=draws)
     wanted = run.model.example_labels(len(noise))
     with torch.no_grad():
-        samples = run.model.decode(run.model.draw(noise, torch.zeros(len(noise)), wanted), wanted)
+        samples = run.model.decode(run.model.draw(noise, uniform, wanted), wanted)
         share = (judge.model.logits(samples).argmax(1) == wanted).double().mean()
     beside = {"chance": 100 / len(subject.spec.classes), "the judge on real images": 100 * judge.measured["accuracy"]}
     return Found(100 * float(share), beside, f"{run.note} {judge.note}".strip(), run.short or judge.short)

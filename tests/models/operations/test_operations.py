@@ -7,10 +7,12 @@ import torch
 
 from models.capabilities import Decodes, Encodes
 from models.evaluation.dataset_view import DatasetView
+from models.families.autoencoders.vae import VAE
 from models.operations.classify import Classify
 from models.operations.core.base import Operation
 from models.operations.decode import Decode
 from models.operations.encode import Encode
+from models.operations.grid import Grid
 from models.operations.interpolate import Interpolate, slerp
 from models.operations.reconstruct import Reconstruct
 from models.operations.samples import Samples
@@ -184,3 +186,37 @@ def test_classes_are_listed_best_first_with_the_probabilities_of_the_softmax():
 def test_operations_without_needs_met_do_not_fit():
     assert not Decode.fits(TinyClassifier) and not Encode.fits(TinyGenerator)
     assert Reconstruct.needs == (Encodes, Decodes)
+
+
+def autoencoder_of(**config):
+    torch.manual_seed(0)
+    model = VAE.create({"latent_dim": 3, "body": "mlp", "hidden": [16], **config}, dataset("plain")[0]).eval()
+    model.mixture.fit(5 + 2 * torch.randn(200, 3), torch.Generator().manual_seed(0))
+    return model
+
+
+def test_a_request_chooses_the_sampler_and_the_model_has_a_default():
+    model = autoencoder_of()
+    drawn = {name: ask(Samples(), model, n=400, sampler=name).latents for name in (None, *model.samplers)}
+    assert torch.equal(drawn[None], drawn["mixture"])
+    for name, mean, deviation in (("mixture", 5, 2), ("gaussian", 5, 2), ("prior", 0, 1)):
+        torch.testing.assert_close(drawn[name].mean(0), torch.full((3,), float(mean)), atol=0.4, rtol=0)
+        torch.testing.assert_close(drawn[name].std(0), torch.full((3,), float(deviation)), atol=0.4, rtol=0)
+    keys = {Samples().batch_key(Samples.Params(sampler=name)) for name in drawn}
+    assert len(keys) == len(drawn)  # requests for different samplers never share a batch
+
+
+def test_a_grid_of_the_prior_is_centred_at_zero():
+    model = autoencoder_of()
+    centres = {name: ask(Grid(), model, sampler=name).latents.mean(0) for name in (None, "prior")}
+    torch.testing.assert_close(centres[None], model.mixture.centre, atol=1e-4, rtol=0)
+    torch.testing.assert_close(centres["prior"], torch.zeros(3), atol=1e-4, rtol=0)
+
+
+def test_a_sampler_that_the_model_lacks_is_refused():
+    for model, sampler in ((build(TinyGenerator), "mixture"), (autoencoder_of(sampler="gaussian"), "mixture")):
+        with pytest.raises(InputError) as caught:
+            ask(Samples(), model, sampler=sampler)
+        assert caught.value.field == "sampler" and "prior" in caught.value.remedy
+    model = build(TinyGenerator)
+    assert torch.equal(ask(Samples(), model, sampler="prior").latents, ask(Samples(), model).latents)

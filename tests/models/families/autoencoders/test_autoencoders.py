@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.autoencoders.autoencoder import Autoencoder
@@ -104,8 +105,51 @@ def test_samples_of_a_vae_come_from_the_prior_or_the_mixture():
     data = dataset("plain", (1, 8, 8), 64)
     noise, uniform = torch.randn(5, 4), torch.rand(5)
     short = {"images": 320, "batch_size": 16, "latent_dim": 4}
-    assert torch.equal(train(VAE, data, **short)[0].draw(noise, uniform), noise)
-    assert not torch.equal(train(VAE, data, sampler="mixture", **short)[0].draw(noise, uniform), noise)
+    assert torch.equal(train(VAE, data, sampler="prior", **short)[0].draw(noise, uniform), noise)
+    model, found = train(VAE, data, **short)
+    assert not torch.equal(model.draw(noise, uniform), noise)
+    assert torch.equal(model.draw_from("prior", noise, uniform), noise)
+    assert found["fd_prior"] > 0 and found["fd"] != found["fd_prior"]
+
+
+@pytest.mark.parametrize(("count", "components"), [
+    (20, 1), (100, 5), (1000, 10), (4000, 33), (60_000, 100),
+])  # fmt: skip
+def test_the_mixture_grows_with_the_dataset(count, components):
+    spec = DataSpec("plain", 8, 8, 1, columns={"train": {"images": count}})
+    assert len(VAE.create({}, spec).mixture.shares) == components
+    assert len(VAE.create({"components": 3}, spec).mixture.shares) == 3
+
+
+@pytest.mark.parametrize("family", [VAE, Autoencoder])
+def test_models_of_the_last_release_keep_their_sampler_and_ten_components(family):
+    spec = DataSpec("plain", 8, 8, 1, columns={"train": {"images": 4000}})
+    model = family.from_stored({"latent_dim": 4}, spec, engine=1)
+    assert len(model.mixture.shares) == 10
+    assert model.config.sampler == ("prior" if family is VAE else "mixture")
+
+
+def test_a_conditional_vae_draws_codes_from_the_prior_by_default():
+    assert VAE.create({"conditional": True}, dataset("labelled", (1, 8, 8), 32)[0]).config.sampler == "prior"
+
+
+def test_nll_lies_below_the_elbo_of_the_same_draws_and_has_an_interval():
+    _, found = train(VAE, dataset("plain", (1, 8, 8), 64), images=640, batch_size=16, latent_dim=4)
+    assert found["nll_low"] < found["nll"] < found["nll_high"]
+    assert found["nll"] <= found["nll_nelbo"]
+
+
+def test_the_importance_weighted_bound_of_one_code_is_the_elbo_and_of_more_is_tighter():
+    spec, rows, _ = dataset("plain", (1, 8, 8), 64)
+    batch, losses = rows.head(64), []
+    for config in ({"kl_warm_up": 0}, {"objective": "iwae", "importance_samples": 1}, {"objective": "iwae"}):
+        torch.manual_seed(0)
+        model = VAE.create({"images": 640, "latent_dim": 4, "body": "mlp", **config}, spec).train()
+        with torch.no_grad():
+            draws = [StepContext(640, 640, 1, 0, torch.Generator().manual_seed(seed)) for seed in range(20)]
+            losses.append(sum(float(model.loss(batch, draw)[0]) for draw in draws) / len(draws))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[2] < losses[1]
 
 
 @pytest.mark.parametrize("body", ["linear", "mlp", "conv", "unet"])

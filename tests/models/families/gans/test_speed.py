@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from models.families.gans import base
 from models.families.gans.conditional_gan import ConditionalGAN
 from models.families.gans.gan import GAN
 from models.families.gans.progressive_gan import ProgressiveGAN
 from models.families.gans.style_gan import StyleGAN
+from models.family import Family
 from models.nn.image_pool import ImagePool
 from tests.models.families.gans.tiny import build, spec, train
 
@@ -28,19 +28,7 @@ def small(name: str):
 
 @pytest.fixture
 def accelerated(monkeypatch):
-    monkeypatch.setattr(base.GANBase, "accelerated", True)
-
-
-@pytest.mark.parametrize("name", ["conditional", "progressive", "style"])
-def test_channels_last_gives_the_same_training(name, monkeypatch):
-    plain = train(small(name)).state().tensors
-    monkeypatch.setattr(base.GANBase, "accelerated", True)
-    training = train(small(name))
-    kernels = [weight for weight in training.family.discriminator.parameters() if weight.ndim == 4]
-    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
-    found = training.state().tensors
-    for key, tensor in plain.items():
-        torch.testing.assert_close(found[key], tensor, atol=2e-2, rtol=2e-2, msg=key)
+    monkeypatch.setattr(Family, "accelerated", True)
 
 
 @pytest.mark.parametrize("name", ["gan", "progressive"])
@@ -54,31 +42,6 @@ def test_restored_moments_have_the_layout_of_their_weights(name, accelerated):
             assert all(slot.stride() == weight.stride() for slot in slots.values() if slot.ndim)
     found = train(resumed.family, training=resumed).state()
     assert all(torch.equal(found.tensors[key], tensor) for key, tensor in whole.tensors.items())
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
-def test_compiled_networks_train_alike_and_penalties_stay_eager(accelerated, monkeypatch):
-    calls = []
-
-    def backend(graph, inputs):
-        calls.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(base, "COMPILER", backend)
-    config = {"images": 16, "augment": "none", "penalty_every": 2, "r1": 1.0}
-    plain = train(build(GAN, **config)).state().tensors
-    assert not calls
-    found = train(build(GAN, compile=True, **config)).state().tensors
-    assert calls
-    for key, tensor in plain.items():
-        torch.testing.assert_close(found[key], tensor, atol=1e-4, rtol=1e-4, msg=key)
-    assert train(
-        build(StyleGAN, latent_dim=8, widest=8, path_length=1.0, compile=True), 0
-    ).family.differentiates_generator_twice
-
-
-def test_nothing_is_compiled_on_the_cpu():
-    assert train(build(GAN, compile=True), 1).family.generator._compiled_call_impl is None
 
 
 @pytest.mark.parametrize("name", FAMILIES)
