@@ -14,6 +14,8 @@ class StepContext:
     step: int
     seed: int
     generator: torch.Generator
+    quick: bool = False
+    """Evaluate without metrics that need a network learned for them."""
 
     @property
     def progress(self) -> float:

@@ -77,9 +77,19 @@ class Columns:
 
     def spaced(self, count: int) -> dict[str, Tensor]:
         """At most `count` evenly spaced rows of every column, so that data sorted by class is represented."""
+        return {name: self._take(name, places) for name, places in self._spaced(count).items()}
+
+    def subset(self, count: int) -> "Columns":
+        """At most `count` evenly spaced rows of every column, as stored and without the cache."""
+        chosen = {name: places.numpy() for name, places in self._spaced(count).items()}
+        view = Columns({name: column[chosen[name]] for name, column in self.columns.items()})
+        view.place = self.place
+        return view
+
+    def _spaced(self, count: int) -> dict[str, Tensor]:
         lengths = {name: len(column) for name, column in self.columns.items()}
         places = {size: torch.linspace(0, size - 1, min(count, size)).long() for size in set(lengths.values())}
-        return {name: self._take(name, places[size]) for name, size in lengths.items()}
+        return {name: places[size] for name, size in lengths.items()}
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[dict[str, Tensor]]:
         """The first `limit` rows (default: all) in stored order, `size` at a time; a shorter domain ends earlier."""

@@ -8,7 +8,8 @@ The hooks of a training, in the order in which they are called:
   resolve_config, __init__, init_from, before_training, optimisers;
   for each update grow_to, schedule, step; at inspections validation_loss, diagnose, auto_remedy; at midway_points
   evaluate_midway;
-  after_training, evaluate, warnings, serving_state; to serve create, load_for_serving.
+  after_training, calibrate, training_metrics, serving_state; to serve create, load_for_serving;
+  once it is published evaluate, warnings.
 """
 
 import math
@@ -296,8 +297,18 @@ class Family(nn.Module, ABC):
     def after_training(self, train: Columns, context: StepContext) -> None:
         """After the last update: fit what depends on the trained networks (a mixture over codes, thresholds)."""
 
+    def calibrate(self, train: Columns, validation: Columns, context: StepContext) -> None:
+        """After `after_training`: fit on validation images what serving needs, such as the scale of a score."""
+
+    def training_metrics(self) -> dict[str, float]:
+        """Metrics that the published model cannot give, such as what happened in the training."""
+        return {}
+
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Metrics of the trained model on the validation split, with a trivial baseline for each."""
+        """Metrics of the trained model on the validation split, with a trivial baseline for each.
+
+        Called for the published model, in a job of its own: it must change nothing and use what serving loads.
+        """
         return {}
 
     def midway_points(self) -> Iterable[int]:

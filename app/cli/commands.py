@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.client import Client
-from app.cli.progress import bars, console, metrics_table, watch
+from app.cli.progress import bars, console, metrics_table, watch, watch_measurement
 
 Url = Annotated[str | None, typer.Option("--url", envvar="ANAMORPH_URL", help="Address of the service.")]
 Key = Annotated[str | None, typer.Option("--key", envvar="ANAMORPH_KEY", help="API key.")]
@@ -33,6 +33,7 @@ def train(
         str | None,
         typer.Option("--from", help="Training to go on from: the id of its job, or the model that it made."),
     ] = None,
+    measure: Annotated[str | None, typer.Option(help="How to measure the model: full (default), quick, none.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end; `anamorph jobs show` shows the job.")
     ] = False,
@@ -40,18 +41,19 @@ def train(
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Start a training and wait until it has ended."""
+    """Start a training and wait until it has ended and its model is measured."""
     client = Client(url, key)
     if not fork_from and not (family and dataset):
         raise typer.BadParameter("Name a family and a dataset, or a training to go on from with --from.")
     config = config_of(options) | ({"effort": effort} if effort else {})
     body = {"family": family, "dataset": dataset, "name": name, "seed": seed, "init_from": init_from, "config": config}
+    body["measure"] = measure
     body["fork_from"] = fork_from and training_of(client, fork_from)
     body = {field: value for field, value in body.items() if value is not None}
     job = client.ask("POST", "/v1/trainings", json=body).json()
     if not detach:
         with bars() as progress:
-            job = watch(client, job, job["request"]["name"], progress)
+            job = watch_measurement(client, watch(client, job, job["request"]["name"], progress), progress)
     if as_json:
         typer.echo(json.dumps(job))
     elif detach:

@@ -35,6 +35,15 @@ def watch(client: Client, job: dict[str, Any], title: str, progress: Progress) -
     return succeeded(job)
 
 
+def watch_measurement(client: Client, job: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Waits until the model that a training has made is measured; returns the training with the metrics."""
+    measurement = job["result"].get("measurement") or {}
+    if measurement.get("status") != "measuring":
+        return job
+    watch(client, client.get(measurement["job"]), f"measuring {job['result']['model']}", progress)
+    return client.get(job["links"]["self"])
+
+
 def _note(job: dict[str, Any]) -> str:
     place = job.get("queue_position")
     return f"queued, number {place}" if job["status"] == "queued" and place else job["status"]

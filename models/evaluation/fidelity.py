@@ -140,6 +140,17 @@ def gaussian_images(images: Tensor) -> Tensor:
     return (weights @ (rows - mean) + mean).clamp(0, 1).reshape(images.shape)
 
 
+def held_out_rows(total: int) -> Tensor:
+    """Every fourth training image, which the feature network does not learn from."""
+    return torch.arange(0, total, 4 if total >= 4 else 1)
+
+
+def compared_images(train: Columns, validation: Columns) -> int:
+    """How many real images and samples `Fidelity` compares."""
+    held_out = held_out_rows(len(train.columns["images"]))
+    return min(MAX_IMAGES, len(held_out), len(validation.columns["images"]))
+
+
 class Fidelity:
     """Measures samples against one dataset, with its frozen network, real images, and baselines that need no model.
 
@@ -149,11 +160,11 @@ class Fidelity:
 
     def __init__(self, train: Columns, validation: Columns, device: torch.device, classes: int | None = None):
         total = len(train.columns["images"])
-        held_out = torch.arange(0, total, 4 if total >= 4 else 1)
+        held_out = held_out_rows(total)
         learned_from = torch.arange(total)[torch.arange(total) % 4 != 0] if total >= 4 else held_out
         self.labelled = classes is not None and classes > 1 and "labels" in train
         self.device = device
-        self.count = min(MAX_IMAGES, len(held_out), len(validation.columns["images"]))
+        self.count = compared_images(train, validation)
         self.train_images = train.rows(held_out[evenly(len(held_out), self.count)], ["images"])["images"].cpu()
         self.validation_images = torch.cat(list(spaced_rows(validation, limit=self.count))).cpu()
         classes = classes if self.labelled else None
@@ -294,6 +305,8 @@ def fidelity_of(train: Columns, validation: Columns, device: torch.device, data:
 
 def sample_report(model: Family, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
     """`Fidelity.report` of samples from a model with a prior and a decoder (HasPrior, Decodes)."""
+    if context.quick:
+        return {}
     fidelity = fidelity_of(train, validation, model.device, model.data)
     return fidelity.report(in_chunks(lambda count: decode_prior(model, count, context.generator), fidelity.count))
 

@@ -110,8 +110,8 @@ class Training:
         with self._evaluating():
             return self.family.snapshot(probe, StepContext(self.images, self.total, self.step, self.seed, draws))
 
-    def finish(self) -> dict[str, float]:
-        """Call `after_training` and `evaluate`; returns the metrics of the result.
+    def complete(self) -> dict[str, float]:
+        """Make the model ready to serve; returns the metrics that only its training knows.
 
         Under `keep: best` the weights with the lowest validation loss, of `best_images` images, are restored first.
         """
@@ -120,8 +120,14 @@ class Training:
         release(self.family)
         with self._evaluating():
             self.family.after_training(self.train, self.context("finish"))
-            metrics = self.family.evaluate(self.train, self.validation, self.context("evaluate"))
-        return metrics | ({"best_images": self.monitor.best.images} if self.best else {})
+            self.family.calibrate(self.train, self.validation, self.context("evaluate"))
+        return self.family.training_metrics() | ({"best_images": self.monitor.best.images} if self.best else {})
+
+    def finish(self) -> dict[str, float]:
+        """`complete`, then measure the model; returns all metrics of the result."""
+        known = self.complete()
+        with self._evaluating():
+            return self.family.evaluate(self.train, self.validation, self.context("evaluate")) | known
 
     def state(self) -> State:
         """All that a resumed training needs. Raises Diverged if weights are not finite."""
@@ -172,6 +178,15 @@ class Training:
 
     def _evaluating(self):
         return _Evaluating(self.family)
+
+
+@torch.no_grad()
+def evaluate(
+    model: Family, train: Columns, validation: Columns, seed: int, images: int, step: int, quick: bool = False
+) -> dict[str, float]:
+    """The metrics of a published model: those of `Training.finish` after `images` images in `step` updates."""
+    draws = torch.Generator(model.device).manual_seed(derive(seed, "evaluate", step))
+    return model.evaluate(train, validation, StepContext(images, model.total, step, seed, draws, quick))
 
 
 class _Evaluating:

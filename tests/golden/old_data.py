@@ -71,6 +71,9 @@ def resumed(client: httpx.Client, job: str) -> dict[str, Any]:
     if get(client, f"/v1/jobs/{job}")["status"] == "canceled":
         client.post(f"/v1/jobs/{job}/resume").raise_for_status()
     row = ended(client, job)
+    if measurement := row["result"].get("measurement"):  # the metrics come after the model
+        ended(client, measurement["job"].rsplit("/", 1)[-1])
+        row = ended(client, job)
     weights = content(client, f"/v1/models/{row['result']['model']}/weights.safetensors")
     curve = get(client, f"/v1/jobs/{job}/metrics")["data"]
     return {"weights": hashlib.sha256(weights).hexdigest(), "curve": curve, "metrics": row["result"]["metrics"]}

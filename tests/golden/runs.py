@@ -21,7 +21,7 @@ from app.core.store import blobs
 from app.core.store.database import clock, encode_json, new_id, reading, transaction
 from app.core.store.tables import datasets
 from tests.models.data import dataset
-from tests.workers.trainings import TENANT, accept, attempt, finish, put_dataset
+from tests.workers.trainings import TENANT, accept, attempt, finish, measured, put_dataset, row_of
 from workers.inference.host import Host
 from workers.jobs.kinds import runner_of
 
@@ -62,6 +62,7 @@ class Runner:
     def train(self, name: str, weights_of: bool = True, **spec: Any) -> dict[str, Any]:
         """A training: digests of the published weights, the curves and the final metrics."""
         job, result = self._finished("training", {"name": name, **spec})
+        result = measured(row_of(job))["result"]
         self.versions[name] = result["version"]
         data = blobs.get(f"models/{result['version']}/weights.safetensors")
         tensors = {key: of_tensor(tensor) for key, tensor in sorted(load(data).items())}

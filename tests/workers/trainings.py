@@ -11,6 +11,7 @@ from app.core.store import blobs, integrity
 from app.core.store.database import clock, encode_json, new_id, transaction
 from app.core.store.tables import datasets
 from workers.jobs.job import Result, RunningJob
+from workers.jobs.kinds import runner_of
 
 TENANT = "tests"
 
@@ -68,6 +69,15 @@ def finish(job: RunningJob, result: Result) -> dict[str, Any]:
     job.flush()
     job.write(lambda conn: jobs.finish(conn, job.id, job.token, result.value, result.also))
     return row_of(job.id, job.tenant)
+
+
+def measured(row: dict[str, Any]) -> dict[str, Any]:
+    """The row of a finished training once its model has been measured."""
+    measurement = row["result"]["measurement"]
+    if measurement["status"] == "measuring":
+        job = attempt(measurement["job"])
+        finish(job, runner_of(job.kind)(job))
+    return row_of(row["id"], row["tenant"])
 
 
 def row_of(job_id: str, tenant: str = TENANT) -> dict[str, Any]:

@@ -190,13 +190,14 @@ def environment(claim: jobs.Claim, devices: Sequence[str] = ()) -> dict[str, str
     options = settings()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores - 1 if claim.queue == "train" else cores // 2)
+    brisk = claim.queue == "light" and claim.kind != "measurement"
     train, infer = options.train_threads or threads, options.infer_threads or threads
     return {
         **os.environ,
         **device_environment(devices),
         "ANAMORPH_JOB_TOKEN": claim.token,
         "ANAMORPH_JOB_PARENT": str(os.getpid()),
-        "ANAMORPH_JOB_NICE": str(0 if claim.queue == "light" else options.job_niceness),
+        "ANAMORPH_JOB_NICE": str(0 if brisk else options.job_niceness),
         "ANAMORPH_TRAIN_THREADS": str(train),
         "ANAMORPH_INFER_THREADS": str(infer),
         "OMP_NUM_THREADS": str(train),

@@ -43,7 +43,7 @@ def heal_model(row_id: str) -> str | None:
     training.restore(state)
     for _ in training.run():
         pass
-    training.finish()
+    training.complete()
     weights = pack(training.family.serving_state())
     if card_digest(weights, dict(model["card"])) != model["digest"]:
         return None

@@ -3,13 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from sqlalchemy import Engine, select
 
 from app.core.catalog.builtins import BUILTINS
 from app.core.errors import InvalidDataset, NotFound
 from app.core.store.database import reading
 from app.core.store.tables import datasets
+from models.data import Columns
 from workers.data import OpenDataset, ensure_builtin, open_dataset
+from workers.store.dataset_cache import DatasetCache
+
+RESIDENT_SHARE = 0.25
+"""A dataset is kept on the accelerator if it takes at most this fraction of the free memory."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,18 @@ class Source:
     @property
     def bytes(self) -> int:
         return sum(array.nbytes for side in (self.data.train, self.data.validation) for array in side.values())
+
+    def columns(self, device: torch.device, tick: Callable[[], None] = lambda: None) -> tuple[Columns, Columns]:
+        """The training and the validation split for networks on `device`, the first with the cache of the dataset.
+
+        `tick` is called while something is learned for the cache, and may raise to stop.
+        """
+        train = Columns(self.data.train, DatasetCache(self.data.digest, tick))
+        validation = Columns(self.data.validation)
+        if device.type != "cuda":
+            return train, validation
+        loaded = self.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        return (train.to(device), validation.to(device)) if loaded else (train.onto(device), validation.onto(device))
 
 
 def open_source(

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, func, select, tuple_
 
 from app.core import wire
-from app.core.jobs import events
+from app.core.jobs import events, measurements
 from app.core.jobs import state as jobs
+from app.core.jobs.queries import statuses
 from app.core.store.tables import job_metrics
 
 Row = dict[str, Any]
@@ -23,6 +24,8 @@ def many(conn: Connection, rows: Iterable[Row]) -> list[wire.Job]:
     rows = list(rows)
     latest = _latest_metrics(conn, [row["id"] for row in rows])
     alarms = _alarms(conn, [row["id"] for row in rows if row["kind"] == "training"])
+    if any("measurement" in (row["result"] or {}) for row in rows):
+        rows = _measured(conn, rows)
     queues = {row["queue"] for row in rows if row["state"] == "queued"}
     places = jobs.queue_positions(conn, queues) if queues else {}
     return [_view(row, places.get(row["id"]), latest.get(row["id"], {}), alarms.get(row["id"], {})) for row in rows]
@@ -63,11 +66,24 @@ def _result(row: Row) -> dict[str, Any] | None:
     return row["result"] | {"artifacts": {name: f"{here}/{name}" for name in artifacts(row)}}
 
 
+def _measured(conn: Connection, rows: list[Row]) -> list[Row]:
+    """The rows, with results of trainings that say how far the measurement of the model is."""
+    known = [(row["result"] or {}).get("measurement") for row in rows]
+    found = statuses(conn, measurements.pending(known))
+    for index, each in enumerate(known):
+        if each:
+            result = rows[index]["result"] | {"measurement": measurements.view(each, found)}
+            rows[index] = rows[index] | {"result": result}
+    return rows
+
+
 def _links(row: Row) -> wire.Links:
     here, result = f"/v1/jobs/{row['id']}", row["result"] or {}
     links = {"self": here, "events": f"{here}/events"}
     if row["kind"] == "training":
         links |= {"metrics": f"{here}/metrics", "snapshots": f"{here}/snapshots"}
+    if job := (result.get("measurement") or {}).get("job"):
+        links["measurement"] = job
     if row["state"] not in jobs.TERMINAL:
         links["cancel"] = f"{here}/cancel"
     if row["kind"] in jobs.RESUMABLE and row["state"] in ("failed", "canceled"):

@@ -26,7 +26,7 @@ PING = b": ping\n\n"
 LAST = 2**31 - 1
 """The highest number of an event: the maximum of the column."""
 STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
-UNCHANGED = ("metrics", "snapshot", *ALARMS)
+UNCHANGED = ("metrics", "snapshot", "measured", *ALARMS)
 
 
 @router.get(
@@ -36,7 +36,7 @@ UNCHANGED = ("metrics", "snapshot", *ALARMS)
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "`state`, `progress`, `metrics`, `snapshot`, `alarm`, `log`, `completed`.",
+            "description": "`state`, `progress`, `metrics`, `snapshot`, `alarm`, `log`, `completed`, `measured`.",
             "content": STREAM,
         },
         204: {"description": "The job has ended and the client has all events: do not reconnect."},
@@ -50,7 +50,11 @@ async def watch(
     last_event_id: Annotated[str | None, Header(max_length=20, description="Continue after this event.")] = None,
     after: Annotated[int, Query(ge=0, le=LAST, description="The same, for clients that cannot send the header.")] = 0,
 ) -> Response:
-    """The stream begins with past events and ends with `completed`. Progress events have no id: the latest counts."""
+    """The stream begins with past events and ends with `completed`. Progress events have no id: the latest counts.
+
+    The metrics of a training come after its end, in the event `measured`: a client that connects again later, with the
+    number of `completed`, gets it. The job that measures has a stream of its own (`links.measurement`).
+    """
     if last_event_id and last_event_id.isdecimal():
         after = min(int(last_event_id), LAST)
     job, _ = await run_sync(_look, principal.tenant, id, LAST)
@@ -72,6 +76,8 @@ async def _stream(tenant: str, job_id: str, after: int) -> AsyncIterator[bytes]:
             yield _framed(kind, data, after)
             if kind == "completed":
                 return
+        if not news and job["state"] in jobs.TERMINAL and after >= job["last_event"]:
+            return  # it reconnected for what came after the end
         if job["progress"] != progress and job["state"] == "running":
             progress = job["progress"]
             yield _framed("progress", progress)
@@ -91,7 +97,8 @@ def _look(tenant: str, job_id: str, after: int) -> tuple[job_views.Row, list[dic
 def _translate(event: dict[str, Any], job: job_views.Row) -> tuple[str, dict[str, Any]]:
     """(kind, data) in the stream of an event of the table. Only the last end of a resumed job is `completed`."""
     kind, data, when = event["kind"], event["data"], {"at": event["at"], "attempt": event["attempt"]}
-    if kind == job["state"] and kind in jobs.TERMINAL and event["seq"] >= job["last_event"]:
+    last = kind == "succeeded" or event["seq"] >= job["last_event"]  # after it only `measured` may come
+    if kind == job["state"] and kind in jobs.TERMINAL and last:
         with reading() as conn:
             return "completed", job_views.one(conn, job).model_dump(mode="json")
     if kind in jobs.STATES or kind == "cancel_requested":

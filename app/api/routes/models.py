@@ -12,6 +12,8 @@ from app.api.http.paths import Cursor, Limit, ModelPath
 from app.core import catalog, names, wire
 from app.core.catalog import Catalog
 from app.core.errors import ModelNotReady
+from app.core.jobs import measurements
+from app.core.jobs.queries import statuses
 from app.core.store import integrity, quizzes
 from app.core.store import models as model_rows
 from app.core.store.database import reading, transaction
@@ -32,8 +34,9 @@ def every(
         names.checked(cursor, "cursor")
     with reading() as conn:
         page, following = model_rows.page(conn, principal.tenant, limit, cursor, family)
+        measuring = statuses(conn, measurements.pending(row["measurement"] for row in page))
     entries = request.app.state.catalog
-    found = [summary(entries, row, row["name"]) | state(row, read=False) for row in page]
+    found = [summary(entries, row, row["name"], measuring) | state(row, read=False) for row in page]
     return {"data": [wire.Model(**item) for item in found], "next_cursor": following}
 
 
@@ -54,9 +57,10 @@ def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
             links = {"self": f"/v1/models/{m}", "job": error.extra["job"]}
             return wire.ModelDetail(name=m, ready=False, reason=error.detail, links=links)
         versions = model_rows.versions(conn, principal.tenant, row["name"])
+        measuring = statuses(conn, measurements.pending([row["measurement"]]))
     listed = [wire.Version(**version | {"job": _job(version["job_id"])}) for version in versions]
-    found = summary(request.app.state.catalog, row, m) | state(row)
-    return wire.ModelDetail(**found, card=row["card"], versions=listed)
+    found = summary(request.app.state.catalog, row, m, measuring) | state(row)
+    return wire.ModelDetail(**found, card=_measured_card(row), versions=listed)
 
 
 @router.delete(
@@ -65,6 +69,7 @@ def one(request: Request, m: ModelPath, principal: Reader) -> wire.ModelDetail:
 def remove(request: Request, m: ModelPath, principal: Writer) -> None:
     """A name deletes all versions, name@digest one version; the name then means the newest that is left."""
     with transaction() as conn:
+        measurements.cancel(conn, principal.tenant, m)
         digests = model_rows.remove(conn, principal.tenant, m)
     request.app.state.resolver.forget()
     model_rows.forget_blobs(digests)
@@ -97,8 +102,8 @@ def weights(request: Request, m: ModelPath, principal: Reader) -> Response:
     return FileResponse(path, media_type="application/octet-stream", filename=name, headers=headers)
 
 
-def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, Any]:
-    """A row as clients see it; links have the reference that the client used."""
+def summary(entries: Catalog, row: model_rows.Row, reference: str, measuring: dict[str, str]) -> dict[str, Any]:
+    """A row as clients see it; links have the reference that the client used. `measuring`: see `measurements.view`."""
     here, digest = f"/v1/models/{reference}", row["digest"]
     operations = catalog.operations_of(entries, row["capabilities"])
     links = {
@@ -111,7 +116,15 @@ def summary(entries: Catalog, row: model_rows.Row, reference: str) -> dict[str, 
     links |= {"quiz": f"{here}/quiz"} if quizzes.possible(operations, row["card"]) else {}
     copied = ("name", "digest", "family", "dataset", "seed", "config", "metrics", "capabilities", "created_at", "bytes")
     paths = {operation: f"{here}/{operation}" for operation in operations}
-    return {name: row[name] for name in copied} | {"operations": paths, "links": links}
+    measurement = measurements.view(row["measurement"], measuring)
+    return {name: row[name] for name in copied} | {"operations": paths, "measurement": measurement, "links": links}
+
+
+def _measured_card(row: model_rows.Row) -> dict[str, Any]:
+    """The card, with the metrics and warnings that came after it; its digest covers it without them."""
+    if not row["measurement"] or row["measurement"]["status"] != "measured":
+        return row["card"]
+    return row["card"] | {"metrics": row["metrics"], "warnings": row["measurement"]["warnings"]}
 
 
 def state(row: model_rows.Row, read: bool = True) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def complete_spec(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any
     name = body.name or f"{body.family}-{body.dataset}"[:64]
     spec: dict[str, Any] = {"family": body.family, "dataset": body.dataset, "config": config, "name": name}
     fork = body.fork_from and body.fork_from.model_dump(exclude_none=True)
-    optional = {"seed": body.seed, "init_from": body.init_from, "fork_from": fork}
+    measure = None if body.measure == "full" else body.measure
+    optional = {"seed": body.seed, "measure": measure, "init_from": body.init_from, "fork_from": fork}
     return spec | {field: value for field, value in optional.items() if value is not None}
 
 

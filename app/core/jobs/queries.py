@@ -55,6 +55,13 @@ def list_jobs(
     return page, page[-1]["id"] if len(rows) > limit else None
 
 
+def statuses(conn: Connection, ids: list[str]) -> dict[str, str]:
+    """Of measurements whose metrics have not arrived, what their jobs do: measuring, failed or canceled."""
+    rows = conn.execute(select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(ids))) if ids else ()
+    waiting = {"queued": "measuring", "running": "measuring", "canceled": "canceled"}
+    return {row.id: waiting.get(row.state, "failed") for row in rows}
+
+
 def counts(conn: Connection) -> dict[tuple[str, str], int]:
     """How many jobs there are by (kind, state), over all tenants: for gauges. Those that ended are not read again."""
     active = jobs.c.state.in_(("queued", "running"))

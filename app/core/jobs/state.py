@@ -111,6 +111,7 @@ def accept(
     deadline_seconds: float | None = None,
     max_failures: int | None = None,
     job_id: str | None = None,
+    within_quota: bool = True,
 ) -> tuple[dict[str, Any], bool]:
     """Writes a queued job, and the idempotency key that led to it, in the caller's transaction.
 
@@ -125,7 +126,8 @@ def accept(
         if replay is not None:
             return get(conn, tenant, replay.job_id or ""), True
         remember(conn, tenant, key, job_id=job_id)
-    _check_quota(conn, tenant)
+    if within_quota:
+        _check_quota(conn, tenant)
     row = {
         "id": job_id,
         "tenant": tenant,
@@ -318,6 +320,19 @@ def finish(
         raise LeaseLost(job_id)
     if also is not None:
         also(conn)
+
+
+def amend_result(
+    conn: Connection, job_id: str, more: dict[str, Any], event: tuple[str, dict[str, Any]] | None = None
+) -> None:
+    """Adds to the result of a job that succeeded, with an event (kind, data) that says so."""
+    mine = (jobs.c.id == job_id) & (jobs.c.state == "succeeded")
+    result = conn.execute(select(jobs.c.result).where(mine).with_for_update()).scalar_one_or_none()
+    if result is None:
+        return
+    conn.execute(update(jobs).where(mine).values(result=result | more))
+    if event:
+        events.append(conn, job_id, *event)
 
 
 def fail(conn: Connection, job_id: str, token: str, problem: dict[str, Any]) -> None:

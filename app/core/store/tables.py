@@ -199,6 +199,7 @@ models = Table(
     Column("job_id", ID),
     Column("bytes", BigInteger, nullable=False),
     Column("created_at", Double, nullable=False),
+    Column("measurement", Null()),
     Index(None, "tenant", "digest", unique=True),
     Index(None, "tenant", "id"),
     Index(None, "digest"),

@@ -19,6 +19,13 @@ class Version(BaseModel):
     job: str | None = None
 
 
+class Measurement(BaseModel):
+    """The measurement of a model, which runs after its training has ended."""
+
+    status: Literal["measuring", "measured", "failed", "canceled", "none"]
+    job: str | None = Field(None, description="The job that measures the model.")
+
+
 class Model(BaseModel):
     """A model in the requested version; a bare name means the newest."""
 
@@ -31,6 +38,9 @@ class Model(BaseModel):
     seed: int | None = None
     config: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    measurement: Measurement | None = Field(
+        None, description="Whether the metrics have arrived; null for a model that came with its metrics."
+    )
     capabilities: list[str] = []
     operations: dict[str, str] = Field({}, description="The supported operations and their paths.")
     created_at: datetime | None = None

@@ -43,6 +43,11 @@ class TrainingRequest(Request):
     )
     name: Name | None = Field(None, description="Name of the model. Default: FAMILY-DATASET.", examples=["my-vae"])
     seed: Seed | None = Field(None, description="The same request with the same seed gives the same model.")
+    measure: Literal["full", "quick", "none"] = Field(
+        "full",
+        description="How the finished model is measured, by a job of its own while it can be used already. quick: on "
+        "at most 500 validation images, without metrics that need a network learned for them.",
+    )
     init_from: ModelReference | None = Field(None, description="Model whose weights the training starts from.")
     fork_from: Annotated[
         Fork | None,

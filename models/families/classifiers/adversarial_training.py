@@ -154,10 +154,11 @@ class AdversarialTraining:
         """Robust accuracies for the result."""
         model, config = self.model, self.model.config
         eps, norm = config.adversarial_eps, config.adversarial_norm
-        measures = robustness.robust_accuracies(model, validation, eps, norm, context.seed)
-        if self.guard is not None:
-            measures["guard_switched"] = float(self.guard.switched)
-        return measures
+        return robustness.robust_accuracies(model, validation, eps, norm, context.seed)
+
+    def training_metrics(self) -> dict[str, float]:
+        """Whether the guard found catastrophic overfitting."""
+        return {} if self.guard is None else {"guard_switched": float(self.guard.switched)}
 
     def warnings(self, measured: dict[str, float]) -> list[str]:
         sentences = robustness.warnings(measured)

@@ -124,6 +124,9 @@ class Classifier(Classifies, ClassifierBase):
             measures |= {f"accuracy:{name}": fraction for name, fraction, count in names if count}
         return measures | (self.adversarial.evaluate(validation, context) if self.adversarial else {})
 
+    def training_metrics(self) -> dict[str, float]:
+        return self.adversarial.training_metrics() if self.adversarial else {}
+
     def warnings(self, measured: dict[str, float]) -> list[str]:
         return [*super().warnings(measured), *(self.adversarial.warnings(measured) if self.adversarial else ())]
 

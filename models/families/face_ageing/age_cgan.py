@@ -220,6 +220,9 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
         if self.bounds[0] >= self.total:
             self._finish_gan(context)
 
+    def calibrate(self, train: Columns, validation: Columns, context: StepContext) -> None:
+        self.gan.calibrate(self._columns(train), self._columns(validation), context)
+
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
         """The measures of conditional_gan over age groups, and those of `evaluate_ageing`."""
         train, validation = self._columns(train), self._columns(validation)

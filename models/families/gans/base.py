@@ -293,6 +293,9 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     def after_training(self, train: Columns, context: StepContext) -> None:
         self.recalibrate_batch_norm(self.ema.module, context)
 
+    def calibrate(self, train: Columns, validation: Columns, context: StepContext) -> None:
+        evaluation.calibrate(self, train, validation, context)
+
     # Measures, snapshots, alarms
 
     def snapshot(self, probe: Batch, context: StepContext) -> Tensor:

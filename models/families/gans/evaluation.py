@@ -5,8 +5,8 @@ from torch import Tensor
 
 from models.context import StepContext
 from models.data import Columns
-from models.evaluation.fidelity import coverage, fidelity_of
-from models.evaluation.metrics import CHUNK
+from models.evaluation.fidelity import compared_images, coverage, fidelity_of
+from models.evaluation.metrics import CHUNK, spaced_rows
 
 CALIBRATION_IMAGES = 1000
 MEASURES, MOST_MEASURES = 8, 64  # measures during a training: by default, and the most that a config may ask for
@@ -44,20 +44,35 @@ def evaluate_midway(gan, train: Columns, validation: Columns, context: StepConte
 
 def evaluate(gan, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
     """Sample quality with floors and trivial samplers, and how well D still tells samples from unseen images."""
+    if context.quick:
+        images = calibration_images(gan, train, validation, context)
+        return {"discriminator_accuracy": discriminator_accuracy(gan, *images)}
     fidelity = fidelity_of(train, validation, gan.device, gan.data)
     samples = gan.sample_on_host(fidelity.count, context)
-    metrics = fidelity.report(samples) | {"discriminator_accuracy": calibrate(gan, fidelity.validation_images, samples)}
+    told_apart = discriminator_accuracy(gan, fidelity.validation_images, samples)
+    metrics = fidelity.report(samples) | {"discriminator_accuracy": told_apart}
     return metrics | gan.condition_agreement(fidelity, train, validation, context)
 
 
-def calibrate(gan, unseen: Tensor, samples: Tensor) -> float:
-    """Fit the map from D's logits to log-odds on images kept from training: those of training images are too high.
-
-    Returns D's balanced accuracy on them, at even odds.
-    """
-    logits = [d_logits_on_host(gan, images[:CALIBRATION_IMAGES]) for images in (unseen, samples)]
+def calibrate(gan, train: Columns, validation: Columns, context: StepContext) -> None:
+    """Fit the map from D's logits to log-odds on images kept from training: those of training images are too high."""
+    images = calibration_images(gan, train, validation, context)
+    logits = (d_logits_on_host(gan, each[:CALIBRATION_IMAGES]) for each in images)
     gan.calibration.copy_(platt_scaling(*logits))
+
+
+def calibration_images(gan, train: Columns, validation: Columns, context: StepContext) -> tuple[Tensor, Tensor]:
+    """Unseen images and samples, the same as the first that `evaluate` compares."""
+    count = compared_images(train, validation)
+    chunks = -(-min(CALIBRATION_IMAGES, count) // CHUNK)
+    samples = gan.sample_on_host(min(chunks * CHUNK, count), context)
+    return torch.cat(list(spaced_rows(validation, limit=count))).cpu(), samples
+
+
+def discriminator_accuracy(gan, unseen: Tensor, samples: Tensor) -> float:
+    """D's balanced accuracy on unseen images and samples, at even odds."""
     scale, shift = gan.calibration.cpu()
+    logits = (d_logits_on_host(gan, images[:CALIBRATION_IMAGES]) for images in (unseen, samples))
     return balanced_accuracy(*(logit * scale + shift for logit in logits))
 
 

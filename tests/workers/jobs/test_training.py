@@ -15,11 +15,11 @@ from app.core.store.database import reading, transaction
 from app.core.store.tables import datasets, model_names, models
 from models.types import Diverged
 from tests import tiny
-from tests.workers.trainings import TENANT, accept, attempt, finish, row_of, store_dataset
+from tests.workers.trainings import TENANT, accept, attempt, finish, measured, row_of, store_dataset
 from workers import codecs
 from workers.errors import error_of
 from workers.jobs.job import RunningJob, Stopped
-from workers.jobs.kinds import training
+from workers.jobs.kinds import measurement, training
 from workers.jobs.kinds.training import run_training
 from workers.jobs.training_log import MARKS, mark_steps, snapshot_steps, window_of
 from workers.store import models as artifacts
@@ -64,8 +64,9 @@ def stop_at(job_id: str, update: int) -> None:
 
 
 def complete(job_id: str) -> dict:
+    """The row of the training, with what the measurement of its model has added."""
     job = attempt(job_id)
-    return finish(job, run_training(job))
+    return measured(finish(job, run_training(job)))
 
 
 def test_a_training_ends_as_a_model_that_can_be_loaded_by_name():
@@ -364,10 +365,10 @@ def test_a_diverged_training_fails_with_its_code_and_a_remedy():
 
 
 def test_numbers_that_are_no_better_than_trivial_ones_are_pointed_out():
-    said = list(training.warnings({"mse": 0.2, "mse_mean_image": 0.1, "accuracy": 0.9, "accuracy_majority": 0.5}))
+    said = list(measurement.warnings({"mse": 0.2, "mse_mean_image": 0.1, "accuracy": 0.9, "accuracy_majority": 0.5}))
     assert len(said) == 1 and said[0].startswith("mse is 0.2, no better than 0.1")
-    assert not list(training.warnings({"mse": 0.1, "mse_mean_image": 0.2, "psnr": 9.0}))
-    assert list(training.warnings({"psnr": None})) == ["psnr could not be measured: the values are not finite."]
+    assert not list(measurement.warnings({"mse": 0.1, "mse_mean_image": 0.2, "psnr": 9.0}))
+    assert list(measurement.warnings({"psnr": None})) == ["psnr could not be measured: the values are not finite."]
 
 
 def test_init_from_starts_with_the_weights_of_a_model():

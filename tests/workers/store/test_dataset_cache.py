@@ -9,10 +9,11 @@ from app.core.store import blobs
 from models.data import Columns
 from models.evaluation import fidelity
 from tests.workers.jobs.test_training import complete
-from tests.workers.trainings import accept, attempt, store_dataset
+from tests.workers.trainings import accept, attempt, finish, store_dataset
 from workers.data import open_dataset
 from workers.jobs.job import Stopped
 from workers.jobs.kinds import training
+from workers.jobs.kinds.measurement import run_measurement
 from workers.jobs.kinds.training import run_training
 from workers.store.dataset_cache import DatasetCache
 
@@ -101,9 +102,11 @@ def test_nothing_is_left_behind_for_a_dataset_that_was_deleted_meanwhile():
     assert not list(blobs.list(f"datasets/{digest}"))
 
 
-def test_a_training_can_be_stopped_while_the_network_is_learned(monkeypatch):
+def test_a_measurement_can_be_stopped_while_the_network_is_learned(monkeypatch):
     digest, job_id = store_dataset(count=40), accept("autoencoder", config=CONFIG)
-    job, pause = attempt(job_id), DatasetCache.__init__
+    trained = attempt(job_id)
+    row, pause = finish(trained, run_training(trained)), DatasetCache.__init__
+    job = attempt(row["result"]["measurement"]["job"])
 
     def halting(cache, wanted, tick=lambda: None):
         def stop():
@@ -114,5 +117,5 @@ def test_a_training_can_be_stopped_while_the_network_is_learned(monkeypatch):
 
     monkeypatch.setattr(DatasetCache, "__init__", halting)
     with pytest.raises(Stopped):
-        run_training(job)
-    assert not blobs.exists(key(digest)) and job.last_checkpoint["images"] == 64
+        run_measurement(job)
+    assert not blobs.exists(key(digest)) and row["checkpoint"]["images"] == 64

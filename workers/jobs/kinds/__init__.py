@@ -7,6 +7,7 @@ from app.core.errors import Internal
 
 RUNNERS = {
     "training": "workers.jobs.kinds.training:run_training",
+    "measurement": "workers.jobs.kinds.measurement:run_measurement",
     "dataset": "workers.jobs.kinds.dataset:run_dataset",
     "operation": "workers.jobs.kinds.operation:run_operation",
     "export": "workers.jobs.kinds.export:run_export",

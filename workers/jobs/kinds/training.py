@@ -1,19 +1,17 @@
 """The job kind "training": from a dataset's name and a config to a published model."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
+from sqlalchemy import Connection
 
 from app.core.errors import InvalidConfig
-from app.core.jobs import checkpoints
+from app.core.jobs import checkpoints, measurements
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading
-from models.data import Columns
 from models.family import Family
 from models.registry import families
 from models.seeds import derive
@@ -24,21 +22,12 @@ from workers import devices
 from workers.jobs.job import Result, RunningJob, Stopped
 from workers.jobs.training_log import TrainingLog
 from workers.store import model_rows
-from workers.store.dataset_cache import DatasetCache
 from workers.store.models import load_checkpoint, publish
 from workers.store.training_data import Source, open_source
 
-RESIDENT_SHARE = 0.25
-"""A dataset is kept on the accelerator if it takes at most this fraction of the free memory."""
-BASELINES = (
-    ("mse", "mse_mean_image", -1, "always answering the mean image"),
-    ("accuracy", "accuracy_majority", 1, "always answering the most frequent class"),
-    ("miou", "miou_majority", 1, "always answering the most frequent class"),
-)
-
 
 def run_training(job: RunningJob) -> Result:
-    """Trains from where the last attempt stopped and publishes the model. Returns its name, version and metrics."""
+    """Trains from where the last attempt stopped and publishes the model, which is measured afterwards."""
     devices.use_threads(settings().train_threads)
     digest = (job.last_checkpoint or {}).get("dataset")
     source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
@@ -48,7 +37,7 @@ def run_training(job: RunningJob) -> Result:
         restore(job, training, state)
     state = state if job.last_checkpoint else None
     train(job, training, TrainingLog(job, training, source.data.digest), state)
-    return measure_and_publish(job, training, source)
+    return complete_and_publish(job, training, source)
 
 
 def train(job: RunningJob, training: Training, training_log: TrainingLog, state: State | None = None) -> None:
@@ -73,12 +62,7 @@ def build(job: RunningJob, source: Source, state: State | None = None) -> Traini
     family = kind.create(config_of(job, kind, data, state), data).to(device)
     if origin := job.spec.get("init_from"):
         family.init_from(model_rows.load(job, origin, "init_from"))
-    cache = DatasetCache(source.data.digest, job.stop_if_asked)
-    train, validation = Columns(source.data.train, cache), Columns(source.data.validation)
-    if device.type == "cuda":
-        loaded = source.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        train, validation = (side.to(device) if loaded else side.onto(device) for side in (train, validation))
-    return Training(family, train, validation, seed)
+    return Training(family, *source.columns(device, job.stop_if_asked), seed)
 
 
 def config_of(job: RunningJob, kind: type[Family], data: DataSpec, state: State | None) -> dict[str, Any]:
@@ -144,13 +128,11 @@ def restore(job: RunningJob, training: Training, state: State) -> None:
         ) from error
 
 
-def measure_and_publish(job: RunningJob, training: Training, source: Source) -> Result:
-    """Measures and publishes the model. The result writes its row when the job ends."""
+def complete_and_publish(job: RunningJob, training: Training, source: Source) -> Result:
+    """Makes the model ready to serve and stores it. The end of the job writes its row and queues its measurement."""
     family, spec = training.family, job.spec
-    measured = training.finish()
-    metrics = {key: value if math.isfinite(value) else None for key, value in measured.items()}
-    sentences = [alarm.sentence for alarm in training.monitor.standing]
-    sentences = list(dict.fromkeys([*sentences, *family.warnings(measured), *warnings(metrics)]))
+    metrics = training.complete()
+    sentences = list(dict.fromkeys(alarm.sentence for alarm in training.monitor.standing))
     name = spec.get("name") or f"{family.name}-{spec['dataset']}"
     facts = {
         "name": name,
@@ -177,14 +159,13 @@ def measure_and_publish(job: RunningJob, training: Training, source: Source) -> 
         "warnings": sentences,
         "alarms": [asdict(alarm) for alarm in training.monitor.alarms],
     }
-    return Result(value, partial(model_rows.register, tenant=job.tenant, card=card, job_id=job.id))
+    measurement = {"model": f"{name}@{digest}", "dataset": spec["dataset"], "dataset_digest": source.data.digest}
+    measurement |= {"images": training.images, "step": training.step, "measure": spec.get("measure", "full")}
+    return Result(value, partial(register, tenant=job.tenant, card=card, job_id=job.id, measurement=measurement))
 
 
-def warnings(metrics: dict[str, float | None]) -> Iterator[str]:
-    """Warnings about metrics that are no better than a baseline, or not finite."""
-    for name, baseline, better, what in BASELINES:
-        value, reference = metrics.get(name), metrics.get(baseline)
-        if value is not None and reference is not None and (value - reference) * better <= 0:
-            yield f"{name} is {value:.4g}, no better than {reference:.4g} of {what}: train longer, or look at the data."
-    if not_finite := sorted(key for key, value in metrics.items() if value is None):
-        yield f"{', '.join(not_finite)} could not be measured: the values are not finite."
+def register(conn: Connection, *, tenant: str, card: dict[str, Any], job_id: str, measurement: dict[str, Any]) -> None:
+    """Writes the row of the model and queues its measurement."""
+    earlier = measurements.before(conn, tenant, card["digest"])
+    model_rows.register(conn, tenant=tenant, card=card, job_id=job_id)
+    measurements.begin(conn, tenant=tenant, digest=card["digest"], training=job_id, spec=measurement, earlier=earlier)
