@@ -84,6 +84,16 @@ class Client:
             except httpx.TransportError:
                 time.sleep(1)
 
+    def measured(self, name: str) -> dict[str, Any]:
+        """The model, once the job that measures it has ended."""
+        model = self.get(f"/v1/models/{name}")
+        measurement = model["measurement"] or {}
+        if measurement.get("status") != "measuring":
+            return model
+        for _ in self.follow(measurement["job"].rsplit("/", 1)[-1]):
+            pass
+        return self.get(f"/v1/models/{name}")
+
     def _events(self, job_id: str, last: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
         """(id, kind, data) of each server-sent event after `last`."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})

@@ -110,17 +110,8 @@ def train_models(client: Client) -> dict[str, dict]:
         with bars() as progress:
             for name, job in jobs.items():
                 watch(client, job, name, progress)
-    models = {name: client.get(f"/v1/models/{name}") for name in TRAININGS}
-    measuring = [model["measurement"]["job"] for model in models.values() if _measuring(model)]
-    if measuring:
-        with bars() as progress:
-            for job in measuring:
-                watch(client, client.get(job), "measuring", progress)
-    return {name: client.get(f"/v1/models/{name}") for name in TRAININGS}
-
-
-def _measuring(model: dict) -> bool:
-    return (model["measurement"] or {}).get("status") == "measuring"
+    with console.status("Measuring the models ..."):
+        return {name: client.measured(name) for name in TRAININGS}
 
 
 def show(client: Client, models: dict[str, dict], folder: Path) -> None:

@@ -59,11 +59,11 @@ class Service:
         """The model of that name; the first test that wants it trains it, the others wait for it."""
         with locked(self.data / f"train-{name}.lock"), Client(self.url) as client:
             try:
-                return client.get(f"/v1/models/{name}")
+                return client.measured(name)
             except NotFound:
                 body = {"family": family, "dataset": dataset, "name": name, "config": config, "seed": 0, **more}
                 client.wait(client.ask("POST", "/v1/trainings", json=body).json()["id"])
-                return client.get(f"/v1/models/{name}")
+                return client.measured(name)
 
 
 @contextmanager
