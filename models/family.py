@@ -237,10 +237,7 @@ class Family(nn.Module, ABC):
         return cls.milliseconds * max(0.3, data.height * data.width / 784) * wider**1.3
 
     def grow_to(self, images: int) -> None:
-        """Bring the structure to its state after `images` images: add layers, enter a stage. Must be idempotent.
-
-        Called before every update, before a checkpoint is loaded and before serving.
-        """
+        """Add layers or enter a stage, as after `images` images: before updates, loading and serving. Idempotent."""
 
     def init_from(self, other: "Family") -> None:
         """Copy every tensor of the same name and shape from a trained model. Raises ConfigError if there is none."""
@@ -305,10 +302,7 @@ class Family(nn.Module, ABC):
         return {}
 
     def evaluate(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Metrics of the trained model on the validation split, with a trivial baseline for each.
-
-        Called for the published model, in a job of its own: it must change nothing and use what serving loads.
-        """
+        """Metrics of the published model on the validation split, with a trivial baseline each. Must change nothing."""
         return {}
 
     def midway_points(self) -> Iterable[int]:
@@ -316,10 +310,7 @@ class Family(nn.Module, ABC):
         return ()
 
     def evaluate_midway(self, train: Columns, validation: Columns, context: StepContext) -> dict[str, float]:
-        """Metrics that are too expensive for every update. Called in eval mode, without gradients.
-
-        Must not change what training depends on, except buffers.
-        """
+        """Metrics too expensive for every update, in eval mode without gradients. Must change nothing but buffers."""
         return {}
 
     def warnings(self, measured: dict[str, float]) -> list[str]:
@@ -327,10 +318,7 @@ class Family(nn.Module, ABC):
         return []
 
     def validation_loss(self, probe: Batch, context: StepContext) -> Tensor | None:
-        """The objective (a scalar, lower is better) on validation rows, comparable from inspection to inspection.
-
-        In eval mode, without gradients. `keep: best` publishes the weights with the lowest value.
-        """
+        """The objective (lower is better) on validation rows in eval mode; `keep: best` publishes the lowest."""
         return None
 
     def diagnose(self, inspection: Inspection) -> Iterable[Alarm]:
