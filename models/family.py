@@ -267,19 +267,8 @@ class Family(nn.Module, ABC):
         `context.generator` only.
         """
 
-    def forward_passes(self) -> list[tuple[nn.Module, str]]:
-        """The modules, and names of their methods, that compute in the precision of the updates and can be compiled.
-
-        By default `forward` of every child that learns.
-        """
-        passes: list[tuple[nn.Module, str]] = []
-        for child in self.children():
-            if isinstance(child, Family):
-                passes += child.forward_passes()
-            elif not getattr(child, "training_only", False):
-                parts = child.children() if type(child) in (nn.ModuleDict, nn.ModuleList) else [child]
-                passes += [(part, "forward") for part in parts if any(p.requires_grad for p in part.parameters())]
-        return passes
+    def forward_passes(self) -> Iterable[tuple[nn.Module, str]] | None:
+        """Modules and their methods that compute in `precision`; None: `forward` of every child that learns."""
 
     def schedule(self, progress: float) -> float:
         """Factor on every learning rate at `progress` in [0, 1]: warm-up times a cosine from 1 to 0.01."""

@@ -19,7 +19,7 @@ from models.family import ENGINE, Family
 from models.seeds import derive, seed_globally
 from models.training.checkpoint import State, moments, networks, on_host, restore_moments, restore_networks
 from models.training.monitor import TrainingMonitor, keeps_best
-from models.training.precision import prepare, release
+from models.training.precision import deterministic_errors, prepare, release
 from models.types import DataError, Diverged, Metrics
 
 PROBE = 64
@@ -79,7 +79,8 @@ class Training:
         batch = self.train.batch(self.seed, self.images, self.batch_size)
         batch = {name: column.to(self.device) for name, column in batch.items()}
         self._set_rates()
-        metrics = self.family.step(batch, self.optimisers, self.context())
+        with deterministic_errors(self.family.config):
+            metrics = self.family.step(batch, self.optimisers, self.context())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         self.window.add(metrics)
         measured = self._evaluate_midway() if self.step in self.midway_points else {}

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from models.family import Family
+from models.family import Config, Family
+from models.types import ConfigError
 
 COMPILER = "inductor"
 _full_precision = False
@@ -28,7 +29,7 @@ def prepare(family: Family) -> None:
         family.to(memory_format=family.layout)
         use_cuda_kernels(config.deterministic)
     bf16, compiled = config.precision == "bf16", config.compile and family.accelerated
-    for module, name in family.forward_passes() if bf16 or compiled else ():
+    for module, name in passes(family) if bf16 or compiled else ():
         plain = getattr(type(module), name)
         forward = partial(_forward, plain, _compiled(plain) if compiled else plain, bf16)
         setattr(module, name, MethodType(forward, module))  # bound, so that a deep copy calls the copy
@@ -36,8 +37,26 @@ def prepare(family: Family) -> None:
 
 def release(family: Family) -> None:
     """After the last update: every pass is float32 and not compiled again."""
-    for module, name in family.forward_passes():
+    for module, name in passes(family):
         module.__dict__.pop(name, None)
+
+
+def passes(family: Family) -> list[tuple[nn.Module, str]]:
+    """The forward passes of a family: modules, and the names of the methods."""
+    special = family.forward_passes()
+    return learned_passes(family) if special is None else list(special)
+
+
+def learned_passes(family: Family) -> list[tuple[nn.Module, str]]:
+    """`forward` of every child that learns; of a child that is a family, what it says."""
+    found: list[tuple[nn.Module, str]] = []
+    for child in family.children():
+        if isinstance(child, Family):
+            found += passes(child)
+        elif not getattr(child, "training_only", False):
+            parts = child.children() if type(child) in (nn.ModuleDict, nn.ModuleList) else [child]
+            found += [(part, "forward") for part in parts if any(p.requires_grad for p in part.parameters())]
+    return found
 
 
 def use_cuda_kernels(deterministic: bool) -> None:
@@ -58,6 +77,21 @@ def full_precision(when: bool = True) -> Iterator[None]:
         yield
     finally:
         _full_precision = before
+
+
+@contextmanager
+def deterministic_errors(config: Config) -> Iterator[None]:
+    """An operation without a deterministic kernel raises ConfigError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (config.deterministic and "deterministic" in str(error)):
+            raise
+        raise ConfigError(
+            f"deterministic=true cannot be kept here: {str(error).split('. ')[0]}",
+            field="config/deterministic",
+            remedy="leave deterministic out, or train on a CPU",
+        ) from error
 
 
 def _compiled(plain: Callable) -> Callable:

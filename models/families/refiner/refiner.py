@@ -22,6 +22,7 @@ from models.losses.adversarial import frozen, update
 from models.losses.gradient_penalties import zero_centred_penalty
 from models.nn.ema import Ema
 from models.nn.image_pool import ImagePool
+from models.training.precision import learned_passes
 from models.types import Batch, DataError, DataSpec, Metrics
 
 PENALTY_EVERY = 8  # D updates for one with the gradient penalty, whose weight is multiplied by this
@@ -145,7 +146,7 @@ class Refiner(Refines, Discriminates, Family):
         return resolved.model_copy(update=defaults)
 
     def forward_passes(self) -> list[tuple[nn.Module, str]]:
-        return [*super().forward_passes(), (self.refiner, "refine")]
+        return [*learned_passes(self), (self.refiner, "refine")]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         rate = self.config.learning_rate

@@ -15,6 +15,7 @@ from models.families.translation.base import TranslationBase, UnpairedConfig
 from models.families.translation.networks import PaddedGenerator, PatchGAN, initialise, make_generator
 from models.losses.adversarial import frozen, update
 from models.nn.ema import Ema
+from models.training.precision import learned_passes
 from models.types import Batch, DataSpec, Metrics
 
 
@@ -104,7 +105,7 @@ class CUT(TranslationBase):
 
     def forward_passes(self) -> list[tuple[nn.Module, str]]:
         generators = self.generators.values()
-        return [*super().forward_passes(), *((generator.network, "features") for generator in generators)]
+        return [*learned_passes(self), *((generator.network, "features") for generator in generators)]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         optimisers = super().optimisers()

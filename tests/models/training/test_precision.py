@@ -15,6 +15,7 @@ from models.families.gans.style_gan import StyleGAN
 from models.family import Family
 from models.training import precision
 from models.training.loop import Training
+from models.types import ConfigError
 from tests.models.data import for_family
 from tests.models.test_families import FAMILIES, build
 
@@ -182,6 +183,18 @@ def test_kernels_on_cuda(deterministic, accelerated):
     assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.benchmark != deterministic
     assert torch.are_deterministic_algorithms_enabled() == deterministic
+
+
+def test_an_operation_without_a_deterministic_kernel_is_named(monkeypatch):
+    def step(*args):
+        raise RuntimeError("reflection_pad2d_backward does not have a deterministic implementation, but you set ...")
+
+    monkeypatch.setattr(VAE, "step", step)
+    with pytest.raises(ConfigError, match="reflection_pad2d") as caught:
+        updated(VAE, 1, deterministic=True)
+    assert caught.value.field == "config/deterministic"
+    with pytest.raises(RuntimeError, match="reflection_pad2d"):
+        updated(VAE, 1)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")

@@ -59,7 +59,12 @@ def build(job: RunningJob, source: Source, state: State | None = None) -> Traini
     kind, seed, device = families()[job.spec["family"]], job.spec.get("seed") or 0, devices.device()
     data = DataSpec.from_facts(source.data.facts)
     torch.manual_seed(derive(seed, "init"))
-    family = kind.create(config_of(job, kind, data, state), data).to(device)
+    family = kind.create(config_of(job, kind, data, state), data)
+    if device.type == "cuda":
+        devices.prepare_cuda()
+        if family.config.compile and not devices.can_compile():
+            family.config = family.config.model_copy(update={"compile": False})
+    family = family.to(device)
     if origin := job.spec.get("init_from"):
         family.init_from(model_rows.load(job, origin, "init_from"))
     return Training(family, *source.columns(device, job.stop_if_asked), seed)
