@@ -53,19 +53,17 @@ CLASSES = {
     "extra": "E000-F8FF",
 }
 REST = "object"
+ANIMALS = "1F400-1F43F 1F54A 1F577 1F648-1F64A 1F980-1F9AE 1FAB0-1FAB3 1FABC-1FABF 1FACD-1FACF"
+"""Code points of animals, which are of the class nature."""
 AGES = EMOJI[:4]
 
 
-def _ranges() -> list[tuple[int, int, str]]:
-    ranges = []
-    for name, points in CLASSES.items():
-        for item in points.split():
-            first, _, last = item.partition("-")
-            ranges.append((int(first, 16), int(last or first, 16), name))
-    return ranges
+def _ranges(points: str) -> list[tuple[int, int]]:
+    parts = [item.partition("-") for item in points.split()]
+    return [(int(first, 16), int(last or first, 16)) for first, _, last in parts]
 
 
-RANGES = _ranges()
+RANGES = [(*bounds, name) for name, points in CLASSES.items() for bounds in _ranges(points)]
 
 
 def class_of(name: str) -> str:
@@ -76,6 +74,16 @@ def class_of(name: str) -> str:
 
 def _class_of_point(point: int) -> str:
     return next((name for first, last, name in RANGES if first <= point <= last), REST)
+
+
+def is_animal(name: str) -> bool:
+    point = int(name.split("-")[0], 16)
+    return any(first <= point <= last for first, last in _ranges(ANIMALS))
+
+
+def has_tone(name: str) -> bool:
+    """Whether the name says a skin tone; the others are yellow."""
+    return not set(TONES).isdisjoint(name.split("-"))
 
 
 def group_of(name: str) -> str:

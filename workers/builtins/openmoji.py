@@ -14,10 +14,12 @@ import numpy as np
 from PIL import Image
 
 from app.core.catalog.builtins import EMOJI, LAYERS
-from workers.builtins.emoji import TONES, class_of, group_of
+from workers.builtins.emoji import AGES, TONES, class_of, group_of, has_tone, is_animal
 from workers.builtins.examples import TRAIN, VALIDATION, Duplicates, Example, Examples, file_of, folder_of, held_out
 
 LIGHT, DARK = TONES[0], TONES[-1]
+FLAT = ("face", "food", "person", *AGES)
+"""Classes that are drawn in two styles, beside animals."""
 # prefixes of the ids of layers, which are the children of the root in painting order
 KINDS = {"skin-shadow": "skin", "skin": "skin", "hair": "hair", "line": "line", "color": "fill"}
 NOT_DRAWN = ("title", "desc", "metadata", "defs", "style")
@@ -35,8 +37,10 @@ def openmoji(size: int) -> Examples:
     return _each(example)
 
 
-def line2color(size: int) -> Examples:
+def line2color(size: int, shows: Callable[[str], bool] = lambda name: True) -> Examples:
     """Input: the lines; target: all layers. Emoji without lines, or with nothing else, are left out.
+
+    `shows` selects emoji by name.
 
     A line drawing may have several targets, which differ in skin colour. If it stands for different things (most flags
     are the same rectangle), only the first is used.
@@ -51,7 +55,30 @@ def line2color(size: int) -> Examples:
             return None
         return Example(file.stem, {"input": lines, "target": colour}, **about)
 
-    return _each(example)
+    return _each(example, shows)
+
+
+def faces(size: int) -> Examples:
+    """Those of `line2color` that are faces."""
+    return line2color(size, lambda name: class_of(name) == "face")
+
+
+def animals(size: int) -> Examples:
+    """Those of `line2color` that are animals."""
+    return line2color(size, is_animal)
+
+
+def flat_style(size: int) -> Examples:
+    """a: with outlines, b: without, of animals, food, faces and people in yellow; split as by `_styles`."""
+
+    def chosen(name: str) -> bool:
+        return (is_animal(name) or class_of(name) in FLAT) and not has_tone(name)
+
+    def without_lines(file: Path) -> np.ndarray:
+        return flat(_part(ET.fromstring(file.read_text()), lambda kind: kind != "line"), size)
+
+    svgs = [file for file in files() if chosen(file.stem)]
+    return _styles([(file, file) for file in svgs], lambda file: flat(file.read_text(), size), without_lines)
 
 
 def seg(size: int) -> Examples:
@@ -69,29 +96,12 @@ def seg(size: int) -> Examples:
 
 
 def tone(size: int) -> Examples:
-    """a: light skin, b: dark skin, of different halves of the groups, so that no training emoji is in both.
+    """a: light skin, b: dark skin, split as by `_styles`."""
 
-    Validation images number n of a and b show the same emoji.
-    """
-    pairs, out = _twins(files()), _validation(files())
-    halves = sorted({group_of(light.stem) for light, _ in pairs} - out)
+    def drawn(file: Path) -> np.ndarray:
+        return flat(file.read_text(), size)
 
-    def each() -> Iterator[Example | None]:
-        duplicates = Duplicates()
-        for light, dark in sorted(pairs, key=lambda pair: group_of(pair[0].stem) not in out):
-            group = group_of(light.stem)
-            a, b = flat(light.read_text(), size), flat(dark.read_text(), size)
-            split = VALIDATION if group in out else TRAIN
-            both = [Example(light.stem, {"a": a}, group=group, split=split),
-                    Example(dark.stem, {"b": b}, group=group, split=split)]  # fmt: skip
-            if duplicates.seen_before(a, b):
-                yield from (None, None)
-            elif split == VALIDATION:
-                yield from both
-            else:
-                yield from (both[halves.index(group) % 2], None)
-
-    return Examples(2 * len(pairs), each())
+    return _styles(_twins(files()), drawn, drawn)
 
 
 def files() -> list[Path]:
@@ -158,9 +168,11 @@ def _kind(layer: ET.Element) -> str:
     return next((kind for start, kind in KINDS.items() if name.startswith(start)), "line")
 
 
-def _each(example: Callable[[Path, dict], Example | None]) -> Examples:
-    svgs = files()
-    out = _validation(svgs)
+def _each(
+    example: Callable[[Path, dict], Example | None], shows: Callable[[str], bool] = lambda name: True
+) -> Examples:
+    out = _validation(files())
+    svgs = [file for file in files() if shows(file.stem)]
     about = {file: group_of(file.stem) for file in svgs}
     return Examples(
         len(svgs),
@@ -169,6 +181,35 @@ def _each(example: Callable[[Path, dict], Example | None]) -> Examples:
             for file, group in about.items()
         ),
     )
+
+
+def _styles(
+    pairs: list[tuple[Path, Path]], draw_a: Callable[[Path], np.ndarray], draw_b: Callable[[Path], np.ndarray]
+) -> Examples:
+    """Two styles of drawing, of different halves of the groups, so that no training emoji is in both.
+
+    Validation images number n of a and b show the same emoji. Pairs that look alike, or of which one was before, are
+    left out.
+    """
+    out = _validation(files())
+    halves = sorted({group_of(one.stem) for one, _ in pairs} - out)
+
+    def each() -> Iterator[Example | None]:
+        duplicates = Duplicates()
+        for one, other in sorted(pairs, key=lambda pair: group_of(pair[0].stem) not in out):
+            group = group_of(one.stem)
+            a, b = draw_a(one), draw_b(other)
+            split = VALIDATION if group in out else TRAIN
+            both = [Example(one.stem, {"a": a}, group=group, split=split),
+                    Example(other.stem, {"b": b}, group=group, split=split)]  # fmt: skip
+            if (a == b).all() or np.ptp(b) == 0 or duplicates.seen_before(a, b):
+                yield from (None, None)
+            elif split == VALIDATION:
+                yield from both
+            else:
+                yield from (both[halves.index(group) % 2], None)
+
+    return Examples(2 * len(pairs), each())
 
 
 def _validation(svgs: list[Path]) -> set[str]:

@@ -14,18 +14,20 @@ FEATURES = 128
 class PatchDiscriminator(nn.Module):
     """SimGAN's discriminator: a map of logits, one for each patch (Shrivastava et al. 2017, section 2.2).
 
-    With `classes` it is conditional: the label enters every patch by projection (Miyato & Koyama 2018).
+    With `classes` it is conditional: the label enters every patch by projection (Miyato & Koyama 2018). The paper's
+    `width` is 96.
     """
 
-    def __init__(self, channels: int, classes: int = 0):
+    def __init__(self, channels: int, classes: int = 0, width: int = 96):
         super().__init__()
+        inner = width * 2 // 3
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, 96, 3, 2, 1),
+            nn.Conv2d(channels, width, 3, 2, 1),
             nn.ReLU(),
-            nn.Conv2d(96, 64, 3, 2, 1),
+            nn.Conv2d(width, inner, 3, 2, 1),
             nn.ReLU(),
             nn.MaxPool2d(3, 1, 1),
-            nn.Conv2d(64, 32, 3, 1, 1),
+            nn.Conv2d(inner, 32, 3, 1, 1),
             nn.ReLU(),
             nn.Conv2d(32, 32, 1),
             nn.ReLU(),
@@ -69,9 +71,9 @@ class ImageDiscriminator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """The patch discriminator and, if `whole`, the image discriminator."""
 
-    def __init__(self, shape: tuple[int, int, int], classes: int, whole: bool):
+    def __init__(self, shape: tuple[int, int, int], classes: int, whole: bool, width: int = 96):
         super().__init__()
-        self.patches = PatchDiscriminator(shape[0], classes)
+        self.patches = PatchDiscriminator(shape[0], classes, width)
         self.whole = ImageDiscriminator(shape, classes) if whole else None
 
     def forward(self, images: Tensor, label_probs: Tensor | None = None) -> list[Tensor]:

@@ -69,7 +69,15 @@ class RefinerConfig(Config):
         True,
         description="Assume that labels are about as frequent in real as in simulated images; false: no assumption.",
     )
-    width: int = Field(24, ge=4, le=256, description="Channels of the refiner.")
+    width: int | None = Field(
+        None, ge=4, le=256, description="Channels of the refiner. Default: 16 at effort lesson, else 24."
+    )
+    judge_width: int | None = Field(
+        None,
+        ge=3,
+        le=512,
+        description="Channels of the first layer of the patch discriminator. Default: 48 at effort lesson, else 96.",
+    )
     blocks: int = Field(3, ge=1, le=16, description="Residual blocks of the refiner.")
     refiner_updates: int = Field(1, ge=1, le=50, description="Refiner updates per discriminator update.")
     warm_up: float = Field(
@@ -114,7 +122,7 @@ class Refiner(Refines, Discriminates, Family):
     Config = RefinerConfig
     default_batch = 32
     milliseconds = 6.3
-    reference_width = 24
+    reference_width = 16
     cpu_seconds = LONGER_CPU_SECONDS
     patch_domains = ("b",)
 
@@ -124,7 +132,7 @@ class Refiner(Refines, Discriminates, Family):
         self.noise_dim = config.noise
         self.refiner = RefinerNet(data.shape, config.width, config.blocks, config.warp, config.noise)
         self.served = Ema(self.refiner)
-        self.judge = MultiScaleDiscriminator(data.shape, self.labels, config.whole)
+        self.judge = MultiScaleDiscriminator(data.shape, self.labels, config.whole, config.judge_width)
         self.annotator = LabelReader(data.shape, self.labels, config.labels_alike) if self.labels else None
         self.pool = ImagePool(config.history_batches * config.batch_size, (1, 1, data.pixels + self.labels))
 
@@ -142,6 +150,8 @@ class Refiner(Refines, Discriminates, Family):
         defaults = {
             "label_weight": config.label_weight if config.label_weight is not None else float(labelled),
             "history_batches": config.history_batches or batches,
+            "width": config.width or (16 if resolved.effort == "lesson" else 24),
+            "judge_width": config.judge_width or (48 if resolved.effort == "lesson" else 96),
         }
         return resolved.model_copy(update=defaults)
 

@@ -13,18 +13,24 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.capabilities import Discriminates, Translates
+from models.context import StepContext
 from models.data import Columns
 from models.evaluation.translation import colour_distance, evenly_spaced
+from models.families.translation.augment import jittered, mirrors_alike
 from models.families.translation.instance_norm import image_statistics, normalised
 from models.families.translation.networks import default_patch_layers
-from models.family import LONGER_CPU_SECONDS, Config, Family
+from models.family import LONGER_CPU_SECONDS, Config, Family, default_effort
 from models.losses.adversarial import (
     discriminator_loss,
     generator_loss,
     log_odds,
 )
-from models.types import DataSpec, Metrics
+from models.types import Batch, DataSpec, Metrics
 
+SHORT_BATCH = 8
+"""Images per update at efforts below full: a quarter less CPU time for an image than 2 or 4."""
+FEW = 5000
+"""Training images from which on they are not shifted."""
 ALIKE = 0.2
 """Domains whose colour distance is below this are alike: most of an image may stay as it is. Inverted digits: 0.7."""
 
@@ -32,12 +38,32 @@ ALIKE = 0.2
 class TranslationConfig(Config):
     """L_G = adversarial term + regularisers; L_D as in `adversarial_loss`. All are means over pixels or patches."""
 
-    learning_rate: float = Field(2e-4, gt=0, le=1, description="Step size of Adam for all networks.")
+    learning_rate: float | None = Field(
+        None, gt=0, le=1, description="Step size of Adam for all networks. Default: 4e-4, at effort full 2e-4."
+    )
     width: int | None = Field(
         None,
         ge=4,
         le=256,
-        description="Channels of the first layer. Default: chosen from the image size (32 below 128 pixels, else 64).",
+        description="Channels of the first layer. Default: chosen from the image size (32 below 128 pixels, else 64; "
+        "at effort lesson half of it).",
+    )
+    skip: bool | None = Field(
+        None,
+        description="U-Net: adds a linear map of the input's channels to the output, which keeps lines sharp. Default: "
+        "true, at effort full false.",
+    )
+    mirror: bool | None = Field(
+        None,
+        description="Mirror a random half of the training images left to right. Default: chosen from the dataset (true "
+        "if its mirrored images are like its images; at effort full false).",
+    )
+    jitter: float | None = Field(
+        None,
+        ge=0,
+        le=0.25,
+        description="Shift each training image by up to this fraction of its side. Default: chosen from the dataset "
+        "(1/16 below 5,000 training images, else 0; at effort full 0).",
     )
     patch_layers: int | None = Field(
         None,
@@ -68,7 +94,6 @@ class UnpairedConfig(TranslationConfig):
 class TranslationBase(Discriminates, Translates, Family):
     """Generators against discriminators; the served generators are exponential moving averages."""
 
-    reference_width = 32
     length_free_until = 0.5
     cpu_seconds = LONGER_CPU_SECONDS
     residual: ClassVar[bool] = False
@@ -80,12 +105,28 @@ class TranslationBase(Discriminates, Translates, Family):
 
     @classmethod
     def resolve_config(cls, config: TranslationConfig, data: DataSpec) -> TranslationConfig:
-        layers = config.patch_layers or default_patch_layers(data.height, data.width)
-        width = config.width or (64 if min(data.height, data.width) >= 128 else 32)
-        return super().resolve_config(config, data).model_copy(update={"patch_layers": layers, "width": width})
+        short = (config.effort or default_effort()) != "full"
+        if short and config.batch_size is None:
+            config = config.model_copy(update={"batch_size": SHORT_BATCH})
+        config = super().resolve_config(config, data)
+        width = (64 if min(data.height, data.width) >= 128 else 32) // (2 if config.effort == "lesson" else 1)
+        defaults = {
+            "patch_layers": default_patch_layers(data.height, data.width),
+            "width": width,
+            "learning_rate": 4e-4 if short else 2e-4,
+            "jitter": 1 / 16 if short and data.count < FEW else 0.0,
+            "mirror": None if short else False,
+            "skip": short,
+        }
+        missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+        return config.model_copy(update=missing)
 
     def before_training(self, train: Columns) -> None:
         super().before_training(train)
+        if self.config.mirror is None:
+            images = evenly_spaced(train)
+            mirror = mirrors_alike({name: images[name] for name in self.needs})
+            self.config = self.config.model_copy(update={"mirror": mirror})
         if not self.residual:
             return
         residual = self.adds_to_input if self.initialised_from is not None else self.config.from_input
@@ -118,6 +159,17 @@ class TranslationBase(Discriminates, Translates, Family):
     def schedule(self, progress: float) -> float:
         """1 for the first half, then linearly to 0, as in both papers."""
         return min(1.0, 2 * (1 - progress))
+
+    def augmented(self, batch: Batch, context: StepContext) -> Batch:
+        """The images of a batch, mirrored and shifted as configured; both images of a pair in the same way."""
+        config, draws = self.config, context.generator
+        if not (config.mirror or config.jitter):
+            return batch
+        if not self.scores_pairs:
+            return {name: jittered(batch[name], config.mirror, config.jitter, draws) for name in self.needs}
+        both = torch.cat([batch[name] for name in self.needs], 1)
+        parts = jittered(both, config.mirror, config.jitter, draws).chunk(len(self.needs), 1)
+        return dict(zip(self.needs, parts, strict=True))
 
     def d_loss(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
         """The loss of the discriminator `name` on real and generated inputs (B, C', H, W) -> scalar.

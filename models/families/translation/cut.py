@@ -113,6 +113,7 @@ class CUT(TranslationBase):
         return optimisers
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
+        batch = self.augmented(batch, context)
         config, (source, target) = self.config, self.config.direction
         generator, real = self.generators[config.direction], batch[target]
         inputs = torch.cat([batch[source], real]) if config.identity else batch[source]

@@ -66,7 +66,7 @@ class CycleGAN(TranslationBase):
         self.generators, self.judges = nn.ModuleDict(), nn.ModuleDict()
         self.served, self.pools = nn.ModuleDict(), nn.ModuleDict()
         for source, target in OTHER.items():
-            generator = make_generator(config.generator, channels, channels, size, config.width)
+            generator = make_generator(config.generator, channels, channels, size, config.width, skip=config.skip)
             self.generators[source + target] = generator
             self.served[source + target] = Ema(generator, half_life=693 * config.batch_size)  # decay .999 an update
             self.judges[target] = initialise(PatchGAN(channels, config.width, config.patch_layers))
@@ -74,6 +74,7 @@ class CycleGAN(TranslationBase):
         self.apply_residual()
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
+        batch = self.augmented(batch, context)
         fakes, metrics = self._update_generators(batch, optimisers["generators"], context)
         d_losses = []
         for domain in self.judges:

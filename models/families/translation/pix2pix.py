@@ -67,12 +67,15 @@ class Pix2Pix(TranslationBase):
         size, channels = (data.height, data.width), data.channels
         self.generators, self.judges, self.served = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for direction in self.directions:
-            generator = make_generator(config.generator, channels, channels, size, config.width, config.paper_mode)
+            generator = make_generator(
+                config.generator, channels, channels, size, config.width, config.paper_mode, config.skip
+            )
             self.generators[direction] = generator
             self.judges[direction] = initialise(PatchGAN(2 * channels, config.width, config.patch_layers))
             self.served[direction] = Ema(generator, half_life=693 * config.batch_size)  # decay .999 an update
 
     def step(self, batch: Batch, optimisers: dict[str, torch.optim.Optimizer], context: StepContext) -> Metrics:
+        batch = self.augmented(batch, context)
         pairs = {way: tuple(batch[name] for name in COLUMNS[way]) for way in self.directions}
         fakes, d_losses = {}, []
         for direction, (source, target) in pairs.items():

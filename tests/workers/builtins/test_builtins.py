@@ -19,6 +19,8 @@ WHOLE = (
     "mnist5k",
     "digits8",
     "openmoji-people",
+    "openmoji-faces",
+    "openmoji-animals",
     "icons-outline2fill",
     "glyphs",
     "glyphs-italic",
@@ -102,10 +104,11 @@ def test_the_same_is_drawn_every_time(name, monkeypatch):
         assert all((picture == other.images[column]).all() for column, picture in one.images.items())
 
 
-def test_the_count_of_two_domains_is_that_of_the_import(storage):
-    _, data, _ = imported("openmoji-tone")
+@pytest.mark.parametrize("name", ["openmoji-tone", "openmoji-flat"])
+def test_the_count_of_two_domains_is_that_of_the_import(name, storage):
+    _, data, _ = imported(name)
     sides = data.facts["columns"].values()
-    assert sum(max(side.values()) for side in sides) == facts.BUILTINS["openmoji-tone"].count
+    assert sum(max(side.values()) for side in sides) == facts.BUILTINS[name].count
 
 
 def test_the_digits_are_the_known_ones():

@@ -160,10 +160,21 @@ def test_validation_images_of_two_tones_are_twins_in_order(storage, monkeypatch)
     assert np.abs(light.astype(int) - dark).mean() < 0.7 * away
 
 
-def test_no_emoji_is_trained_on_in_both_tones(monkeypatch):
+def test_a_flat_drawing_has_no_outlines_and_its_twin_has(storage, monkeypatch):
+    sampled(monkeypatch, step=20)
+    _, data, _ = imported("openmoji-flat")
+    outlined, flat = data.validation["a"], data.validation["b"]
+    assert data.facts["twins"] is True and len(outlined) == len(flat) > 2
+    same = (np.abs(outlined.astype(int) - flat) < 8).all(1)
+    black = [(images.max(1) < 60).mean() for images in (outlined, flat)]
+    assert same.mean() > 0.5 and black[0] > 0.03 > 2 * black[1]
+
+
+@pytest.mark.parametrize("draw", [openmoji.tone, openmoji.flat_style])
+def test_no_emoji_is_trained_on_in_both_styles(draw, monkeypatch):
     sampled(monkeypatch, step=15)
     seen = defaultdict(lambda: defaultdict(set))
-    for example in filter(None, openmoji.tone(16).each):
+    for example in filter(None, draw(16).each):
         seen[example.split][next(iter(example.images))].add(example.group)
     train, validation = seen[TRAIN], seen[VALIDATION]
     assert train["a"] and train["b"] and not train["a"] & train["b"]
