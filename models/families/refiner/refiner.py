@@ -121,7 +121,7 @@ class Refiner(Refines, Discriminates, Family):
     needs = ("a", "b")
     Config = RefinerConfig
     default_batch = 32
-    milliseconds = 6.3
+    milliseconds = 3.8
     reference_width = 16
     cpu_seconds = LONGER_CPU_SECONDS
     patch_domains = ("b",)

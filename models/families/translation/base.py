@@ -96,6 +96,8 @@ class TranslationBase(Discriminates, Translates, Family):
 
     length_free_until = 0.5
     cpu_seconds = LONGER_CPU_SECONDS
+    resnet_cost: ClassVar[float] = 1.0
+    """Factor on `milliseconds`, which is of a U-Net, if the generators are ResNets."""
     residual: ClassVar[bool] = False
     """The generators may add to their input (`Config` is an UnpairedConfig); else they produce the whole image."""
 
@@ -117,9 +119,15 @@ class TranslationBase(Discriminates, Translates, Family):
             "jitter": 1 / 16 if short and data.count < FEW else 0.0,
             "mirror": None if short else False,
             "skip": short,
+            "generator": "unet" if config.effort == "lesson" else "resnet",
         }
-        missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+        missing = {name: value for name, value in defaults.items() if getattr(config, name, name) is None}
         return config.model_copy(update=missing)
+
+    @classmethod
+    def milliseconds_per_image(cls, config: TranslationConfig, data: DataSpec) -> float:
+        factor = cls.resnet_cost if getattr(config, "generator", None) == "resnet" else 1.0
+        return factor * super().milliseconds_per_image(config, data)
 
     def before_training(self, train: Columns) -> None:
         super().before_training(train)

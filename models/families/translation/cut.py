@@ -89,7 +89,7 @@ class CUT(TranslationBase):
     residual = True
     default_epochs = 40
     default_batch = 2
-    milliseconds = 68.0
+    milliseconds = 40.0
 
     def __init__(self, config: CUTConfig, data: DataSpec):
         super().__init__(config, data)

@@ -57,7 +57,8 @@ class Pix2Pix(TranslationBase):
     Config = Pix2PixConfig
     default_epochs = 60
     default_batch = 4
-    milliseconds = 9.3
+    milliseconds = 3.4
+    resnet_cost = 1.5
     scores_pairs = True
 
     def __init__(self, config: Pix2PixConfig, data: DataSpec):

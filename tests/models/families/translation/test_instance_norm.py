@@ -55,7 +55,7 @@ def test_tiles_of_an_image_give_what_the_whole_image_gives(monkeypatch):
     monkeypatch.setattr(tiling, "WHOLE", 64)
     spec = DataSpec("unpaired", 64, 64, 3, columns={"train": {"a": 9, "b": 9}})
     torch.manual_seed(0)
-    model = families()["cyclegan"].create({"width": 8}, spec).eval().requires_grad_(False)
+    model = families()["cyclegan"].create({"width": 8, "generator": "resnet"}, spec).eval().requires_grad_(False)
     image, operation = picture()[None], Translate()
     params = Translate.Params(direction="ab", cycle=True)
     whole = model.translate(image, "ab")
