@@ -1,6 +1,7 @@
 """Columns of a dataset split, and the order of training batches. Arrays may be memory-mapped files."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,9 @@ class Cache(Protocol):
 
     def get(self, name: str) -> dict[str, Tensor] | None:
         """What was kept under `name`."""
+
+    def learning(self, name: str) -> AbstractContextManager[None]:
+        """Held while `name` is learned: others who need it wait."""
 
     def put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep `tensors`, unless somebody was faster; returns what is kept now."""

@@ -120,6 +120,8 @@ class Family(nn.Module, ABC):
     cpu_seconds: ClassVar[dict[str, float]] = CPU_SECONDS
     length_free_until: ClassVar[float] = 0.0
     """Share of a training in which no update depends on its length: its checkpoints are those of longer ones, too."""
+    snapshot_cost: ClassVar[float] = 0.5
+    """Of a snapshot as a picture, in updates."""
     warm_up: ClassVar[int] = 0
     """Updates over which the learning rate rises from zero, at most a tenth of the training."""
     bf16_on: ClassVar[tuple[str, ...]] = ()

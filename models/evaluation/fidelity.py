@@ -168,10 +168,16 @@ class Fidelity:
         self.train_images = train.rows(held_out[evenly(len(held_out), self.count)], ["images"])["images"].cpu()
         self.validation_images = torch.cat(list(spaced_rows(validation, limit=self.count))).cpu()
         classes = classes if self.labelled else None
-        if not (train.cache and self._load(train.cache.get(CACHE_NAME), blank_net(train, device, classes))):
+        if not train.cache:
             self._learn(train, learned_from, classes)
-            if train.cache:  # another training may have been faster: all use what is in the cache
-                self._load(train.cache.put(CACHE_NAME, self._state()), self.net)
+        elif not self._cached(train, classes):
+            with train.cache.learning(CACHE_NAME):
+                if not self._cached(train, classes):  # nobody has learned it while this one waited
+                    self._learn(train, learned_from, classes)
+                    self._load(train.cache.put(CACHE_NAME, self._state()), self.net)  # all use what is in the cache
+
+    def _cached(self, train: Columns, classes: int | None) -> bool:
+        return self._load(train.cache.get(CACHE_NAME), blank_net(train, self.device, classes))
 
     def _learn(self, train: Columns, rows: Tensor, classes: int | None) -> None:
         self.net: FeatureNet = feature_net(train, rows, self.device, classes)

@@ -29,7 +29,11 @@ METER = "meter/"
 """Prefix of the meter's sums among the tensors of a checkpoint."""
 CURVE_POINTS = 200, 1000
 """Points of a curve: the first number in short trainings; in long ones a point per 50 updates, at most the second."""
-SNAPSHOTS = 72
+SNAPSHOTS = 6, 72
+"""Fewest and most evenly spaced snapshots; between, as many as cost SNAPSHOT_SHARE of the updates."""
+SNAPSHOT_SHARE = 0.03
+CHECKPOINT_SHARE = 0.01
+"""Of the time of a training: checkpoints for resuming are further apart where they take longer."""
 MARKS = 8
 """Checkpoints kept to be forked from, each at twice the images of the one before."""
 
@@ -44,7 +48,9 @@ class TrainingLog:
         self.kept, self.marks = checkpoints.newest(job.last_checkpoint), checkpoints.marks(job.last_checkpoint)
         steps = -(-training.total // training.batch_size)
         self.window = window_of(steps)
-        self.snapshot_steps, self.mark_steps = snapshot_steps(steps), mark_steps(steps)
+        self.snapshot_steps = snapshot_steps(steps, training.family.snapshot_cost)
+        self.mark_steps = mark_steps(steps)
+        self.checkpoint_seconds = settings().checkpoint_seconds
         self.latest: dict[str, float] = {}
         self.measured: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
@@ -90,7 +96,7 @@ class TrainingLog:
             self.save(mark=True)
         if now - self.reported >= REPORT_SECONDS:
             self.report()
-        if now - self.saved >= settings().checkpoint_seconds:
+        if now - self.saved >= self.checkpoint_seconds:
             self.save()
 
     def save_snapshot(self) -> None:
@@ -142,13 +148,14 @@ class TrainingLog:
         self.report()
         if self.saved_at == self.training.images:
             return
-        state = self.training.state()
+        began, state = time.monotonic(), self.training.state()
         sums = on_host({METER + name: value for name, value in self.meter.sums.items()})[0]
         facts = state.facts | {"meter": dict(self.meter.counts), "latest": self.latest, "told": dict(self.measured)}
         key = self.job.artifact_key(f"{checkpoints.CHECKPOINT}{state.facts['images']}.safetensors")
         self.finish_saving()
         self.writing = self.writer.submit(save_checkpoint, key, State(state.tensors | sums, facts)), mark
         self.saved, self.saved_at = time.monotonic(), self.training.images
+        self.checkpoint_seconds = max(settings().checkpoint_seconds, (self.saved - began) / CHECKPOINT_SHARE)
 
     def finish_saving(self) -> None:
         """Waits until the last checkpoint is written, and makes it the one that another attempt starts from."""
@@ -186,14 +193,14 @@ def window_of(steps: int) -> int:
     return max(1, -(-steps // CURVE_POINTS[1]), min(50, -(-steps // CURVE_POINTS[0])))
 
 
-def snapshot_steps(steps: int) -> set[int]:
-    """Updates after which a snapshot is taken: 0, 1, 2, 4, 8 ... until these are further apart than even distances.
+def snapshot_steps(steps: int, cost: float = 0.5) -> set[int]:
+    """Updates after which a snapshot is taken, if one costs as much as `cost` updates.
 
-    All updates in a training of 72 updates or fewer.
+    Evenly spaced ones, as many as are affordable, and the halvings of the way, so that a start is seen as it happens.
     """
-    count = min(steps, SNAPSHOTS)
-    regular = {round(index * steps / count) for index in range(count + 1)}
-    return regular | {2**power for power in range(steps.bit_length()) if 2**power < steps / count}
+    fewest, most = SNAPSHOTS
+    count = min(steps, most, max(fewest, int(SNAPSHOT_SHARE * steps / cost)))
+    return {round(index * steps / count) for index in range(count + 1)} | halvings(steps)
 
 
 def mark_steps(steps: int) -> set[int]:
@@ -201,5 +208,9 @@ def mark_steps(steps: int) -> set[int]:
 
     Each is also a snapshot, which shows what would be forked.
     """
-    snapshots = sorted(snapshot_steps(steps) - {0})
-    return {min(snapshots, key=lambda step: (abs(step - steps / 2**halving), step)) for halving in range(MARKS)}
+    return set(sorted(halvings(steps))[-MARKS:])
+
+
+def halvings(steps: int) -> set[int]:
+    """The last update, that half way, at a quarter, ... and the first."""
+    return {-(-steps // 2**power) for power in range(steps.bit_length() + 1)}

@@ -50,6 +50,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     config: GANConfig
     default_images = 300_000
     milliseconds = 1.4
+    snapshot_cost = 1.0
     length_free_until = 0.5
     rewinds = True
     """Whether the weights of an earlier generator fit the present one."""

@@ -94,6 +94,7 @@ class UnpairedConfig(TranslationConfig):
 class TranslationBase(Discriminates, Translates, Family):
     """Generators against discriminators; the served generators are exponential moving averages."""
 
+    snapshot_cost = 1.0
     length_free_until = 0.5
     cpu_seconds = LONGER_CPU_SECONDS
     resnet_cost: ClassVar[float] = 1.0

@@ -1,6 +1,7 @@
 """One training job from row to published model, and what it tells and keeps on the way."""
 
 import threading
+import time
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, measured, row_of, store_dataset
 from workers import codecs
 from workers.errors import error_of
+from workers.jobs import training_log
 from workers.jobs.job import RunningJob, Stopped
 from workers.jobs.kinds import measurement, training
 from workers.jobs.kinds.training import run_training
@@ -230,6 +232,7 @@ def test_without_any_checkpoint_the_training_starts_over_and_says_so():
 
 def test_two_checkpoints_are_kept_and_those_along_the_way(monkeypatch):
     monkeypatch.setenv("ANAMORPH_CHECKPOINT_SECONDS", "0.0001")
+    monkeypatch.setattr(training_log, "CHECKPOINT_SHARE", 1e9)
     training.settings.cache_clear()
     store_dataset()
     job_id = accept(config=CONFIG)
@@ -238,7 +241,7 @@ def test_two_checkpoints_are_kept_and_those_along_the_way(monkeypatch):
     ref = row_of(job_id)["checkpoint"]
     assert sorted(kept) == sorted({entry["key"] for entry in ref["kept"] + ref["marks"]})
     assert [entry["images"] for entry in ref["kept"]] == [192, 184] and len(happened(job_id, "checkpoint")) == 24
-    assert [entry["images"] for entry in ref["marks"]] == [8, 24, 48, 96, 192]
+    assert [entry["images"] for entry in ref["marks"]] == [8, 16, 24, 48, 96, 192]
 
 
 def test_marks_are_bounded_by_bytes_and_the_earliest_go_first(monkeypatch):
@@ -269,7 +272,7 @@ def test_snapshots_are_sheets_named_by_images():
     assert told == sorted(set(told)) and told[0] == 0 and told[-1] == 192
     for images in told:
         assert codecs.decode(blobs.get(f"jobs/{job_id}/snapshots/{images}.png")).shape == (1, 18, 18)
-    assert told == list(range(0, 193, 8)), "a short training is recorded whole"
+    assert told == [0, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192]
     points = curve(job_id)
     for event in happened(job_id, "snapshot")[1:]:
         assert event["metrics"] == points[event["images"]]
@@ -309,8 +312,27 @@ def test_a_canceled_training_keeps_its_last_snapshot_and_checkpoint():
 def test_snapshots_and_points_are_many_enough_and_not_too_many(steps):
     looks, points = snapshot_steps(steps), -(-steps // window_of(steps))
     assert {0, 1, steps} <= looks and len(looks) <= 96 and max(looks) == steps
-    assert len(looks) > min(steps, 64)
+    assert len(looks) > min(steps, 6) and (steps < 2400 or len(looks) > 64)
     assert min(steps, 128) <= points <= 1000
+
+
+@pytest.mark.parametrize("steps", [400, 690, 5000])
+@pytest.mark.parametrize("cost", [0.2, 0.5, 1.0])
+def test_snapshots_take_a_twentieth_of_a_training_and_show_a_lesson(steps, cost):
+    looks = snapshot_steps(steps, cost)
+    assert len(looks) * cost <= 0.055 * steps and len(looks) >= 20 and looks == snapshot_steps(steps, cost)
+    assert sorted(looks)[:3] == [0, 1, 2]
+
+
+def test_checkpoints_that_take_long_are_further_apart(monkeypatch):
+    monkeypatch.setenv("ANAMORPH_CHECKPOINT_SECONDS", "0.0001")
+    training.settings.cache_clear()
+    store_dataset()
+    job_id, state = accept(config=CONFIG), training.Training.state
+    monkeypatch.setattr(training.Training, "state", lambda self: time.sleep(1) or state(self))
+    monkeypatch.setattr(training_log, "mark_steps", lambda steps: {1, steps})
+    complete(job_id)
+    assert len(happened(job_id, "checkpoint")) == 2
 
 
 def test_progress_carries_an_estimate():

@@ -1,5 +1,7 @@
 """The frozen feature network is learned once for a dataset, kept beside it, and gone with it."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -81,6 +83,49 @@ def test_trainings_that_learn_at_once_go_on_with_the_network_of_the_first():
     for thread in threads:
         thread.join(60)
     assert len(found) == 2 and found[0] == found[1] in ([1.0] * 3, [2.0] * 3)
+
+
+def test_a_network_is_learned_once_while_the_others_wait(learned, monkeypatch):
+    digest, waiting, found = store_dataset(count=40), threading.Event(), []
+    feature_net = fidelity.feature_net
+
+    def slowly(*given):
+        assert waiting.wait(60)
+        return feature_net(*given)
+
+    monkeypatch.setattr(fidelity, "feature_net", slowly)
+    threads = [threading.Thread(target=lambda: found.append(measure(digest, waiting.set))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(learned) == 1 and len(found) == 3
+    assert found[0].report(found[0].train_images) == found[2].report(found[2].train_images)
+
+
+def test_whoever_waits_can_be_stopped_and_goes_on_when_the_learner_is_killed():
+    digest = store_dataset(count=40)
+    hold = f"""
+import time
+from workers.store.dataset_cache import DatasetCache
+with DatasetCache("{digest}").learning("net"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+
+        def stop():
+            raise Stopped("cancel")
+
+        with pytest.raises(Stopped), DatasetCache(digest, stop).learning("net"):
+            pass
+        with DatasetCache(digest, holder.kill).learning("net"):
+            assert holder.wait(60) != 0
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 @pytest.mark.parametrize("bytes_there", [b"half of it", None])
