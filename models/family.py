@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
+from models.training.ranks import average_gradients
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 ENGINE = 2
@@ -383,6 +384,7 @@ class OneLoss(Family):
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(optimisers.values())
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip)
         for optimiser in optimisers.values():

@@ -34,6 +34,7 @@ def train(
         typer.Option("--from", help="Training to go on from: the id of its job, or the model that it made."),
     ] = None,
     measure: Annotated[str | None, typer.Option(help="How to measure the model: full (default), quick, none.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Devices of one worker that share each batch.")] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for the end; `anamorph jobs show` shows the job.")
     ] = False,
@@ -47,7 +48,7 @@ def train(
         raise typer.BadParameter("Name a family and a dataset, or a training to go on from with --from.")
     config = config_of(options) | ({"effort": effort} if effort else {})
     body = {"family": family, "dataset": dataset, "name": name, "seed": seed, "init_from": init_from, "config": config}
-    body["measure"] = measure
+    body |= {"measure": measure, "devices": devices}
     body["fork_from"] = fork_from and training_of(client, fork_from)
     body = {field: value for field, value in body.items() if value is not None}
     job = client.ask("POST", "/v1/trainings", json=body).json()

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
+from models.training.ranks import average_gradients
+
 LossName = Literal["non_saturating", "minimax", "least_squares", "hinge", "wasserstein", "relativistic"]
 PatchLossName = Literal["lsgan", "bce"]
 
@@ -112,5 +114,6 @@ def update(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     """One step of gradient descent; returns the loss, detached."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients([optimiser])
     optimiser.step()
     return loss.detach()

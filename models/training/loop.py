@@ -20,7 +20,7 @@ from models.seeds import derive, seed_globally
 from models.training.checkpoint import State, moments, networks, on_host, restore_moments, restore_networks
 from models.training.monitor import TrainingMonitor, keeps_best
 from models.training.precision import deterministic_errors, prepare, release
-from models.types import DataError, Diverged, Metrics
+from models.types import Batch, DataError, Diverged, Metrics
 
 PROBE = 64
 WINDOW, BEST = "window/", "best/"
@@ -76,16 +76,21 @@ class Training:
         # new layers and dropout use the global generator
         seed_globally(derive(self.seed, "step", self.step), self.device)
         self.grow_to(self.images)
-        batch = self.train.batch(self.seed, self.images, self.batch_size)
-        batch = {name: column.to(self.device) for name, column in batch.items()}
+        batch = {name: column.to(self.device) for name, column in self._batch().items()}
         self._set_rates()
-        with deterministic_errors(self.family.config):
-            metrics = self.family.step(batch, self.optimisers, self.context())
+        metrics = self._update(batch, self.context())
         self.images, self.step = self.images + self.batch_size, self.step + 1
         self.window.add(metrics)
         measured = self._evaluate_midway() if self.step in self.midway_points else {}
         notices = tuple(self._inspect()) if self.step in self.monitor.steps else ()
         return Step(self.images, self.total, metrics, notices, measured)
+
+    def _batch(self) -> Batch:
+        return self.train.batch(self.seed, self.images, self.batch_size)
+
+    def _update(self, batch: Batch, context: StepContext) -> Metrics:
+        with deterministic_errors(self.family.config):
+            return self.family.step(batch, self.optimisers, context)
 
     def context(self, purpose: str = "draws") -> StepContext:
         """The present position; its generator depends on (seed, step, purpose) only."""

@@ -23,6 +23,12 @@ def die_with_parent(parent: int) -> None:
         sys.exit(LEASE_LOST)
 
 
+def limit_memory() -> None:
+    """Sets the limit of ANAMORPH_JOB_MEMORY_BYTES."""
+    if limit := settings().job_memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def main() -> int:
     parent = int(os.environ.pop("ANAMORPH_JOB_PARENT", os.getppid()))
     token = os.environ.pop("ANAMORPH_JOB_TOKEN")
@@ -30,8 +36,7 @@ def main() -> int:
     faulthandler.enable()
     logs.configure()
     os.nice(int(os.environ.pop("ANAMORPH_JOB_NICE", 0)))
-    if limit := settings().job_memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory()
     return lifecycle.run(sys.argv[1], token, parent)
 
 

@@ -19,7 +19,7 @@ from app.core.catalog import Catalog
 from app.core.catalog.builtins import Builtin
 from app.core.catalog.describe import joined
 from app.core.errors import AnamorphError, InvalidConfig, InvalidDataset, InvalidRequest, NotFound
-from app.core.jobs import checkpoints
+from app.core.jobs import checkpoints, workers
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading
@@ -71,6 +71,7 @@ def checked_spec(
     data = check_dataset(entries["families"][spec["family"]], tenant, spec["dataset"])
     check_init(tenant, body)
     check_fork(body, origin)
+    check_devices(body)
     return spec, data
 
 
@@ -125,7 +126,8 @@ def complete_spec(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any
     spec: dict[str, Any] = {"family": body.family, "dataset": body.dataset, "config": config, "name": name}
     fork = body.fork_from and body.fork_from.model_dump(exclude_none=True)
     measure = None if body.measure == "full" else body.measure
-    optional = {"seed": body.seed, "measure": measure, "init_from": body.init_from, "fork_from": fork}
+    optional = {"seed": body.seed, "devices": body.devices, "measure": measure}
+    optional |= {"init_from": body.init_from, "fork_from": fork}
     return spec | {field: value for field, value in optional.items() if value is not None}
 
 
@@ -159,6 +161,19 @@ def check_fork(body: wire.TrainingRequest, origin: dict[str, Any] | None) -> Non
             remedy=f"It has one after {joined(list(map(str, points)), 'or')} images."
             if points
             else f"Checkpoints are kept for {settings().checkpoint_days:g} days after a training has ended.",
+        )
+
+
+def check_devices(body: wire.TrainingRequest) -> None:
+    """Raises InvalidRequest when no live worker has as many devices as the training asks for."""
+    if (body.devices or 1) == 1:
+        return
+    with reading() as conn:
+        most = workers.most_devices(conn)
+    if most is not None and body.devices > most:
+        raise InvalidRequest(
+            f"devices must be at most {most}, which is what a worker of this service has; you sent {body.devices}.",
+            field="/devices",
         )
 
 

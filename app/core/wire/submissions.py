@@ -43,6 +43,13 @@ class TrainingRequest(Request):
     )
     name: Name | None = Field(None, description="Name of the model. Default: FAMILY-DATASET.", examples=["my-vae"])
     seed: Seed | None = Field(None, description="The same request with the same seed gives the same model.")
+    devices: int | None = Field(
+        None,
+        strict=True,
+        ge=1,
+        le=64,
+        description="Devices of one worker that share each batch (batch_size is that of all together). Default: 1.",
+    )
     measure: Literal["full", "quick", "none"] = Field(
         "full",
         description="How the finished model is measured, by a job of its own while it can be used already. quick: on "

@@ -16,6 +16,7 @@ from models.evaluation import metrics
 from models.families.autoencoders.base import AutoencoderBase, AutoencoderBaseConfig, dead_units, default_overcomplete
 from models.losses import reconstruction as losses
 from models.nn.encoders import MeanCentred, MLPDecoder
+from models.training.ranks import follow_first
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 REVIVE_EVERY = 50  # updates
@@ -165,14 +166,17 @@ class SparseAutoencoder(AutoencoderBase):
         inputs = columns if linear else nn.functional.normalize(self.encoder.features(images)[rows])
         last, dictionary = self.encoder.last, self.decoder.layers[0]
         strength = 0.2 * (last.weight.norm(dim=1) * ~dead).sum() / (~dead).sum().clamp_min(1)
-        fresh = (last.weight, inputs * strength, 0), (last.bias, torch.zeros_like(last.bias), 0)
-        for parameter, value, axis in (*fresh, (dictionary.weight, columns.T, 1)):
+        rows_of_encoder = (last.weight, inputs * strength, 0), (last.bias, torch.zeros_like(last.bias), 0)
+        changed = (*rows_of_encoder, (dictionary.weight, columns.T, 1))
+        for parameter, value, axis in changed:
             mask = dead.view(-1, 1) if parameter.ndim > 1 and axis == 0 else dead
             parameter.copy_(torch.where(mask, value, parameter))
             for slot in ("exp_avg", "exp_avg_sq"):
                 adam.state[parameter][slot].mul_(~mask)
         self.revived += dead.sum()
         self.idle.mul_(~dead)
+        follow_first([self.revived, self.idle, *self.parameters()])  # the rows of a rank chose them
+        follow_first(adam.state[parameter][slot] for parameter, _, _ in changed for slot in ("exp_avg", "exp_avg_sq"))
 
     def pca_rank(self, validation: Columns) -> int:
         return max(1, min(self.data.pixels, round(self._l0(validation))))

@@ -15,6 +15,7 @@ from models.families.classifiers import robustness
 from models.families.classifiers.adversarial_config import InnerAttack, default_eps, divergence
 from models.families.classifiers.base import ClassifierBase, accuracy
 from models.training.precision import full_precision
+from models.training.ranks import mean_over_ranks
 from models.types import Batch, Metrics
 
 GUARDED = ("fgsm_rs", "free")
@@ -184,7 +185,9 @@ class AdversarialTraining:
             self.attacked(images, self._cross_entropy(labels), each, context)
             for each in (own, attack.with_steps(PROBE_STEPS))
         ]
-        own_accuracy, pgd_accuracy = (accuracy(self._logits_without_dropout(each), labels) for each in attacked)
+        own_accuracy, pgd_accuracy = (
+            mean_over_ranks(accuracy(self._logits_without_dropout(each), labels)) for each in attacked
+        )
         if self.guard.overfitted(self.network, float(pgd_accuracy), float(own_accuracy)):
             for optimiser in optimisers.values():
                 optimiser.state.clear()
@@ -195,16 +198,16 @@ class AdversarialTraining:
         model, labels = self.model, batch["labels"]
         images = model.augment(batch["images"], context.generator)
         loss_fn, threat = model.loss_fn(labels), self.inner_attack(context).threat
-        radius = threat.radius(images)
+        radius, carried = threat.radius(images), self.guard.carried[: len(images)]
         for _ in range(model.config.adversarial_steps):
-            attacked = threat.project(images, images + self.guard.carried).requires_grad_()
+            attacked = threat.project(images, images + carried).requires_grad_()
             with full_precision():
                 logits = model.logits(attacked)
             loss = loss_fn(logits)
             model.minimise(loss, optimisers)
             with torch.no_grad():
                 further = attacked + expand_to(radius, images) * threat.geometry.steepest(attacked.grad)
-                self.guard.carried.copy_(threat.project(images, further) - images)
+                carried.copy_(threat.project(images, further) - images)
         return {"loss": loss.detach(), "accuracy_attacked": accuracy(logits.detach(), labels)}
 
     @property

@@ -16,6 +16,7 @@ from models.evaluation import metrics
 from models.families.classifiers.adversarial_config import AdversarialConfig, with_defaults
 from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
 from models.families.classifiers.base import ClassifierBase, accuracy
+from models.training.ranks import total_over_ranks
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
@@ -139,5 +140,5 @@ class Classifier(Classifies, ClassifierBase):
         """Weights (K,) of the classes from the labels seen so far; their average over the images is 1."""
         if self.config.balance == "none":
             return None
-        self.seen += torch.bincount(labels, minlength=len(self.seen))
+        self.seen += total_over_ranks(torch.bincount(labels, minlength=len(self.seen)))
         return self.seen.sum() / (self.seen.clamp_min(1) * (self.seen > 0).sum())

@@ -38,6 +38,7 @@ from models.families.gans.conv_networks import widths
 from models.family import Family
 from models.losses.adversarial import update
 from models.nn.augment import jitter
+from models.training.ranks import follow_first, rank_count
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 STAGES = ("gan", "encoder", "recognisers")
@@ -164,10 +165,11 @@ class AgeCGAN(Ages, Conditional, HasPrior, Decodes, Discriminates, Family):
     def _finish_gan(self, context: StepContext) -> None:
         """Give the averaged generator its own batch norm statistics; from here on its images do not change."""
         self.gan.recalibrate_batch_norm(self.gan.ema.module, context)
+        follow_first(self.gan.ema.module.buffers())
 
     def _update_encoder(self, optimiser: torch.optim.Optimizer, context: StepContext) -> Metrics:
         """L_E = |z - E(G(z, y))|^2, averaged over dimensions, z and uniform y (Antipov et al. 2017, eq. 2)."""
-        count, draws = self.config.batch_size, context.generator
+        count, draws = self.config.batch_size // rank_count(), context.generator
         latents = self.gan.to_latents(self.gan.noise(count, draws))
         groups = torch.randint(len(self.age_groups), (count,), generator=draws, device=draws.device)
         with torch.no_grad():

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.training.ranks import total_over_ranks
+
 
 def _uniform(images: Tensor, draws: torch.Generator, columns: int = 1) -> Tensor:
     """(b, columns) in [0, 1)."""
@@ -107,7 +109,7 @@ class AdaptiveAugment(nn.Module):
     def observe(self, real_logits: Tensor, step: int) -> None:
         """Add D's logits of augmented training images; adjusts p after every fourth update."""
         signs = real_logits.detach().sign()
-        self.signs += torch.stack([signs.sum(), torch.full_like(signs.sum(), signs.numel())])
+        self.signs += total_over_ranks(torch.stack([signs.sum(), torch.full_like(signs.sum(), signs.numel())]))
         if (step + 1) % self.every == 0:
             excess = self.signs[0] / self.signs[1] - self.target
             self.p += excess.sign() * self.signs[1] / self.ramp_images

@@ -33,6 +33,7 @@ from models.losses.gradient_penalties import one_centred_penalty, zero_centred_p
 from models.nn.ema import Ema
 from models.seeds import generator
 from models.training.precision import full_precision
+from models.training.ranks import rank_count
 from models.types import Batch, DataSpec, Metrics
 
 SATURATION_EVERY = 16  # updates of G from one comparison of saturating and non-saturating gradients to the next
@@ -206,7 +207,7 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
             of_generator = self._update_generator(generated, reals, optimisers["generator"], context)
             nonfinite = torch.maximum(metrics["gradient_nonfinite"], of_generator["gradient_nonfinite"])
             metrics |= of_generator | {"gradient_nonfinite": nonfinite}
-            count = len(reals.images)
+            count = len(reals.images) * rank_count()
             self.ema.update(self.generator, count * self.config.critic_steps, context.images + count)
         return metrics
 

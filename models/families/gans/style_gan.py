@@ -18,6 +18,7 @@ from models.families.gans.updates import Penalties
 from models.family import LONGER_CPU_SECONDS
 from models.losses.gradient_penalties import path_lengths
 from models.nn.encoders import pyramid
+from models.training.ranks import mean_over_ranks, rank_count
 from models.types import DataSpec
 
 CENTRE_SAMPLES = 10_000  # noise vectors whose mean style is the centre of truncation
@@ -125,10 +126,10 @@ class StyleGAN(StyleBased, GANBase):
         updates = (context.step + 1) // self.config.critic_steps
         if not self.config.path_length or updates % self.config.path_every:
             return {}
-        styles = self._styles(max(1, self.config.batch_size // 2), context)
+        styles = self._styles(max(1, self.config.batch_size // rank_count() // 2), context)
         lengths = path_lengths(self.generator(styles), styles, context.generator)
-        with torch.no_grad():
-            self.usual_length.lerp_(lengths.mean(), 0.01 if context.step > self.config.path_every else 1.0)
+        weight = 0.01 if context.step > self.config.path_every else 1.0
+        self.usual_length.lerp_(mean_over_ranks(lengths.mean()), weight)
         penalty = (lengths - self.usual_length).square().mean()
         # reported as it is weighted
         return {"generator_penalty": (1.0, self.config.path_length * self.config.path_every * penalty)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.losses.adversarial import generator_loss, value
+from models.training.ranks import average_gradients
 from models.types import Metrics
 
 EQUILIBRIUM = -2 * math.log(2)  # V(G, D) while D cannot tell real from generated
@@ -46,6 +47,7 @@ def optimizer_step(optimiser: Optimizer, loss: Tensor) -> tuple[Tensor, Tensor]:
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    average_gradients([optimiser])
     gradients = [
         weight.grad for group in optimiser.param_groups for weight in group["params"] if weight.grad is not None
     ]

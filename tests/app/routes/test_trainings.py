@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import func, select
 
+from app.core.jobs import workers as worker_rows
 from app.core.store.database import reading, transaction
 from app.core.store.tables import idempotency, jobs
 from tests.app.conftest import add_dataset, add_model
@@ -40,6 +41,16 @@ async def test_a_training_is_a_job_with_a_completed_config(client):
     assert (await client.get(job["links"]["self"])).json() == job
 
 
+async def test_a_training_may_ask_for_the_devices_that_a_worker_has(client):
+    usage = [{"device": f"cuda:{index}", "jobs": []} for index in range(4)]
+    with transaction() as conn:
+        worker_rows.beat(conn, "worker:2", ["train"], devices=usage)
+    job = (await client.post("/v1/trainings", json=BODY | {"devices": 4})).json()
+    assert job["request"]["devices"] == 4
+    answer = await client.post("/v1/trainings", json=BODY | {"devices": 5})
+    assert answer.status_code == 422 and "at most 4" in answer.json()["detail"]
+
+
 async def test_a_name_is_made_from_family_and_dataset(client):
     answer = await client.post("/v1/trainings", json={"family": "vae", "dataset": "mnist5k"})
     assert answer.json()["request"]["name"] == "vae-mnist5k"
@@ -62,6 +73,9 @@ REFUSED = [
     ({"name": "a/b"}, 422, "invalid-request", "/name"),
     ({"name": ""}, 422, "invalid-request", "/name"),
     ({"seed": "3"}, 422, "invalid-request", "/seed"),
+    ({"devices": 0}, 422, "invalid-request", "/devices"),
+    ({"devices": "2"}, 422, "invalid-request", "/devices"),
+    ({"devices": 2}, 422, "invalid-request", "/devices"),  # the worker has one
     ({"seed": -1}, 422, "invalid-request", "/seed"),
     ({"seed": 2**63}, 422, "invalid-request", "/seed"),
     ({"init_from": "nobody"}, 404, "not-found", None),

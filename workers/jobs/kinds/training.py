@@ -17,8 +17,10 @@ from models.registry import families
 from models.seeds import derive
 from models.training.checkpoint import State
 from models.training.loop import Training
+from models.training.parallel import ParallelTraining, for_ranks
 from models.types import DataSpec
 from workers import devices
+from workers.jobs.group import Group
 from workers.jobs.job import Result, RunningJob, Stopped
 from workers.jobs.training_log import TrainingLog
 from workers.store import model_rows
@@ -28,15 +30,17 @@ from workers.store.training_data import Source, open_source
 
 def run_training(job: RunningJob) -> Result:
     """Trains from where the last attempt stopped and publishes the model, which is measured afterwards."""
-    devices.use_threads(settings().train_threads)
+    devices.use_threads(-(-settings().train_threads // (job.spec.get("devices") or 1)))
     digest = (job.last_checkpoint or {}).get("dataset")
-    source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
-    state = saved_state(job)
-    training = build(job, source, state)
-    if state is not None:
-        restore(job, training, state)
-    state = state if job.last_checkpoint else None
-    train(job, training, TrainingLog(job, training, source.data.digest), state)
+    with Group(job) as group:
+        source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
+        state = saved_state(job)
+        training = build(job, source, state)
+        if state is not None:
+            restore(job, training, state)
+        group.join(training, source.data.digest)
+        state = state if job.last_checkpoint else None
+        train(job, training, TrainingLog(job, training, source.data.digest), state)
     return complete_and_publish(job, training, source)
 
 
@@ -59,7 +63,8 @@ def build(job: RunningJob, source: Source, state: State | None = None) -> Traini
     kind, seed, device = families()[job.spec["family"]], job.spec.get("seed") or 0, devices.device()
     data = DataSpec.from_facts(source.data.facts)
     torch.manual_seed(derive(seed, "init"))
-    family = kind.create(config_of(job, kind, data, state), data)
+    config, ranks = kind.complete_config(config_of(job, kind, data, state), data), job.spec.get("devices") or 1
+    family = kind(config if ranks == 1 else for_ranks(config, ranks), data)
     if device.type == "cuda":
         devices.prepare_cuda()
         if family.config.compile and not devices.can_compile():
@@ -67,7 +72,8 @@ def build(job: RunningJob, source: Source, state: State | None = None) -> Traini
     family = family.to(device)
     if origin := job.spec.get("init_from"):
         family.init_from(model_rows.load(job, origin, "init_from"))
-    return Training(family, *source.columns(device, job.stop_if_asked), seed)
+    columns = source.columns(device, job.stop_if_asked)
+    return (Training if ranks == 1 else ParallelTraining)(family, *columns, seed)
 
 
 def config_of(job: RunningJob, kind: type[Family], data: DataSpec, state: State | None) -> dict[str, Any]:
@@ -164,6 +170,8 @@ def complete_and_publish(job: RunningJob, training: Training, source: Source) ->
         "warnings": sentences,
         "alarms": [asdict(alarm) for alarm in training.monitor.alarms],
     }
+    if "devices" in spec:
+        value["devices"] = spec["devices"]
     measurement = {"model": f"{name}@{digest}", "dataset": spec["dataset"], "dataset_digest": source.data.digest}
     measurement |= {"images": training.images, "step": training.step, "measure": spec.get("measure", "full")}
     return Result(value, partial(register, tenant=job.tenant, card=card, job_id=job.id, measurement=measurement))
