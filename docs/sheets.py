@@ -62,17 +62,8 @@ GROUPS = {
 """What follows what in a snapshot of the family; the autoencoders': image and reconstruction."""
 METRICS = (
     *("accuracy", "accuracy_linear", "miou", "miou_majority", "map50", "map50_mean_boxes", "mae", "mae_mean"),
-    *(
-        "psnr_gaussian",
-        "psnr_gaussian_noisy",
-        "class_agreement",
-        "fd",
-        "fd_floor",
-        "fd_blurred",
-        "l1",
-        "l1_mean_target",
-    ),
-    *("l1_copied", "accuracy_refined", "accuracy_raw", "labels_kept", "mse", "mse_pca", "nelbo"),
+    *("psnr", "psnr_noisy", "psnr_median", "mse", "mse_pca", "nelbo", "l1", "l1_mean_target", "l1_copied"),
+    *("accuracy_refined", "accuracy_raw", "labels_kept", "class_agreement", "fd", "fd_floor", "fd_blurred"),
 )
 """Main metrics and what stands beside them; the first four that a family has are written."""
 Rows = list[tuple[str, Tensor]]
@@ -148,14 +139,14 @@ def sheet(trained: Trained) -> Image.Image:
     if name == "regressor":
         return estimated(trained)
     if name == "age_cgan":
-        return table(grouped(trained.training.snapshot(), ("face", *model.age_groups)), caption(trained))
+        return table(grouped(shown(trained), ("face", *model.age_groups)), caption(trained))
     if name == "cyclegan":
-        ways = trained.training.snapshot().chunk(2)
+        ways = shown(trained).tensor_split([3 * min(8, len(trained.training.validation.columns["a"]))])
         rows = [row for pictures in ways for row in grouped(pictures, GROUPS[name])]
         return table(rows, caption(trained))
     rows = []
     if name in GROUPS or not isinstance(model, HasPrior) or hasattr(model, "encode"):
-        rows += grouped(trained.training.snapshot(), GROUPS.get(name, ("image", "reconstruction")))
+        rows += grouped(shown(trained), GROUPS.get(name, ("image", "reconstruction")))
     if "samples" in supported(model) and name != "denoising_autoencoder":
         rows += sampled(model, 2 if rows else 8)
     return table(rows, caption(trained))
@@ -163,6 +154,13 @@ def sheet(trained: Trained) -> Image.Image:
 
 def supported(model: Family) -> list[str]:
     return [name for name, operation in operations().items() if operation.fits(type(model))]
+
+
+@torch.no_grad()
+def shown(trained: Trained) -> Tensor:
+    """The family's snapshot of validation images of all classes."""
+    training = trained.training
+    return trained.model.snapshot(training.validation.spaced(16), training.context("snapshot"))
 
 
 def grouped(pictures: Tensor, names: Sequence[str]) -> Rows:
@@ -192,13 +190,18 @@ def samples(model: Family, **params) -> Tensor:
 @torch.inference_mode()
 def classified(trained: Trained, columns: int = 16) -> Image.Image:
     """Images with predicted class and confidence, wrong ones in red, and the confusion of the validation images."""
-    model, held = trained.model, trained.training.validation.head(1000)
+    model, held = trained.model, trained.training.validation.spaced(1000)
     images, labels, classes = held["images"], held["labels"], model.data.classes
     shares, predicted = torch.cat([model.logits(part) for part in images.split(250)]).softmax(1).max(1)
-    wrong = (predicted != labels).nonzero()[:, 0].tolist()
-    shown = [*range(3 * columns), *[row for row in wrong if row >= 3 * columns][:columns]]
-    notes = [(f"{classes[predicted[row]]} {100 * float(shares[row]):.0f}", row in wrong) for row in shown]
-    top = table([("images", part) for part in images[shown].split(columns)], "", notes=notes, columns=columns)
+    wrong = (predicted != labels).nonzero()[:, 0].tolist()[:columns]
+    spaced = torch.linspace(0, len(labels) - 1, 3 * columns).long().tolist()
+    notes = [
+        (f"{classes[predicted[row]]} {100 * float(shares[row]):.0f}", bool(predicted[row] != labels[row]))
+        for row in [*spaced, *wrong]
+    ]
+    rows = [("", images[part]) for part in torch.tensor(spaced).split(columns)]
+    rows += [("wrong", images[wrong])] if wrong else []
+    top = table([("images", rows[0][1]), *rows[1:]], "", notes=notes, columns=columns)
     counts = torch.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2).view(len(classes), -1)
     return stacked([top, confusion(counts.tolist(), classes)], caption(trained))
 
@@ -225,15 +228,16 @@ def confusion(counts: list[list[int]], classes: Sequence[str]) -> Image.Image:
 @torch.inference_mode()
 def estimated(trained: Trained, columns: int = 16) -> Image.Image:
     """Images with the estimate and the truth, and a scatter of both over the validation images."""
-    model, held = trained.model, trained.training.validation.head(1000)
+    model, held = trained.model, trained.training.validation.spaced(1000)
     truth = held["targets"]
     operation: Operation = operations()["estimate"]()
     asked = operation.Params()
     rows = operation.rows(model, held["images"], asked)
     items = operation.answer(model, rows, operation.compute(model, rows, asked), asked).facts["items"]
     values = [float(item["value"]) for item in items]
-    notes = [(f"{values[row]:.1f} ({float(truth[row]):.1f})", False) for row in range(2 * columns)]
-    top = table([("images", part) for part in held["images"][: 2 * columns].split(columns)], "", notes=notes)
+    spaced = torch.linspace(0, len(truth) - 1, 2 * columns).long()
+    notes = [(f"{values[row]:.1f} ({float(truth[row]):.1f})", False) for row in spaced.tolist()]
+    top = table([("images", held["images"][part]) for part in spaced.split(columns)], "", notes=notes)
     side, low, high = 360, float(truth.min()), float(truth.max())
     picture = Image.new("RGB", (side + 60, side + 40), "white")
     draw = ImageDraw.Draw(picture)

@@ -20,7 +20,9 @@ from models.family import Family
 from models.operations.attack import default_sweep, params_schema
 from models.operations.core.base import Operation
 from models.reports.core.base import Report
+from models.types import DataSpec
 
+AGES = tuple(float(age) for age in range(10, 80, 10))
 ENTRIES = Path(__file__).parents[1] / "app" / "core" / "catalog" / "entries"
 
 
@@ -57,8 +59,18 @@ def describe_family(family: type[Family]) -> dict[str, Any]:
         "capabilities": capabilities(family),
         "operations": registry.fitting(family),
         "length_free_until": family.length_free_until,
+        "efforts": {effort: describe_effort(family, effort) for effort in ("lesson", "good", "full")},
         "config": family.Config.model_json_schema(),
     }
+
+
+def describe_effort(family: type[Family], effort: str) -> dict[str, int]:
+    """What an empty config becomes for 5,000 grey images of 28x28 pixels in ten classes, and the CPU time of that."""
+    rows = {"train": dict.fromkeys((*family.needs, "labels"), 5000)}
+    data = DataSpec(family.layouts[-1], 28, 28, 1, tuple("0123456789"), rows, ages=AGES, identities=100)
+    config = family.complete_config({"effort": effort}, data)
+    seconds = config.images * family.milliseconds_per_image(config, data) / 1000
+    return {"images": config.images, "batch_size": config.batch_size, "cpu_seconds": round(seconds)}
 
 
 def alias_of(item: type[Operation] | type[Report], name: str) -> dict[str, str]:

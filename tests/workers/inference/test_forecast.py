@@ -1,14 +1,16 @@
 """The forecast of a training: its shape, what it grows with, and where its numbers come from."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from models.registry import families
+from models.training.loop import Training
 from models.types import DataSpec
-from tests.models.data import for_family
+from tests.models.data import digits, for_family
 from tests.tiny import facts
 from workers.inference import calibration, model_free_calls
 from workers.inference.calibration import Calibration, Rate, known_slowness
@@ -88,6 +90,21 @@ def test_every_family_has_a_forecast_of_its_memory(name):
     known = model_free_calls.forecast(family, family.complete_config({}, spec), spec)
     assert known["memory_bytes"][0] > 450e6
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("family", "images"), [("autoencoder", 16_000), ("gan", 3200), ("classifier", 12_000)])
+def test_the_forecast_contains_the_time_of_a_training(family, images, monkeypatch, tmp_path):
+    """On the machine of the test, by its CPU time: the speed is measured as a worker measures it."""
+    spec, train, validation = digits()
+    monkeypatch.setattr(Calibration, "slowness", known_slowness(tmp_path / "speed.json")[1])
+    config = families()[family].complete_config({"images": images}, spec)
+    low, high = model_free_calls.forecast(families()[family], config, spec)["parts"]["updates"]
+    training = Training(families()[family].create(config.model_dump(), spec), train, validation)
+    started = time.process_time()
+    for _ in training.run():
+        pass
+    assert low <= time.process_time() - started <= high
 
 
 def test_the_speed_is_measured_once_for_a_machine(tmp_path, monkeypatch):

@@ -348,6 +348,37 @@ def test_progress_carries_an_estimate():
     assert told[-1][2] == 0 and all(eta is None or eta >= 0 for *_, eta in told)
 
 
+class Phased(tiny.TinyAutoencoder):
+    """Its updates cost five times as much in the second half."""
+
+    name = "tiny_phased"
+
+    def relative_cost(self, images):
+        return 1.0 if images < self.total / 2 else 5.0
+
+    def step(self, batch, optimisers, context):
+        time.sleep(0.03 * self.relative_cost(context.images))
+        return super().step(batch, optimisers, context)
+
+
+@pytest.mark.long
+def test_the_estimate_knows_the_phases_of_a_training(monkeypatch):
+    monkeypatch.setitem(tiny.TRAINABLE, Phased.name, Phased)
+    store_dataset()
+    told = []
+
+    class Listening(RunningJob):
+        def progress(self, images, total, eta_seconds=None, **facts):
+            told.append((time.monotonic(), images / total, eta_seconds))
+
+    run_training(attempt(accept(Phased.name, config={"images": 8 * 120, "batch_size": 8}), Listening))
+    end = told[-1][0]
+    judged = [(eta, end - now) for now, share, eta in told if 0.2 <= share <= 0.9]
+    assert len(judged) >= 5
+    for eta, remaining in judged:
+        assert abs(eta - remaining) <= 0.3 * remaining
+
+
 def test_a_builtin_dataset_is_imported_on_first_use():
     row = complete(accept("tiny_classifier", dataset="digits8", config={"images": 64, "batch_size": 32}))
     assert row["result"]["dataset"] == "digits8"
