@@ -4,6 +4,7 @@
 
 trains each family (default: all) in this process as a job would, on a built-in dataset that suits it, and writes
 FAMILY-EFFORT.png. Below each picture stand the dataset, the training's length, its CPU time and the main metrics.
+Then docs/guides/train.md shows all pictures.
 `--images` shortens the trainings, for trying this command; such pictures go to `--into`.
 """
 
@@ -38,6 +39,8 @@ from workers.store.dataset_cache import DatasetCache
 from workers.store.training_data import open_source
 
 FOLDER = Path(__file__).with_name("pictures") / "models"
+GUIDE = Path(__file__).with_name("guides") / "train.md"
+MARKS = "<!-- sheets -->", "<!-- end of sheets -->"
 MOST_BYTES = 150_000
 WIDTH, MARGIN, TEXT = 896, 6, 13
 DATASETS = {
@@ -103,6 +106,16 @@ def main() -> None:
             trained = train(name, options.dataset or DATASETS.get(name, "mnist5k"), config)
             size = write(options.into / f"{name}-{options.effort}.png", sheet(trained))
             print(f"{caption(trained)}  ({size // 1000} KB)", flush=True)
+    if options.into == FOLDER:
+        GUIDE.write_text(with_gallery(GUIDE.read_text()))
+
+
+def with_gallery(page: str) -> str:
+    """The guide with the pictures that there are, between its two marks."""
+    pictures = sorted(FOLDER.glob("*.png"))
+    lines = [f"**{file.stem}**\n\n![{file.stem}](../pictures/models/{file.name})" for file in pictures]
+    before, _, rest = page.partition(MARKS[0])
+    return "\n\n".join([before + MARKS[0], *lines, MARKS[1] + rest.partition(MARKS[1])[2]])
 
 
 def train(name: str, dataset: str, config: dict, seed: int = 0) -> Trained:

@@ -19,6 +19,13 @@ def sheets() -> dict:
     return runpy.run_path(str(SCRIPT))
 
 
+def test_the_guide_shows_every_sheet(sheets):
+    page = sheets["GUIDE"].read_text()
+    assert sheets["with_gallery"](page) == page, "run `python docs/sheets.py FAMILY` and commit the page"
+    for file in sheets["FOLDER"].glob("*.png"):
+        assert file.stat().st_size <= sheets["MOST_BYTES"]
+
+
 @pytest.mark.parametrize("name", families())
 def test_every_family_has_a_contact_sheet(name, sheets, tmp_path):
     spec, train, validation = for_family(families()[name], (1, 16, 16), 48)

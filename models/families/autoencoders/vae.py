@@ -70,7 +70,7 @@ class VaeConfig(AutoencoderBaseConfig):
     conditional: bool = Field(
         False, description="Decode for a class label: decode and samples take a label, codes need not contain it."
     )
-    sampler: Literal["prior", "gaussian", "mixture"] | None = Field(
+    sampler: Literal["mixture", "gaussian", "prior"] | None = Field(
         None,
         description="Distribution of the codes of samples; a request may name another. prior: the standard normal. "
         "gaussian, mixture: one Gaussian or several, fitted to the codes after training. Default: mixture; for a "
