@@ -113,6 +113,8 @@ class Family(nn.Module, ABC):
 
     default_epochs: ClassVar[float] = 30
     default_batch: ClassVar[int] = 64
+    least_images: ClassVar[int] = 20_000
+    """Images of a training at effort=full, however small the dataset."""
     milliseconds: ClassVar[float] = 0.5
     """CPU time of an image in an update with an empty config at effort=lesson and 4,000 grey images of 28x28 pixels, on
     one core of the reference machine. Measured by `python -m tests.benchmarks.training --costs`."""
@@ -225,7 +227,8 @@ class Family(nn.Module, ABC):
     @classmethod
     def full_epochs(cls, data: DataSpec) -> float:
         """Length at effort=full: `default_epochs`, fewer above 20,000 training images, more for small datasets."""
-        return max(cls.default_epochs * min(1.0, 20_000 / max(data.count, 1)), 4.0, 20_000 / max(data.count, 1))
+        count = max(data.count, 1)
+        return max(cls.default_epochs * min(1.0, 20_000 / count), 4.0, cls.least_images / count)
 
     @classmethod
     def milliseconds_per_image(cls, config: Config, data: DataSpec) -> float:

@@ -52,7 +52,13 @@ def sample_rows(model: Family, seed: int, count: int) -> Rows:
 
 
 def check_sampler(model: Family, sampler: str | None) -> None:
-    """Raises InputError if the model has no such sampler."""
+    """Raises InputError if the model has no such sampler, or none at all."""
+    if not model.samplers:
+        raise InputError(
+            f"This {model.name} draws no samples: nothing makes a random code of it look like that of an image.",
+            field="model",
+            remedy="Train a vae, or an autoencoder whose setting components is not 0.",
+        )
     if sampler is not None and sampler not in model.samplers:
         raise InputError(
             f"This model has no sampler {sampler}.", field="sampler", remedy=f"It has {', '.join(model.samplers)}."

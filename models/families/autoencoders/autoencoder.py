@@ -1,7 +1,7 @@
 """The autoencoder: a code from which the image can be reconstructed, with optional penalties on the weights."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,21 +11,37 @@ from torch.optim import Optimizer
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
-from models.families.autoencoders.base import AutoencoderBase, AutoencoderBaseConfig
+from models.families.autoencoders.base import CONVOLUTIONAL, AutoencoderBase, AutoencoderBaseConfig
 from models.families.autoencoders.pca import PCAEncoder, explained_variance, zero_output
 from models.family import Family
+from models.nn.augment import shift
+from models.nn.encoders import default_body
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 MIN_EXPLAINED, FEW_IMAGES = 0.8, 1000
 """`linear_path` is on by default if the principal axes explain this share of the variance of held-out images
 (photographs .93 to .96, digits .77), or below this number of training images (better with 240 digits, worse with 1500).
 """
+PLAIN_FASTER = 3  # times, a body without residual blocks
+SHIFTED = 24  # pixels of the shorter side from which training images are shifted by default
 WEIGHTS = ("l1_kernel", "l1_bias", "l2_kernel", "l2_bias")
 
 
 class AutoencoderConfig(AutoencoderBaseConfig):
     """Losses are summed over the numbers of an image and averaged over the batch; so are the weights of penalties."""
 
+    body: Literal["auto", "linear", "mlp", "conv", "resnet"] = Field(
+        "auto",
+        description="Architecture. conv: strided convolutions. resnet: with residual blocks between them. auto: resnet "
+        "if both sides have at least 12 pixels, else mlp.",
+    )
+    shift: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="Largest random shift of training images, in pixels. Default: 1 if both sides have at least 24 "
+        "pixels and the body is convolutional, else 0.",
+    )
     reconstruction: Literal["mse", "bce"] = Field(
         "mse", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
     )
@@ -48,10 +64,16 @@ class Autoencoder(AutoencoderBase):
     summary = "Compresses images to short codes and reconstructs them."
     lecture = "Autoencoders: under- and over-complete, weight regularisation"
     Config = AutoencoderConfig
+    milliseconds = 1.2
+    least_images = 100_000
 
     @classmethod
     def resolve_config(cls, config: AutoencoderConfig, data: DataSpec) -> AutoencoderConfig:
-        config = super().resolve_config(config, data)
+        body = "resnet" if config.body == "auto" and default_body(data.shape) == "conv" else config.body
+        config = super().resolve_config(config.model_copy(update={"body": body}), data)
+        if config.shift is None:
+            suits = min(data.height, data.width) >= SHIFTED and config.body in CONVOLUTIONAL
+            config = config.model_copy(update={"shift": int(suits)})
         if config.linear_path == "pca" and (config.reconstruction, config.code) != ("mse", "linear"):
             raise ConfigError(
                 f"linear_path=pca needs reconstruction=mse and code=linear; you sent reconstruction="
@@ -60,6 +82,20 @@ class Autoencoder(AutoencoderBase):
                 remedy="set both, or leave linear_path out",
             )
         return config
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = {"body": default_body(data.shape), "shift": 0} if engine < 2 else {}
+        return earlier | super().earlier_settings(engine, data)
+
+    @classmethod
+    def milliseconds_per_image(cls, config: AutoencoderConfig, data: DataSpec) -> float:
+        return super().milliseconds_per_image(config, data) / (1 if config.body == "resnet" else PLAIN_FASTER)
+
+    def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
+        if self.training and self.config.shift:
+            batch = {**batch, "images": shift(batch["images"], self.config.shift, context.generator)}
+        return super().loss(batch, context)
 
     def before_training(self, train: Columns) -> None:
         """Decide `linear_path` if the config left it open, and fit its axes unless they come from another model."""

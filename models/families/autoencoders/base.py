@@ -26,12 +26,13 @@ from models.family import Config, OneLoss
 from models.losses.reconstruction import bernoulli, squared_error
 from models.nn.encoders import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder, default_body, pyramid
 from models.nn.plane import Plane
+from models.nn.resnet import ResNetDecoder, ResNetEncoder
 from models.seeds import derive
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
 CODES = {"linear": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 RANGES = {"linear": (-math.inf, math.inf), "relu": (0, math.inf), "sigmoid": (0, 1)}
-CONVOLUTIONAL = ("conv", "unet")
+CONVOLUTIONAL = ("conv", "resnet", "unet")
 PAIRS = 16  # images in a snapshot
 WARMED_UP = 0.25  # share of the training before which the state of a code means nothing
 MAX_DEAD = 0.5  # share of the units that may be inactive on the probe
@@ -47,15 +48,17 @@ class AutoencoderBaseConfig(Config):
     latent_dim: int | None = Field(
         None, ge=1, le=4096, description="Numbers in a code. Default: chosen from the image size (32 for 28x28)."
     )
-    body: Literal["auto", "linear", "mlp", "conv"] = Field(
-        "auto", description="Architecture. auto: conv if both sides have at least 12 pixels, else mlp."
+    body: Literal["auto", "linear", "mlp", "conv", "resnet"] = Field(
+        "auto",
+        description="Architecture. resnet: conv with residual blocks. auto: conv if both sides have at least 12 "
+        "pixels, else mlp.",
     )
     width: int | None = Field(
         None,
         ge=1,
         le=512,
         description="Channels of the first convolution; doubled at each of the next two stages. Default: 32 from "
-        "20,000 training images, else 16.",
+        "20,000 training images, above effort=lesson; else 16.",
     )
     hidden: tuple[Layer, ...] | None = Field(
         None,
@@ -72,7 +75,11 @@ class AutoencoderBaseConfig(Config):
         "the codes after training. gaussian: one. prior: the standard normal distribution.",
     )
     components: int | None = Field(
-        None, ge=1, le=200, description="Gaussians in the mixture. Default: one for 120 training images, 10 to 100."
+        None,
+        ge=0,
+        le=200,
+        description="Gaussians in the mixture; 0: the model draws no samples. Default: one for 120 training images, 10 "
+        "to 100.",
     )
     code: Literal["linear", "relu", "sigmoid"] = Field("linear", description="Activation of the code.")
 
@@ -96,7 +103,8 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         self.latent_dim = config.latent_dim
         self.encoder, self.decoder = self.build_networks()
         self.code = CODES[config.code]()
-        self.mixture = Mixture(config.latent_dim, 1 if config.sampler == "gaussian" else config.components)
+        components = 1 if config.sampler == "gaussian" else max(1, config.components)
+        self.mixture = Mixture(config.latent_dim, components)
 
     @classmethod
     def resolve_config(cls, config: AutoencoderBaseConfig, data: DataSpec) -> AutoencoderBaseConfig:
@@ -110,9 +118,10 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
             )
         latent_dim = config.latent_dim or default_latents(data)
         hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
-        width = config.width or (32 if data.count >= 20_000 else 16)
+        width = config.width or (32 if data.count >= 20_000 and config.effort != "lesson" else 16)
         resolved = {"body": body, "latent_dim": latent_dim, "hidden": hidden, "width": width}
-        return config.model_copy(update=resolved | {"components": config.components or default_components(data.count)})
+        components = default_components(data.count) if config.components is None else config.components
+        return config.model_copy(update=resolved | {"components": components})
 
     @classmethod
     def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
@@ -150,6 +159,8 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
 
     @property
     def samplers(self) -> tuple[str, ...]:
+        if not self.config.components:
+            return ()
         return ("gaussian", "prior") if self.config.sampler == "gaussian" else ("mixture", "gaussian", "prior")
 
     def draw(self, noise: Tensor, uniform: Tensor, *labels: Tensor) -> Tensor:
@@ -218,7 +229,8 @@ class AutoencoderBase(Encodes, Decodes, HasPrior, OneLoss):
         measured = {"mse": error, "psnr": metrics.psnr(error)}
         measured["mse_pca"] = metrics.pca_mse(train, validation, self.pca_rank(validation))
         measured["mse_mean_image"] = metrics.mean_image_mse(train, validation)
-        return measured | self._knn_accuracy(train, validation) | sample_report(self, train, validation, context)
+        measured |= self._knn_accuracy(train, validation)
+        return measured | (sample_report(self, train, validation, context) if self.samplers else {})
 
     def pca_rank(self, validation: Columns) -> int:
         """Number of axes that PCA uses as the baseline."""
@@ -296,7 +308,7 @@ def default_hidden(data: DataSpec, latent_dim: int) -> tuple[int, ...]:
 def build_encoder(config: AutoencoderBaseConfig, shape: tuple[int, int, int], out: int) -> nn.Module:
     """The network of `config` from images (b, c, h, w) to (b, out)."""
     if config.body in CONVOLUTIONAL:
-        encoder = ConvEncoder(shape, out, config.width)
+        encoder = (ResNetEncoder if config.body == "resnet" else ConvEncoder)(shape, out, config.width)
     else:
         encoder = MLPEncoder(shape, out, config.hidden if config.body == "mlp" else ())
     return PCAEncoder(encoder, shape, out) if getattr(config, "linear_path", None) == "pca" else encoder
@@ -305,5 +317,5 @@ def build_encoder(config: AutoencoderBaseConfig, shape: tuple[int, int, int], ou
 def build_decoder(config: AutoencoderBaseConfig, shape: tuple[int, int, int]) -> nn.Module:
     """Its mirror, from codes to (b, c, h, w) without a final activation."""
     if config.body in CONVOLUTIONAL:
-        return ConvDecoder(config.latent_dim, shape, config.width)
+        return (ResNetDecoder if config.body == "resnet" else ConvDecoder)(config.latent_dim, shape, config.width)
     return MLPDecoder(config.latent_dim, shape, config.hidden[::-1] if config.body == "mlp" else ())

@@ -1,6 +1,6 @@
 """The contractive autoencoder (Rifai et al. 2011): penalises the Jacobian of the code with respect to the image."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -11,9 +11,11 @@ from models.context import StepContext
 from models.data import Columns
 from models.evaluation import metrics
 from models.families.autoencoders.base import AutoencoderBase, AutoencoderBaseConfig, default_overcomplete
+from models.families.autoencoders.pca import PrincipalAxes
 from models.losses import reconstruction as losses
 from models.types import Batch, ConfigError, DataSpec, Metrics
 
+MANY_UNITS = 4  # pixels for each unit, at most, with tied weights by default
 ROWS = 500  # validation images whose Jacobian is measured
 
 
@@ -25,15 +27,24 @@ class ContractiveAutoencoderConfig(AutoencoderBaseConfig):
         "auto", description="Architecture. auto: linear, one layer to the code."
     )
     code: Literal["linear", "relu", "sigmoid"] = Field("sigmoid", description="Activation of the code.")
-    reconstruction: Literal["mse", "bce"] = Field(
-        "bce", description="mse: squared error. bce: cross-entropy, for images that are nearly black or white."
+    reconstruction: Literal["mse", "bce"] | None = Field(
+        None,
+        description="mse: squared error. bce: cross-entropy, for images that are nearly black or white. Default: mse "
+        "for one layer that is not tied, else bce.",
     )
     tied: bool | None = Field(
         None,
         description="Decode with the transposed weights of the encoder, so that a larger decoder cannot make up for a "
-        "smaller encoder. Needs body=linear. Default: true for body=linear.",
+        "smaller encoder. Needs body=linear. Default: true for body=linear and a code at least a quarter as large as "
+        "the image: a few tied units between 0 and 1 cannot span the range of the images.",
     )
-    contraction: float = Field(0.1, ge=0, le=1000, description="Weight of the squared norm of the Jacobian.")
+    contraction: float | None = Field(
+        None,
+        ge=0,
+        le=1000,
+        description="Weight of the squared norm of the Jacobian. Default: 0.1; for one layer that is not tied 1 for "
+        "784 numbers in an image and in proportion for others, as the squared error grows with them.",
+    )
     probes: int = Field(
         1,
         ge=1,
@@ -66,7 +77,49 @@ class ContractiveAutoencoder(AutoencoderBase):
             raise ConfigError(
                 f"tied=true needs body=linear; you sent body={config.body}", field="tied", remedy="leave tied out"
             )
-        return config.model_copy(update={"tied": config.body == "linear" if config.tied is None else config.tied})
+        by_default = config.body == "linear" and config.latent_dim >= data.pixels / MANY_UNITS
+        tied = by_default if config.tied is None else config.tied
+        from_pca = config.body == "linear" and not tied
+        reconstruction = config.reconstruction or ("mse" if from_pca else "bce")
+        weight = (data.pixels / 784 if from_pca else 0.1) if config.contraction is None else config.contraction
+        chosen = {"tied": tied, "reconstruction": reconstruction, "contraction": min(1000.0, weight)}
+        return config.model_copy(update=chosen)
+
+    @classmethod
+    def stored_config(cls, config: dict, data: DataSpec, engine: int) -> dict[str, Any]:
+        config = super().stored_config(config, data, engine)
+        if engine < 2 and config.get("tied") is None:
+            config["tied"] = config.get("body", "auto") in ("auto", "linear")
+        return config
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = {"reconstruction": "bce", "contraction": 0.1} if engine < 2 else {}
+        return earlier | super().earlier_settings(engine, data)
+
+    @torch.no_grad()
+    def before_training(self, train: Columns) -> None:
+        """Start one untied layer at PCA: codes are the activation of half the standardised principal components.
+
+        From random weights the units would stay in the middle of a sigmoid for thousands of updates.
+        """
+        axes = PrincipalAxes(self.data.shape, self.latent_dim)
+        started = self.config.body == "linear" and not self.config.tied and self.config.reconstruction == "mse"
+        if self.initialised_from is not None or not started or axes.cell > 1 or self.latent_dim >= self.data.pixels:
+            return
+        axes.fit(train)
+        limit = max(2, metrics.NUMBERS // self.data.pixels)
+        rows = torch.cat([images.flatten(1) for images in metrics.spaced_rows(train, limit=min(metrics.ROWS, limit))])
+        spread = ((rows - axes.mean) @ axes.axes.T).std(0, correction=0).clamp_min(1e-3)
+        last, decoder = self.encoder.last, self.decoder.layers[-1]
+        last.weight.copy_(0.5 * axes.axes / spread[:, None])
+        last.bias.copy_(-(last.weight.cpu() @ axes.mean))
+        codes = self.encode(rows.unflatten(1, self.data.shape).to(self.device)).cpu()
+        centred = codes - codes.mean(0)
+        ridge = 1e-4 * torch.eye(self.latent_dim) * centred.square().sum(0).mean().clamp_min(1e-8)
+        weight = torch.linalg.solve(centred.T @ centred + ridge, centred.T @ (rows - rows.mean(0))).T  # least squares
+        decoder.weight.copy_(weight)
+        decoder.bias.copy_(rows.mean(0) - weight @ codes.mean(0))
 
     def decoder_output(self, codes: Tensor) -> Tensor:
         if not self.config.tied:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from models.types import Batch, ConfigError, DataSpec, Metrics
 REVIVE_EVERY = 50  # updates
 REVIVE_UNTIL = 0.7  # share of the training after which a restarted unit would not recover
 MAX_IDLE = 0.1  # share of the units that may be inactive for long
+MAX_DEFAULT_K = 40
 MIN_ACTIVITY = 0.1  # of a sigmoid unit, which is never zero, to count as active
 
 
@@ -36,16 +37,16 @@ class SparseAutoencoderConfig(AutoencoderBaseConfig):
         None, description="Activation of the code. Default: sigmoid for sparsity=kl, else relu."
     )
     sparsity: Literal["l1", "kl", "top_k"] = Field(
-        "l1",
-        description="Penalty. l1: sum of the activities. kl: KL divergence of the mean activity of each unit from rho. "
-        "top_k: none; only the k largest activities are kept.",
+        "top_k",
+        description="top_k: no penalty; only the k largest activities are kept (Makhzani & Frey 2014). l1: penalty on "
+        "the sum of the activities. kl: on the KL divergence of the mean activity of each unit from rho.",
     )
     weight: float | None = Field(
         None, ge=0, le=1000, description="Weight of the penalty. Default: 0.1 for l1, 3 for kl."
     )
     rho: float = Field(0.05, gt=0, lt=1, description="Target mean activity of each unit under kl.")
     k: int | None = Field(
-        None, ge=1, le=4096, description="Active units per image under top_k. Default: latent_dim / 32."
+        None, ge=1, le=4096, description="Active units per image under top_k. Default: latent_dim / 32, 8 to 40."
     )
     revive_after: float = Field(
         5.0, ge=0, le=10**4, description="Epochs without activity after which a unit is reinitialised (0 = never)."
@@ -53,7 +54,7 @@ class SparseAutoencoderConfig(AutoencoderBaseConfig):
 
 
 class SparseAutoencoder(AutoencoderBase):
-    """L = |x - decode(z)|^2 + weight * penalty(z).
+    """L = |x - decode(z)|^2 + weight * penalty(z). No samples: a random code lights units that never go together.
 
     Under l1 and top_k the columns of the decoder have unit length; otherwise codes could shrink to avoid the penalty.
     """
@@ -81,12 +82,13 @@ class SparseAutoencoder(AutoencoderBase):
     @classmethod
     def resolve_config(cls, config: SparseAutoencoderConfig, data: DataSpec) -> SparseAutoencoderConfig:
         latent_dim = config.latent_dim or default_overcomplete(data, most=2048)
-        k = config.k or max(1, latent_dim // 32)
+        k = config.k or max(1, min(MAX_DEFAULT_K, max(latent_dim // 32, min(8, latent_dim // 4))))
         if config.sparsity == "top_k" and k > latent_dim:
             raise ConfigError(f"k must be at most latent_dim ({latent_dim}); you sent {k}", field="k", remedy="lower k")
         resolved = {
             "latent_dim": latent_dim,
             "k": k,
+            "components": config.components or 0,
             "body": "linear" if config.body == "auto" else config.body,
             "code": config.code or ("sigmoid" if config.sparsity == "kl" else "relu"),
             "weight": {"l1": 0.1, "kl": 3.0, "top_k": 0.0}[config.sparsity] if config.weight is None else config.weight,
@@ -98,6 +100,10 @@ class SparseAutoencoder(AutoencoderBase):
                 remedy="use code=sigmoid",
             )
         return super().resolve_config(config.model_copy(update=resolved), data)
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        return ({"sparsity": "l1"} if engine < 2 else {}) | super().earlier_settings(engine, data)
 
     def before_training(self, train: Columns) -> None:
         """Encode the difference from the mean image (Bricken et al. 2023).

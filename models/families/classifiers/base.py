@@ -26,7 +26,7 @@ class ClassifierBaseConfig(Config):
     """Augmentation is off by default: a mirrored digit is no digit. `init_from` an autoencoder sets the body."""
 
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
-    body: Literal["residual", "conv", "mlp", "linear"] = Field(
+    body: Literal["residual", "conv", "resnet", "mlp", "linear"] = Field(
         "residual",
         description="Architecture of the trunk. residual: a deep residual network; the others: the encoders of the "
         "autoencoders.",

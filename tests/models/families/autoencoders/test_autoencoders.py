@@ -167,6 +167,70 @@ def test_a_conv_body_for_images_too_small_for_it_is_refused():
     assert caught.value.field == "config/body"
 
 
+def test_an_autoencoder_of_large_enough_images_is_residual_and_shifts_them():
+    spec = DataSpec("plain", 28, 28, 1, columns={"train": {"images": 4000}})
+    new = Autoencoder.create({"effort": "full"}, spec).config
+    assert (new.body, new.shift, new.images) == ("resnet", 1, 100_000)
+    small = Autoencoder.create({"effort": "full"}, DataSpec("plain", 8, 8, 1)).config
+    assert (small.body, small.shift) == ("mlp", 0)
+    old = Autoencoder.from_stored({}, spec, engine=1).config
+    assert (old.body, old.shift) == ("conv", 0)
+
+
+def test_a_shift_moves_input_and_target_together_in_training_only():
+    spec, rows, _ = dataset("plain", (1, 24, 24), 32)
+    model = Autoencoder.create({"body": "conv", "latent_dim": 4, "linear_path": "none", "shift": 4}, spec)
+    context = StepContext(0, 640, 0, 0, torch.Generator().manual_seed(0))
+    seen = []
+    model.encode = lambda images: seen.append(images) or torch.zeros(len(images), 4)
+    model.image_error = lambda output, images: seen.append(images) or images.flatten(1).sum(1)
+    batch = rows.head(4)
+    model.train().loss(batch, context)
+    model.eval().loss(batch, context)
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], batch["images"])
+    assert torch.equal(seen[2], batch["images"]) and torch.equal(seen[3], batch["images"])
+
+
+@pytest.mark.parametrize("family", [Autoencoder, VAE])
+def test_a_residual_body_learns_at_any_size(family):
+    data = dataset("plain", (3, 14, 21), 64)
+    model, found = train(family, data, body="resnet", width=8, latent_dim=16, images=3200, batch_size=16)
+    assert found["mse"] < 0.7 * found["mse_mean_image"]
+    served = family.create(model.config.model_dump(), data[0]).load_for_serving(model.serving_state())
+    images = data[2].head(3)["images"]
+    torch.testing.assert_close(served.encode(images), model.eval().encode(images))
+
+
+def test_a_conditional_vae_decodes_with_a_residual_body():
+    spec = dataset("labelled", (1, 12, 12), 32)[0]
+    model = VAE.create({"conditional": True, "body": "resnet", "width": 4, "latent_dim": 3}, spec).eval()
+    codes = torch.randn(1, 3).expand(2, 3)
+    images = model.decode(codes, torch.tensor([0, 1]))
+    assert images.shape == (2, 1, 12, 12) and not torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize(("dark", "loss"), [(0.9, "bce"), (0.2, "mse")])
+def test_a_denoiser_chooses_its_loss_from_the_pixels(dark, loss):
+    draws = np.random.default_rng(0)
+    images = draws.integers(60, 200, (40, 1, 12, 12)) * (draws.random((40, 1, 12, 12)) > dark)
+    columns = Columns({"images": images.astype(np.uint8)})
+    spec = DataSpec("plain", 12, 12, 1, None, {"train": {"images": 40}})
+    model = DenoisingAutoencoder.create({"images": 32, "batch_size": 16}, spec)
+    Training(model, columns, columns)
+    assert model.config.reconstruction == loss
+    again = DenoisingAutoencoder.create(model.config.model_dump(), spec)
+    Training(again, Columns({"images": 255 - images.astype(np.uint8) // 2}), columns)
+    assert again.config.reconstruction == loss  # settled once
+
+
+def test_denoisers_of_the_last_release_keep_loss_and_width():
+    spec = DataSpec("plain", 28, 28, 1, columns={"train": {"images": 4000}})
+    old = DenoisingAutoencoder.from_stored({}, spec, engine=1).config
+    assert (old.reconstruction, old.width) == ("mse", 16)
+    widths = [DenoisingAutoencoder.create({"effort": effort}, spec).config.width for effort in ("lesson", "good")]
+    assert widths == [16, 32]
+
+
 def test_wide_codes_can_be_sampled():
     data = dataset("plain", (1, 8, 8), 32)
     model, found = train(Autoencoder, data, images=64, batch_size=16, latent_dim=500, body="mlp")

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
+from models.evaluation import metrics
 from models.families.autoencoders.autoencoder import Autoencoder, soft_threshold
+from models.families.autoencoders.base import reconstruction_mse
 from models.families.autoencoders.contractive_autoencoder import ContractiveAutoencoder
 from models.families.autoencoders.sparse_autoencoder import SparseAutoencoder
 from models.losses import reconstruction as losses
+from models.operations.samples import Samples
 from models.training.loop import Training
-from models.types import ConfigError
+from models.types import ConfigError, DataSpec, InputError
 from tests.models.data import dataset
 
 DATA = dataset("plain", (1, 8, 8), 64)
@@ -122,7 +125,8 @@ def test_the_columns_of_a_dictionary_have_length_one(sparsity):
 
 
 def test_more_weight_means_fewer_active_units():
-    counts = [train(SparseAutoencoder, weight=weight, revive_after=0)[1]["l0"] for weight in (0.0, 0.1, 1.0)]
+    l1 = {"sparsity": "l1", "revive_after": 0}
+    counts = [train(SparseAutoencoder, weight=weight, **l1)[1]["l0"] for weight in (0.0, 0.1, 1.0)]
     assert counts[0] > counts[1] > counts[2]
 
 
@@ -169,3 +173,36 @@ def test_many_dead_units_are_remarked_upon_with_the_remedy():
 def test_settings_that_contradict_each_other_are_refused(config):
     with pytest.raises(ConfigError):
         SparseAutoencoder.create(config, DATA[0])
+
+
+@pytest.mark.parametrize(("shape", "k"), [((1, 28, 28), 32), ((3, 32, 32), 40), ((1, 8, 8), 8)])
+def test_a_sparse_code_keeps_few_units_by_default(shape, k):
+    config = SparseAutoencoder.create({}, DataSpec("plain", *shape[1:], shape[0])).config
+    assert (config.sparsity, config.k) == ("top_k", k)
+    assert SparseAutoencoder.from_stored({}, DataSpec("plain", 8, 8, 1), engine=1).config.sparsity == "l1"
+
+
+def test_a_sparse_autoencoder_draws_samples_only_if_asked_to_fit_a_mixture():
+    model, found = train(SparseAutoencoder, images=320)
+    assert model.samplers == () and "fd" not in found
+    with pytest.raises(InputError) as caught:
+        Samples().rows(model, None, Samples.Params())
+    assert caught.value.field == "model"
+    old = SparseAutoencoder.from_stored({}, DATA[0], engine=1)
+    assert len(Samples().rows(old, None, Samples.Params(n=3))["noise"]) == 3
+
+
+def test_a_small_contractive_code_starts_at_pca_and_stays_as_good():
+    data = dataset("plain", (1, 12, 12), 96)
+    model = ContractiveAutoencoder.create({"latent_dim": 8, "images": 16, "batch_size": 16}, data[0])
+    assert (model.config.tied, model.config.reconstruction) == (False, "mse")
+    model.before_training(data[1])
+    pca = metrics.pca_mse(data[1], data[2], 8)
+    with torch.no_grad():
+        assert reconstruction_mse(model, data[2]) < 1.1 * pca
+    assert train(ContractiveAutoencoder, data, latent_dim=8)[1]["mse"] < 1.1 * pca
+
+
+def test_contractive_models_of_the_last_release_keep_their_tied_weights():
+    old = ContractiveAutoencoder.from_stored({"latent_dim": 8}, DATA[0], engine=1).config
+    assert (old.tied, old.reconstruction, old.contraction) == (True, "bce", 0.1)
