@@ -110,7 +110,8 @@ class ContractiveAutoencoder(AutoencoderBase):
         axes.fit(train)
         limit = max(2, metrics.NUMBERS // self.data.pixels)
         rows = torch.cat([images.flatten(1) for images in metrics.spaced_rows(train, limit=min(metrics.ROWS, limit))])
-        spread = ((rows - axes.mean) @ axes.axes.T).std(0, correction=0).clamp_min(1e-3)
+        spread = ((rows - axes.mean) @ axes.axes.T).std(0, correction=0)
+        spread = spread.clamp_min(0.1 * max(float(spread.max()), 0.01))  # few images have fewer axes than units
         last, decoder = self.encoder.last, self.decoder.layers[-1]
         last.weight.copy_(0.5 * axes.axes / spread[:, None])
         last.bias.copy_(-(last.weight.cpu() @ axes.mean))
