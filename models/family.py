@@ -191,7 +191,7 @@ class Family(nn.Module, ABC):
         """
         effort = config.effort or default_effort()
         batch = config.batch_size or min(cls.default_batch, max(8, data.count))
-        precision = cls.auto_precision(device_type()) if config.precision == "auto" else config.precision
+        precision = cls.auto_precision(config, device_type()) if config.precision == "auto" else config.precision
         config = config.model_copy(update={"effort": effort, "batch_size": batch, "precision": precision})
         length = config.images or (config.epochs or 0) * max(data.count, 1) or cls.default_length(config, data)
         images = max(round(length), batch)
@@ -200,7 +200,7 @@ class Family(nn.Module, ABC):
         return config.model_copy(update=settled)
 
     @classmethod
-    def auto_precision(cls, device: str) -> Precision:
+    def auto_precision(cls, config: Config, device: str) -> Precision:
         """The precision of updates on a kind of device."""
         return "bf16" if device in cls.bf16_on and computes_bf16(device) else "fp32"
 

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gan_steps [--rounds 15] [--rows dcgan growing]
 
-Both sides have the same networks and batch and alternate in one process; the ratio of medians should be at most 1. The
-reference side repeats the step of the reference line by line, with its losses, logging and averaging:
+The sides have the same networks and batch and alternate in one process: ours in fp32 and in bf16, and the reference.
+The reference side repeats the step of the reference line by line, with its losses, logging and averaging:
 
 dcgan     pytorch/examples dcgan/main.py: D on reals, D on fakes, G through D, whose weights get gradients as well;
           losses and mean outputs read with .item()
@@ -173,29 +173,32 @@ def style(g: nn.Module, d: nn.Module, images: Tensor, width: int) -> Step:
 REFERENCES = {"dcgan": dcgan, "sngan": sngan, "growing": growing, "style": style}
 
 
-def pair(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step]:
-    """One update of ours and of the reference, with networks of the same shape and weights."""
+def sides(name: str, size: int, channels: int, batch: int) -> tuple[Step, Step, Step]:
+    """One update of ours in fp32 and in bf16, and of the reference, with networks of the same shape and weights."""
     family, config = CONFIGS[name]
     spec = DataSpec("plain", size, size, channels, None, {"train": {"images": 256}})
     pixels = np.random.default_rng(0).integers(0, 256, (256, *spec.shape), dtype=np.uint8)
     config = config | {"augment": "none", "batch_size": batch, "images": 10**6, "measure_every": 0}
-    torch.manual_seed(0)
-    ours, other = (families()[family].create(config, spec) for _ in range(2))
-    training = Training(ours, Columns({"images": pixels}), Columns({"images": pixels[:8]}))
-    training.monitor.steps = set()  # inspections are not part of the step
-    ours.train()
-    for model in (ours, other):
-        model.grow_to(10**6 - batch)
-    training.grow_to(10**6 - batch)
+
+    def built(precision: str) -> Training:
+        torch.manual_seed(0)
+        model = families()[family].create(config | {"precision": precision}, spec).train()
+        training = Training(model, Columns({"images": pixels}), Columns({"images": pixels[:8]}))
+        training.monitor.steps = set()  # inspections are not part of the step
+        training.grow_to(10**6 - batch)
+        return training
+
+    other = built("fp32").family
     images = torch.from_numpy(pixels[:batch]).float() / 127.5 - 1
     width = other.config.latent_dim
-    return training.advance, REFERENCES[name](other.generator.train(), other.discriminator.train(), images, width)
+    reference = REFERENCES[name](other.generator.train(), other.discriminator.train(), images, width)
+    return built("fp32").advance, built("bf16").advance, reference
 
 
 def compare(name: str, size: int, channels: int, batch: int, rounds: int) -> list[float]:
-    """CPU milliseconds per update of ours and of the reference: medians over alternating rounds of 16 updates."""
-    steps = pair(name, size, channels, batch)
-    times: list[list[float]] = [[], []]
+    """CPU milliseconds per update of each side: medians over alternating rounds of 16 updates."""
+    steps = sides(name, size, channels, batch)
+    times: list[list[float]] = [[] for _ in steps]
     for step in steps:
         step()
     for _ in range(rounds):
@@ -209,14 +212,13 @@ def compare(name: str, size: int, channels: int, batch: int, rounds: int) -> lis
 
 def bench(names: tuple[str, ...] = tuple(REFERENCES), rounds: int = 3, batch: int = 32) -> None:
     torch.set_num_threads(1)
-    print("| step | images | ours, CPU ms | reference, CPU ms | ratio |\n|---|---|---|---|---|")
+    print("| step | images | fp32, CPU ms | bf16 | reference | reference / fp32 | reference / bf16 |")
+    print("|---|---|---|---|---|---|---|")
     for name in names:
         size, channels = (64, 3) if name == "dcgan" else (32, 3)
-        ours, other = compare(name, size, channels, batch, rounds)
-        print(
-            f"| {name} | {batch} x {size}x{size}x{channels} | {ours:.0f} | {other:.0f} | {ours / other:.2f} |",
-            flush=True,
-        )
+        fp32, bf16, other = compare(name, size, channels, batch, rounds)
+        cells = f"{fp32:.0f} | {bf16:.0f} | {other:.0f} | {other / fp32:.2f} | {other / bf16:.2f}"
+        print(f"| {name} | {batch} x {size}x{size}x{channels} | {cells} |", flush=True)
 
 
 def main() -> None:

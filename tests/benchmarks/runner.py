@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.runner [--families autoencoder vae classifier] [--seconds 6] [--rounds 3]
 
-Same network, loss, optimiser and batch size, one thread, in turns; the bare loop has its data as one float tensor in
-memory. The ratio should be 0.95 or more.
+Same network, loss, optimiser and batch size, fp32, one thread, in turns; the bare loop has its data as one float tensor
+in memory. The ratio should be 0.95 or more.
 """
 
 import argparse
@@ -31,7 +31,8 @@ FAMILIES = ("autoencoder", "vae", "classifier")
 
 
 def accept(family: str, images: int | None) -> RunningJob:
-    spec = {"family": family, "dataset": DATASET, "config": {"images": images} if images else {}, "seed": 0}
+    config = {"precision": "fp32"} | ({"images": images} if images else {})
+    spec = {"family": family, "dataset": DATASET, "config": config, "seed": 0}
     with transaction() as conn:
         job, _ = jobs.accept(conn, tenant="bench", kind="training", spec=spec)
         return RunningJob(jobs.claim(conn, job["id"], "bench"))

@@ -2,7 +2,8 @@
 
 The other side is its `optimize_parameters` written out (models/pix2pix_model.py, models/cycle_gan_model.py: two passes
 of the discriminators for real and fake, an image pool, Adam as it makes it), with our generators and discriminators in
-it, so what differs is the loop. Rounds alternate; CPU time of this process alone is compared.
+it, so what differs is the loop; and the precision under auto, what `precision: auto` gives on this machine. Rounds
+alternate; CPU time of this process alone is compared.
 """
 
 import argparse
@@ -106,19 +107,24 @@ def cyclegan(model, batch: dict[str, Tensor]) -> Callable[[], None]:
     return step
 
 
-def measure(name: str, side: int, channels: int, size: int, rounds: int) -> tuple[float, float]:
-    """CPU milliseconds of our update and of theirs, medians of alternating rounds."""
+def measure(name: str, side: int, channels: int, size: int, rounds: int) -> list[float]:
+    """CPU milliseconds of our update in fp32, in `precision: auto`, and of theirs: medians of alternating rounds."""
     names = ("input", "target") if name == "pix2pix" else ("a", "b")
     layout = "paired" if name == "pix2pix" else "unpaired"
     spec = DataSpec(layout, side, side, channels, columns={"train": dict.fromkeys(names, 64)})
     pixels = np.random.default_rng(0).integers(0, 256, (64, *spec.shape), dtype=np.uint8)
     columns = Columns(dict.fromkeys(names, pixels))
-    config = {"batch_size": size, "images": 10**6}
-    ours, theirs = (families()[name].create(config, spec) for _ in range(2))
+    # the networks, losses and batches of the paper
+    config = {"batch_size": size, "images": 10**6, "effort": "full"}
+    fp32, auto, theirs = (
+        families()[name].create(config | {"precision": precision}, spec) for precision in ("fp32", "auto", "fp32")
+    )
     batch = {column: torch.from_numpy(pixels[:size]).float() / 255 for column in names}
     other = {"pix2pix": pix2pix, "cyclegan": cyclegan}[name](theirs.train(), batch)
-    training = Training(ours.train(), columns, columns)
-    times: dict[Callable, list[float]] = {training.advance: [], other: []}
+    trainings = [Training(model.train(), columns, columns) for model in (fp32, auto)]
+    for training in trainings:
+        training.monitor.steps = set()  # inspections are not part of the step
+    times: dict[Callable, list[float]] = {step: [] for step in (*(one.advance for one in trainings), other)}
     for step in times:
         step(), step()
     for _ in range(rounds):
@@ -126,15 +132,16 @@ def measure(name: str, side: int, channels: int, size: int, rounds: int) -> tupl
             started = time.process_time()
             step()
             taken.append(time.process_time() - started)
-    return tuple(statistics.median(taken) * 1000 for taken in times.values())
+    return [statistics.median(taken) * 1000 for taken in times.values()]
 
 
 def bench(rounds: int = 7) -> None:
-    print("| family | images | ours, CPU ms | theirs, CPU ms | ours / theirs |\n|---|---|---|---|---|")
+    print("| family | images | fp32, CPU ms | auto | theirs | theirs / fp32 | theirs / auto |")
+    print("|---|---|---|---|---|---|---|")
     for name, (side, channels, size) in itertools.product(("pix2pix", "cyclegan"), SIZES):
-        ours, theirs = measure(name, side, channels, size, rounds)
-        shape = f"{size} x {side}x{side}x{channels}"
-        print(f"| {name} | {shape} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |", flush=True)
+        fp32, auto, theirs = measure(name, side, channels, size, rounds)
+        shape, ratios = f"{size} x {side}x{side}x{channels}", f"{theirs / fp32:.2f} | {theirs / auto:.2f}"
+        print(f"| {name} | {shape} | {fp32:.0f} | {auto:.0f} | {theirs:.0f} | {ratios} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from app.core.settings import settings
 from app.core.store import blobs, database
+from models import family
 from tests.golden.runs import Runner, fingerprint
 from workers import devices
 
@@ -18,6 +19,7 @@ FOLDER = Path(__file__).parent
 
 def main(names: list[str]) -> None:
     devices.use_threads = lambda wanted: None
+    family.computes_bf16 = lambda device: False
     torch.set_num_threads(1)
     os.environ["ANAMORPH_DEVICE"] = "cpu"
     for name in names or sorted(file.stem for file in FOLDER.glob("runs/*.json")):

@@ -9,9 +9,16 @@ import pytest
 from app.core.settings import settings
 from app.core.store import blobs, database
 from app.core.store.keys import LOCAL
+from models import family
 from tests.workers import served, trainings
 from workers import devices
 from workers.inference import host
+
+
+@pytest.fixture(autouse=True)
+def auto_precision_is_float32(monkeypatch):
+    """In this process, so that numbers do not depend on the machine."""
+    monkeypatch.setattr(family, "computes_bf16", lambda device: False)
 
 
 @pytest.fixture

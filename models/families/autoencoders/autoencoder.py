@@ -66,6 +66,7 @@ class Autoencoder(AutoencoderBase):
     Config = AutoencoderConfig
     milliseconds = 1.2
     least_images = 100_000
+    bf16_on = ("cpu", "cuda")
 
     @classmethod
     def resolve_config(cls, config: AutoencoderConfig, data: DataSpec) -> AutoencoderConfig:

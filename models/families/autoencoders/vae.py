@@ -89,6 +89,7 @@ class VAE(Conditional, HasPosterior, AutoencoderBase):
     summary = "Learns a smooth space of codes to draw new images from."
     lecture = "Variational autoencoders"
     Config = VaeConfig
+    bf16_on = ("cpu", "cuda")
     outputs = 2
     takes_labels = False
 

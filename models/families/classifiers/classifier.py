@@ -16,6 +16,7 @@ from models.evaluation import metrics
 from models.families.classifiers.adversarial_config import AdversarialConfig, with_defaults
 from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
 from models.families.classifiers.base import ClassifierBase, accuracy
+from models.family import Precision
 from models.training.ranks import total_over_ranks
 from models.types import Batch, DataError, DataSpec, Metrics
 
@@ -42,6 +43,7 @@ class Classifier(Classifies, ClassifierBase):
     layouts = ("labelled", "attributes")
     needs = ("images", "labels")
     Config = ClassifierConfig
+    bf16_on = ("cpu", "cuda")
 
     def __init__(self, config: ClassifierConfig, data: DataSpec):
         super().__init__(config, data)
@@ -76,6 +78,11 @@ class Classifier(Classifies, ClassifierBase):
     def milliseconds_per_image(cls, config: ClassifierConfig, data: DataSpec) -> float:
         steps = config.adversarial_steps or 0
         return super().milliseconds_per_image(config, data) * (1 + steps - (config.adversarial == "free"))
+
+    @classmethod
+    def auto_precision(cls, config: ClassifierConfig, device: str) -> Precision:
+        """float32 for adversarial training, whose attacks are float32 in any case."""
+        return super().auto_precision(config, device) if config.adversarial == "none" else "fp32"
 
     def before_training(self, train: Columns) -> None:
         if self.adversarial is not None:

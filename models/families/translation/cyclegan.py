@@ -57,6 +57,7 @@ class CycleGAN(TranslationBase):
     layouts = ("unpaired",)
     needs = ("a", "b")
     Config = CycleGANConfig
+    bf16_on = ("cpu", "cuda")
     residual = True
     directions = ("ab", "ba")
     patch_domains = ("b", "a")

@@ -55,6 +55,7 @@ class Pix2Pix(TranslationBase):
     layouts = ("paired",)
     needs = ("input", "target")
     Config = Pix2PixConfig
+    bf16_on = ("cpu", "cuda")
     default_epochs = 60
     default_batch = 4
     milliseconds = 3.4

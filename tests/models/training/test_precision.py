@@ -137,6 +137,22 @@ def test_auto_is_bf16_only_where_the_device_has_it_and_the_family_gains(family, 
         monkeypatch.setattr(base, "computes_bf16", lambda device: units)
 
 
+def test_auto_is_float32_in_adversarial_training(monkeypatch):
+    spec, *_ = for_family(Classifier, (1, 28, 28))
+    monkeypatch.setattr(base, "computes_bf16", lambda device: True)
+    assert Classifier.complete_config({}, spec).precision == "bf16"
+    assert Classifier.complete_config({"adversarial": "pgd"}, spec).precision == "fp32"
+
+
+def test_a_resumed_training_keeps_the_precision_of_its_start(monkeypatch):
+    """The resolved value is in the checkpoint, and a training that goes on elsewhere keeps it."""
+    monkeypatch.setattr(base, "computes_bf16", lambda device: True)
+    state = updated(VAE, 1).state()
+    assert state.facts["config"]["precision"] == "bf16"
+    monkeypatch.setattr(base, "computes_bf16", lambda device: False)
+    assert VAE.from_stored(state.facts["config"], updated(VAE, 0).family.data, 2).config.precision == "bf16"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trainings_of_earlier_releases_stay_float32_on_a_cpu(family, monkeypatch):
     spec, *_ = for_family(family, (1, 28, 28))
