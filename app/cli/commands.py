@@ -60,9 +60,9 @@ def train(
     elif detach:
         typer.echo(job["id"])
     else:
-        console.print(
-            metrics_table(f"{job['result']['model']} ({job['result']['version'][:12]})", job["result"]["metrics"])
-        )
+        result, effort = job["result"], job["result"].get("config", {}).get("effort")
+        title = f"{result['model']} ({result['version'][:12]})" + (f", effort {effort}" if effort else "")
+        console.print(metrics_table(title, result["metrics"]))
 
 
 def training_of(client: Client, reference: str) -> str:

@@ -54,7 +54,10 @@ class TrainingLog:
         self.latest: dict[str, float] = {}
         self.measured: dict[str, float] = {}
         self.started = self.reported = self.saved = time.monotonic()
-        self.begun_at, self.snapshot_at = training.images, None
+        # what an idle machine would take: on a CPU other processes do not count
+        self.clock = time.thread_time if training.device.type == "cpu" else time.monotonic
+        self.begun_at, self.begun = training.images, self.clock()
+        self.snapshot_at: int | None = None
         self.saved_at: int | None = None
         self.writer = ThreadPoolExecutor(1, "checkpoint")
         self.writing: tuple[Future, bool] | None = None
@@ -125,7 +128,7 @@ class TrainingLog:
         (then, before), *_ = self.recent
         done, seconds = self.work(before, images), now - then
         eta = round(self.work(images, total) * seconds / done, 1) if done else None
-        rate = (images - self.begun_at) / max(now - self.started, 1e-9)
+        rate = (images - self.begun_at) / max(self.clock() - self.begun, 1e-9)
         facts = {"images_per_second": round(rate, 2), "device": self.training.device.type}
         self.job.progress(images, total, eta, **(facts if rate else {}))
         self.job.curve(self.pending)

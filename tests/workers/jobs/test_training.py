@@ -19,6 +19,7 @@ from tests import tiny
 from tests.workers.trainings import TENANT, accept, attempt, finish, measured, row_of, store_dataset
 from workers import codecs
 from workers.errors import error_of
+from workers.inference.calibration import finished_rates
 from workers.jobs import training_log
 from workers.jobs.job import RunningJob, Stopped
 from workers.jobs.kinds import measurement, training
@@ -346,6 +347,15 @@ def test_progress_carries_an_estimate():
     run_training(attempt(accept(config=CONFIG), Listening))
     assert told[0][:2] == (0, 192) and told[-1][:2] == (192, 192)
     assert told[-1][2] == 0 and all(eta is None or eta >= 0 for *_, eta in told)
+
+
+def test_a_finished_training_says_how_fast_it_was():
+    store_dataset()
+    row = complete(accept(config=CONFIG))
+    assert row["result"]["config"]["effort"] == "lesson"
+    (rate,) = finished_rates()
+    assert (rate.family, rate.device) == ("tiny_autoencoder", "cpu") and rate.images_per_second > 0
+    assert rate.data["height"] == 8 and rate.config["batch_size"] == 8
 
 
 class Phased(tiny.TinyAutoencoder):
