@@ -128,6 +128,12 @@ class Columns:
             cached = self._orders[seed, group] = epoch, torch.from_numpy(order)
         return cached[1]
 
+    def _move(self, rows: Tensor) -> Tensor:
+        return rows.to(self.place)
+
+    def close(self) -> None:
+        """Frees what is kept ready for a training, once its last update is done."""
+
     def _take(self, name: str, indices: Tensor) -> Tensor:
         column = self.columns[name]
         if isinstance(column, Tensor):
@@ -135,7 +141,7 @@ class Columns:
         else:
             rows = torch.from_numpy(np.ascontiguousarray(column[indices.numpy()]))
         if self.place is not None:
-            rows = rows.to(self.place)  # as uint8, a quarter of the size
+            rows = self._move(rows)  # as uint8, a quarter of the size
         if name in IMAGES:
             return as_float(rows)
         return rows.long() if name == "masks" else rows

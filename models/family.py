@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from models.context import StepContext
 from models.data import Columns
 from models.diagnosis import Alarm, Inspection
-from models.training.ranks import average_gradients
+from models.training.ranks import average_gradients, mean_metrics, row_parts
 from models.types import Batch, ConfigError, DataError, DataSpec, Metrics, ModelError
 
 ENGINE = 2
@@ -369,6 +369,7 @@ class OneLoss(Family):
 
     clip: ClassVar[float | None] = None
     """Maximum norm of the gradient of an update; None: not clipped."""
+    accumulate = 1  # parts of a batch whose gradients are computed one after the other, in less memory
 
     @abstractmethod
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
@@ -378,15 +379,20 @@ class OneLoss(Family):
         return {"adam": torch.optim.Adam(self.parameters(), lr=self.config.learning_rate, fused=True)}
 
     def step(self, batch: Batch, optimisers: dict[str, Optimizer], context: StepContext) -> Metrics:
-        loss, metrics = self.loss(batch, context)
-        self.minimise(loss, optimisers)
-        return {"loss": loss.detach(), **metrics}
+        reported, count = [], self.accumulate
+        for part in row_parts(batch, context, count):
+            loss, metrics = self.loss(part, context)
+            reported.append({"loss": loss.detach(), **metrics})
+            self.minimise(loss if count == 1 else loss / count, optimisers, len(reported) == 1, len(reported) == count)
+        return mean_metrics(reported)
 
-    def minimise(self, loss: Tensor, optimisers: dict[str, Optimizer]) -> None:
-        """One optimiser step."""
-        for optimiser in optimisers.values():
+    def minimise(self, loss: Tensor, optimisers: dict[str, Optimizer], first: bool = True, last: bool = True) -> None:
+        """One optimiser step, with the gradient of `loss` or, from the first to the last, of several."""
+        for optimiser in optimisers.values() if first else ():
             optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if not last:
+            return
         average_gradients(optimisers.values())
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip)

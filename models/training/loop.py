@@ -68,8 +68,11 @@ class Training:
     def run(self) -> Iterator[Step]:
         """Update until the last image."""
         self.family.train()
-        while self.images < self.total:
-            yield self.advance()
+        try:
+            while self.images < self.total:
+                yield self.advance()
+        finally:
+            self.train.close()
 
     def advance(self) -> Step:
         """One update."""

@@ -22,12 +22,12 @@ FEWEST_ROWS = 2
 """Rows of a rank: batch norm needs two."""
 
 
-def for_ranks(config: Config, size: int) -> Config:
+def for_ranks(config: Config, size: int, accumulate: int = 1) -> Config:
     """`config` with its batch, which is that of all `size` ranks together, rounded up to equal parts.
 
     Networks are not compiled: the compiler would have to trace `RowDraws`.
     """
-    parts = size * getattr(config, "accumulate", 1)
+    parts = size * accumulate
     rows = max(FEWEST_ROWS, -(-config.batch_size // parts))
     return config.model_copy(update={"batch_size": rows * parts, "compile": False})
 
@@ -56,6 +56,7 @@ class ParallelTraining(Training):
                 self.advance()
             else:
                 self.ranks.collect(self._own_buffers())
+        self.train.close()
 
     def dismiss(self) -> None:
         """Ends `follow` at the other ranks: what comes after the last update, the first one does alone."""

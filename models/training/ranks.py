@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
 
+from models.context import StepContext
+from models.types import Batch, Metrics
+
 WAIT = timedelta(days=7)
 """How long a rank waits for the next command; the end of a process ends the wait at once."""
 
@@ -166,6 +169,29 @@ class RowDraws(TorchFunctionMode):
         if not training or not p:
             return values
         return values * self.cut(values.shape, lambda larger: func(values.new_ones(larger), p, True))
+
+
+def row_parts(batch: Batch, context: StepContext, count: int) -> Iterator[Batch]:
+    """`count` equal parts of a batch in turn; meanwhile draws are the part's rows of the batch's draws."""
+    if count == 1:
+        yield batch
+        return
+    rows, generators = len(next(iter(batch.values()))) // count, [context.generator, torch.default_generator]
+    if context.generator.device.type == "cuda":
+        generators.append(torch.cuda.default_generators[context.generator.device.index or 0])
+    states = [generator.get_state() for generator in generators]
+    for index in range(count):
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        with RowDraws(index, count, rows, context.generator):
+            yield {name: column[index * rows : (index + 1) * rows] for name, column in batch.items()}
+
+
+def mean_metrics(parts: list[Metrics]) -> Metrics:
+    """The means over the parts of a batch."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
 
 F = nn.functional

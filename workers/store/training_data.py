@@ -11,6 +11,7 @@ from app.core.errors import InvalidDataset, NotFound
 from app.core.store.database import reading
 from app.core.store.tables import datasets
 from models.data import Columns
+from models.training.prefetch import Prefetched
 from workers.data import OpenDataset, ensure_builtin, open_dataset
 from workers.store.dataset_cache import DatasetCache
 
@@ -40,7 +41,9 @@ class Source:
         if device.type != "cuda":
             return train, validation
         loaded = self.bytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        return (train.to(device), validation.to(device)) if loaded else (train.onto(device), validation.onto(device))
+        if loaded:
+            return train.to(device), validation.to(device)
+        return Prefetched(train, device), validation.onto(device)
 
 
 def open_source(

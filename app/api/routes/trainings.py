@@ -126,8 +126,8 @@ def complete_spec(entries: Catalog, body: wire.TrainingRequest) -> dict[str, Any
     spec: dict[str, Any] = {"family": body.family, "dataset": body.dataset, "config": config, "name": name}
     fork = body.fork_from and body.fork_from.model_dump(exclude_none=True)
     measure = None if body.measure == "full" else body.measure
-    optional = {"seed": body.seed, "devices": body.devices, "measure": measure}
-    optional |= {"init_from": body.init_from, "fork_from": fork}
+    optional = {"seed": body.seed, "devices": body.devices, "accumulate": body.accumulate}
+    optional |= {"measure": measure, "init_from": body.init_from, "fork_from": fork}
     return spec | {field: value for field, value in optional.items() if value is not None}
 
 

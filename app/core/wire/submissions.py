@@ -50,6 +50,14 @@ class TrainingRequest(Request):
         le=64,
         description="Devices of one worker that share each batch (batch_size is that of all together). Default: 1.",
     )
+    accumulate: int | None = Field(
+        None,
+        strict=True,
+        ge=1,
+        le=64,
+        description="Parts of each batch whose gradients are computed one after the other, which needs less memory; "
+        "for families with one loss. Default: 1.",
+    )
     measure: Literal["full", "quick", "none"] = Field(
         "full",
         description="How the finished model is measured, by a job of its own while it can be used already. quick: on "

@@ -17,12 +17,15 @@ CPU = torch.device("cpu")
 
 
 def new_training(kind: type[Training], name: str, config: dict, size: int = 2) -> Training:
-    """A training of the family `name` on random images (8, 8)."""
-    family = families()[name]
+    """A training of the family `name` on random images (8, 8); `config` may have `accumulate`."""
+    family, accumulate = families()[name], config.get("accumulate", 1)
+    config = {field: value for field, value in config.items() if field != "accumulate"}
     spec, train, validation = for_family(family, count=48)
     torch.manual_seed(derive(0, "init"))
     settings = for_ranks(family.complete_config({"effort": "full"} | config, spec), size)
-    return kind(family(settings, spec), train, validation)
+    model = family(settings, spec)
+    model.accumulate = accumulate
+    return kind(model, train, validation)
 
 
 def parameters(training: Training) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ from app.core.jobs import checkpoints, measurements
 from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading
-from models.family import Family
+from models.family import Family, OneLoss
 from models.registry import families
 from models.seeds import derive
 from models.training.checkpoint import State
@@ -63,8 +63,15 @@ def build(job: RunningJob, source: Source, state: State | None = None) -> Traini
     kind, seed, device = families()[job.spec["family"]], job.spec.get("seed") or 0, devices.device()
     data = DataSpec.from_facts(source.data.facts)
     torch.manual_seed(derive(seed, "init"))
-    config, ranks = kind.complete_config(config_of(job, kind, data, state), data), job.spec.get("devices") or 1
-    family = kind(config if ranks == 1 else for_ranks(config, ranks), data)
+    config = kind.complete_config(config_of(job, kind, data, state), data)
+    ranks, accumulate = job.spec.get("devices") or 1, job.spec.get("accumulate") or 1
+    if ranks * accumulate > 1:
+        config = for_ranks(config, ranks, accumulate)
+    family = kind(config, data)
+    if accumulate > 1:
+        if not isinstance(family, OneLoss):
+            raise InvalidConfig(f"accumulate is for families with one loss; {kind.name} has two.", field="accumulate")
+        family.accumulate = accumulate
     if device.type == "cuda":
         devices.prepare_cuda()
         if family.config.compile and not devices.can_compile():
@@ -170,8 +177,7 @@ def complete_and_publish(job: RunningJob, training: Training, source: Source) ->
         "warnings": sentences,
         "alarms": [asdict(alarm) for alarm in training.monitor.alarms],
     }
-    if "devices" in spec:
-        value["devices"] = spec["devices"]
+    value |= {name: spec[name] for name in ("devices", "accumulate") if name in spec}
     measurement = {"model": f"{name}@{digest}", "dataset": spec["dataset"], "dataset_digest": source.data.digest}
     measurement |= {"images": training.images, "step": training.step, "measure": spec.get("measure", "full")}
     return Result(value, partial(register, tenant=job.tenant, card=card, job_id=job.id, measurement=measurement))
