@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from models.families.gans.auto_remedy import Remedies
 from models.families.gans.config import GANConfig
 from models.families.gans.layers import recalibrate_batch_norm
 from models.families.gans.updates import DInput, Penalties, game_metrics, new_optimiser, optimizer_step, saturation
-from models.family import Family, device_type
+from models.family import Family, default_effort, device_type
 from models.losses.adversarial import PAIRED, discriminator_loss, frozen, generator_loss
 from models.losses.gradient_penalties import one_centred_penalty, zero_centred_penalty
 from models.nn.ema import Ema
@@ -50,7 +50,9 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     Config = GANConfig
     config: GANConfig
     default_images = 300_000
-    milliseconds = 1.4
+    batches: ClassVar[dict[str, int]] = {"lesson": 16, "good": 32, "full": 64}
+    """Images per update by effort: a short training needs many updates more than exact gradients."""
+    milliseconds = 2.0
     snapshot_cost = 1.0
     length_free_until = 0.5
     rewinds = True
@@ -76,6 +78,11 @@ class GANBase(HasPrior, Decodes, Discriminates, Family):
     def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
         earlier = super().earlier_settings(engine, data)
         return earlier | ({"precision": "bf16" if device_type() == "cuda" else "fp32"} if engine < 2 else {})
+
+    @classmethod
+    def resolve_config(cls, config: GANConfig, data: DataSpec) -> GANConfig:
+        batch = config.batch_size or min(cls.batches[config.effort or default_effort()], max(8, data.count))
+        return super().resolve_config(config.model_copy(update={"batch_size": batch}), data)
 
     @classmethod
     def full_epochs(cls, data: DataSpec) -> float:

@@ -81,7 +81,10 @@ class GANConfig(Config):
     generator_optimiser: Optimiser = Field("adam", description="Optimiser of G.")
     discriminator_optimiser: Optimiser = Field("adam", description="Optimiser of D.")
     discriminator_learning_rate: float | None = Field(
-        None, gt=0, le=1, description="Initial learning rate of D. Default: learning_rate."
+        None,
+        gt=0,
+        le=1,
+        description="Initial learning rate of D. Default: learning_rate (0.001 with discriminator=plain of style_gan).",
     )
     beta1: float | None = Field(
         None,
@@ -179,7 +182,9 @@ def fill_training_settings(config: GANConfig, count: int, preset: dict) -> dict:
         "drift": preset.get("drift", 0.0) if critic else 0.0,
         "penalty_every": 1 if paired else preset.get("penalty_every", 16),
         "critic_steps": preset.get("critic_steps", 5) if critic else 1,
-        "discriminator_learning_rate": config.learning_rate or preset["learning_rate"],
+        "discriminator_learning_rate": preset.get("discriminator_learning_rate")
+        or config.learning_rate
+        or preset["learning_rate"],
         "ema_half_life": 10_000 * config.batch_size / 32,
         "augment": "diff" if count < 2000 else "none",
     }

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.families.gans.layers import doubling_conv, halving_conv, smooth, strides
+from models.families.gans.layers import doubling_conv, halving_conv
 from models.nn.encoders import Size
 
 
@@ -37,26 +37,24 @@ class EqualizedConv(EqualizedLayer):
 
 
 class EqualizedUpsample(EqualizedLayer):
-    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution, with `low_pass` filtered by `smooth`."""
+    """Nearest-neighbour upsampling to `size`, then a 3x3 convolution, with `low_pass` filtered by `low_passed`."""
 
     def __init__(self, in_channels: int, out_channels: int, size: Size, low_pass: bool):
         super().__init__(out_channels, in_channels, 3, 3)
         self.size, self.low_pass = size, low_pass
 
     def forward(self, features: Tensor) -> Tensor:
-        upsampled = doubling_conv(features, self.scaled(), self.size, self.bias)
-        return smooth(upsampled, strides(features.shape[2:], self.size)) if self.low_pass else upsampled
+        return doubling_conv(features, self.scaled(), self.size, self.bias, self.low_pass)
 
 
 class EqualizedDownsample(EqualizedLayer):
-    """A 3x3 convolution, then the mean of each block of `factors` pixels; with `low_pass` filtered by `smooth`."""
+    """A 3x3 convolution, then the mean of each block of `factors` pixels."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
         super().__init__(out_channels, in_channels, 3, 3)
-        self.factors, self.low_pass = factors, low_pass
+        self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
-        features = smooth(features, self.factors) if self.low_pass else features
         return halving_conv(features, self.scaled(), self.factors, self.bias)
 
 

@@ -6,7 +6,6 @@ alone.
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Literal
 
 import torch
@@ -57,40 +56,38 @@ def merged_kernel(kernel: Tensor, factors: Size) -> Tensor:
     return kernel
 
 
-def doubling_conv(features: Tensor, kernel: Tensor, size: Size, bias: Tensor | None = None) -> Tensor:
-    """conv2d(double(features, size), kernel, padding=1) with kernel (o, i, 3, 3), computed at the small size."""
+def low_passed(kernel: Tensor, factors: Size) -> Tensor:
+    """A `merged_kernel` followed by the filter [1, 2, 1] / 4 along the doubled sides, where it has 6 taps instead of 4.
+
+    Nearest-neighbour upsampling and this are the filter [1, 3, 3, 1] of StyleGAN (Karras et al. 2019, section 3):
+    without it, copies of the spectrum of the smaller size show as a lattice.
+    """
+    if factors[0] == 2:
+        kernel = F.pad(kernel, (0, 0, 1, 1)) / 2 + (F.pad(kernel, (0, 0, 0, 2)) + F.pad(kernel, (0, 0, 2, 0))) / 4
+    if factors[1] == 2:
+        kernel = F.pad(kernel, (1, 1)) / 2 + (F.pad(kernel, (0, 2)) + F.pad(kernel, (2, 0))) / 4
+    return kernel
+
+
+def doubling_conv(
+    features: Tensor, kernel: Tensor, size: Size, bias: Tensor | None = None, low_pass: bool = False
+) -> Tensor:
+    """conv2d(double(features, size), kernel, padding=1) with kernel (o, i, 3, 3), computed at the small size.
+
+    With `low_pass` the result is filtered by `low_passed`.
+    """
     factors = strides(features.shape[2:], size)
     if factors == (1, 1):
         return F.conv2d(features, kernel, bias, padding=1)
-    kernel = merged_kernel(kernel, factors).flip(2, 3).transpose(0, 1)
+    kernel, padding = merged_kernel(kernel, factors), (1, 1)
+    if low_pass:
+        kernel, padding = low_passed(kernel, factors), factors
+    kernel = kernel.flip(2, 3).transpose(0, 1)
     rows, columns = (factor * side - out for factor, side, out in zip(factors, features.shape[2:], size, strict=True))
-    upsampled = F.conv_transpose2d(features, kernel, bias, factors, padding=1)
+    upsampled = F.conv_transpose2d(features, kernel, bias, factors, padding=padding)
     if not (rows or columns):
         return upsampled
     return upsampled[:, :, : size[0], : size[1]]
-
-
-def smooth(features: Tensor, factors: Size = (2, 2)) -> Tensor:
-    """Filters the sides whose factor is 2 with [1, 2, 1] / 4; the border is repeated.
-
-    With the doubling or halving by blocks of 2 beside it, it is the filter [1, 3, 3, 1] of Karras et al. 2019 (section
-    3): without it, copies of the spectrum of the smaller size show as a lattice.
-    """
-    height, width = features.shape[2:]
-    if factors[0] == 2:
-        features = binomial(height, features.device, features.dtype) @ features
-    return features @ binomial(width, features.device, features.dtype) if factors[1] == 2 else features
-
-
-@cache
-@torch.inference_mode(False)
-def binomial(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The filter as a symmetric matrix (side, side): twice as fast as a convolution of each channel at 28 pixels."""
-    centre = torch.arange(side)
-    matrix = torch.zeros(side, side)
-    for offset, weight in ((-1, 0.25), (0, 0.5), (1, 0.25)):
-        matrix[centre, (centre + offset).clamp(0, side - 1)] += weight
-    return matrix.to(device, dtype)
 
 
 def halving_conv(features: Tensor, kernel: Tensor, factors: Size, bias: Tensor | None = None) -> Tensor:

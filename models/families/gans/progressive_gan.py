@@ -46,7 +46,7 @@ class ProgressiveGANConfig(GANConfig):
     )
     low_pass: bool = Field(
         True,
-        description="Filter features with [1, 3, 3, 1] where they change size; without it images show a lattice.",
+        description="Filter G's features with [1, 3, 3, 1] where their size doubles; without it images show a lattice.",
     )
 
 
@@ -57,7 +57,7 @@ class ProgressiveGAN(GANBase):
     summary = "Generates new images; grows from about 4x4 pixels to the full size during training."
     lecture = "Progressive growing of GANs"
     Config = ProgressiveGANConfig
-    milliseconds = 5.8
+    milliseconds = 5.5
     cpu_seconds = LONGER_CPU_SECONDS
     spherical = True
     rewinds = False  # an earlier generator may have fewer layers
@@ -102,7 +102,7 @@ class ProgressiveGAN(GANBase):
         colours = self.data.channels
         return (
             GrowingGenerator(self.config.latent_dim, sizes, channels, colours, self.config.low_pass),
-            GrowingDiscriminator(sizes, channels, colours, self.config.low_pass),
+            GrowingDiscriminator(sizes, channels, colours),
         )
 
     # Growth

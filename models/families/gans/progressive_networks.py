@@ -30,9 +30,9 @@ def blend(small: Tensor, large: Tensor, alpha: Tensor) -> Tensor:
 class GrowingNetwork(nn.Module):
     """The part that G and D share: sizes and channels of every level, coarse to fine, and the newest level's alpha."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool):
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
         super().__init__()
-        self.sizes, self.channels, self.colours, self.low_pass = list(sizes), list(channels), colours, low_pass
+        self.sizes, self.channels, self.colours = list(sizes), list(channels), colours
         self.blocks, self.heads = nn.ModuleList(), nn.ModuleList()
         self.register_buffer("alpha", torch.ones(()))
         self.fading = False
@@ -70,7 +70,8 @@ class GrowingGenerator(GrowingNetwork):
     def __init__(
         self, latent_dim: int, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True
     ):
-        super().__init__(sizes, channels, colours, low_pass)
+        super().__init__(sizes, channels, colours)
+        self.low_pass = low_pass
         grid = channels[0], *sizes[0]
         # the paper's gain, for a first layer that is a 4x4 convolution of latents of unit mean square
         self.first = EqualizedLinear(latent_dim, math.prod(grid), gain=math.sqrt(2) / 4)
@@ -103,10 +104,10 @@ class GrowingGenerator(GrowingNetwork):
 class ShrinkingBlock(nn.Module):
     """Two convolutions with leaky ReLU, the second onto the smaller size."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
         super().__init__()
         self.conv = EqualizedConv(in_channels, in_channels)
-        self.down = EqualizedDownsample(in_channels, out_channels, factors, low_pass)
+        self.down = EqualizedDownsample(in_channels, out_channels, factors)
         self.factors = factors
 
     def forward(self, features: Tensor) -> Tensor:
@@ -117,8 +118,8 @@ class ShrinkingBlock(nn.Module):
 class GrowingDiscriminator(GrowingNetwork):
     """Images at the size of the present level -> one logit each: the generator mirrored, with minibatch stddev."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True):
-        super().__init__(sizes, channels, colours, low_pass)
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
+        super().__init__(sizes, channels, colours)
         self.heads.append(EqualizedConv(colours, channels[0], 1))
         self.stddev = MinibatchStddev()
         self.conv = EqualizedConv(channels[0] + 1, channels[0])
@@ -129,7 +130,7 @@ class GrowingDiscriminator(GrowingNetwork):
         """Add a level."""
         out_channels, in_channels = self.channels[self.level : self.level + 2]
         factors = strides(self.sizes[self.level], self.sizes[self.level + 1])
-        self.blocks.append(ShrinkingBlock(in_channels, out_channels, factors, self.low_pass))
+        self.blocks.append(ShrinkingBlock(in_channels, out_channels, factors))
         self.heads.append(EqualizedConv(self.colours, in_channels, 1))
 
     def features(self, images: Tensor, condition: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.families.gans.equalized_lr import EqualizedConv, EqualizedDownsample, EqualizedLinear
-from models.families.gans.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, smooth, strides
+from models.families.gans.layers import MinibatchStddev, PixelNorm, doubling_conv, halve, strides
 from models.nn.encoders import Size
 from models.seeds import generator
 
@@ -53,10 +53,11 @@ class ModulatedConv(nn.Module):
 
     def forward(self, features: Tensor, style: Tensor) -> Tensor:
         gains, kernel = self.style(style), self.conv.scaled()  # (b, i), (o, i, k, k)
-        factors = strides(features.shape[2:], self.size) if self.low_pass else (1, 1)
         features = features * gains[:, :, None, None]
-        out = F.conv2d(features, kernel) if kernel.shape[2] == 1 else doubling_conv(features, kernel, self.size)
-        out = smooth(out, factors)
+        if kernel.shape[2] == 1:
+            out = F.conv2d(features, kernel)
+        else:
+            out = doubling_conv(features, kernel, self.size, low_pass=self.low_pass)
         if self.demodulate:
             power = gains.square() @ kernel.square().sum((2, 3)).T  # (b, o)
             out = out * torch.rsqrt(power + 1e-8)[:, :, None, None]
@@ -153,27 +154,27 @@ class StyleGenerator(nn.Module):
 class ResidualDownBlock(nn.Module):
     """Two convolutions and downsampling, plus a skip connection; divided by sqrt(2), which keeps the variance."""
 
-    def __init__(self, in_channels: int, out_channels: int, factors: Size, low_pass: bool):
+    def __init__(self, in_channels: int, out_channels: int, factors: Size):
         super().__init__()
-        self.conv = EqualizedConv(in_channels, in_channels)
-        self.down = EqualizedDownsample(in_channels, out_channels, factors, low_pass)
-        self.around = EqualizedConv(in_channels, out_channels, 1, gain=1)
-        self.factors, self.low_pass = factors, low_pass
+        self.conv, self.down = (
+            EqualizedConv(in_channels, in_channels),
+            EqualizedDownsample(in_channels, out_channels, factors),
+        )
+        self.around, self.factors = EqualizedConv(in_channels, out_channels, 1, gain=1), factors
 
     def forward(self, features: Tensor) -> Tensor:
         inside = F.leaky_relu(self.down(F.leaky_relu(self.conv(features), SLOPE)), SLOPE)
-        features = smooth(features, self.factors) if self.low_pass else features
         return (inside + self.around(halve(features, self.factors))) / ROOT
 
 
 class StyleDiscriminator(nn.Module):
     """Images -> one logit each: residual downsampling, minibatch stddev, linear layers."""
 
-    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int, low_pass: bool = True):
+    def __init__(self, sizes: Sequence[Size], channels: Sequence[int], colours: int):
         super().__init__()
         self.first = EqualizedConv(colours, channels[-1], 1)
         self.blocks = nn.ModuleList(
-            ResidualDownBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]), low_pass)
+            ResidualDownBlock(channels[level], channels[level - 1], strides(sizes[level - 1], sizes[level]))
             for level in range(len(sizes) - 1, 0, -1)
         )
         self.stddev = MinibatchStddev()

@@ -97,13 +97,24 @@ def test_configs_of_the_release_before_keep_its_networks_and_rates(family):
     assert now.low_pass and now.loss == "non_saturating" and now.r1 == 1.0 and now.learning_rate > earlier.learning_rate
 
 
-def test_style_gan_mixes_styles_in_long_trainings():
+def test_style_gan_mixes_styles_in_long_trainings_and_has_its_own_discriminator_at_full():
     def chosen(**config):
         found = StyleGAN.resolve_config(StyleGAN.Config(**config), spec(28))
         assert StyleGAN.resolve_config(found, spec(28)) == found
         return found.mixing, found.discriminator
 
-    assert chosen(effort="lesson", images=30_000) == (0.0, "residual")
-    assert chosen(effort="good", images=300_000) == (0.9, "residual")
+    assert chosen(effort="lesson", images=30_000) == (0.0, "plain")
+    assert chosen(effort="good", images=300_000) == (0.9, "plain")
     assert chosen(effort="full") == (0.9, "residual")
-    assert chosen(effort="lesson", mixing=0.5, discriminator="plain") == (0.5, "plain")
+    rates = [build(StyleGAN, discriminator=kind).config.discriminator_learning_rate for kind in ("plain", "residual")]
+    assert rates == [0.001, 0.01]
+    assert chosen(effort="lesson", mixing=0.5, discriminator="residual") == (0.5, "residual")
+
+
+@pytest.mark.parametrize("family", [GAN, StyleGAN, ProgressiveGAN])
+def test_short_trainings_have_small_batches(family):
+    def batch(count=4000, **config):
+        return family.resolve_config(family.Config(**config), spec(28, count=count)).batch_size
+
+    assert [batch(effort=effort) for effort in ("lesson", "good", "full")] == [16, 32, 64]
+    assert batch(effort="lesson", batch_size=48) == 48 and batch(effort="full", count=10) == 10

@@ -15,7 +15,6 @@ from models.families.gans.layers import (
     halve,
     halving_conv,
     recalibrate_batch_norm,
-    smooth,
 )
 
 
@@ -46,21 +45,27 @@ def test_halve_averages_blocks_and_repeats_the_last_odd_row():
     assert torch.equal(halve(double(image, (6, 6))), image)
 
 
-@pytest.mark.parametrize("factors", [(2, 2), (2, 1), (1, 1)])
-def test_smoothing_filters_the_sides_that_change_and_repeats_the_border(factors):
-    image, (rows, columns) = torch.zeros(1, 2, 5, 6), factors
-    image[0, 1, 2, 3] = 16.0
+@pytest.mark.parametrize(("small", "big"), [((4, 4), (8, 8)), ((4, 3), (7, 3)), ((4, 5), (4, 9))])
+def test_low_passed_doubling_filters_the_sides_that_grow(small, big):
+    features = F.pad(torch.randn(3, 6, *small, dtype=torch.float64), (2, 2, 2, 2))  # far from the border
+    kernel, factors = torch.randn(5, 6, 3, 3, dtype=torch.float64), layers.strides(small, big)
+    size = tuple(side * factor for side, factor in zip(features.shape[2:], factors, strict=True))
     taps = {2: torch.tensor([1.0, 2.0, 1.0]) / 4, 1: torch.tensor([0.0, 1.0, 0.0])}
-    found = smooth(image, factors)
-    torch.testing.assert_close(found[0, 1, 1:4, 2:5], 16 * taps[rows][:, None] * taps[columns])
-    torch.testing.assert_close(found.sum(), image.sum())
-    assert not found[0, 0].any() and torch.equal(smooth(torch.ones(1, 1, 5, 6), factors), torch.ones(1, 1, 5, 6))
+    smooth = (taps[factors[0]][:, None] * taps[factors[1]]).double().expand(5, 1, 3, 3)
+    wanted = F.conv2d(doubling_conv(features, kernel, size), smooth, padding=1, groups=5)
+    found = doubling_conv(features, kernel, size, low_pass=True)
+    torch.testing.assert_close(found[:, :, 1:-1, 1:-1], wanted[:, :, 1:-1, 1:-1])
+    assert doubling_conv(features, kernel, tuple(side - 1 for side in size), low_pass=True).shape[2] == size[0] - 1 or (
+        factors != (2, 2)
+    )
 
 
-def test_doubling_and_smoothing_is_the_filter_of_stylegan():
-    row = F.pad(torch.ones(1, 1, 1, 1), (2, 2, 2, 2))
-    taps = smooth(double(row, (10, 10)))[0, 0, 3:7].amax(1)
-    torch.testing.assert_close(taps / taps.sum(), torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8)
+def test_doubling_with_low_pass_is_the_filter_of_stylegan():
+    kernel = F.pad(torch.ones(1, 1, 1, 1), (1, 1, 1, 1))
+    taps = doubling_conv(F.pad(torch.ones(1, 1, 1, 1), (2, 2, 2, 2)), kernel, (10, 10), low_pass=True)[0, 0, 3:7, 3:7]
+    torch.testing.assert_close(
+        taps, torch.tensor([1.0, 3.0, 3.0, 1.0])[:, None] * torch.tensor([1.0, 3.0, 3.0, 1.0]) / 16
+    )
 
 
 def test_pixel_norm_gives_every_pixel_unit_mean_square():
