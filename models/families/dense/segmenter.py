@@ -60,7 +60,7 @@ class Segmenter(Segments, OneLoss):
     Config = SegmenterConfig
     default_epochs = 12
     default_batch = 16
-    milliseconds = 2.6
+    milliseconds = 2.0
     warm_up = 50
     clip = 1.0
 
