@@ -29,6 +29,8 @@ WORSE = 1.5  # times the lowest FD before
 RECOGNISED, EVEN = 0.4, 0.85
 """Alarm when the share of samples whose class is clear, or the entropy of their classes, is below this fraction of that
 of real images."""
+LIKE_GAUSSIAN = 0.5
+"""The first only where class FD is above this fraction of that of a Gaussian fitted to the pixels."""
 TRAINING_ROWS, SIDE = 4096, 16
 
 
@@ -95,14 +97,15 @@ def worsening(now: Reading, before: Sequence[Reading]) -> Iterator[Alarm]:
 
 def from_measures(measured: Mapping[str, float]) -> Iterator[Alarm]:
     """The alarms that compare samples with real images in the features of the dataset's network (Fidelity)."""
-    real = measured.get("confident_floor", 0.0)
-    if measured.get("confident", real) < RECOGNISED * real:
+    real, trivial = (measured.get(name, 0.0) for name in ("confident_floor", "class_fd_gaussian"))
+    far = measured.get("class_fd", 0.0) > LIKE_GAUSSIAN * trivial  # else the network is merely unsure
+    if far and measured.get("confident", real) < RECOGNISED * real:
         yield Alarm(
             "unrecognisable",
             f"{measured['confident']:.0%} of the samples clearly show one of the classes, against {real:.0%} of real "
             "images.",
             "Train longer, or change learning_rate.",
-            {"confident": measured["confident"], "confident_real": real},
+            {"confident": measured["confident"], "confident_real": real, "class_fd": measured["class_fd"]},
         )
     real = measured.get("class_entropy_floor", 0.0)
     if measured.get("class_entropy", real) < EVEN * real:

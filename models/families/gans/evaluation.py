@@ -36,7 +36,9 @@ def evaluate_midway(gan, train: Columns, validation: Columns, context: StepConte
         metrics |= {"precision_floor": coverage(floor, fidelity.reference)}
         metrics |= {"recall_floor": coverage(fidelity.reference, floor)} | fidelity.class_measures(samples)
         known = fidelity.named_baselines()
-        metrics |= {name: known[name] for name in ("fd_gaussian", "confident_floor") if name in known}
+        metrics |= {
+            name: known[name] for name in ("fd_gaussian", "class_fd_gaussian", "confident_floor") if name in known
+        }
         if fidelity.labelled:
             metrics |= {"class_entropy_floor": fidelity.class_entropy_floor(len(samples))}
     return metrics
