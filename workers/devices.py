@@ -49,3 +49,21 @@ def can_compile() -> bool:
         why = f"{folder} is not writable, or is mounted noexec"
         log.warning("compile.off", why=why, remedy="Mount ANAMORPH_DATA_DIR where files may be executed.")
     return executable
+
+
+def keep_dynamo_out() -> None:
+    """Lets optimisers step without importing torch._dynamo, which costs 1.3 s of CPU time and 70 MB.
+
+    It would be imported for a graph break around each step. Only forward passes are compiled here, and compiling them
+    imports it.
+    """
+    kinds = [torch.optim.Optimizer, *torch.optim.Optimizer.__subclasses__()]
+    for kind in kinds:
+        for name, method in list(vars(kind).items()):
+            plain, code = getattr(method, "__wrapped__", None), getattr(method, "__code__", None)
+            if plain is None or code is None:
+                continue
+            if code.co_filename == torch._compile.__file__:
+                plain.__dynamo_disable = plain
+            elif name == "step" and code.co_name == "_use_grad":
+                kind.step = torch.no_grad()(plain)

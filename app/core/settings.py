@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     checkpoint_bytes: int = Field(256 * MiB, ge=0)
     checkpoint_days: float = Field(7, gt=0)
     job_niceness: int = Field(10, ge=0, le=19)
+    warm_start: bool = True
     job_memory_bytes: int | None = Field(None, gt=0)
 
     # calls: image in, image out while the client waits

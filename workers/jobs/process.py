@@ -1,4 +1,7 @@
-"""The process of one job: `python -m workers.jobs.process JOB_ID`, with the token in ANAMORPH_JOB_TOKEN."""
+"""The process of one job: `python -m workers.jobs.process JOB_ID`, with the token in ANAMORPH_JOB_TOKEN.
+
+With `--spare` instead of an id it is a spare process (workers/jobs/spare.py), which gets both later.
+"""
 
 import ctypes
 import faulthandler
@@ -11,6 +14,7 @@ from app.core import logs
 from app.core.settings import settings
 from workers.jobs import lifecycle
 from workers.jobs.job import LEASE_LOST
+from workers.jobs.spare import SPARE, wait_for_job
 
 PR_SET_PDEATHSIG = 1
 
@@ -31,13 +35,15 @@ def limit_memory() -> None:
 
 def main() -> int:
     parent = int(os.environ.pop("ANAMORPH_JOB_PARENT", os.getppid()))
-    token = os.environ.pop("ANAMORPH_JOB_TOKEN")
     die_with_parent(parent)
     faulthandler.enable()
+    job_id = wait_for_job() if sys.argv[1] == SPARE else sys.argv[1]
+    os.environ.pop("ANAMORPH_JOB_PARENT", None)
+    token = os.environ.pop("ANAMORPH_JOB_TOKEN")
     logs.configure()
     os.nice(int(os.environ.pop("ANAMORPH_JOB_NICE", 0)))
     limit_memory()
-    return lifecycle.run(sys.argv[1], token, parent)
+    return lifecycle.run(job_id, token, parent)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The table decides which job is next; a message only wakes the slot. Nothing here imports torch.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 
@@ -14,7 +15,8 @@ from app.core.jobs import state as jobs
 from app.core.settings import settings
 from app.core.store.database import reading, transaction
 from workers.jobs.device_pool import DevicePool
-from workers.jobs.watch import COMMAND, ProcessWatch
+from workers.jobs.spare import Spares
+from workers.jobs.watch import COMMAND, ProcessWatch, shared_environment
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +33,7 @@ class Slot(threading.Thread):
     def __init__(self, queue: str, worker: str, bind: Engine | None = None, pool: DevicePool | None = None):
         super().__init__(name=f"slot-{queue}", daemon=True)
         self.queue, self.worker, self.bind, self.pool = queue, worker, bind, pool or DevicePool()
+        self.spares = Spares(self.command)
         self.stopping = threading.Event()
         self._wake_event = threading.Event()
 
@@ -48,16 +51,24 @@ class Slot(threading.Thread):
                 while not self.stopping.is_set() and (found := self._next()):
                     claim, devices = found
                     try:
-                        ProcessWatch(claim, self.bind, self.command, devices).until_ended(self.stopping)
+                        watch = ProcessWatch(claim, self.bind, self.command, devices, self.spares)
+                        watch.until_ended(self.stopping, self._keep_spare)
                     finally:
                         self.pool.release(claim.id)
             except AnamorphError as error:
                 log.warning("slot_waits", queue=self.queue, error=error.detail)
             except Exception:
                 log.exception("slot_failed", queue=self.queue)
+            self._keep_spare()
             # also looks at intervals: an idle slot finds work without the broker
             self._wake_event.wait(settings().sweep_seconds)
             self._wake_event.clear()
+        self.spares.close()
+
+    def _keep_spare(self) -> None:
+        """Has a process ready for the next training, also while one runs."""
+        if self.queue == "train" and settings().warm_start and not self.stopping.is_set():
+            self.spares.keep({**os.environ, **shared_environment(self.queue)})
 
     def _next(self) -> tuple[jobs.Claim, list[str]] | None:
         """The next job, and its devices. Waits while a training is due and has too few free devices."""

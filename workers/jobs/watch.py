@@ -18,6 +18,7 @@ from app.core.settings import settings
 from app.core.store.database import reading, transaction
 from workers.jobs.device_pool import device_environment
 from workers.jobs.job import LEASE_LOST, late_error
+from workers.jobs.spare import Spares
 
 log = structlog.get_logger(__name__)
 
@@ -39,13 +40,12 @@ class ProcessWatch:
         bind: Engine | None = None,
         command: Sequence[str] = COMMAND,
         devices: Sequence[str] = (),
+        spares: Spares | None = None,
     ):
         self.claim, self.bind, self.lease = claim, bind, settings().lease_seconds
         self.oom_kills = machine.oom_kills()
         self.clocks = machine.Clocks(self.lease / 2)
-        self.process = subprocess.Popen(
-            [*command, claim.id], env=environment(claim, devices), stdin=subprocess.DEVNULL, close_fds=True
-        )
+        self.process = (spares or Spares(command)).start(claim.id, environment(claim, devices))
         self.reason: str | None = None
         self.kill_at = float("inf")
         self.beat: jobs.Beat | None = None
@@ -53,7 +53,8 @@ class ProcessWatch:
         self.renewed_until: float | None = None
         self.cpu: float | None = None
 
-    def until_ended(self, stopping: threading.Event) -> None:
+    def until_ended(self, stopping: threading.Event, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Watches the process to its end; `meanwhile` is called about once a second."""
         log.info("job_started", job=self.claim.id, attempt=self.claim.attempt, pid=self.process.pid)
         killed = False
         while (status := self._wait(0.1)) is None:
@@ -62,6 +63,7 @@ class ProcessWatch:
                 self._set_reason("release", settings().release_grace_seconds)
             if self.reason is None and time.monotonic() - self.checked_at > min(1, self.lease / 6):
                 self._check()
+                meanwhile()
             if time.monotonic() > self.kill_at and not killed:
                 log.warning("job_killed", job=self.claim.id, reason=self.reason)
                 self.process.kill()
@@ -187,17 +189,25 @@ def environment(claim: jobs.Claim, devices: Sequence[str] = ()) -> dict[str, str
 
     Jobs of several queues run at the same time: a training gets all cores but one, at low priority, others half.
     """
-    options = settings()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, cores - 1 if claim.queue == "train" else cores // 2)
     brisk = claim.queue == "light" and claim.kind != "measurement"
-    train, infer = options.train_threads or threads, options.infer_threads or threads
     return {
         **os.environ,
         **device_environment(devices),
+        **shared_environment(claim.queue),
         "ANAMORPH_JOB_TOKEN": claim.token,
+        **({"ANAMORPH_JOB_NICE": "0"} if brisk else {}),
+    }
+
+
+def shared_environment(queue: str) -> dict[str, str]:
+    """What the processes of all jobs of a queue get."""
+    options = settings()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, cores - 1 if queue == "train" else cores // 2)
+    train, infer = options.train_threads or threads, options.infer_threads or threads
+    return {
         "ANAMORPH_JOB_PARENT": str(os.getpid()),
-        "ANAMORPH_JOB_NICE": str(0 if brisk else options.job_niceness),
+        "ANAMORPH_JOB_NICE": str(options.job_niceness),
         "ANAMORPH_TRAIN_THREADS": str(train),
         "ANAMORPH_INFER_THREADS": str(infer),
         "OMP_NUM_THREADS": str(train),

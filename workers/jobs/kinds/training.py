@@ -31,6 +31,7 @@ from workers.store.training_data import Source, open_source
 def run_training(job: RunningJob) -> Result:
     """Trains from where the last attempt stopped and publishes the model, which is measured afterwards."""
     devices.use_threads(-(-settings().train_threads // (job.spec.get("devices") or 1)))
+    devices.keep_dynamo_out()
     digest = (job.last_checkpoint or {}).get("dataset")
     with Group(job) as group:
         source = open_source(job.bind, job.tenant, job.spec["dataset"], digest, job.stop_if_asked)
