@@ -20,7 +20,8 @@ from workers.jobs.watch import ProcessWatch
 
 @pytest.fixture
 def engine(sqlite_url, configure):
-    configure(DATABASE_URL=sqlite_url, ANAMORPH_SWEEP_SECONDS=0.05, ANAMORPH_DEVICES="cpu:0,cpu:1,cpu:2,cpu:3")
+    configure(DATABASE_URL=sqlite_url, ANAMORPH_SWEEP_SECONDS=0.05, ANAMORPH_WARM_START=False)
+    configure(ANAMORPH_DEVICES="cpu:0,cpu:1,cpu:2,cpu:3")
     engine = make_engine(sqlite_url)
     yield engine
     engine.dispose()
@@ -40,10 +41,10 @@ class Held:
     holders: dict[str, int]
     order: list[tuple[str, tuple[str, ...]]]
 
-    def __init__(self, claim, bind, command, devices):
+    def __init__(self, claim, bind, command, devices, spares):
         self.claim, self.bind, self.devices = claim, bind, tuple(devices)
 
-    def until_ended(self, stopping):
+    def until_ended(self, stopping, meanwhile):
         with self.lock:
             self.order.append((self.claim.id, self.devices))
             for device in self.devices:

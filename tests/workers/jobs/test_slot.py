@@ -34,6 +34,7 @@ def engine(sqlite_url, configure):
         ANAMORPH_CANCEL_GRACE_SECONDS=1,
         ANAMORPH_RELEASE_GRACE_SECONDS=1,
         ANAMORPH_SWEEP_SECONDS=60,
+        ANAMORPH_WARM_START=False,
     )
     engine = make_engine(sqlite_url)
     yield engine
@@ -263,10 +264,10 @@ def done(engine, monkeypatch):
     gate.set()
 
     class Instant:
-        def __init__(self, claim, bind, command, devices):
+        def __init__(self, claim, bind, command, devices, spares):
             self.claim = claim
 
-        def until_ended(self, stopping):
+        def until_ended(self, stopping, meanwhile):
             done.append(self.claim.id)
             gate.wait(10)
             with transaction(engine) as conn:
