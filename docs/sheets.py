@@ -286,8 +286,8 @@ def font() -> ImageFont.FreeTypeFont:
 def table(rows: Rows, below: str, notes: list[tuple[str, bool]] = (), columns: int = 16) -> Image.Image:
     """Rows of at most `columns` pictures with their names at the left, and notes (text, red) below the pictures."""
     left = 8 + max([round(font().getlength(name)) for name, _ in rows])
-    columns = min(columns, max(len(pictures) for _, pictures in rows))
     side = max(rows[0][1].shape[2:])
+    columns = min(columns, 8 if side >= 48 else columns, max(len(pictures) for _, pictures in rows))
     scale = max(1, round((WIDTH - left) / columns / (side + 2)))
     step, line = scale * (side + 2), 16 if notes else 0
     picture = Image.new("RGB", (left + step * columns + MARGIN, MARGIN + (step + line) * len(rows)), "white")
