@@ -1,9 +1,11 @@
-"""Anomaly scores: the reconstruction error of the model, with PCA and nearest neighbours in code space as baselines.
+"""Anomaly scores: the mean of three (reconstruction error, distance to known codes, PCA error), and each one alone.
 
-Each is standardised: the number of standard deviations above the mean over reference images, which are validation
-images of the model's own dataset.
+All are standardised: the number of standard deviations above the mean over reference images, which are validation
+images of the model's own dataset. Which one is best depends on the data: the error misses anomalies that the model
+copies well, the distance those whose codes look usual. The mean is about as good as the best of them.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from models.family import Family
 from models.seeds import generator
 
 NEIGHBOURS = 5
+AVERAGED = ("model", "knn", "pca")
 SHARES = (0.95, 0.99)
 HOT = 0.5  # absolute difference shown white
 DRAWS = 10  # codes per image in -ELBO
@@ -76,46 +79,71 @@ def enough_for_pca(pixels: int) -> int:
 
 
 class Familiar:
-    """Reference scores, from validation images of the model's own dataset."""
+    """Reference scores, from validation images of the model's own dataset.
 
-    def __init__(self, home: Measured):
+    `known` (m, d) are the codes from which `knn` measures distances, of images the model was trained on; by default
+    those of the reference images, each without itself.
+    """
+
+    def __init__(self, home: Measured, known: Tensor | None = None):
         self.home = home
-        deviation = home.codes.std(0, correction=0)
-        self.mean, self.scale = home.codes.mean(0), torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))
-        reference = {
-            "model": home.errors,
-            "pca": home.pca_errors,
-            "knn": self._distances(home.codes, exclude_self=True),
-        }
-        reference |= {} if home.bounds is None else {"elbo": home.bounds}
-        self.moments = {
-            name: (rows.double().mean(), rows.double().std(correction=0)) for name, rows in reference.items()
-        }
-        self.sorted_scores = {name: self._standardise(name, rows).sort().values for name, rows in reference.items()}
+        self.known = home.codes if known is None else known
+        rows = self._raw(home, exclude_self=known is None)
+        self.moments = {name: (row.double().mean(), row.double().std(correction=0)) for name, row in rows.items()}
+        scores = self._combined({name: self._standardise(name, row) for name, row in rows.items()})
+        self.moments["score"] = (scores["score"].mean(), scores["score"].std(correction=0))
+        scores["score"] = self._standardise("score", scores["score"])
+        self.sorted_scores = {name: values.sort().values for name, values in scores.items()}
 
     def scores(self, measured: Measured) -> dict[str, Tensor]:
-        """Standardised scores (n,) by `model`, `pca`, `knn` (distance to the nearest codes) and, for a vae, `elbo`."""
-        rows = {"model": measured.errors, "pca": measured.pca_errors, "knn": self._distances(measured.codes)}
-        rows |= {} if measured.bounds is None else {"elbo": measured.bounds}
-        return {name: self._standardise(name, values) for name, values in rows.items()}
+        """Standardised scores (n,): `score`, the mean of `model` (the reconstruction error), `knn` (distance to the
+        nearest known codes) and `pca`; these; and, for a vae, `elbo`.
+        """
+        scores = self._combined({name: self._standardise(name, row) for name, row in self._raw(measured).items()})
+        return scores | {"score": self._standardise("score", scores["score"])}
+
+    def threshold(self, share: float, name: str = "score") -> float:
+        """A new normal image scores above it with a probability of at most 1 - share: a conformal quantile.
+
+        The largest reference score if there are too few of them for that.
+        """
+        return float(self.sorted_scores[name][self._rank(share) - 1])
+
+    def false_alarms(self, share: float) -> tuple[float, float]:
+        """95 % interval of the fraction of normal images above `threshold`: Beta(n + 1 - k, k), k its rank."""
+        from scipy.special import betaincinv
+
+        rank, count = self._rank(share), len(self.sorted_scores["score"])
+        return tuple(float(betaincinv(count + 1 - rank, rank, level)) for level in (0.025, 0.975))
 
     def thresholds(self, name: str) -> dict[str, float]:
-        """The 95 % and 99 % quantiles of the reference scores."""
-        return {f"{share:.2f}": float(self.sorted_scores[name].quantile(share)) for share in SHARES}
+        """Thresholds for the shares 95 % and 99 %."""
+        return {f"{share:.2f}": self.threshold(share, name) for share in SHARES}
 
     def standing(self, scores: Tensor) -> Tensor:
-        """(n,): the share of reference images with a lower score of `model`."""
-        return torch.searchsorted(self.sorted_scores["model"], scores).double() / len(self.sorted_scores["model"])
+        """(n,): the share of reference images with a lower `score`."""
+        return torch.searchsorted(self.sorted_scores["score"], scores).double() / len(self.sorted_scores["score"])
+
+    def _rank(self, share: float) -> int:
+        count = len(self.sorted_scores["score"])
+        return min(count, math.ceil((count + 1) * share))
+
+    def _raw(self, measured: Measured, exclude_self: bool = False) -> dict[str, Tensor]:
+        distances = self._distances(measured.codes, exclude_self)
+        rows = {"model": measured.errors, "pca": measured.pca_errors, "knn": distances}
+        return rows | ({} if measured.bounds is None else {"elbo": measured.bounds})
+
+    def _combined(self, scores: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"score": sum(scores[name] for name in AVERAGED) / len(AVERAGED), **scores}
 
     def _standardise(self, name: str, rows: Tensor) -> Tensor:
         mean, deviation = self.moments[name]
         return (rows.double() - mean) / (deviation if deviation > 1e-12 else 1.0)
 
     def _distances(self, codes: Tensor, exclude_self: bool = False) -> Tensor:
-        """(n,): mean distance to the nearest reference codes; `exclude_self` if `codes` are these codes."""
-        reference = (self.home.codes - self.mean) / self.scale
-        count = min(NEIGHBOURS + exclude_self, len(reference))
-        distances = nearest((codes - self.mean) / self.scale, reference, count)[0]
+        """(n,): mean distance to the nearest known codes; `exclude_self` if `codes` are these codes."""
+        count = min(NEIGHBOURS + exclude_self, len(self.known))
+        distances = nearest(codes, self.known, count)[0]
         return distances[:, 1:].mean(1) if exclude_self and count > 1 else distances.mean(1)
 
 

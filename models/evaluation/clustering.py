@@ -56,7 +56,8 @@ class Clustering:
 
     @classmethod
     def from_groups(cls, codes: Tensor, groups: Tensor, method: str) -> Self:
-        """Clusters known for codes (N, D) as `groups` (N,), all of 0 to K - 1 present: new codes are voted on."""
+        """Clusters known for codes (N, D) as `groups` (N,), numbered anew without gaps: new codes are voted on."""
+        groups = groups.unique(return_inverse=True)[1]
         mean, axes = codes.mean(0), active_axes(codes)
         points = (codes - mean) @ axes.T
         centres = torch.stack([points[groups == group].mean(0) for group in range(int(groups.max()) + 1)])

@@ -22,6 +22,37 @@ def shift(images: Tensor, most: int, draws: torch.Generator) -> Tensor:
     return padded[index, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
+def shift_pair(images: Tensor, masks: Tensor, most: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`shift` of images and of their masks (b, h, w) of class indices, equally."""
+    both = shift(torch.cat([images, masks[:, None].to(images.dtype)], 1), most, draws)
+    return both[:, :-1].contiguous(), both[:, -1].to(masks.dtype)
+
+
+def flip_pair(images: Tensor, masks: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirrors an image and its mask (b, h, w) left to right with probability 1/2."""
+    mirrored = torch.rand(len(images), generator=draws, device=images.device) < 0.5
+    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    return images, torch.where(mirrored[:, None, None], masks.flip(2), masks)
+
+
+def colour_jitter(images: Tensor, most: float, draws: torch.Generator) -> Tensor:
+    """Contrast, brightness and the balance of channels of each image in [0, 1], each varied by up to `most`."""
+    count, channels = images.shape[:2]
+    factors = 1 + most * (2 * torch.rand(count, 1 + channels, generator=draws, device=images.device) - 1)
+    offsets = most * (torch.rand(count, 1, 1, 1, generator=draws, device=images.device) - 0.5)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    contrast, balance = factors[:, :1, None, None], factors[:, 1:, None, None]
+    return (((images - mean) * contrast + mean) * balance + offsets).clamp(0, 1)
+
+
+def constant_borders(images: Tensor, wide: int) -> Tensor:
+    """(b,): whether the frame of `wide` pixels of each image has one colour, up to 1/16."""
+    frame = torch.ones(images.shape[2:], dtype=torch.bool, device=images.device)
+    frame[wide:-wide, wide:-wide] = False
+    pixels = images[:, :, frame]
+    return (pixels.amax(2) - pixels.amin(2)).amax(1) <= 1 / 16
+
+
 def jitter(images: Tensor, draws: torch.Generator, noise: float = 0.05) -> Tensor:
     """Shifts each image in [0, 1] by up to 1/16 of its side and adds Gaussian noise of standard deviation `noise`."""
     shifted = shift(images, max(1, min(images.shape[2:]) // 16), draws)

@@ -1,4 +1,4 @@
-"""Anomaly scores: the reconstruction error of an image, compared with those of reference images."""
+"""Anomaly scores of images, compared with those of reference images."""
 
 from pydantic import Field
 from torch import Tensor
@@ -21,16 +21,17 @@ class AnomalyParams(DatasetParams, ImageParams):
         None, description="Reference images. Default: validation, or all if there are no validation images."
     )
     share: float = Field(
-        0.95, gt=0.5, lt=1, description="Fraction of the reference images that score below the threshold."
+        0.95, gt=0.5, lt=1, description="Fraction of normal images that are to score below the threshold."
     )
 
 
 class Anomaly(Operation):
-    """Scores are in standard deviations from the mean reconstruction error of the reference images.
+    """Scores are in standard deviations from their mean over the reference images.
 
-    The heat map shows the error of each pixel. `pca` and `knn` are baselines: PCA with as many components as the code
-    has numbers, and the distance to the nearest reference codes. A vae also has `elbo`, the score of its -ELBO over
-    ten draws.
+    `score` is the mean of `model`, the reconstruction error, `knn`, the distance to the nearest codes of training
+    images, and `pca`, the error of PCA with as many components as the code has numbers. A vae also has `elbo`, its
+    -ELBO over ten draws. `false_alarms` is the 95 % interval of the fraction of normal images above the threshold: it
+    narrows with their number. The heat map shows the error of each pixel.
     """
 
     name = "anomaly"
@@ -39,7 +40,7 @@ class Anomaly(Operation):
     gives = "pictured"
     dataset = True
     price = {
-        "forwards": "(inputs + min(dataset, 2000)) * (2 + Conditional)"
+        "forwards": "(inputs + min(dataset, 2000)) * (2 + Conditional) + min(dataset, 2000)"
         " + (inputs + min(dataset, 500)) * 11 * HasPosterior",
         "backwards": "0",
     }
@@ -66,7 +67,7 @@ class Anomaly(Operation):
         pca_errors = (centred - centred @ basis[1:].T @ basis[1:]).square().mean(1)
         errors = (reconstructions - images).square().flatten(1).mean(1)
         scores = reference.scores(Measured(outputs["codes"], errors, pca_errors, outputs.get("bounds")))
-        threshold = float(reference.sorted_scores["model"].quantile(params.share))
+        threshold = reference.threshold(params.share)
         items = [
             {
                 "score": score,
@@ -75,12 +76,13 @@ class Anomaly(Operation):
                 "standing": standing,
                 "mse": float(errors[row]),
             }
-            | {name: float(values[row]) for name, values in scores.items() if name != "model"}
+            | {name: float(values[row]) for name, values in scores.items() if name != "score"}
             for row, (score, standing) in enumerate(
-                zip(scores["model"].tolist(), reference.standing(scores["model"]).tolist(), strict=True)
+                zip(scores["score"].tolist(), reference.standing(scores["score"]).tolist(), strict=True)
             )
         ]
         facts = {"dataset": self.view.name, "familiar_images": len(reference.home.errors), "items": items}
+        facts["false_alarms"] = dict(zip(("low", "high"), reference.false_alarms(params.share), strict=True))
         facts["thresholds"] = {name: reference.thresholds(name) for name in scores}
         return Result(
             facts=facts, pictures={"heat_map": heat(images, reconstructions), "reconstruction": reconstructions}
@@ -105,4 +107,5 @@ def reference_scores(view: DatasetView, split: Split | None) -> tuple[Familiar, 
     bounds = None
     if negative_elbo:
         bounds = view.measure("bounds", view.select(split, ELBO_REFERENCES), negative_elbo)
-    return Familiar(Measured.from_rows(rows, bounds)), basis
+    known = view.codes(view.select("train", REFERENCES)) if pca_split == "train" and split != "train" else None
+    return Familiar(Measured.from_rows(rows, bounds), known), basis

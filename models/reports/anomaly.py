@@ -14,10 +14,11 @@ from models.evaluation.anomaly import Familiar, Measured, bound, enough_for_pca,
 from models.evaluation.dataset_view import DatasetView, Selection
 from models.evaluation.metrics import spaced_rows
 from models.reports.core.base import Curve, Progress, Report, ReportResult, Run, Subject, require_finite
-from models.reports.core.codes import BATCH, CodesParams, standardised, view_of
+from models.reports.core.codes import BATCH, CodesParams, view_of
 from models.types import DataError
 
 RANKED = 100
+KNOWN = 2000  # training images whose codes are the known ones, at most
 HEAT_MAPS = 16
 NEAR_DUPLICATE = 0.2
 """Codes nearer than this fraction of the median nearest-neighbour distance are near duplicates."""
@@ -34,10 +35,12 @@ class AnomalyParams(CodesParams):
 
 
 class AnomalyReport(Report):
-    """Scores are in standard deviations from the mean reconstruction error on the model's own validation data.
+    """Scores are in standard deviations from their mean on the model's own validation data.
 
-    Thresholds are its 95 % and 99 % quantiles. Baselines, scored the same way: PCA of the latent size, the distance to
-    the nearest codes, and the -ELBO of a vae. With `normal`, AUROC and average precision of each score. Outliers are
+    Images are ranked by the mean of three scores: the reconstruction error, the distance to the nearest codes of
+    training images, and the error of PCA of the latent size. At most 5 % and 1 % of normal images are expected above
+    the thresholds; `false_alarms` is the 95 % interval of the first. A vae also has a score of its -ELBO. With
+    `normal`, AUROC and average precision of each score. Outliers are
     far from every other code of the dataset; near duplicates are much closer than the median distance to the nearest
     code. `split: all` ranks the whole dataset.
     """
@@ -63,17 +66,19 @@ class AnomalyReport(Report):
                 "`normal` needs the dataset the model was trained on, which was deleted", "model", "leave `normal` out"
             )
         rows = reference_rows(subject, reference, params)
-        total = len(rows) + 2 * len(selection)
+        total = len(rows) + 2 * len(selection) + KNOWN
         basis = fit_basis(subject, reference, rows)
         normal = yield from measure_rows(subject, basis, reference, rows, 0, total)
         measured = yield from measure_rows(subject, basis, view, selection.positions, len(rows), total)
-        familiar = Familiar(normal)
+        known = yield from known_codes(subject, params, len(rows) + len(selection), total)
+        familiar = Familiar(normal, known)
         scores = familiar.scores(measured)
-        pairs_of, isolation = yield from neighbours(measured.codes, len(rows) + len(selection), total)
+        pairs_of, isolation = yield from neighbours(measured.codes, total - len(selection), total)
         facts: dict[str, Any] = {"images": len(selection), "home_images": len(rows)}
-        for quantile, threshold in familiar.thresholds("model").items():
-            above = float((scores["model"] > threshold).double().mean())
+        for quantile, threshold in familiar.thresholds("score").items():
+            above = float((scores["score"] > threshold).double().mean())
             facts |= {f"threshold_{quantile}": threshold, f"above_{quantile}": above}
+        facts["false_alarms"] = dict(zip(("low", "high"), familiar.false_alarms(0.95), strict=True))
         if anomalous is not None:
             facts |= {
                 f"{score}_{name}": value
@@ -81,7 +86,7 @@ class AnomalyReport(Report):
                 for name, value in detection_quality(values, anomalous).items()
             }
         places = view.describe(selection.positions)
-        order = scores["model"].argsort(descending=True, stable=True)[:RANKED].tolist()
+        order = scores["score"].argsort(descending=True, stable=True)[:RANKED].tolist()
         isolated = isolation.argsort(descending=True, stable=True)[:RANKED].tolist()
         pairs = near_duplicates(view, selection, places, *pairs_of)
         facts |= {"near_duplicates": len(pairs)}
@@ -89,8 +94,8 @@ class AnomalyReport(Report):
         tables = {
             "most_unusual": [
                 places[i]
-                | {"score": float(scores["model"][i]), "mse": float(measured.errors[i])}
-                | {name: float(values[i]) for name, values in scores.items() if name != "model"}
+                | {"mse": float(measured.errors[i])}
+                | {name: float(values[i]) for name, values in scores.items()}
                 for i in order
             ],
             "outliers": [places[i] | {"distance": float(isolation[i])} for i in isolated],
@@ -105,7 +110,7 @@ class AnomalyReport(Report):
             pictures["near_duplicates"] = view.images(
                 torch.tensor([p for row in pairs[:32] for p in _positions(view, row)])
             )
-        return ReportResult(facts, tables, [histogram(familiar.sorted_scores["model"], scores["model"])], pictures)
+        return ReportResult(facts, tables, [histogram(familiar.sorted_scores["score"], scores["score"])], pictures)
 
 
 def anomalies(view: DatasetView, selection: Selection, subject: Subject, params: AnomalyParams) -> np.ndarray | None:
@@ -126,10 +131,10 @@ def anomalies(view: DatasetView, selection: Selection, subject: Subject, params:
     return anomalous
 
 
-def reference_rows(subject: Subject, reference: Columns, params: AnomalyParams) -> Tensor:
+def reference_rows(subject: Subject, reference: Columns, params: AnomalyParams, limit: int | None = None) -> Tensor:
     """Evenly spaced rows of the model's own data, of the normal classes only if `params.normal` names some."""
     count = len(reference)
-    rows = torch.linspace(0, count - 1, min(count, params.images), dtype=torch.float64).long()
+    rows = torch.linspace(0, count - 1, min(count, limit or params.images), dtype=torch.float64).long()
     if params.normal is None or "labels" not in reference:
         return rows
     classes = torch.tensor([subject.model.data.class_index(label) for label in params.normal])
@@ -145,6 +150,21 @@ def fit_basis(subject: Subject, reference: Columns, rows: Tensor) -> Tensor:
     else:
         images = reference.rows(rows[:limit], ["images"])["images"]
     return pca_basis(images.cpu(), subject.model.latent_dim)
+
+
+def known_codes(
+    subject: Subject, params: AnomalyParams, start: int, total: int
+) -> Generator[Progress, None, Tensor | None]:
+    """Codes of the model's training images, of the normal classes only; None if they were deleted."""
+    train = subject.model_train
+    if train is None:
+        return None
+    rows, codes = reference_rows(subject, train, params, KNOWN), []
+    for part in rows.split(BATCH):
+        images = train.rows(part, ["images"])["images"].to(subject.model.device)
+        codes.append(subject.model.encode(images).cpu())
+        yield Progress(start + min(KNOWN, BATCH * len(codes)), total)
+    return require_finite(torch.cat(codes), "the code")
 
 
 def measure_rows(
@@ -166,10 +186,9 @@ def measure_rows(
 
 
 def neighbours(
-    codes: Tensor, done_before: int, total: int
+    points: Tensor, done_before: int, total: int
 ) -> Generator[Progress, None, tuple[tuple[Tensor, Tensor, float], Tensor]]:
     """((distance to the nearest other code (n,), its index (n,), median distance), mean of the 5 smallest (n,))."""
-    points = standardised(codes)
     count = min(6, len(points))
     distances, indices = [], []
     for start in range(0, len(points), BATCH):
@@ -232,4 +251,4 @@ def histogram(normal: Tensor, scores: Tensor) -> Curve:
     for name, values in (("the model's own data", normal), ("this dataset", scores)):
         counts = torch.histogram(values.clamp(-3, 12).float(), edges).hist
         series[name] = (counts / len(values)).tolist()
-    return Curve("Anomaly scores", "standard deviations from the mean error", "fraction of images", middles, series)
+    return Curve("Anomaly scores", "standard deviations from the mean score", "fraction of images", middles, series)

@@ -1,6 +1,7 @@
 """Clusters the codes of a dataset, and compares clusters with classes."""
 
-from typing import Any
+from collections.abc import Generator
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -8,9 +9,10 @@ from pydantic import Field
 from torch import Tensor
 
 from models.capabilities import Encodes
-from models.evaluation.clustering import Clustering, Method
+from models.evaluation.clustering import MAX_GRAPH, Clustering, Method
 from models.evaluation.dataset_view import DatasetView, Selection
-from models.reports.core.base import Report, ReportResult, Run, Subject
+from models.evaluation.deep_clustering import DeepClusters, shown_images
+from models.reports.core.base import Progress, Report, ReportResult, Run, Subject
 from models.reports.core.codes import CodesParams, encode_all, view_of
 from models.types import DataError
 
@@ -23,10 +25,11 @@ class ClusterParams(CodesParams):
     clusters: int | None = Field(
         None, ge=2, le=1000, description="Number of clusters. Default: the number of classes, else 10."
     )
-    method: Method = Field(
+    method: Method | Literal["deep"] = Field(
         "spectral",
         description="spectral: the graph of 10 nearest codes, of at most 5 000 codes; others take the vote of their "
-        "neighbours. kmeans. gmm: a Gaussian mixture with full covariances.",
+        "neighbours. kmeans. gmm: a Gaussian mixture with full covariances. deep: a copy of the encoder is trained to "
+        "name the spectral clusters of augmented training images, then its own (about 20 s).",
     )
 
 
@@ -41,6 +44,12 @@ class ClusterReport(Report):
     summary = "Clusters the codes of a dataset and compares the clusters with its classes."
     needs = (Encodes,)
     Params = ClusterParams
+    # deep trains for as many images as `shown_images` says, and looks at the training images after each epoch
+    price = {
+        "forwards": "images + train_images * (1 - split_validation)"
+        " + method_deep * (images + train_images + 2 * max(24000, 120000 * min(1, 784 / pixels)) + 2 * 5000)",
+        "backwards": "method_deep * (max(24000, 120000 * min(1, 784 / pixels)) + 5000)",
+    }
 
     def run(self, subject: Subject, params: ClusterParams, progress_state: Any = None) -> Run:
         view = view_of(subject)
@@ -53,7 +62,10 @@ class ClusterReport(Report):
                 "use fewer clusters" + ("" if params.split == "all" else ", or split: all"),
             )
         codes = yield from encode_all(subject.model, view, selection)
-        clustering = Clustering.fit(codes, count, params.method, subject.seed)
+        if params.method == "deep":
+            clustering = yield from deep(subject, view, selection, codes, count)
+        else:
+            clustering = Clustering.fit(codes, count, params.method, subject.seed)
         groups = clustering.assign(codes)[0].numpy()
         facts = {"clusters": count, "images": len(codes), "method": params.method}
         facts |= shape_facts(clustering.points(codes).numpy().astype(np.float64), groups)
@@ -70,6 +82,24 @@ class ClusterReport(Report):
                 "collapsed."
             ]
         return ReportResult(facts, {"clusters": table}, [], pictures, notes, clustering.pack({"clusters": table}))
+
+
+def deep(
+    subject: Subject, view: DatasetView, selection: Selection, codes: Tensor, count: int
+) -> Generator[Progress, None, Clustering]:
+    """Clusters of the selected images by a network trained on images of the training split, started from spectral ones.
+
+    New codes take the vote of the nearest codes (n, D) of the selection.
+    """
+    training = view.select("train" if "train" in view.sides else "all", MAX_GRAPH)
+    known = view.codes(training)
+    groups = Clustering.fit(known, count, "spectral", subject.seed).assign(known)[0]
+    network = DeepClusters(subject.model, known, groups)
+    total = len(selection) + shown_images(subject.data.pixels)
+    for shown in network.learn(view.images, training.positions, groups, subject.seed):
+        yield Progress(len(selection) + shown, total)
+    groups = network.predict(view.images, selection.positions).argmax(1)
+    return Clustering.from_groups(codes, groups, "deep")
 
 
 def shape_facts(points: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:

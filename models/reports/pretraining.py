@@ -108,8 +108,8 @@ def new_training(subject: Subject, params: PretrainingParams, count: int, method
     config = {name: getattr(encoder.config, name) for name in SHAPE} | {"body": body}
     config |= {"images": params.images, "batch_size": params.batch_size, "learning_rate": params.learning_rate}
     torch.manual_seed(number)
-    trained = "head" if method == "probe" else "all"
-    model = Classifier.create(config | {"trained": trained}, replace(subject.data, columns=columns))
+    config |= {"trained": "head" if method == "probe" else "all", "shift": 0, "ema": False, "keep": "last"}
+    model = Classifier.create(config, replace(subject.data, columns=columns))
     model.to(encoder.device)
     if method != "scratch":
         model.init_from(encoder)

@@ -23,7 +23,8 @@ from models.reports.core.robustness_summary import RobustnessSummary
 from models.seeds import derive
 from models.types import ConfigError
 
-CHUNK, PROBES = 64, 64
+CHUNK, CHUNK_NUMBERS, PROBES = 512, 64 * 12_288, 64
+"""Maximum images in an attack at once, and maximum pixel values of them together; images for the checks of trust."""
 GALLERY, GALLERY_NUMBERS = 8, 1 << 17
 """Maximum images in the gallery, and maximum pixel values of all their versions together."""
 
@@ -70,6 +71,8 @@ class RobustnessReport(Report):
     def run(self, subject: Subject, params: RobustnessParams, progress_state: Any = None) -> Run:
         study = Study(subject, params)
         records = list(progress_state or [])
+        if records and len(records[0]["labels"]) != min(study.size, len(study.index)):
+            records = []  # of an earlier release, with other blocks
         total = len(study.blocks)
         for number in range(len(records), total):
             block = study.run_block(*study.blocks[number])
@@ -101,7 +104,7 @@ class Study:
         rows = len(subject.validation.columns["images"])
         self.index = torch.randperm(rows, generator=draws)[: params.images].sort().values
         self.classes = class_indices(subject.model.data, subject.data)
-        self.size = max(4, min(CHUNK, CHUNK * 12_288 // max(subject.model.data.pixels, 1)))
+        self.size = max(4, min(CHUNK, CHUNK_NUMBERS // max(subject.model.data.pixels, 1)))
         self.box = classifier_access(self.model)
         chunks = range(-(-len(self.index) // self.size))
         self.check_access()

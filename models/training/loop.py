@@ -122,15 +122,18 @@ class Training:
     def complete(self) -> dict[str, float]:
         """Make the model ready to serve; returns the metrics that only its training knows.
 
-        Under `keep: best` the weights with the lowest validation loss, of `best_images` images, are restored first.
+        Under `keep: best` the weights with the lowest validation loss, of `best_images` images, are restored first,
+        unless the last are worse by less than `keep_margin`.
         """
-        if self.best:
+        restored = bool(self.best) and self.monitor.worsened(getattr(self.family, "keep_margin", 0.0))
+        if restored:
             restore_networks(self.family, {name.removeprefix(BEST): value for name, value in self.best.items()})
         release(self.family)
         with self._evaluating():
             self.family.after_training(self.train, self.context("finish"))
             self.family.calibrate(self.train, self.validation, self.context("evaluate"))
-        return self.family.training_metrics() | ({"best_images": self.monitor.best.images} if self.best else {})
+        best = {"best_images": self.monitor.best.images if restored else self.images} if self.best else {}
+        return self.family.training_metrics() | best
 
     def finish(self) -> dict[str, float]:
         """`complete`, then measure the model; returns all metrics of the result."""

@@ -93,6 +93,14 @@ class TrainingMonitor:
         measured = [reading for reading in reversed(self.readings) if reading.validation_loss is not None]
         return min(measured, key=lambda reading: reading.validation_loss, default=None)
 
+    def worsened(self, margin: float) -> bool:
+        """Whether the last validation loss exceeds the best by `margin`, in the unit of the alarm of overfitting."""
+        best, last = self.best, self.readings[-1] if self.readings else None
+        if best is None or last is best or last.validation_loss is None:
+            return False
+        first = next(reading for reading in self.readings if reading.validation_loss is not None)
+        return last.validation_loss - best.validation_loss > margin * scale_of(first, best)
+
     def state(self) -> dict[str, Any]:
         return {"findings": [asdict(item) for item in self.readings], "alarms": [asdict(item) for item in self.alarms]}
 
@@ -140,15 +148,22 @@ def data_alarms(probe: Batch) -> Iterator[Alarm]:
             )
 
 
+def scale_of(first: Reading, best: Reading) -> float:
+    """The unit in which a rise of the validation loss is measured: its best value, or a quarter of the descent to it.
+
+    The loss may be negative (a density), and a small cross-entropy of a few rows varies by half of its value in a
+    healthy training.
+    """
+    return max(abs(best.validation_loss), 0.25 * abs(first.validation_loss - best.validation_loss), 1e-12)
+
+
 def overfitting(inspection: Inspection, keeps_best: bool = False) -> Iterator[Alarm]:
     """The validation loss is well above its best, at this inspection and the last, while the training loss fell."""
     past = [r for r in inspection.before if r.validation_loss is not None and "loss" in r.metrics]
     if len(past) < 3 or inspection.now.validation_loss is None or "loss" not in inspection.metrics:
         return
     best = min(past, key=lambda reading: reading.validation_loss)
-    # also relative to the descent since the first inspection: the loss may be negative (a density), and a small
-    # cross-entropy of a few rows varies by half of its value in a healthy training
-    scale = max(abs(best.validation_loss), 0.25 * abs(past[0].validation_loss - best.validation_loss), 1e-12)
+    scale = scale_of(past[0], best)
     last_two = (past[-1], inspection.now)
     worse = [(reading.validation_loss - best.validation_loss) / scale > RISEN - 1 for reading in last_two]
     fell = inspection.metrics["loss"] < best.metrics["loss"] - (1 - FALLEN) * abs(best.metrics["loss"])

@@ -1,13 +1,14 @@
 """What classifiers and regressors share: trunk, head, augmentation, and starting from an autoencoder's encoder."""
 
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from models.context import StepContext
+from models.data import Columns
 from models.families.autoencoders.base import (
     CODES,
     AutoencoderBase,
@@ -19,11 +20,12 @@ from models.families.autoencoders.base import (
 from models.family import Config, Family, OneLoss
 from models.nn.augment import flip, shift
 from models.nn.resnet import ResNetTrunk
+from models.training.published_weights import PublishedWeightsConfig, PublishesAverages
 from models.types import Batch, ConfigError, DataSpec
 
 
-class ClassifierBaseConfig(Config):
-    """Augmentation is off by default: a mirrored digit is no digit. `init_from` an autoencoder sets the body."""
+class ClassifierBaseConfig(PublishedWeightsConfig, Config):
+    """Mirroring is off by default: a mirrored digit is no digit. `init_from` an autoencoder sets the body."""
 
     learning_rate: float = Field(3e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
     body: Literal["residual", "conv", "resnet", "mlp", "linear"] = Field(
@@ -62,11 +64,14 @@ class ClassifierBaseConfig(Config):
     trained: Literal["all", "head"] = Field(
         "all", description="head: trains the last layer alone, a linear probe of the encoder; all: trains everything."
     )
-    keep: Literal["last", "best"] = Field(
-        "last", description="Weights to publish: last, or best (the lowest validation loss)."
-    )
     flip: bool = Field(False, description="Mirror a random half of the training images left to right.")
-    shift: int = Field(0, ge=0, le=32, description="Largest random shift of training images, in pixels.")
+    shift: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="Largest random shift of training images, in pixels. Default: for classes, a fourteenth of the "
+        "smaller side if nine in ten training images have a frame of one colour; else 0.",
+    )
     noise: float = Field(
         0.0,
         ge=0,
@@ -75,7 +80,7 @@ class ClassifierBaseConfig(Config):
     )
 
 
-class ClassifierBase(OneLoss):
+class ClassifierBase(PublishesAverages, OneLoss):
     """Images (B, C, H, W) in [0, 1] -> `n_outputs` numbers (B, K): trunk, dropout, linear head."""
 
     Config = ClassifierBaseConfig
@@ -103,6 +108,19 @@ class ClassifierBase(OneLoss):
         hidden = config.hidden if config.hidden is not None else default_hidden(data, latent_dim)
         width = config.width or (32 if data.count >= 20_000 else 16)
         return config.model_copy(update={"width": width, "latent_dim": latent_dim, "hidden": hidden})
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        return ({"shift": 0} if engine < 2 else {}) | super().earlier_settings(engine, data)
+
+    def before_training(self, train: Columns) -> None:
+        super().before_training(train)
+        if self.config.shift is None:
+            self.config = self.config.model_copy(update={"shift": self.default_shift(train)})
+
+    def default_shift(self, train: Columns) -> int:
+        """The shift of training images that cannot change what is predicted, judged by the images."""
+        return 0
 
     def init_from(self, other: Family) -> None:
         """Start from a model of the same family, or take over the encoder of an autoencoder as the trunk."""

@@ -17,10 +17,13 @@ from models.families.classifiers.adversarial_config import AdversarialConfig, wi
 from models.families.classifiers.adversarial_training import AdversarialTraining, OverfittingGuard
 from models.families.classifiers.base import ClassifierBase, accuracy
 from models.family import Precision
+from models.nn.augment import constant_borders
 from models.training.ranks import total_over_ranks
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
+SHIFTED_SIDES, FRAME_SIDES = 14, 28  # the side over the default shift, and over the width of the frame that permits it
+FRAMED, MAX_SHIFT_IMAGES = 0.9, 512  # share of images with a frame of one colour, of the images looked at
 
 
 class ClassifierConfig(AdversarialConfig):
@@ -63,7 +66,11 @@ class Classifier(Classifies, ClassifierBase):
                 field="dataset",
                 remedy="Import it with layout=labelled: one folder per class.",
             )
-        return super().resolve_config(with_defaults(config), data)
+        config = with_defaults(config)
+        if config.adversarial != "none":
+            plain = {"keep": "last", "ema": False, "shift": 0}
+            config = config.model_copy(update={name: plain[name] for name in plain if getattr(config, name) is None})
+        return super().resolve_config(config, data)
 
     @classmethod
     def default_length(cls, config: ClassifierConfig, data: DataSpec) -> float:
@@ -84,7 +91,15 @@ class Classifier(Classifies, ClassifierBase):
         """float32 for adversarial training, whose attacks are float32 in any case."""
         return super().auto_precision(config, device) if config.adversarial == "none" else "fp32"
 
+    def default_shift(self, train: Columns) -> int:
+        """7 % of the smaller side for images in a frame of one colour, in which the place says nothing; else 0."""
+        side = min(self.data.height, self.data.width)
+        images = torch.cat(list(metrics.spaced_rows(train, limit=MAX_SHIFT_IMAGES)))
+        framed = constant_borders(images, max(1, round(side / FRAME_SIDES))).double().mean()
+        return round(side / SHIFTED_SIDES) if float(framed) >= FRAMED else 0
+
     def before_training(self, train: Columns) -> None:
+        super().before_training(train)
         if self.adversarial is not None:
             self.adversarial.before_training(train)
 

@@ -53,6 +53,7 @@ class Regressor(Regresses, ClassifierBase):
 
     def before_training(self, train: Columns) -> None:
         """Fit mean, deviation and ridge to the training targets, unless they come with another regressor's weights."""
+        super().before_training(train)
         if self.initialised_from is not None and issubclass(self.initialised_from, Regressor):
             return
         targets = torch.cat(list(metrics.spaced_rows(train, "targets"))).to(self.device).double()

@@ -15,6 +15,7 @@ from models.evaluation.segmentation import hues
 from models.family import Config, OneLoss
 from models.nn.boxes import LIMIT, Precision, detections, draw_boxes
 from models.nn.resnet import ResidualBlock, norm
+from models.training.published_weights import PublishedWeightsConfig, PublishesAverages
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
@@ -24,7 +25,7 @@ PRIOR = 0.02
 """Probability of an object at every cell before training."""
 
 
-class DetectorConfig(Config):
+class DetectorConfig(PublishedWeightsConfig, Config):
     """L = focal loss of the heat maps + boxes * L1 of the boxes at the true centres."""
 
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
@@ -49,7 +50,7 @@ class DetectorConfig(Config):
     boxes: float = Field(2.0, ge=0, le=1000, description="Weight of the box term in the loss.")
 
 
-class Detector(DetectsObjects, OneLoss):
+class Detector(DetectsObjects, PublishesAverages, OneLoss):
     """A feature pyramid on a grid of `stride` pixels, without anchors and batch statistics.
 
     Boxes are distances from a cell's centre to the four edges, in units of an eighth of the smaller image side.

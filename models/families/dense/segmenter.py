@@ -1,7 +1,7 @@
 """The segmenter: a U-Net (Ronneberger et al. 2015) that classifies every pixel, for images of any size."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +14,18 @@ from models.data import Columns
 from models.evaluation.metrics import ROWS
 from models.evaluation.segmentation import IGNORED, confusion, ious, overlay, pixel_accuracy
 from models.family import Config, OneLoss
+from models.nn.augment import colour_jitter, flip_pair, shift_pair
 from models.nn.unet import UNet
+from models.training.published_weights import PublishedWeightsConfig, PublishesAverages
 from models.types import Batch, DataError, DataSpec, Metrics
 
 MAX_LISTED_CLASSES = 20
 MAX_CLASS_WEIGHT = 10.0
+SHIFTED_SIDES = 16  # the default shift is the smaller side divided by this
 POWERS = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}
 
 
-class SegmenterConfig(Config):
+class SegmenterConfig(PublishedWeightsConfig, Config):
     """L = class-weighted cross-entropy over pixels + dice * (1 - soft Dice coefficient)."""
 
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Step size of Adam after the warm-up.")
@@ -46,10 +49,23 @@ class SegmenterConfig(Config):
     dice: float = Field(
         0.5, ge=0, le=100, description="Weight of the Dice loss, which counts every class equally, whatever its size."
     )
-    mirror: bool = Field(False, description="Mirror a random half of the training images and masks left to right.")
+    mirror: bool = Field(True, description="Mirror a random half of the training images and masks left to right.")
+    shift: int | None = Field(
+        None,
+        ge=0,
+        le=32,
+        description="Largest random shift of training images and masks, in pixels. Default: chosen from the image size "
+        "(2 for 32x32).",
+    )
+    jitter: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest random change of contrast, brightness and the balance of channels of training images.",
+    )
 
 
-class Segmenter(Segments, OneLoss):
+class Segmenter(Segments, PublishesAverages, OneLoss):
     """The U-Net works on 2x2 cells (pixel unshuffle), without batch statistics."""
 
     name = "segmenter"
@@ -80,23 +96,36 @@ class Segmenter(Segments, OneLoss):
             )
         width = config.width or (32 if data.count >= 20_000 else 16)
         levels = config.levels or (2 if min(data.height, data.width) < 24 else 3)
-        return super().resolve_config(config, data).model_copy(update={"width": width, "levels": levels})
+        shift = round(min(data.height, data.width) / SHIFTED_SIDES) if config.shift is None else config.shift
+        sizes = {"width": width, "levels": levels, "shift": shift}
+        return super().resolve_config(config, data).model_copy(update=sizes)
+
+    @classmethod
+    def earlier_settings(cls, engine: int, data: DataSpec) -> dict[str, Any]:
+        earlier = {"mirror": False, "shift": 0, "jitter": 0.0} if engine < 2 else {}
+        return earlier | super().earlier_settings(engine, data)
 
     def pixel_logits(self, images: Tensor) -> Tensor:
         return self.body((images - 0.5) * 2)
 
     def loss(self, batch: Batch, context: StepContext) -> tuple[Tensor, Metrics]:
-        images, masks = batch["images"], batch["masks"]
-        if self.config.mirror:
-            mirrored = torch.rand(len(images), generator=context.generator, device=images.device) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-            masks = torch.where(mirrored[:, None, None], masks.flip(2), masks)
+        images, masks = self.augment(batch["images"], batch["masks"], context.generator)
         self.seen += torch.bincount(masks.flatten(), minlength=len(self.seen))
         logits = self.pixel_logits(images)
         loss = F.cross_entropy(logits, masks, self._class_weights())
         if self.config.dice:
             loss = loss + self.config.dice * dice_loss(logits, masks)
         return loss, {"pixel_accuracy": (logits.detach().argmax(1) == masks).float().mean()}
+
+    def augment(self, images: Tensor, masks: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Training images (B, C, H, W) and masks (B, H, W), mirrored, shifted and coloured as configured."""
+        if self.config.mirror:
+            images, masks = flip_pair(images, masks, draws)
+        if self.config.shift:
+            images, masks = shift_pair(images, masks, self.config.shift, draws)
+        if self.config.jitter:
+            images = colour_jitter(images, self.config.jitter, draws)
+        return images, masks
 
     def validation_loss(self, probe: Batch, context: StepContext) -> Tensor:
         return F.cross_entropy(self.pixel_logits(probe["images"]), probe["masks"])

@@ -36,10 +36,3 @@ def encode_all(model: Encodes, view: DatasetView, selection: Selection) -> Gener
         count += len(part)
         yield Progress(count, len(selection))
     return require_finite(torch.cat(codes), "the code")
-
-
-def standardised(codes: Tensor, reference: Tensor | None = None) -> Tensor:
-    """Codes with mean 0 and standard deviation 1 per dimension, by the statistics of `reference` (default: `codes`)."""
-    reference = codes if reference is None else reference
-    deviation = reference.std(0, correction=0)
-    return (codes - reference.mean(0)) / torch.where(deviation > 1e-8, deviation, torch.ones_like(deviation))

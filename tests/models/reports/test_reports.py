@@ -7,12 +7,12 @@ from torch import nn
 
 from models.capabilities import Decodes, Encodes
 from models.data import Columns
-from models.evaluation import clustering
+from models.evaluation import clustering, deep_clustering
 from models.evaluation.anomaly import Familiar, Measured, heat, pca_basis
 from models.evaluation.clustering import SHRINKAGE, STARTS, Clustering
 from models.family import Family
 from models.registry import reports
-from models.reports.anomaly import AnomalyReport
+from models.reports.anomaly import AnomalyReport, detection_quality
 from models.reports.cluster import ClusterReport, label_facts
 from models.reports.core.base import Subject
 from models.types import DataError, DataSpec, ReportArtefact
@@ -126,18 +126,61 @@ def test_the_basis_of_pca_spans_flat_data_and_survives_constant_data():
     assert torch.isfinite(pca_basis(torch.ones(9, 1, 2, 2), 3)).all()
 
 
+def measured_rows(count: int, dims: int, seed: int, spread: float = 1.0) -> Measured:
+    draws = torch.Generator().manual_seed(seed)
+    codes, errors = spread * torch.randn(count, dims, generator=draws), torch.rand(count, generator=draws)
+    return Measured(codes, errors, torch.rand(count, generator=draws))
+
+
 def test_normal_data_has_mean_score_zero_and_gives_the_thresholds():
-    draws = torch.Generator().manual_seed(0)
-    home = Measured(torch.randn(400, 3, generator=draws), torch.rand(400, generator=draws), torch.rand(400))
+    home = measured_rows(400, 3, 0)
     familiar = Familiar(home)
     scores = familiar.scores(Measured(home.codes[:1], home.errors.mean()[None], home.pca_errors.max()[None]))
     assert scores["model"].item() == pytest.approx(0, abs=1e-6) and scores["pca"] > 1.5
+    assert {name: float(values.mean()) for name, values in familiar.sorted_scores.items()} == pytest.approx(
+        dict.fromkeys(("score", "model", "knn", "pca"), 0), abs=1e-6
+    )
     assert set(familiar.thresholds("model")) == {"0.95", "0.99"}
-    above = (familiar.scores(home)["model"] > familiar.thresholds("model")["0.95"]).double().mean()
+    above = (familiar.sorted_scores["score"] > familiar.threshold(0.95)).double().mean()
     assert above == pytest.approx(0.05, abs=0.01)
     far = familiar.scores(Measured(home.codes[:1] + 100, home.errors[:1], home.pca_errors[:1]))
-    assert far["knn"] > 10
+    assert far["knn"] > 10 and far["score"] > 10
     assert familiar.standing(torch.tensor([-99.0, 99.0])).tolist() == [0, 1]
+
+
+def test_score_finds_what_either_of_its_parts_finds():
+    """Anomalies of one kind have large errors at usual codes, those of the other unusual codes and small errors."""
+    home, known = measured_rows(400, 3, 0), torch.randn(800, 3, generator=torch.Generator().manual_seed(1))
+    familiar, new = Familiar(home, known), measured_rows(200, 3, 2)
+    errors, codes = new.errors.clone(), new.codes.clone()
+    errors[:20], codes[20:40] = 4.0, codes[20:40] + 6
+    scores = familiar.scores(Measured(codes, errors, new.pca_errors))
+    truth = np.arange(200) < 40
+    quality = {name: detection_quality(scores[name], truth)["auroc"] for name in ("score", "model", "knn")}
+    assert quality["score"] > 0.97 > max(quality["model"], quality["knn"])
+
+
+def test_inactive_units_do_not_drown_the_distance_of_codes():
+    home, far = measured_rows(200, 2, 0), measured_rows(200, 2, 1, spread=3.0)
+    noise = [1e-3 * torch.randn(200, 62, generator=torch.Generator().manual_seed(seed)) for seed in (2, 3)]
+    pairs = zip((home, far), noise, strict=True)
+    home, far = (Measured(torch.cat([m.codes, extra], 1), m.errors, m.pca_errors) for m, extra in pairs)
+    assert (Familiar(home).scores(far)["knn"] > 2).double().mean() > 0.4
+
+
+def test_false_alarms_hold_and_their_interval_narrows_with_the_number_of_normal_images():
+    widths = []
+    for count in (50, 500):
+        rates = []
+        for seed in range(60):
+            familiar = Familiar(measured_rows(count, 2, seed), measured_rows(300, 2, 1000).codes)
+            scores = familiar.scores(measured_rows(300, 2, 5000 + seed))["score"]
+            rates.append(float((scores > familiar.threshold(0.95)).double().mean()))
+        low, high = familiar.false_alarms(0.95)
+        widths.append(high - low)
+        assert np.mean(rates) == pytest.approx(0.05, abs=0.012)
+        assert np.mean([low - 0.02 <= rate <= high + 0.02 for rate in rates]) > 0.9
+    assert widths[1] < widths[0] / 2
 
 
 def test_heat_map_is_black_for_equal_and_white_for_opposite_pixels():
@@ -233,6 +276,21 @@ def test_clusters_of_an_earlier_release_still_assign(method):
     assert torch.equal(groups, logs.argmax(1))
     assert torch.allclose(probabilities, logs.softmax(1), atol=1e-5)
     assert torch.allclose(distances, gaps.square().sum(2).sqrt()[torch.arange(20), groups], atol=1e-5)
+
+
+def test_deep_clusters_are_reported_and_assign_codes_by_vote(monkeypatch):
+    monkeypatch.setattr(deep_clustering, "SHOWN", 600)
+    monkeypatch.setattr(deep_clustering, "LEAST_SHOWN", 600)
+    labels = np.arange(90) % 3
+    who = subject(flat_halves(labels), labels)
+    before = {name: tensor.clone() for name, tensor in who.model.state_dict().items()}
+    results = [finish(ClusterReport, who, method="deep") for _ in range(2)]
+    assert results[0].facts["accuracy"] > 0.9 and results[0].facts["method"] == "deep"
+    assert results[0].facts == results[1].facts  # reproducible
+    assert all(torch.equal(tensor, before[name]) for name, tensor in who.model.state_dict().items())
+    stored = Clustering.unpack(results[0].fitted)
+    codes = who.model.encode(who.validation.rows(torch.arange(90), ["images"])["images"])
+    assert torch.equal(stored.assign(codes)[0], stored.groups)
 
 
 def test_a_dataset_of_another_size_is_refused_with_the_remedy():
