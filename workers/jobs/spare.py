@@ -84,7 +84,11 @@ def wait_for_job() -> str:
 
 
 def warm_up() -> None:
-    """Imports what a training needs, and makes one update of a small network."""
+    """Imports what a training needs, and makes one update of a small network, except with a build for CUDA.
+
+    There the first backward pass counts the GPUs, and the driver reads CUDA_VISIBLE_DEVICES once: before the job has
+    brought its own.
+    """
     import torch
 
     from models.registry import families
@@ -92,6 +96,8 @@ def warm_up() -> None:
 
     families()
     devices.keep_dynamo_out()
+    if torch.backends.cuda.is_built():
+        return
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.LazyLinear(1))
     output = network(torch.zeros(2, 1, 8, 8))
     optimiser = torch.optim.Adam(network.parameters(), fused=True)

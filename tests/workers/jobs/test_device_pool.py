@@ -201,3 +201,15 @@ def test_a_real_process_gets_its_devices(engine, tmp_path):
             assert "CUDA_VISIBLE_DEVICES=2" in file.read().split("\0")
     stopping.set()
     thread.join(120)
+
+
+def test_a_spare_process_does_not_count_the_gpus_before_it_has_a_job(monkeypatch):
+    """A backward pass or an optimiser step would, and the driver would ignore CUDA_VISIBLE_DEVICES afterwards."""
+    import torch
+
+    from workers.jobs.spare import warm_up
+
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("counts the GPUs"))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: pytest.fail("counts the GPUs"))
+    warm_up()
