@@ -63,7 +63,7 @@ class RefinerConfig(Config):
         ge=0,
         le=100,
         description="Weight of the annotator's cross-entropy on refined images; 0: no annotator (SimGAN). Default: 1 "
-        "if the simulated images have labels, else 0.",
+        "if the simulated images have labels (2 at effort lesson), else 0.",
     )
     labels_alike: bool = Field(
         True,
@@ -147,11 +147,13 @@ class Refiner(Refines, Discriminates, Family):
             )
         resolved = super().resolve_config(config, data)
         batches = max(1, min(50, HISTORY_NUMBERS // (data.pixels * resolved.batch_size)))
+        lesson = resolved.effort == "lesson"
+        label_weight = (2.0 if lesson else 1.0) if labelled else 0.0
         defaults = {
-            "label_weight": config.label_weight if config.label_weight is not None else float(labelled),
+            "label_weight": label_weight if config.label_weight is None else config.label_weight,
             "history_batches": config.history_batches or batches,
-            "width": config.width or (16 if resolved.effort == "lesson" else 24),
-            "judge_width": config.judge_width or (48 if resolved.effort == "lesson" else 96),
+            "width": config.width or (16 if lesson else 24),
+            "judge_width": config.judge_width or (48 if lesson else 96),
         }
         return resolved.model_copy(update=defaults)
 

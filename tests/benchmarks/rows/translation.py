@@ -8,7 +8,7 @@ from models.evaluation.fidelity import Fidelity, kernel_distance
 from models.evaluation.refinement import Domain, accuracy, small_classifier
 from models.evaluation.translation import ROWS, evenly_spaced, in_batches
 from models.types import DataSpec
-from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, at_least
+from tests.benchmarks.claims import Found, Row, Subject, Target, Trained, at_least, at_most_times
 
 LENGTH = {"pix2pix": 60, "cyclegan": 100, "cut": 100}  # epochs
 
@@ -29,9 +29,29 @@ def of(run: Trained, prefix: str = "") -> dict[str, float]:
 
 
 def pix2pix_l1(subject: Subject) -> Found:
-    run = subject.trained("pix2pix", {"epochs": LENGTH["pix2pix"]})
+    run = subject.trained("pix2pix", {"effort": "full", "epochs": LENGTH["pix2pix"]})
     return Found(run.measured["l1"], of(run), run.note, run.short)
 
+
+def lesson(family: str, prefix: str = ""):
+    """The distance from the truth of a training with an empty config at effort lesson, beside its baselines."""
+
+    def measure(subject: Subject) -> Found:
+        run = subject.trained(family, {"effort": "lesson"})
+        return Found(run.measured[f"{prefix}l1"], of(run, prefix), f"lesson, {run.note}", run.short)
+
+    return measure
+
+
+PIX2PIX_LESSON = Row(
+    "pix2pix-lesson",
+    "Pix2Pix at effort lesson, pairs of one theme: a fifth nearer to unseen targets than every baseline",
+    "L1 per pixel",
+    Target("<= 0.8 x every baseline", lambda found: found.value <= 0.8 * min(found.baselines.values())),
+    lesson("pix2pix"),
+    dataset="openmoji-faces",
+    suits=lambda spec: spec.layout == "paired",
+)
 
 PIX2PIX_L1 = Row(
     "pix2pix-l1",
@@ -52,7 +72,9 @@ def pix2pix_kid(subject: Subject) -> Found:
     found = {"copied input": unseen["input"], "mean target": seen["target"].mean(0).expand_as(unseen["target"])}
     notes, short = [], False
     for name, weight, share in (("pix2pix", 1.0, 0.55), ("L1 alone", 0.0, 1.0)):
-        run = subject.trained("pix2pix", {"epochs": LENGTH["pix2pix"], "lambda_adversarial": weight}, share)
+        run = subject.trained(
+            "pix2pix", {"effort": "full", "epochs": LENGTH["pix2pix"], "lambda_adversarial": weight}, share
+        )
         found[name] = in_batches(lambda part, model=run.model: model.translate(part, "ab"), unseen["input"])
         notes.append(f"{name}: {run.note}, L1 {run.measured['l1']:.4f}")
         short |= run.short
@@ -75,7 +97,7 @@ PIX2PIX_KID = Row(
 
 def twins(family: str, prefix: str):
     def measure(subject: Subject) -> Found:
-        run = subject.trained(family, {"epochs": LENGTH[family]})
+        run = subject.trained(family, {"effort": "full", "epochs": LENGTH[family]})
         moved = run.measured[f"{prefix}moved_l1"]
         note = f"{run.note}; moves images by {moved:.4f}"
         return Found(run.measured[f"{prefix}l1"], of(run, prefix), note, run.short)
@@ -87,6 +109,15 @@ def with_twins(spec: DataSpec) -> bool:
     return spec.layout == "unpaired" and spec.twins
 
 
+CYCLEGAN_LESSON = Row(
+    "cyclegan-lesson",
+    "CycleGAN at effort lesson: a quarter nearer to the true twins than the copied input",
+    "L1 per pixel",
+    at_most_times(0.75, "copied input"),
+    lesson("cyclegan", "ab_"),
+    dataset="openmoji-flat",
+    suits=with_twins,
+)
 CYCLEGAN_TWINS = Row(
     "cyclegan-twins",
     "CycleGAN: mean |G(a) - true twin| of images never seen in pairs",
@@ -131,7 +162,7 @@ def class_kept(subject: Subject) -> Found:
     rows = {name: {"a": len(split["a"]), "b": len(split["b"])} for name, split in sides.items()}
     spec = DataSpec("unpaired", **shape, columns=rows)
     train, validation = (Columns({name: split[name] for name in "ab"}) for split in splits)
-    config = {"epochs": 6, "width": 16}
+    config = {"effort": "full", "epochs": 6, "width": 16}
     run = subject.trained("cyclegan", config, 0.8, train=train, validation=validation, spec=spec)
     learned = Domain(torch.from_numpy(splits[0]["b"]) / 255, torch.from_numpy(splits[0]["b_labels"]))
     judge, _ = small_classifier(learned, len(subject.spec.classes), subject.seed)

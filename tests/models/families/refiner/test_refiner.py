@@ -93,6 +93,19 @@ def test_any_shape_is_bent_and_the_history_of_large_images_is_bounded():
     assert Refiner.resolve_config(config, spec) == config
 
 
+def test_networks_are_narrower_in_a_lesson_and_as_before_in_stored_models():
+    spec = dataset("unpaired", (1, 28, 28))[0]
+    for config, widths in (
+        ({"effort": "lesson"}, (16, 48)),
+        ({"effort": "full"}, (24, 96)),
+        (Refiner.stored_config({}, spec, 1), (24, 96)),
+        ({"effort": "lesson", "width": 20, "judge_width": 30}, (20, 30)),
+    ):
+        complete = Refiner.complete_config(config, spec)
+        assert (complete.width, complete.judge_width) == widths
+        assert Refiner.resolve_config(complete, spec) == complete
+
+
 def test_published_weights_become_those_of_means():
     assert lambda_of_sums(0.5, 35, 55) == pytest.approx(7.64, abs=0.01)
     assert lambda_of_sums(0.1, 35, 55) == pytest.approx(1.53, abs=0.01)
