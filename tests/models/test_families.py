@@ -139,7 +139,7 @@ def test_config_defaults_come_from_the_data_and_are_idempotent(family):
     large = DataSpec(
         spec.layout, 64, 64, 3, spec.classes, {side: {"images": 60_000, "labels": 60_000} for side in spec.columns}
     )
-    assert family.resolve_config(family.Config(), large).images >= 60_000
+    assert family.resolve_config(family.Config(effort="full"), large).images >= 60_000
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -155,7 +155,7 @@ def test_the_history_fills_with_refined_images_and_stays_full():
 
 def test_annotator_is_trained_with_labels_and_not_published():
     model = build().family
-    assert model.config.label_weight == 1 and not any("annotator" in name for name in model.serving_state())
+    assert model.config.label_weight == 2 and not any("annotator" in name for name in model.serving_state())
     bare = Refiner.create(SHORT, dataset("unpaired")[0])
     assert bare.config.label_weight == 0 and bare.annotator is None
     with pytest.raises(DataError, match="label_weight"):
