@@ -54,7 +54,7 @@ class SparseAutoencoderConfig(AutoencoderBaseConfig):
 
 
 class SparseAutoencoder(AutoencoderBase):
-    """L = |x - decode(z)|^2 + weight * penalty(z). No samples: a random code lights units that never go together.
+    """L = |x - decode(z)|^2 + weight * penalty(z).
 
     Under l1 and top_k the columns of the decoder have unit length; otherwise codes could shrink to avoid the penalty.
     """
@@ -88,7 +88,6 @@ class SparseAutoencoder(AutoencoderBase):
         resolved = {
             "latent_dim": latent_dim,
             "k": k,
-            "components": config.components or 0,
             "body": "linear" if config.body == "auto" else config.body,
             "code": config.code or ("sigmoid" if config.sparsity == "kl" else "relu"),
             "weight": {"l1": 0.1, "kl": 3.0, "top_k": 0.0}[config.sparsity] if config.weight is None else config.weight,

@@ -182,8 +182,8 @@ def test_a_sparse_code_keeps_few_units_by_default(shape, k):
     assert SparseAutoencoder.from_stored({}, DataSpec("plain", 8, 8, 1), engine=1).config.sparsity == "l1"
 
 
-def test_a_sparse_autoencoder_draws_samples_only_if_asked_to_fit_a_mixture():
-    model, found = train(SparseAutoencoder, images=320)
+def test_a_model_without_components_draws_no_samples():
+    model, found = train(SparseAutoencoder, images=320, components=0)
     assert model.samplers == () and "fd" not in found
     with pytest.raises(InputError) as caught:
         Samples().rows(model, None, Samples.Params())
