@@ -41,7 +41,7 @@ NORM_BATCHES = 16  # batches that set the batch norm statistics of the averaged 
 SNAPSHOT_BATCHES = 2  # the same for a snapshot, so that one costs less than an update
 SNAPSHOT_IMAGES = 64
 DIAGNOSED_FROM = 0.2  # share of the training before which samples are not inspected
-MEASURES_COUNT_FROM = 0.5  # share of the training before which samples may be no better than trivial ones
+MEASURES_COUNT_FROM = 0.75  # share of the training before which samples may be no better than trivial ones
 
 
 class GANBase(HasPrior, Decodes, Discriminates, Family):

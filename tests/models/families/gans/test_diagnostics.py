@@ -226,7 +226,7 @@ HEALTHY |= {"class_entropy_floor": 0.99, "class_fd": 0.3, "class_fd_gaussian": 3
         ("worse-than-gaussian", {"fd": 31.0}),
     ],
 )
-def test_measures_that_trivial_samples_have_are_alarmed_in_the_second_half_and_warned_of(name, measured):
+def test_measures_that_trivial_samples_have_are_alarmed_in_the_last_quarter_and_warned_of(name, measured):
     unsure = HEALTHY | {"confident": 0.1}
     assert not [alarm for quiet in (HEALTHY, unsure, {}) for alarm in alarms.from_measures(quiet)]
     (alarm,) = alarms.from_measures(HEALTHY | measured)
