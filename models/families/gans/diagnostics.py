@@ -29,8 +29,9 @@ WORSE = 1.5  # times the lowest FD before
 RECOGNISED, EVEN = 0.4, 0.85
 """Alarm when the share of samples whose class is clear, or the entropy of their classes, is below this fraction of that
 of real images."""
-LIKE_GAUSSIAN = 0.5
-"""The first only where class FD is above this fraction of that of a Gaussian fitted to the pixels."""
+LIKE_GAUSSIAN, CLEAR = 0.5, 0.5
+"""The first only where class FD is above this fraction of that of a Gaussian fitted to the pixels, and where at least
+this share of the real images is clear."""
 TRAINING_ROWS, SIDE = 4096, 16
 
 
@@ -99,7 +100,7 @@ def from_measures(measured: Mapping[str, float]) -> Iterator[Alarm]:
     """The alarms that compare samples with real images in the features of the dataset's network (Fidelity)."""
     real, trivial = (measured.get(name, 0.0) for name in ("confident_floor", "class_fd_gaussian"))
     far = measured.get("class_fd", 0.0) > LIKE_GAUSSIAN * trivial  # else the network is merely unsure
-    if far and measured.get("confident", real) < RECOGNISED * real:
+    if far and real >= CLEAR and measured.get("confident", real) < RECOGNISED * real:
         yield Alarm(
             "unrecognisable",
             f"{measured['confident']:.0%} of the samples clearly show one of the classes, against {real:.0%} of real "

@@ -228,7 +228,8 @@ HEALTHY |= {"class_entropy_floor": 0.99, "class_fd": 0.3, "class_fd_gaussian": 3
 )
 def test_measures_that_trivial_samples_have_are_alarmed_in_the_last_quarter_and_warned_of(name, measured):
     unsure = HEALTHY | {"confident": 0.1}
-    assert not [alarm for quiet in (HEALTHY, unsure, {}) for alarm in alarms.from_measures(quiet)]
+    unclear = HEALTHY | {"confident": 0.0, "confident_floor": 0.13, "class_fd": 3.0}
+    assert not [alarm for quiet in (HEALTHY, unsure, unclear, {}) for alarm in alarms.from_measures(quiet)]
     (alarm,) = alarms.from_measures(HEALTHY | measured)
     assert alarm.name == name and alarm.evidence
     model = build(GAN, images=64).eval()
