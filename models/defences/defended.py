@@ -156,11 +156,11 @@ def defend(
         base=Part.of(base, reference), stages=tuple(stage for stage, _ in entries), draws=draws, detector=detector_stage
     )
     model = Defended(config, base.data)
-    model.base.load_state_dict(base.state_dict())
+    model.base.load_state_dict(base.serving_state())
     parts = [(model.detector, detector_model), *zip(model.stages, (source for _, source in entries), strict=True)]
     for part, source in parts:
         if source is not None:
-            part.model.load_state_dict(source.state_dict())
+            part.model.load_state_dict(source.serving_state())
     return model.eval().requires_grad_(False).to(base.device)
 
 

@@ -133,7 +133,7 @@ def tune(subject: Subject, deltas: list[Tensor], params: UniversalDefenceParams)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         copy = type(model)(type(model).resolve_config(config, model.data), model.data).to(model.device)
-    copy.load_state_dict(model.state_dict())
+    copy.load_state_dict(model.serving_state())
     training = Training(copy, Columns({"images": mixed, "labels": labels}), subject.validation, seed)
     copy.train()
     while training.images < training.total:
