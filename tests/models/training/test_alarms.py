@@ -83,7 +83,7 @@ def test_alarm_identity_for_code_as_large_as_image():
 
 
 def test_a_penalty_that_silences_all_units_is_seen():
-    training = run(SparseAutoencoder, splits(200), weight=1000, learning_rate=0.1, revive_after=0)
+    training = run(SparseAutoencoder, splits(200), sparsity="l1", weight=1000, learning_rate=0.1, revive_after=0)
     (alarm,) = training.monitor.standing
     assert alarm.name == "dead-units" and alarm.evidence["dead_units"] > 0.5 * alarm.evidence["units"]
 

@@ -18,7 +18,7 @@ from models.training.ranks import Ranks, RowDraws
 from tests.models.training.second_rank import CPU, new_training, parameters
 
 ROOT = Path(__file__).parents[3]
-SMALL = {"batch_size": 8, "images": 64}
+SMALL = {"batch_size": 8, "images": 64, "precision": "fp32"}
 NO_BATCH_NORM = {
     "vae": {"body": "mlp", "hidden": [16], "latent_dim": 4},
     "autoencoder": {"body": "mlp", "hidden": [16], "latent_dim": 4},
