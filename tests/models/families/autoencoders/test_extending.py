@@ -24,7 +24,10 @@ OTHER = {
     "conditional": True, "body": "linear", "latent_dim": 2, "hidden": [8], "tc_weight": 2,
 }  # fmt: skip
 """Another value for each setting that changes the networks or the loss."""
-NEUTRAL = {"effort", "images", "epochs", "batch_size", "learning_rate", "keep", "sampler", "code", "width"}
+NEUTRAL = {
+    "effort", "precision", "deterministic", "compile", "components", "importance_samples", "images", "epochs",
+    "batch_size", "learning_rate", "keep", "sampler", "code", "width",
+}  # fmt: skip
 """Settings of the training, of samples, of convolutions, and `code`, which has one value."""
 
 

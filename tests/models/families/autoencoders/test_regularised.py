@@ -148,7 +148,9 @@ def test_kl_brings_the_mean_activity_to_rho():
 def test_a_unit_that_never_fires_starts_anew():
     def dead_unit(revive_after: float):
         torch.manual_seed(0)
-        training = Training(SparseAutoencoder.create(SHORT | {"revive_after": revive_after}, DATA[0]), *DATA[1:])
+        training = Training(
+            SparseAutoencoder.create(SHORT | {"sparsity": "l1", "revive_after": revive_after}, DATA[0]), *DATA[1:]
+        )
         with torch.no_grad():
             training.family.encoder.last.bias[3] = -1e3
         for _ in training.run():

@@ -22,7 +22,9 @@ def bright(count: int, seed: int) -> Columns:
 def test_units_stay_alive_on_a_bright_ground():
     train, validation = bright(256, 0), bright(64, 1)
     data = DataSpec("plain", 12, 12, 1, columns={"train": {"images": 256}, "validation": {"images": 64}})
-    training = Training(SparseAutoencoder.create({"images": 3840, "latent_dim": 256}, data), train, validation)
+    training = Training(
+        SparseAutoencoder.create({"images": 3840, "latent_dim": 256, "sparsity": "l1"}, data), train, validation
+    )
     for _ in training.run():
         pass
     assert training.family.encoder.mean.mean() > 0.5

@@ -207,7 +207,7 @@ def test_a_linear_probe_of_a_denoising_code_beats_one_of_the_pixels():
     torch.manual_seed(0)
     encoder = DenoisingAutoencoder.create(classic | {"reconstruction": "bce", "epochs": 12}, spec)
     train(encoder, rows, validation)
-    probe = {"trained": "head", "dropout": 0, "learning_rate": 0.01, "epochs": 12}
+    probe = {"trained": "head", "dropout": 0, "learning_rate": 0.01, "epochs": 12, "shift": 0}
     model = Classifier.create(probe, spec)
     model.init_from(encoder.eval())
     found = train(model, rows, validation)
