@@ -155,10 +155,9 @@ def of_report(
     Names in the expressions: params and shape, `count_x` for the length of a list x, `x_y` (1 or 0) whether the choice
     x is y, `images` (requested, at most all), and the results of `of_attacks`, `of_defences` and `of_detector`.
     """
-    names = params | shape
+    choices = {f"{name}_{value}": 1 for name, value in params.items() if isinstance(value, str)}
+    names = _zeros(report["price"]["forwards"]) | _zeros(report["price"]["backwards"]) | choices | params | shape
     names |= {f"count_{name}": len(value) for name, value in params.items() if isinstance(value, list)}
-    for name, spec in report["params"].get("properties", {}).items():
-        names |= {f"{name}_{choice}": int(params.get(name) == choice) for choice in spec.get("enum", ())}
     names |= of_attacks(entries, report, params, shape) | of_defences(entries, params)
     names |= of_detector(entries, params.get("detector") or {}, shape)
     names["images"] = min(params.get("images") or shape["validation"], shape["validation"])
