@@ -55,7 +55,8 @@ class Verdict:
 
 def judge(history: History) -> Verdict:
     verdict = Verdict()
-    verdict.not_ended = sorted(job.id for job in history.jobs.values() if job.state not in ENDS)
+    asked = [job for job in history.jobs.values() if job.kind != "measurement"]  # others are asked for by trainings
+    verdict.not_ended = sorted(job.id for job in asked if job.state not in ENDS)
     verdict.faults += check_orders(history)
     for job in history.jobs.values():
         verdict.faults += check_events(job, history.events.get(job.id, []), history.steady_clock)
@@ -64,9 +65,9 @@ def judge(history: History) -> Verdict:
     verdict.faults += check_notes(history, verdict.counts)
     verdict.faults += check_models(history, verdict.counts)
     verdict.faults += (Fault("answer", "", text) for text in history.unexpected)
-    verdict.counts["jobs"] = len(history.jobs)
-    verdict.counts["ended"] = len(history.jobs) - len(verdict.not_ended)
-    verdict.counts["attempts"] = sum(job.attempt for job in history.jobs.values())
+    verdict.counts["jobs"] = len(asked)
+    verdict.counts["ended"] = len(asked) - len(verdict.not_ended)
+    verdict.counts["attempts"] = sum(job.attempt for job in asked)
     every = [event for events in history.events.values() for event in events]
     verdict.counts["leases expired"] = sum(event.data.get("why") == "worker-lost" for event in every)
     verdict.counts["resumed"] = sum(event.data.get("why") == "resumed" for event in every)
@@ -79,7 +80,7 @@ def judge(history: History) -> Verdict:
 
 def check_orders(history: History) -> Iterator[Fault]:
     """Every promise is a job, every key one job, every job promised."""
-    told = set()
+    told = {((job.result or {}).get("measurement") or {}).get("job") for job in history.jobs.values()}
     for order in history.orders:
         told |= order.ids
         if len(order.ids) > 1:

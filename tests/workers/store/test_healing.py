@@ -38,7 +38,8 @@ def test_lost_weights_come_back_from_the_last_checkpoint_of_their_training():
 def test_an_earlier_checkpoint_serves_when_the_last_is_damaged():
     key, good = trained()
     blobs.put(key, b"damaged", create_only=False)
-    ref = column(jobs.c.checkpoint)
+    with reading() as conn:
+        ref = conn.execute(select(jobs.c.checkpoint).where(jobs.c.kind == "training")).scalar_one()
     for entry in ref["kept"]:
         blobs.put(entry["key"], b"damaged", create_only=False)
     assert healing.heal_model(column(models.c.id)) and blobs.get(key) == good
