@@ -361,7 +361,8 @@ class Drill:
             recipe: (job["result"]["version"], history.curves.get(job["id"], {})) for recipe, job in calm.items()
         }
         for job_id in self.clients.prepared:
-            history.jobs.pop(job_id)
+            prepared = history.jobs.pop(job_id)
+            history.jobs.pop((prepared.result or {}).get("measurement", {}).get("job"), None)
         history.orders, history.excuses = self.clients.orders, self.excuses
         history.answers, history.unexpected = self.clients.answers.counts, self.clients.answers.unexpected
         if self.plan.deaf:  # that they compute is the plan; what they write is judged
