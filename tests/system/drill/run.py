@@ -213,9 +213,15 @@ class Drill:
 
     # ---- the blows
 
+    def jobs_of(self, worker: subprocess.Popen) -> dict[psutil.Process, str]:
+        """The processes of a worker's jobs and what these are; spare processes that have no job are left out."""
+        children = [(child, command(child)) for child in descendants(worker.pid)]
+        began = {note.pid: note.job for note in read_notes(self.folder / NOTES) if note.what == "began"}
+        found = {child: began.get(child.pid, line.split()[-1]) for child, line in children if JOB in line}
+        return {child: job for child, job in found.items() if job != "--spare"}
+
     def job_processes(self) -> list[psutil.Process]:
-        found = [child for worker in self.workers for child in descendants(worker.pid)]
-        return [process for process in found if JOB in command(process)]
+        return [process for worker in self.workers for process in self.jobs_of(worker)]
 
     def kill_job(self) -> None:
         """One job's process alone, when there is one."""
@@ -275,8 +281,8 @@ class Drill:
         worker = self.computing() or self.random.choice(self.workers)
         start = time.monotonic()
         os.killpg(worker.pid, signal.SIGSTOP)
-        children = [child for child in descendants(worker.pid) if JOB in command(child)]
-        ids = [command(child).split()[-1] for child in children]
+        children = self.jobs_of(worker)
+        ids = [*children.values()]
         before = self.begun(ids)
         time.sleep(self.plan.lease_seconds * 1.2)
         end = time.monotonic() + self.plan.lease_seconds * 3
