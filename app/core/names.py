@@ -55,23 +55,23 @@ def member_name(info: zipfile.ZipInfo, encoding: str | None = None) -> str:
     Packers that do not set the UTF-8 flag write UTF-8 or the code page of their system: bytes that are valid UTF-8 are
     read as that, others as `encoding` (default: cp437, the one in the format's definition).
     """
-    name = info.filename
-    if not info.flag_bits & UTF_8:
-        raw = name.encode("cp437")  # what zipfile has decoded
-        try:
-            name = raw.decode()
-        except UnicodeDecodeError:
-            name = raw.decode(encoding or "cp437", "replace")
+    name = _as_utf_8(info)
+    if name is None:
+        name = info.filename.encode("cp437").decode(encoding or "cp437", "replace")
     # macOS decomposes accents, others do not; backslashes come from old Windows packers
     return unicodedata.normalize("NFC", name).replace("\\", "/")
 
 
 def is_guessed(info: zipfile.ZipInfo) -> bool:
     """Whether the name was written in an unknown code page: it has no UTF-8 flag and its bytes are not UTF-8."""
+    return _as_utf_8(info) is None
+
+
+def _as_utf_8(info: zipfile.ZipInfo) -> str | None:
+    """The name, if it is marked as UTF-8 or its bytes are valid UTF-8."""
     if info.flag_bits & UTF_8:
-        return False
+        return info.filename
     try:
-        info.filename.encode("cp437").decode()
+        return info.filename.encode("cp437").decode()  # the bytes: zipfile has read them as cp437
     except UnicodeDecodeError:
-        return True
-    return False
+        return None
